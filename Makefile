@@ -1,0 +1,50 @@
+# `make run` and `make test` need nothing but python3 >= 3.11: each sets up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := -m pip -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test check format fuzz lock
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install into .venv what requirements.lock pins, and this project on top
+
+run: setup ## Serve http://127.0.0.1:8000 with the embedded store in data/
+	@$(BIN)/playhead serve --data-dir data
+
+test: setup ## Run the tests
+	@$(BIN)/pytest
+
+check: setup ## Lint, check the format, the types and the layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy --strict
+	@$(BIN)/lint-imports
+
+format: setup ## Format the code and repair what ruff can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+fuzz: setup ## Run the property tests much longer
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/property
+
+# Without an index address or a path in it, the lock serves any mirror and any machine.
+lock: ## Pin anew every dependency, with hashes, for each platform and python >= 3.11
+	@$(PYTHON) -m venv .cache/lock
+	@.cache/lock/bin/python $(PIP) install uv
+	@.cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--output-file requirements.lock pyproject.toml
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo 'Playhead needs python3 3.11 or newer; name one with: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@echo 'Setting up .venv (once, about a minute)'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python $(PIP) install --require-hashes -r requirements.lock
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,84 @@
+"""The two subprotocols: the same messages as JSON text or as msgpack bytes.
+
+Decoding accepts or raises FrameError, whatever the bytes; nothing else comes out of it. NaN and Infinity pass
+as numbers on purpose: the field that holds one is then refused by name, instead of the whole frame.
+"""
+
+from typing import Any, Protocol
+
+import jiter
+import msgpack
+
+from protocol.errors import FrameError
+from protocol.messages import Message
+
+
+class Codec(Protocol):
+    """How one subprotocol writes messages."""
+
+    subprotocol: str
+
+    def decode(self, frame: str | bytes) -> Any:
+        """A tree of dict, list, str, int, float, bool, None; or FrameError."""
+        ...
+
+    def encode(self, message: Message) -> str | bytes: ...
+
+
+def read_json(text: bytes) -> Any:
+    """One JSON value.
+
+    Raises:
+        FrameError: not JSON, a key twice in one object, nested deeper than the parser's 200, a half surrogate pair.
+    """
+    try:
+        return jiter.from_json(text, allow_inf_nan=True, catch_duplicate_keys=True, cache_mode="keys")
+    except ValueError as error:
+        raise FrameError(f"not JSON: {error}") from None
+
+
+class JsonCodec:
+    """`playhead.v1.json`: text frames."""
+
+    subprotocol = "playhead.v1.json"
+
+    def decode(self, frame: str | bytes) -> Any:
+        if isinstance(frame, bytes):
+            raise FrameError("this subprotocol takes text frames only")
+        try:
+            return read_json(frame.encode())
+        except UnicodeEncodeError:
+            raise FrameError("not JSON: not Unicode text") from None
+
+    def encode(self, message: Message) -> str:
+        return message.model_dump_json(by_alias=True, exclude_none=True)
+
+
+class MsgpackCodec:
+    """`playhead.v1.msgpack`: binary frames."""
+
+    subprotocol = "playhead.v1.msgpack"
+
+    def decode(self, frame: str | bytes) -> Any:
+        if isinstance(frame, str):
+            raise FrameError("this subprotocol takes binary frames only")
+        try:
+            tree = msgpack.unpackb(frame, object_pairs_hook=_unique, timestamp=0, max_ext_len=0)
+        except Exception as error:
+            raise FrameError(f"not msgpack: {type(error).__name__}") from None
+        return tree
+
+    def encode(self, message: Message) -> bytes:
+        packed: bytes = msgpack.packb(message.model_dump(by_alias=True, exclude_none=True))
+        return packed
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a key twice")
+    return tree
+
+
+CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JsonCodec(), MsgpackCodec())}
+"""By subprotocol, the preferred first."""

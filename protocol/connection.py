@@ -1,0 +1,183 @@
+"""The conversation on one WebSocket as a sans-I/O state machine: a frame and the time in, effects out.
+
+Everything that affects its state lives here. The endpoint moves bytes and carries out effects; from a frame to
+the report for the pending buffer there is no await, so any transport can call it. A peer's mistake comes out
+as effects too; a LocalError is a bug of ours, and changes nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from protocol.codecs import Codec
+from protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
+from protocol.messages import Ack, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
+from protocol.record import Outcome, Report
+from protocol.session import Now, Plausibility, Sessions
+
+
+class State(Enum):
+    OPENING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+TRANSITIONS: dict[State, dict[type[Message], State]] = {
+    State.OPENING: {Hello: State.OPEN},
+    State.OPEN: {Heartbeat: State.OPEN, Sync: State.OPEN, Ping: State.OPEN},
+    State.CLOSED: {},
+}
+"""What a client may say when. Anything else is its mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write this frame."""
+
+    frame: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """Answer a hello: welcome, what changed after `since` (everything, where the epoch differs), synced."""
+
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Bring:
+    """Answer a sync: what changed after `since`, then synced."""
+
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Merge this report into the running batch."""
+
+    video_id: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """The next flush owes this connection an ack, though nothing is to be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    code: CloseCode
+    reason: str
+
+
+Effect = Send | Greet | Bring | Take | Touch | Close
+_TOUCH = (Touch(),)
+
+
+class Connection:
+    """One client's conversation."""
+
+    __slots__ = ("_codec", "_rules", "_sessions", "state", "user_id")
+
+    def __init__(self, codec: Codec, rules: Plausibility) -> None:
+        self._codec = codec
+        self._rules = rules
+        self._sessions: Sessions | None = None
+        self.state = State.OPENING
+        self.user_id = ""
+
+    def receive(self, frame: str | bytes, now: Now) -> Sequence[Effect]:
+        """Take one frame of the client.
+
+        Raises:
+            LocalError: the connection is closed already.
+        """
+        if self.state is State.CLOSED:
+            raise LocalError("a frame after the close")
+        try:
+            message = parse(self._codec.decode(frame))
+            after = TRANSITIONS[self.state].get(type(message))
+            if after is None:
+                raise self._misplaced()
+            self.state = after
+            if isinstance(message, Heartbeat):
+                return self._heartbeat(message, now)
+            return self._other(message)
+        except InvalidMessage as error:
+            return self._invalid(error)
+        except PeerError as error:
+            return self._end(error)
+
+    def taken(self) -> None:
+        """The running batch is on its way to the store."""
+        if self._sessions is not None:
+            self._sessions.taken()
+
+    def outcome(self, session: str, first_seq: int, seq: int, outcome: Outcome) -> None:
+        """The store dropped or cut a report of the batch on its way."""
+        if self._sessions is not None:
+            self._sessions.outcome(session, first_seq, seq, outcome)
+
+    def stored(self) -> Iterable[str | bytes]:
+        """The batch on its way is stored: the frames that say so."""
+        acks: Iterable[Ack] = self._sessions.stored() if self._sessions is not None else ()
+        return [self._codec.encode(ack) for ack in acks]
+
+    def goodbye(self, problem: str, code: CloseCode, retry_after_s: float) -> Sequence[Effect]:
+        """The server wants to end this; nothing for a connection that is closed already."""
+        if self.state is State.CLOSED:
+            return ()
+        self.state = State.CLOSED
+        message = Goodbye(code=problem, retry_after=retry_after_s)
+        return (Send(self._codec.encode(message)), Close(code, problem))
+
+    def no_hello(self) -> Sequence[Effect]:
+        """The deadline for the first message has passed."""
+        return self._end(self._misplaced()) if self.state is State.OPENING else ()
+
+    def closed(self) -> None:
+        """The transport is gone."""
+        self.state = State.CLOSED
+
+    def encode(self, message: Message) -> str | bytes:
+        """A frame of this connection's subprotocol."""
+        return self._codec.encode(message)
+
+    def _heartbeat(self, message: Heartbeat, now: Now) -> Sequence[Effect]:
+        assert self._sessions is not None  # noqa: S101 by the table: OPEN comes only after hello
+        report = self._sessions.heartbeat(message, now)
+        return _TOUCH if report is None else (Take(message.video_id, report),)
+
+    def _other(self, message: Hello | Sync | Ping) -> Sequence[Effect]:
+        if isinstance(message, Hello):
+            self.user_id = message.user_id
+            self._sessions = Sessions(message.session, self._rules)
+            return (Greet(message),)
+        if isinstance(message, Sync):
+            return (Bring(message.since),)
+        return (Send(self._codec.encode(Pong())),)
+
+    def _misplaced(self) -> FrameError:
+        if self.state is State.OPENING:
+            return FrameError("the first message must be hello", Problem.NO_HELLO)
+        return FrameError("hello is said once")
+
+    def _invalid(self, error: InvalidMessage) -> Sequence[Effect]:
+        """A bad field costs that message, not the connection; but without a hello there is no conversation."""
+        if self.state is State.OPENING:
+            return self._end(FrameError(error.detail))
+        try:
+            if self._sessions is not None and self._sessions.refuse(error):
+                return _TOUCH
+        except PeerError as full:
+            return self._end(full)
+        return (Send(self._error(error)),)
+
+    def _end(self, error: PeerError) -> Sequence[Effect]:
+        self.state = State.CLOSED
+        code = error.problem.value.close or CloseCode.BAD_FRAME
+        return (Send(self._error(error)), Close(code, error.problem.code))
+
+    def _error(self, error: PeerError) -> str | bytes:
+        kind = error.problem
+        return self._codec.encode(Error(code=kind.code, title=kind.value.title, detail=error.detail[:500]))

@@ -1,0 +1,85 @@
+"""Sets of whole seconds, kept as sorted, disjoint, half-open intervals in one flat list: [start, end, start, end, …].
+
+Flat, because the same lists travel through msgpack into the store's Lua, where `storage/lua/users.lua` has
+the same two merges. Invariant: strictly increasing, so neighbours never touch ([0, 5, 5, 9] is [0, 9]).
+"""
+
+from collections.abc import Iterable
+
+MAX_INTERVALS = 2_048
+"""Most intervals that one set of a record may hold; what would pass it is reported as `capped`."""
+
+
+def cell(ms: int) -> int:
+    """The first second whose midpoint lies at or after `ms` of media time.
+
+    A second c counts as played by [from, to) when from <= c + 0.5 < to, so a play credits the seconds
+    cell(from) to cell(to), the end excluded. Both edges use the same rule: cut anywhere, also exactly on a
+    midpoint, the pieces together credit each second once.
+    """
+    return (ms + 499) // 1_000
+
+
+def union(a: list[int], b: list[int]) -> list[int]:
+    """All seconds in `a` or `b`."""
+    if not a:
+        return b
+    if not b:
+        return a
+    out: list[int] = []
+    i = j = 0
+    while i < len(a) or j < len(b):
+        if j >= len(b) or (i < len(a) and a[i] <= b[j]):
+            start, end = a[i], a[i + 1]
+            i += 2
+        else:
+            start, end = b[j], b[j + 1]
+            j += 2
+        if out and start <= out[-1]:
+            if end > out[-1]:
+                out[-1] = end
+        else:
+            out.append(start)
+            out.append(end)
+    return out
+
+
+def intersection(a: list[int], b: list[int]) -> list[int]:
+    """The seconds in both `a` and `b`."""
+    out: list[int] = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        start = max(a[i], b[j])
+        end = min(a[i + 1], b[j + 1])
+        if start < end:
+            out.append(start)
+            out.append(end)
+        if a[i + 1] < b[j + 1]:
+            i += 2
+        else:
+            j += 2
+    return out
+
+
+def size(a: list[int]) -> int:
+    """How many seconds the set holds."""
+    return sum(a[1::2]) - sum(a[::2])
+
+
+def coverage(plays_ms: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """(seconds played at least once, seconds played at least twice) by plays given in ms of media time, any order."""
+    once: list[int] = []
+    twice: list[int] = []
+    for start_ms, end_ms in plays_ms:
+        start, end = cell(start_ms), cell(end_ms)
+        if start < end:
+            play = [start, end]
+            if once:
+                twice = union(twice, intersection(once, play))
+            once = union(once, play)
+    return once, twice
+
+
+def pairs(a: list[int]) -> list[tuple[int, int]]:
+    """The wire's form: [(start, end), …]."""
+    return list(zip(a[::2], a[1::2], strict=True))

@@ -1,0 +1,233 @@
+"""The record of one learner and one video, and the one rule by which reports join into it.
+
+Invariant: joins commute, associate and may be repeated. Whatever order, batching or repetition brings the same
+reports (each session's own in its order), the record comes out the same, byte for byte. Two documented corners:
+`completed_at` is told from the reports known when the threshold was passed, and `again` and `played_ms` may
+count short, never double, where a repeat can't be told from news.
+
+`storage/lua/users.lua` is the same rule, atomic in the store; `tests/property` holds the two against each other.
+Everything is an integer (ms or whole s), so that Lua and Python cannot differ in the last bit of a float.
+"""
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Self
+
+from protocol.intervals import MAX_INTERVALS, intersection, size, union
+
+MAX_SESSIONS = 16
+"""Sessions whose last seq a record remembers: the guard against counting a repeated play twice."""
+SETTLE_MS = 10_000
+"""A session that has played less, without a seek, can't pull a position back by more than this (media ms)."""
+ABSENT = -1
+"""A position that nobody has reported."""
+
+
+class Outcome(IntEnum):
+    """What became of one report or deletion; the store's script answers with the same numbers."""
+
+    JOINED = 0
+    DELETED = 1
+    """Dropped: it happened before the record was deleted."""
+    CAPPED = 2
+    """Joined, but a set of seconds would have passed MAX_INTERVALS and was left as it was."""
+    NOTHING_TO_DELETE = 3
+    FAILED = 4
+    """Dropped: the stored record can't be read. Only the store says this, of a value that we did not write."""
+
+
+@dataclass(slots=True)
+class Guard:
+    """What a record remembers of one session."""
+
+    session: str
+    seq: int
+    at: int
+    settle_ms: int
+    """Media ms played so far, up to SETTLE_MS; a seek fills it at once."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What one heartbeat says, or a run of a session's neighbouring heartbeats, or one REST body.
+
+    Times are effective times: ms since 1970, by the server's clock, never after the receipt. A REST body has
+    no session (""), no seq and no plays, and so needs no guard.
+    """
+
+    first_at: int
+    at: int
+    session: str = ""
+    first_seq: int = 0
+    seq: int = 0
+    seen: list[int] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    """Seconds that this report alone plays at least twice; always part of `seen`."""
+    played_ms: int = 0
+    position_ms: int = ABSENT
+    position_at: int = 0
+    seek: bool = False
+    claimed: int = 0
+    duration_ms: int = 0
+
+    def then(self, later: Self) -> Self:
+        """One report for both, `later` being of the same session and after this one."""
+        position = max((self.position_at, self.position_ms), (later.position_at, later.position_ms))
+        both = intersection(self.seen, later.seen)
+        return replace(
+            self,
+            first_at=min(self.first_at, later.first_at),
+            at=max(self.at, later.at),
+            seq=later.seq,
+            seen=union(self.seen, later.seen),
+            again=union(union(self.again, later.again), both),
+            played_ms=self.played_ms + later.played_ms,
+            position_ms=position[1],
+            position_at=position[0],
+            seek=self.seek or later.seek,
+            claimed=max(self.claimed, later.claimed),
+            duration_ms=max(self.duration_ms, later.duration_ms),
+        )
+
+
+@dataclass(slots=True)
+class Record:
+    """DESIGN's table in integers; 0 stands for an instant or a duration that nobody has told.
+
+    The position is two registers, each "newest wins, ties: the larger": one fed by settled sessions, one by
+    sessions that have played under SETTLE_MS without a seek. `position` derives the answer from both, which
+    is what makes the settle rule commute: no report is judged by the state that it happens to meet.
+    """
+
+    rev: int = 0
+    deleted_at: int = 0
+    last_watched: int = 0
+    claimed: int = 0
+    played_ms: int = 0
+    duration_ms: int = 0
+    completed_at: int = 0
+    position_ms: int = ABSENT
+    position_at: int = 0
+    unsettled_ms: int = ABSENT
+    unsettled_at: int = 0
+    seen: list[int] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+    """At most MAX_SESSIONS, oldest first by (at, session)."""
+
+    @property
+    def exists(self) -> bool:
+        """False for the empty record and for a tombstone that nothing has followed."""
+        return self.last_watched > 0
+
+    @property
+    def watched(self) -> int:
+        """watchedDuration, whole s."""
+        watched = max(size(self.seen), self.claimed)
+        return min(watched, self.duration_ms // 1_000) if self.duration_ms else watched
+
+    @property
+    def position(self) -> int | None:
+        """ms of media time to be at, or None where no device's word counts.
+
+        An unsettled report newer than every settled one counts unless it pulls back by more than SETTLE_MS;
+        where no session has settled, what it may not pull back from is watchedDuration.
+        """
+        settled = self.position_ms if self.position_ms != ABSENT else None
+        if self.unsettled_ms != ABSENT:
+            base = settled if settled is not None else self.watched * 1_000
+            if self.unsettled_ms >= base - SETTLE_MS:
+                return self.unsettled_ms
+        return settled
+
+    @property
+    def resume_ms(self) -> int:
+        """Where a player should start: a reader's rule, nothing stored is changed by it."""
+        at = self.position if self.position is not None else self.watched * 1_000
+        if self.duration_ms and at >= self.duration_ms - max(10_000, self.duration_ms // 50):
+            return 0
+        return at
+
+
+def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: int) -> tuple[Record, Outcome]:
+    """The record with `report` joined in; `record` itself is left alone.
+
+    Args:
+        catalogue_ms: the video's duration in the catalogue, 0 where it has none.
+        threshold_permille: complete when watched >= this part of the duration.
+    """
+    guard = next((g for g in record.guards if g.session == report.session), None)
+    repeat = guard is not None and report.seq <= guard.seq
+    if report.first_at <= record.deleted_at or (repeat and guard is not None and guard.at <= record.deleted_at):
+        return record, Outcome.DELETED
+    guards = [g for g in record.guards if g is not guard]
+    news = False
+    settled = False
+    if report.session:
+        partial = guard is not None and not repeat and report.first_seq <= guard.seq
+        forgotten = guard is None and len(guards) >= MAX_SESSIONS and (report.at, report.session) <= _age(guards[0])
+        news = not (repeat or partial or forgotten)
+        if not forgotten:
+            settle_ms = guard.settle_ms if guard else 0
+            if news:
+                settle_ms = SETTLE_MS if report.seek else min(SETTLE_MS, settle_ms + report.played_ms)
+            settled = settle_ms == SETTLE_MS and not repeat
+            seq, at = (max(guard.seq, report.seq), max(guard.at, report.at)) if guard else (report.seq, report.at)
+            guards.append(Guard(report.session, seq, at, settle_ms))
+            guards.sort(key=_age)
+            del guards[:-MAX_SESSIONS]
+    joined = replace(record, guards=guards)
+    capped = _join_seconds(joined, report, news)
+    _join_position(joined, report, settled)
+    joined.played_ms += report.played_ms if news else 0
+    joined.claimed = max(record.claimed, report.claimed)
+    joined.last_watched = max(record.last_watched, report.at)
+    joined.duration_ms = catalogue_ms or max(record.duration_ms, report.duration_ms)
+    if not joined.completed_at and is_complete(joined.watched, joined.duration_ms, threshold_permille):
+        joined.completed_at = joined.last_watched
+    return joined, Outcome.CAPPED if capped else Outcome.JOINED
+
+
+def delete(record: Record, now: int) -> tuple[Record, Outcome]:
+    """A tombstone for all that the record holds. The guards stay: a late repeat of what was deleted stays deleted."""
+    if not record.exists:
+        return record, Outcome.NOTHING_TO_DELETE
+    return Record(rev=record.rev, deleted_at=max(now, record.last_watched), guards=record.guards), Outcome.JOINED
+
+
+def is_complete(watched: int, duration_ms: int, threshold_permille: int) -> bool:
+    """watched >= threshold × duration, in integers; or every whole second, so that a threshold of 1 can be met."""
+    if duration_ms <= 0 or watched <= 0:
+        return False
+    return watched >= duration_ms // 1_000 or watched * 1_000_000 >= threshold_permille * duration_ms
+
+
+def _age(guard: Guard) -> tuple[int, str]:
+    return guard.at, guard.session
+
+
+def _join_seconds(record: Record, report: Report, news: bool) -> bool:
+    """Join the sets in place; True where the cap left one of them as it was."""
+    seen = union(record.seen, report.seen)
+    if len(seen) > 2 * MAX_INTERVALS:
+        return True
+    again = record.again
+    if news:
+        again = union(union(again, report.again), intersection(record.seen, report.seen))
+    record.seen = seen
+    if len(again) > 2 * MAX_INTERVALS:
+        return True
+    record.again = again
+    return False
+
+
+def _join_position(record: Record, report: Report, settled: bool) -> None:
+    told = (report.position_at, report.position_ms)
+    if report.position_ms == ABSENT:
+        return
+    if settled:
+        record.position_at, record.position_ms = max(told, (record.position_at, record.position_ms))
+    else:
+        record.unsettled_at, record.unsettled_ms = max(told, (record.unsettled_at, record.unsettled_ms))
+    if (record.unsettled_at, record.unsettled_ms) <= (record.position_at, record.position_ms):
+        record.unsettled_at, record.unsettled_ms = 0, ABSENT

@@ -1,0 +1,143 @@
+"""Bodies of the REST contract: the documented fields, exactly, and the players' fallback envelope."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from protocol.intervals import pairs
+from protocol.messages import Ack, Message, RecordView
+from protocol.record import Record
+from protocol.scalars import Id, InstantIn, InstantOut, Seconds, SessionId, Title, WholeSeconds
+
+MAX_ITEMS = 1_000
+"""Most records in one sync."""
+MAX_ENVELOPE = 500
+"""Most heartbeats in one envelope."""
+
+
+class Item(Message):
+    """One record in a sync."""
+
+    video_id: Id
+    watched_duration: WholeSeconds
+    last_watched: InstantIn
+
+
+class Update(Item):
+    """Body of update, and of realtime in its documented form."""
+
+    user_id: Id
+
+
+class SyncBody(Message):
+    user_id: Id
+    progress_data: list[Item] = Field(max_length=MAX_ITEMS)
+
+
+class Envelope(Message):
+    """The WebSocket's heartbeats by POST: what players send where no socket can be had, and as they unload."""
+
+    user_id: Id
+    session: SessionId
+    heartbeats: list[Any] = Field(min_length=1, max_length=MAX_ENVELOPE)
+    """Validated one by one: a bad one is rejected by its seq, the rest stands."""
+
+
+class VideoBody(Message):
+    """A catalogue entry. A duration of 0 means not known."""
+
+    title: Title
+    duration: Seconds
+
+
+class VideoView(Message):
+    video_id: str
+    title: str
+    duration: float
+
+
+class ItemView(Message):
+    video_id: str
+    watched_duration: int
+    last_watched: InstantOut
+
+
+class ProgressView(Message):
+    """A record as documented."""
+
+    user_id: str
+    video_id: str
+    watched_duration: int
+    last_watched: InstantOut
+
+
+class ProgressList(Message):
+    """`rev` and `epoch` only with detail=full: what `since` and `epoch` of the next request may be."""
+
+    user_id: str
+    progress_data: list[ItemView] | list[RecordView]
+    rev: int | None = None
+    epoch: str | None = None
+
+
+class Deleted(Message):
+    message: Literal["Progress deleted successfully"] = "Progress deleted successfully"
+
+
+class Summary(Message):
+    video_id: str
+    average_watched_duration: int
+    completion_rate: float
+
+
+class WatchedVideo(Message):
+    video_id: str
+    watched_duration: int
+
+
+class Engagement(Message):
+    user_id: str
+    total_watched_duration: int
+    most_watched_videos: list[WatchedVideo]
+
+
+class Acks(Message):
+    """Answer to an envelope: an ack for each session in it."""
+
+    acks: list[Ack]
+
+
+class Analytics(Summary):
+    """A video's totals. `retention[i]`: viewers of second i; `replays[i]`: those who played it again."""
+
+    viewers: int
+    completed: int
+    watching_now: int
+    retention: list[int]
+    replays: list[int]
+
+
+def item_view(video_id: str, record: Record) -> ItemView:
+    return ItemView(video_id=video_id, watched_duration=record.watched, last_watched=record.last_watched)
+
+
+def record_view(video_id: str, record: Record, user_id: str | None = None) -> RecordView:
+    """All that readers may know of a record."""
+    if not record.exists:
+        return RecordView(user_id=user_id, video_id=video_id, deleted_at=record.deleted_at, rev=record.rev)
+    position = record.position
+    return RecordView(
+        user_id=user_id,
+        video_id=video_id,
+        watched_duration=record.watched,
+        last_watched=record.last_watched,
+        played_duration=record.played_ms / 1_000,
+        position=None if position is None else position / 1_000,
+        resume=record.resume_ms / 1_000,
+        duration=record.duration_ms / 1_000 or None,
+        completed=record.completed_at > 0,
+        completed_at=record.completed_at or None,
+        seen=pairs(record.seen),
+        again=pairs(record.again),
+        rev=record.rev,
+    )

@@ -1,0 +1,116 @@
+"""The only place that wires: settings and a clock in, an ASGI app out."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Mount, Route, Router, WebSocketRoute
+
+from server.bodies import BodyReader
+from server.clock import Clock, system_clock
+from server.health import HealthEndpoints
+from server.hub import Hub
+from server.problems import HANDLERS
+from server.progress import ProgressEndpoints
+from server.services import Services
+from server.settings import Settings
+from server.socket import SocketEndpoint
+from server.videos import VideoEndpoints
+from storage.flusher import Flusher
+from storage.keys import Keys
+from storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+PLAYER_PAGE = Path(__file__).parent.parent / "examples" / "player"
+
+
+def create_store(settings: Settings) -> Store:
+    """The store of one process; nothing is connected yet."""
+    if settings.redis_url is None:
+        raise ValueError("redis_url: whoever starts the app starts the embedded store first")
+    return Store(
+        settings.redis_url,
+        worker=uuid4().hex,
+        keys=Keys(settings.key_prefix),
+        threshold_permille=settings.threshold_permille,
+        durability=settings.durability or "memory",
+        timeout_s=settings.store_timeout_s,
+    )
+
+
+def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
+    """One process of the service. Its lifespan connects to the store and owns every background task."""
+    router = Router()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        store = create_store(settings)
+        hub = Hub(store, await store.epoch())
+
+        def lane(interval_s: float) -> Flusher:
+            return Flusher(
+                store,
+                interval_s=interval_s,
+                max_records=settings.max_pending_records,
+                now=clock,
+                subscribed=hub.subscribed,
+                after=hub.committed,
+            )
+
+        services = Services(settings, clock, store, hub, lane(settings.flush_interval_s), lane(0))
+        bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
+        router.routes[:] = [
+            WebSocketRoute("/ws", SocketEndpoint(services)),
+            *ProgressEndpoints(services, bodies).routes(),
+            *VideoEndpoints(services, bodies).routes(),
+            *HealthEndpoints(services).routes(),
+            *player_page(),
+        ]
+        lanes = (services.heartbeats, services.requests)
+        tasks = [asyncio.create_task(runs) for runs in (hub.run(), *(each.run() for each in lanes))]
+        for task in tasks:
+            task.add_done_callback(_die_of)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            drained = await asyncio.gather(*(each.drain(settings.drain_timeout_s) for each in lanes))
+            if not all(drained):
+                logger.error("The store did not take the last batch; what was not acked will be sent again")
+            await store.close()
+
+    return Starlette(routes=[Mount("/", router)], exception_handlers=HANDLERS, lifespan=lifespan)
+
+
+def player_page() -> Iterator[Route]:
+    """A route for each file of the example player, and `/` for its page; none where the examples are not there.
+
+    Not a mount: it would answer for every path, and turn a wrong method elsewhere into 404.
+    """
+
+    def serves(file: Path) -> Callable[[Request], Awaitable[FileResponse]]:
+        async def respond(request: Request) -> FileResponse:
+            return FileResponse(file)
+
+        return respond
+
+    for file in sorted(PLAYER_PAGE.glob("*.*")):
+        yield Route("/" if file.name == "index.html" else f"/{file.name}", serves(file))
+
+
+def _die_of(task: asyncio.Task[None]) -> None:
+    """A bug in a background task ends the process at once, loudly: players come back and send again."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("A background task died: the process ends", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)

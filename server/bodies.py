@@ -1,0 +1,69 @@
+"""Reads request bodies: bounded in size and time, JSON with each key once, validated; or a RestError that says why."""
+
+import asyncio
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from protocol.codecs import read_json
+from protocol.errors import FrameError, Problem
+from protocol.messages import Message, field_errors
+from server.problems import RestError
+
+M = TypeVar("M", bound=Message)
+
+
+class BodyReader:
+    """Args: the limits that every body is held to."""
+
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def tree(self, request: Request, *media_types: str) -> Any:
+        """The body as a JSON tree.
+
+        Raises:
+            RestError: of another media type, too large, too slow, not JSON.
+        """
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in media_types:
+            raise RestError(Problem.MEDIA_TYPE, f"the content type should be {' or '.join(media_types)}")
+        try:
+            return read_json(await self._read(request))
+        except FrameError as error:
+            raise RestError(Problem.NOT_JSON, error.detail) from None
+
+    async def message(self, request: Request, model: type[M]) -> M:
+        """The body as a `model`; raises RestError as `tree` does, and with a pointer to each bad field."""
+        return validated(model, await self.tree(request, "application/json"))
+
+    async def _read(self, request: Request) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._max_bytes:
+                        raise RestError(Problem.TOO_LARGE, f"a body has at most {self._max_bytes} bytes")
+        except TimeoutError:
+            raise RestError(Problem.TIMEOUT, f"a body arrives within {self._timeout_s:g} s") from None
+        except ClientDisconnect:
+            raise RestError(Problem.NOT_JSON, "the body ended early") from None
+        return bytes(body)
+
+
+def validated(model: type[M], tree: Any) -> M:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        fields = field_errors(error)
+        detail = "; ".join(f"{f.pointer or '/'}: {f.detail}" for f in fields)
+        raise RestError(Problem.INVALID, detail, fields) from None
+
+
+def answer(message: Message, status: int = 200) -> Response:
+    """A model as JSON, absent fields left out."""
+    return Response(message.model_dump_json(by_alias=True, exclude_none=True), status, media_type="application/json")

@@ -1,0 +1,52 @@
+"""The program `playhead`: turns words of a shell into settings, and trouble at the start into one sentence."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from server.serve import CannotServe, serve
+from server.settings import Settings
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. 2: it could not start, and stderr says why in one sentence."""
+    parser = argparse.ArgumentParser(prog="playhead", description="Live video progress that loses no second.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "serve", help="run the service", description="Each option is also a setting: PLAYHEAD_ and its name."
+    )
+    command.add_argument("--host", help="loopback address to serve (127.0.0.1)")
+    command.add_argument("--port", type=int, help="port to serve (8000)")
+    command.add_argument("--workers", type=int, help="processes (1)")
+    command.add_argument("--data-dir", type=Path, help="where the embedded store keeps its files (data)")
+    command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
+    command.add_argument("--durability", choices=["memory", "fsync"], help="when a heartbeat counts as stored")
+    command.add_argument("--flush-interval-s", type=float, help="seconds between flushes (1)")
+    given = vars(parser.parse_args(arguments))
+    del given["command"]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(Settings(**{name: value for name, value in given.items() if value is not None}))
+    except ValidationError as error:
+        return _fail("; ".join(_sentence(tuple(item["loc"]), item["msg"]) for item in error.errors()))
+    except CannotServe as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _sentence(where: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(str(step) for step in where)
+    return f"{name}: {message}" if name else message.removeprefix("Value error, ")
+
+
+def _fail(sentence: str) -> int:
+    print(f"playhead: {sentence}", file=sys.stderr)
+    return USAGE_ERROR

@@ -1,0 +1,37 @@
+"""Health, honestly: alive is not ready, and ready means that a heartbeat would be stored."""
+
+import json
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.services import Services
+from storage.store import StoreUnavailable
+
+
+class HealthEndpoints:
+    """`/livez`: the process answers. `/readyz`: the store does too, and no batch is stuck."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        return [Route("/livez", self.live), Route("/readyz", self.ready)]
+
+    async def live(self, request: Request) -> Response:
+        return _status(200, "alive")
+
+    async def ready(self, request: Request) -> Response:
+        services = self._services
+        try:
+            await services.store.run([("PING",)])
+        except StoreUnavailable:
+            return _status(503, "the store does not answer")
+        if services.heartbeats.trouble or services.requests.trouble:
+            return _status(503, "the store does not take records")
+        return _status(200, "ready")
+
+
+def _status(code: int, text: str) -> Response:
+    return Response(json.dumps({"status": text}), code, media_type="application/json")

@@ -1,0 +1,52 @@
+"""Ids in the path and options in the query, each refused by name."""
+
+import re
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+
+from protocol.scalars import Id
+from server.problems import bad_parameter
+
+_id: TypeAdapter[str] = TypeAdapter(Id)
+_DIGITS = re.compile(r"[0-9]{1,16}")
+
+
+class SegmentConvertor(Convertor[str]):
+    """A path segment that is no word of the contract's own, so that GET /progress/update is 405, not a bad userId."""
+
+    regex = r"(?!(?:update|sync|realtime|summary|engagement)(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("segment", SegmentConvertor())
+
+
+def path_id(request: Request, name: str) -> str:
+    """A UUID of the path, in lower case."""
+    try:
+        return _id.validate_python(request.path_params[name])
+    except ValidationError:
+        raise bad_parameter(name, "should be a UUID", "path") from None
+
+
+def query_choice(request: Request, name: str, choices: tuple[str, ...]) -> str | None:
+    value = request.query_params.get(name)
+    if value is not None and value not in choices:
+        raise bad_parameter(name, f"should be {' or '.join(choices)}", "query")
+    return value
+
+
+def query_int(request: Request, name: str, low: int, high: int) -> int | None:
+    value = request.query_params.get(name)
+    if value is None:
+        return None
+    if not _DIGITS.fullmatch(value) or not low <= int(value) <= high:
+        raise bad_parameter(name, f"should be an integer from {low} to {high}", "query")
+    return int(value)

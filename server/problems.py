@@ -1,0 +1,80 @@
+"""Every REST error as RFC 9457 problem details, with a stable `type` and, where fields are bad, a pointer to each."""
+
+import json
+import logging
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.errors import FieldError, PeerError, Problem
+from storage.pending import Full
+from storage.store import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+TYPE_PREFIX = "urn:playhead:problem:"
+RETRY_AFTER_S = 2
+_BY_STATUS = {404: Problem.NOT_FOUND, 405: Problem.METHOD, 413: Problem.TOO_LARGE}
+
+
+class RestError(PeerError):
+    """A problem to answer with; `where` says what its pointers point into."""
+
+    def __init__(self, problem: Problem, detail: str, fields: tuple[FieldError, ...] = (), where: str = "body") -> None:
+        super().__init__(problem, detail, fields)
+        self.where = where
+
+
+def bad_parameter(name: str, detail: str, where: str) -> RestError:
+    """A bad value in the path or the query."""
+    return RestError(Problem.INVALID, f"{name}: {detail}", (FieldError(f"/{name}", detail),), where)
+
+
+def response(problem: Problem, detail: str, fields: tuple[FieldError, ...] = (), where: str = "body") -> Response:
+    body: dict[str, Any] = {
+        "type": f"{TYPE_PREFIX}{problem.code}",
+        "title": problem.value.title,
+        "status": problem.value.status,
+        "detail": detail,
+    }
+    if fields:
+        body["errors"] = [{"pointer": f.pointer, "detail": f.detail, "in": where} for f in fields]
+    answer = Response(json.dumps(body), problem.value.status, media_type="application/problem+json")
+    if problem.value.status == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer
+
+
+async def on_peer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PeerError)  # noqa: S101 registered for nothing else
+    return response(error.problem, str(error), error.fields, getattr(error, "where", "body"))
+
+
+async def on_unavailable(request: Request, error: Exception) -> Response:
+    return response(Problem.UNAVAILABLE, "the store did not take or give it in time")
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own: unknown path, wrong method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 registered for nothing else
+    problem = _BY_STATUS.get(error.status_code, Problem.INVALID)
+    answer = response(problem, f"{request.method} {request.url.path[:200]}")
+    for name, value in (error.headers or {}).items():
+        answer.headers[name] = value
+    return answer
+
+
+async def on_crash(request: Request, error: Exception) -> Response:
+    """A bug of ours: nothing of it goes out."""
+    return response(Problem.INTERNAL, "this is our mistake; it has been logged")
+
+
+HANDLERS: dict[Any, Any] = {
+    PeerError: on_peer_error,
+    StoreUnavailable: on_unavailable,
+    Full: on_unavailable,
+    HTTPException: on_http_exception,
+    Exception: on_crash,
+}

@@ -1,0 +1,195 @@
+"""The documented REST contract: eight endpoints over the same records, batches and rules as the socket."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.errors import FieldError, FrameError, InvalidMessage, Problem
+from protocol.messages import Heartbeat, parse
+from protocol.record import Outcome, Record, Report
+from protocol.rest import (
+    Acks,
+    Deleted,
+    Engagement,
+    Envelope,
+    Item,
+    ProgressList,
+    ProgressView,
+    SyncBody,
+    Update,
+    WatchedVideo,
+    item_view,
+    record_view,
+)
+from protocol.scalars import MAX_SEQ
+from protocol.session import Now, Plausibility, Sessions
+from server.bodies import BodyReader, answer, validated
+from server.parameters import path_id, query_choice, query_int
+from server.problems import RestError
+from server.services import Services
+from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
+from storage.packing import unpack_record
+from storage.store import Changes
+
+
+class ProgressEndpoints:
+    """Handlers; `routes` says which path is whose."""
+
+    def __init__(self, services: Services, bodies: BodyReader) -> None:
+        self._services = services
+        self._bodies = bodies
+        self._rules = Plausibility(max_rate=services.settings.max_rate)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/progress/update", self.update, methods=["POST"]),
+            Route("/progress/sync", self.sync, methods=["POST"]),
+            Route("/progress/realtime", self.realtime, methods=["POST"]),
+            Route("/progress/engagement/{userId}", self.engagement),
+            Route("/progress/{userId:segment}", self.get_all),
+            Route("/progress/{userId:segment}/{videoId}", self.get_one),
+            Route("/progress/{userId:segment}/{videoId}", self.delete, methods=["DELETE"]),
+        ]
+
+    async def update(self, request: Request) -> Response:
+        full = query_choice(request, "detail", ("full",))
+        body = await self._bodies.message(request, Update)
+        waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
+        committed = await waiter.commit(self._services.requests)
+        _refuse_deleted(waiter.outcomes[0])
+        value = committed.results[body.user_id, body.video_id].value
+        return _one(body.user_id, body.video_id, unpack_record(value), full)
+
+    async def sync(self, request: Request) -> Response:
+        full = query_choice(request, "detail", ("full",))
+        body = await self._bodies.message(request, SyncBody)
+        now = self._services.clock()
+        if body.progress_data:
+            ops = [(item.video_id, _report(item, now)) for item in body.progress_data]
+            await OpsWaiter(body.user_id, ops).commit(self._services.requests)
+        return _all(body.user_id, await self._services.store.changes(body.user_id), full, delta=False)
+
+    async def realtime(self, request: Request) -> Response:
+        """The documented body, or the players' envelope, which a beacon may send as text/plain."""
+        full = query_choice(request, "detail", ("full",))
+        tree = await self._bodies.tree(request, "application/json", "text/plain")
+        if isinstance(tree, dict) and "heartbeats" in tree:
+            return await self._envelope(validated(Envelope, tree))
+        body = validated(Update, tree)
+        waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
+        committed = await waiter.commit(self._services.heartbeats)
+        _refuse_deleted(waiter.outcomes[0])
+        value = committed.results[body.user_id, body.video_id].value
+        return _one(body.user_id, body.video_id, unpack_record(value), full)
+
+    async def get_one(self, request: Request) -> Response:
+        full = query_choice(request, "detail", ("full",))
+        user_id, video_id = path_id(request, "userId"), path_id(request, "videoId")
+        record = await self._services.store.record(user_id, video_id)
+        if not record.exists:
+            raise _no_progress()
+        return _one(user_id, video_id, record, full)
+
+    async def get_all(self, request: Request) -> Response:
+        """With `since`, what changed after that revision, deletions too, in full detail."""
+        full = query_choice(request, "detail", ("full",))
+        since = query_int(request, "since", 0, MAX_SEQ)
+        user_id = path_id(request, "userId")
+        epoch = request.query_params.get("epoch")
+        changes = await self._services.store.changes(user_id, since, epoch)
+        return _all(user_id, changes, full, delta=since is not None)
+
+    async def delete(self, request: Request) -> Response:
+        user_id, video_id = path_id(request, "userId"), path_id(request, "videoId")
+        await barrier(self._services.heartbeats)
+        waiter = OpsWaiter(user_id, [(video_id, self._services.clock().wall)])
+        await waiter.commit(self._services.requests)
+        if waiter.outcomes[0] is Outcome.NOTHING_TO_DELETE:
+            raise _no_progress()
+        return answer(Deleted())
+
+    async def engagement(self, request: Request) -> Response:
+        limit = query_int(request, "limit", 1, 100) or 10
+        user_id = path_id(request, "userId")
+        records = [(v, r) for v, r in (await self._services.store.changes(user_id)).records if r.exists]
+        records.sort(key=lambda item: (-item[1].watched, -item[1].last_watched, item[0]))
+        return answer(
+            Engagement(
+                user_id=user_id,
+                total_watched_duration=sum(record.watched for _, record in records),
+                most_watched_videos=[
+                    WatchedVideo(video_id=video_id, watched_duration=record.watched)
+                    for video_id, record in records[:limit]
+                ],
+            )
+        )
+
+    async def _envelope(self, body: Envelope) -> Response:
+        """All heartbeats are read before the first is taken, so that a refused envelope leaves nothing behind."""
+        sessions = Sessions(body.session, self._rules)
+        waiter = EnvelopeWaiter(sessions)
+        now = self._services.clock()
+        reports: list[tuple[str, Report]] = []
+        for index, tree in enumerate(body.heartbeats):
+            try:
+                message = parse({**tree, "type": "heartbeat"} if isinstance(tree, dict) else tree)
+            except InvalidMessage as error:
+                if not sessions.refuse(error):
+                    raise _bad_heartbeat(index, error.fields) from None
+            except FrameError as error:
+                raise _bad_heartbeat(index, (FieldError("", error.detail),)) from None
+            else:
+                assert isinstance(message, Heartbeat)  # noqa: S101 its type was set above
+                report = sessions.heartbeat(message, now)
+                if report is not None:
+                    reports.append((message.video_id, report))
+        lane = self._services.heartbeats
+        lane.touch(waiter)
+        for video_id, report in reports:
+            lane.add(body.user_id, video_id, report, waiter)
+        await waiter.wait(lane)
+        return answer(Acks(acks=waiter.acks))
+
+
+def _report(item: Item, now: Now) -> Report:
+    at = min(item.last_watched, now.wall)
+    return Report(first_at=at, at=at, claimed=item.watched_duration)
+
+
+def _one(user_id: str, video_id: str, record: Record, full: str | None) -> Response:
+    if full:
+        return answer(record_view(video_id, record, user_id))
+    return answer(
+        ProgressView(
+            user_id=user_id,
+            video_id=video_id,
+            watched_duration=record.watched,
+            last_watched=record.last_watched,
+        )
+    )
+
+
+def _all(user_id: str, changes: Changes, full: str | None, delta: bool) -> Response:
+    """Newest first."""
+    if not full and not delta:
+        records = [(v, r) for v, r in changes.records if r.exists]
+        records.sort(key=lambda item: (-item[1].last_watched, item[0]))
+        return answer(ProgressList(user_id=user_id, progress_data=[item_view(v, r) for v, r in records]))
+    records = [(v, r) for v, r in changes.records if r.exists or delta]
+    records.sort(key=lambda item: (-item[1].last_watched, item[0]))
+    views = [record_view(v, r) for v, r in records]
+    return answer(ProgressList(user_id=user_id, progress_data=views, rev=changes.rev, epoch=changes.epoch))
+
+
+def _refuse_deleted(outcome: Outcome) -> None:
+    if outcome is Outcome.DELETED:
+        raise RestError(Problem.DELETED, "lastWatched is not after the deletion of this progress")
+
+
+def _bad_heartbeat(index: int, fields: tuple[FieldError, ...]) -> RestError:
+    named = tuple(FieldError(f"/heartbeats/{index}{f.pointer}", f.detail) for f in fields)
+    return RestError(Problem.INVALID, "; ".join(f"{f.pointer}: {f.detail}" for f in named), named)
+
+
+def _no_progress() -> RestError:
+    return RestError(Problem.NOT_FOUND, "there is no progress of this user for this video")

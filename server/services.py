@@ -1,0 +1,21 @@
+"""What endpoints need of the process they live in; `server.app` makes the one of each process."""
+
+from dataclasses import dataclass
+
+from server.clock import Clock
+from server.hub import Hub
+from server.settings import Settings
+from storage.flusher import Flusher
+from storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    clock: Clock
+    store: Store
+    hub: Hub
+    heartbeats: Flusher
+    """The scheduled lane: heartbeats, batched for a flush interval."""
+    requests: Flusher
+    """The immediate lane: what a REST answer waits for; concurrent requests share a commit."""

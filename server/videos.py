@@ -1,0 +1,82 @@
+"""What is known of a video: its catalogue entry, and who watched how much of it."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.errors import Problem
+from protocol.rest import Analytics, Summary, VideoBody, VideoView
+from server.bodies import BodyReader, answer
+from server.parameters import path_id
+from server.problems import RestError
+from server.services import Services
+from storage.catalogue import Video
+from storage.totals import Totals
+
+
+class VideoEndpoints:
+    """Handlers; `routes` says which path is whose."""
+
+    def __init__(self, services: Services, bodies: BodyReader) -> None:
+        self._services = services
+        self._bodies = bodies
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/progress/summary/{videoId}", self.summary),
+            Route("/videos/{videoId}", self.put, methods=["PUT"]),
+            Route("/videos/{videoId}", self.get),
+            Route("/analytics/videos/{videoId}", self.analytics),
+        ]
+
+    async def summary(self, request: Request) -> Response:
+        """O(1) in viewers: the totals are kept, not counted."""
+        video_id = path_id(request, "videoId")
+        totals = await self._services.store.totals.read(video_id)
+        return answer(
+            Summary(
+                video_id=video_id,
+                average_watched_duration=_average(totals),
+                completion_rate=_completion_rate(totals),
+            )
+        )
+
+    async def analytics(self, request: Request) -> Response:
+        video_id = path_id(request, "videoId")
+        totals, curve, watching = await self._services.store.totals.read_all(video_id, self._services.clock().wall)
+        return answer(
+            Analytics(
+                video_id=video_id,
+                average_watched_duration=_average(totals),
+                completion_rate=_completion_rate(totals),
+                viewers=totals.viewers,
+                completed=totals.completed,
+                watching_now=watching,
+                retention=curve.viewers,
+                replays=curve.replays,
+            )
+        )
+
+    async def put(self, request: Request) -> Response:
+        """Records of the video take a new duration over with their next report."""
+        video_id = path_id(request, "videoId")
+        body = await self._bodies.message(request, VideoBody)
+        video = Video(body.title, round(body.duration * 1_000))
+        await self._services.store.catalogue.put(video_id, video)
+        return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
+
+    async def get(self, request: Request) -> Response:
+        video_id = path_id(request, "videoId")
+        video = await self._services.store.catalogue.get(video_id)
+        if video is None:
+            raise RestError(Problem.NOT_FOUND, "the catalogue has no such video")
+        return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
+
+
+def _average(totals: Totals) -> int:
+    """Mean s a viewer, rounded half up; 0 without viewers."""
+    return (2 * totals.watched + totals.viewers) // (2 * totals.viewers) if totals.viewers else 0
+
+
+def _completion_rate(totals: Totals) -> float:
+    return totals.completed / totals.viewers if totals.viewers else 0.0

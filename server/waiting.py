@@ -1,0 +1,90 @@
+"""Requests that wait until what they brought is stored."""
+
+import asyncio
+from collections.abc import Sequence
+
+from protocol.messages import Ack
+from protocol.record import Outcome, Report
+from protocol.session import Sessions
+from storage.flusher import Flusher
+from storage.pending import Committed
+from storage.store import StoreUnavailable
+
+WAIT_S = 15.0
+"""Longest wait for a commit; after it the client is told to try again, which changes nothing if it was stored."""
+
+
+class Waiter:
+    """A flusher's origin that somebody awaits."""
+
+    def __init__(self) -> None:
+        self._stored: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+
+    def taken(self) -> None:
+        """The one batch that the request is in has left."""
+
+    def outcome(self, op: Report | int, outcome: Outcome) -> None:
+        """The store's word on an op, where it is not "joined"."""
+
+    def stored(self, committed: Committed) -> None:
+        if not self._stored.done():
+            self._stored.set_result(committed)
+
+    async def wait(self, lane: Flusher) -> Committed:
+        """Raises StoreUnavailable where the store takes too long."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                return await self._stored
+        except TimeoutError:
+            raise StoreUnavailable(lane.trouble or "no answer in time") from None
+        finally:
+            lane.forget(self)
+
+
+class OpsWaiter(Waiter):
+    """Waits for some ops of one user and keeps what became of each."""
+
+    def __init__(self, user_id: str, ops: Sequence[tuple[str, Report | int]]) -> None:
+        super().__init__()
+        self._user_id = user_id
+        self._ops = ops
+        self.outcomes = [Outcome.JOINED] * len(ops)
+
+    def outcome(self, op: Report | int, outcome: Outcome) -> None:
+        for index, (_, own) in enumerate(self._ops):
+            if own is op:
+                self.outcomes[index] = outcome
+
+    async def commit(self, lane: Flusher) -> Committed:
+        """Raises Full or StoreUnavailable; then the same ops may be sent again."""
+        for video_id, op in self._ops:
+            lane.add(self._user_id, video_id, op, self)
+        return await self.wait(lane)
+
+
+class EnvelopeWaiter(Waiter):
+    """Waits for an envelope of heartbeats and keeps its acks."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__()
+        self._sessions = sessions
+        self.acks: list[Ack] = []
+
+    def taken(self) -> None:
+        self._sessions.taken()
+
+    def outcome(self, op: Report | int, outcome: Outcome) -> None:
+        if isinstance(op, Report):
+            self._sessions.outcome(op.session, op.first_seq, op.seq, outcome)
+
+    def stored(self, committed: Committed) -> None:
+        self.acks = list(self._sessions.stored())
+        super().stored(committed)
+
+
+async def barrier(lane: Flusher) -> None:
+    """All that `lane` has taken so far is stored; raises StoreUnavailable."""
+    waiter = Waiter()
+    lane.touch(waiter)
+    lane.hurry()
+    await waiter.wait(lane)

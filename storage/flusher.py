@@ -1,0 +1,136 @@
+"""Takes the running batch on a schedule and commits it; tells everyone who waits.
+
+Invariant: one batch at a time, and a batch is told "stored" only after the store has it. While the store is away the
+batch on its way is tried again and again, unchanged, and the next one fills behind it.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from protocol.record import Outcome, Report
+from protocol.session import Now
+from storage.pending import Batch, Committed, Origin, Pending
+from storage.store import Store, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+RETRY_MIN_S = 0.05
+RETRY_MAX_S = 2.0
+
+
+class Flusher:
+    """One batch after another, from memory to the store.
+
+    Args:
+        interval_s: time between flushes; 0 flushes as soon as something waits (what comes during a commit
+            shares the next).
+        max_records: records that may wait; half as many flush at once.
+        subscribed: whether this process listens to a user's channel.
+        after: told each batch that was stored, before the origins are.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        interval_s: float,
+        max_records: int,
+        now: Callable[[], Now],
+        subscribed: Callable[[str], bool],
+        after: Callable[[Batch, Committed], None],
+    ) -> None:
+        self._store = store
+        self._interval_s = interval_s
+        self._large = max(1, max_records // 2)
+        self._now = now
+        self._subscribed = subscribed
+        self._after = after
+        self._pending = Pending(max_records)
+        self._wake = asyncio.Event()
+        self._batch: Batch | None = None
+        self.trouble: str | None = None
+        """Why the batch on its way isn't stored yet; None while all is well."""
+
+    def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> None:
+        """Merge into the running batch. Raises Full, and takes nothing, where there is no room."""
+        self._pending.add(user_id, video_id, op, origin)
+        if not self._interval_s or len(self._pending) >= self._large:
+            self._wake.set()
+
+    def touch(self, origin: Origin) -> None:
+        """The next flush owes `origin` a word."""
+        self._pending.touch(origin)
+
+    def hurry(self) -> None:
+        """Flush now, not when the interval is over."""
+        self._wake.set()
+
+    def forget(self, origin: Origin) -> None:
+        """`origin` is gone; what it reported stays."""
+        self._pending.forget(origin)
+        if self._batch is not None:
+            self._batch.origins.pop(origin, None)
+
+    async def run(self) -> None:
+        """Flush for ever; cancel it to stop. A commit that is cut off is made again by `drain`."""
+        while True:
+            if self._interval_s:
+                try:
+                    async with asyncio.timeout(self._interval_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+            else:
+                await self._wake.wait()
+            self._wake.clear()
+            await self._flush()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Store all that waits; False where the store would not have it in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._batch is not None or len(self._pending):
+                    await self._flush()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _flush(self) -> None:
+        if self._batch is None:
+            batch = self._pending.take()
+            if not batch:
+                return
+            self._batch = batch
+        committed = await self._commit(self._batch)
+        batch, self._batch = self._batch, None
+        self._tell(batch, committed)
+
+    async def _commit(self, batch: Batch) -> Committed:
+        delay_s = RETRY_MIN_S
+        while True:
+            try:
+                committed = await self._store.commit(batch, self._now().wall, self._subscribed)
+            except StoreUnavailable as error:
+                if self.trouble is None:
+                    logger.warning("The store takes no records, they wait in memory: %s", error)
+                self.trouble = str(error)
+                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter, not a secret
+                delay_s = min(RETRY_MAX_S, delay_s * 2)
+            else:
+                if self.trouble is not None:
+                    logger.warning("The store takes records again")
+                self.trouble = None
+                return committed
+
+    def _tell(self, batch: Batch, committed: Committed) -> None:
+        for key, result in committed.results.items():
+            codes = result.outcomes
+            for i in range(0, len(codes), 2):
+                delta = batch.deltas[key]
+                for origin in delta.origins:
+                    origin.outcome(delta.ops[codes[i]], Outcome(codes[i + 1]))
+        self._after(batch, committed)
+        for origin in batch.origins:
+            origin.stored(committed)

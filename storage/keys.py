@@ -1,0 +1,50 @@
+"""Names of everything in the store.
+
+The hash tag {uHH} or {vHH} is one of 256 partitions of users or of videos: on a cluster all keys of a partition
+share a slot, so that one script call may touch many of them.
+"""
+
+from zlib import crc32
+
+
+class Keys:
+    """Key names under one prefix."""
+
+    def __init__(self, prefix: str = "ph") -> None:
+        self.prefix = prefix
+        self.epoch = f"{prefix}:epoch"
+
+    def progress(self, user_id: str) -> str:
+        """Hash: videoId → record, and `rev`."""
+        return f"{self.prefix}:{{u{_partition(user_id)}}}:progress:{user_id}"
+
+    def push(self, user_id: str) -> str:
+        """Channel of a user's changes; users.lua derives the same name from the progress key."""
+        return f"{self.prefix}:{{u{_partition(user_id)}}}:push:{user_id}"
+
+    def audience(self, video_id: str) -> str:
+        """Hash: userId → entry."""
+        return self._video("audience", video_id)
+
+    def summary(self, video_id: str) -> str:
+        """Hash: viewers, completed, watched."""
+        return self._video("summary", video_id)
+
+    def curve(self, video_id: str) -> str:
+        """Hash: difference arrays, s<second> and a<second>."""
+        return self._video("curve", video_id)
+
+    def live(self, video_id: str) -> str:
+        """Sorted set: userId by the last moment watched, ms."""
+        return self._video("live", video_id)
+
+    def catalogue(self, video_id: str) -> str:
+        """Hash: title, duration_ms."""
+        return self._video("catalogue", video_id)
+
+    def _video(self, kind: str, video_id: str) -> str:
+        return f"{self.prefix}:{{v{_partition(video_id)}}}:{kind}:{video_id}"
+
+
+def _partition(name: str) -> str:
+    return f"{crc32(name.encode()) & 0xFF:02x}"

@@ -1,0 +1,65 @@
+"""Records and reports as the store's scripts read and write them: msgpack arrays in a fixed order.
+
+The orders are those of RECORD and REPORT in `lua/users.lua`. A stored value is the rev, then the record.
+"""
+
+from typing import Any
+
+import msgpack
+
+from protocol.record import Guard, Record, Report
+
+
+def pack_report(report: Report) -> tuple[Any, ...]:
+    """A report as an element of a script's argument."""
+    return (
+        report.session,
+        report.first_seq,
+        report.seq,
+        report.first_at,
+        report.at,
+        report.seen,
+        report.again,
+        report.played_ms,
+        report.position_ms,
+        report.position_at,
+        1 if report.seek else 0,
+        report.claimed,
+        report.duration_ms,
+    )
+
+
+def pack_record(record: Record) -> bytes:
+    """The stored value of a record."""
+    guards: list[Any] = []
+    for guard in record.guards:
+        guards += (guard.session, guard.seq, guard.at, guard.settle_ms)
+    body = (
+        record.deleted_at,
+        record.last_watched,
+        record.claimed,
+        record.played_ms,
+        record.duration_ms,
+        record.completed_at,
+        record.position_ms,
+        record.position_at,
+        record.unsettled_ms,
+        record.unsettled_at,
+        record.seen,
+        record.again,
+        guards,
+    )
+    value: bytes = msgpack.packb(record.rev) + msgpack.packb(body)
+    return value
+
+
+def unpack_record(value: bytes) -> Record:
+    """The record of a stored value; the empty record for the empty value."""
+    if not value:
+        return Record()
+    unpacker = msgpack.Unpacker(max_buffer_size=len(value))
+    unpacker.feed(value)
+    rev, body = unpacker
+    flat = body[-1]
+    body[-1] = [Guard(*flat[i : i + 4]) for i in range(0, len(flat), 4)]
+    return Record(rev, *body)

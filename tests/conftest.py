@@ -1,0 +1,86 @@
+"""What all tests share: how long properties are searched, and the real stores that they run against."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+
+from storage.embedded import EmbeddedValkey
+
+DEFAULT_EXAMPLES = 100
+START_TIMEOUT_S = 20
+
+# Neither deadlines nor the health of a slow machine: a test that depends on speed is a coin toss.
+settings.register_profile(
+    "default", max_examples=DEFAULT_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("default"), print_blob=True)
+settings.register_profile("fuzz", settings.get_profile("ci"), max_examples=20 * DEFAULT_EXAMPLES)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreServer:
+    """A real server for the whole run; each test takes a key prefix of its own, or flushes first."""
+
+    name: str
+    url: str
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis7"])
+def store_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """Each store that we promise to run on: the embedded Valkey, and Debian's Redis 7."""
+    directory = tmp_path_factory.mktemp(request.param)
+    if request.param == "valkey":
+        with EmbeddedValkey(directory, fsync=False) as valkey:
+            yield StoreServer("valkey", valkey.url)
+    else:
+        yield from _redis7(directory)
+
+
+def _redis7(directory: Path) -> Iterator[StoreServer]:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        reason = "redis-server is not installed (apt-get install redis-server)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    path = directory / "redis.sock"
+    process = subprocess.Popen(
+        [binary, "--port", "0", "--unixsocket", path, "--dir", directory, "--save", "", "--appendonly", "no"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        _await_answer(process, f"unix://{path}")
+        yield StoreServer("redis7", f"unix://{path}")
+    finally:
+        process.terminate()
+        process.wait(START_TIMEOUT_S)
+
+
+def _await_answer(process: "subprocess.Popen[bytes]", url: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with redis.Redis.from_url(url) as client:
+        while True:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                assert process.poll() is None, "redis-server ended at once"
+                assert time.monotonic() < deadline, "redis-server does not answer"
+                time.sleep(0.01)
+            else:
+                return
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A key prefix of this test alone, so that tests share a server and nothing else."""
+    return f"t{uuid4().hex}"

@@ -1,0 +1,15 @@
+"""A running server for tests of the transport."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.conftest import StoreServer
+from tests.serving import Running, serving
+
+
+@pytest.fixture
+async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
+    """A server with a clock that stands still, on each store."""
+    async with serving(redis_url=store_server.url, key_prefix=prefix) as running:
+        yield running

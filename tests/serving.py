@@ -1,0 +1,78 @@
+"""A real server on a real socket, in the test's own event loop, so that its clock can be the test's."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from protocol.session import Now
+from server.app import create_app
+from server.serve import uvicorn_config
+from server.settings import Settings
+
+START_MS = 1_764_000_000_000
+
+
+@dataclass
+class FakeClock:
+    """Both clocks of a server; they move only when told, and together unless told otherwise."""
+
+    wall: int = START_MS
+    mono: int = 5_000_000
+
+    def __call__(self) -> Now:
+        return Now(self.wall, self.mono)
+
+    def advance(self, seconds: float) -> None:
+        self.wall += round(seconds * 1_000)
+        self.mono += round(seconds * 1_000)
+
+
+@dataclass
+class Running:
+    """A server that runs."""
+
+    port: int
+    settings: Settings
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """Signals stay pytest's."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(clock: FakeClock | None = None, **settings: Any) -> AsyncIterator[Running]:
+    """Serve until the block ends; `settings` as the environment could give them, `redis_url` among them."""
+    clock = clock or FakeClock()
+    chosen = Settings(port=0, **{"flush_interval_s": 0.05, **settings})
+    config = uvicorn_config(chosen)
+    config.app = lambda: create_app(chosen, clock)
+    server = _Server(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not server.started:
+                assert not task.done(), "the server did not start"
+                await asyncio.sleep(0.005)
+            yield Running(listener.getsockname()[1], chosen, clock)
+        finally:
+            server.should_exit = True
+            await task
