@@ -4,9 +4,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from starlette.applications import Starlette
@@ -56,7 +57,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
         store = create_store(settings)
         hub = Hub(store, await store.epoch())
 
-        def lane(interval_s: float) -> Flusher:
+        def flusher(interval_s: float) -> Flusher:
             return Flusher(
                 store,
                 interval_s=interval_s,
@@ -66,7 +67,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
                 after=hub.committed,
             )
 
-        services = Services(settings, clock, store, hub, lane(settings.flush_interval_s), lane(0))
+        services = Services(settings, clock, store, hub, flusher(settings.flush_interval_s), flusher(0))
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         router.routes[:] = [
             WebSocketRoute("/ws", SocketEndpoint(services)),
@@ -76,18 +77,14 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
             *player_page(),
         ]
         lanes = (services.heartbeats, services.requests)
-        tasks = [asyncio.create_task(runs) for runs in (hub.run(), *(each.run() for each in lanes))]
-        for task in tasks:
-            task.add_done_callback(_die_of)
         try:
-            yield
+            async with _running(hub.run()):
+                async with _running(*(lane.run() for lane in lanes)):
+                    yield
+                drained = await asyncio.gather(*(lane.drain(settings.drain_timeout_s) for lane in lanes))
+                if not all(drained):
+                    logger.error("The store did not take the last batch; what was not acked will be sent again")
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            drained = await asyncio.gather(*(each.drain(settings.drain_timeout_s) for each in lanes))
-            if not all(drained):
-                logger.error("The store did not take the last batch; what was not acked will be sent again")
             await store.close()
 
     return Starlette(routes=[Mount("/", router)], exception_handlers=HANDLERS, lifespan=lifespan)
@@ -107,6 +104,20 @@ def player_page() -> Iterator[Route]:
 
     for file in sorted(PLAYER_PAGE.glob("*.*")):
         yield Route("/" if file.name == "index.html" else f"/{file.name}", serves(file))
+
+
+@asynccontextmanager
+async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these beside the block, and cancel them at its end."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    for task in tasks:
+        task.add_done_callback(_die_of)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _die_of(task: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import http.client
 import logging
+import signal
 import socket
 import sys
 import threading
@@ -35,6 +36,8 @@ def serve(settings: Settings) -> None:
     Raises:
         CannotServe: the port, the data directory or the store can't be had.
     """
+    # uvicorn raises the signal that ended it once more; by default SIGTERM would then cut off our own endings.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listen(settings) as listener, _store(settings) as stored:
         asyncio.run(_check(stored))
         config = uvicorn_config(stored)

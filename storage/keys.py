@@ -6,6 +6,8 @@ share a slot, so that one script call may touch many of them.
 
 from zlib import crc32
 
+_HEX = tuple(f"{partition:02x}" for partition in range(256))
+
 
 class Keys:
     """Key names under one prefix."""
@@ -47,4 +49,4 @@ class Keys:
 
 
 def _partition(name: str) -> str:
-    return f"{crc32(name.encode()) & 0xFF:02x}"
+    return _HEX[crc32(name.encode()) & 0xFF]

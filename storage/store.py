@@ -9,12 +9,11 @@ video's catalogue entry isn't cached, whatever the number of records.
 import importlib.resources
 from collections.abc import Callable, Iterator
 from hashlib import sha1
-from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
 import msgpack
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
@@ -26,6 +25,8 @@ from storage.packing import pack_report, unpack_record
 from storage.pending import Batch, Committed, Delta, Key, Result
 from storage.totals import LIVE_MS, VideoTotals
 
+MAX_CONNECTIONS = 64
+"""To the store, from one process; who finds none free waits."""
 RECORDS_PER_CALL = 200
 """Records in one script call: keeps each call to a few ms, during which the store serves nobody else."""
 Durability = Literal["memory", "fsync"]
@@ -77,9 +78,15 @@ class Store:
         durability: Durability = "memory",
         timeout_s: float = 5.0,
     ) -> None:
-        self.redis: Redis = Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 1),
         )
+        self.redis: Redis = Redis.from_pool(pool)
         self.keys = keys or Keys()
         self.worker = worker
         self.catalogue = Catalogue(self.run, self.keys)
@@ -100,7 +107,12 @@ class Store:
         """
         await self.epoch()
         if self._durability == "fsync":
-            await self.run([self._wait_aof()])
+            try:
+                await self.run([self._wait_aof()])
+            except StoreUnavailable as error:
+                raise StoreUnavailable(
+                    f"durability fsync needs WAITAOF and an append-only file there ({error})"
+                ) from None
 
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data."""
@@ -242,9 +254,7 @@ def _chunks(deltas: dict[Key, Delta]) -> Iterator[_Call]:
 
 
 def _parts(items: list[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while part := list(islice(iterator, size)):
-        yield part
+    return (items[i : i + size] for i in range(0, len(items), size)) if len(items) > size else iter((items,))
 
 
 def _ops(delta: Delta) -> list[Any]:
