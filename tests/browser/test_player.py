@@ -67,7 +67,7 @@ class Player:
         )
 
     def seek(self, second: float) -> None:
-        """Jump; a `timeupdate` that was already under way may come before the `seeking`, so here one always does."""
+        """Jump. A `timeupdate` that was under way may come before `seeking`: here one always does."""
         self.page.evaluate(
             """second => {
                 const video = document.querySelector("video");
@@ -170,7 +170,7 @@ def test_the_server_has_seen_what_the_browser_played(open_player: Callable[[], P
 def test_a_reload_in_the_middle_of_playing_loses_nothing(
     open_player: Callable[[], Player], socket_is_mute: bool
 ) -> None:
-    """What was played since the last heartbeat goes out as the page goes away, if need be without the socket."""
+    """What was played since the last heartbeat goes out with the page, if need be without the socket."""
     player = open_player()
     player.play_until(3.6)
     played = player.played
@@ -253,7 +253,7 @@ def test_opening_the_page_changes_nothing(open_player: Callable[[], Player]) -> 
 
     second.play_until(before["position"] + 1)
     second.pause()
-    assert [heartbeat["seek"] for heartbeat in second.sent_of_type("heartbeat")] == [False]
+    assert {heartbeat["seek"] for heartbeat in second.sent_of_type("heartbeat")} == {False}
 
 
 def test_a_killed_server_loses_nothing(server: Server, open_player: Callable[[], Player]) -> None:
