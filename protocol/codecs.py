@@ -19,7 +19,7 @@ class Codec(Protocol):
     subprotocol: str
 
     def decode(self, frame: str | bytes) -> Any:
-        """A tree of dict, list, str, int, float, bool, None; or FrameError."""
+        """A tree of dict, list, str, bytes, int, float, bool, None; or FrameError."""
         ...
 
     def encode(self, message: Message) -> str | bytes: ...
@@ -63,7 +63,7 @@ class MsgpackCodec:
         if isinstance(frame, str):
             raise FrameError("this subprotocol takes binary frames only")
         try:
-            tree = msgpack.unpackb(frame, object_pairs_hook=_unique, timestamp=0, max_ext_len=0)
+            tree = msgpack.unpackb(frame, object_pairs_hook=_unique, ext_hook=_no_ext, max_ext_len=0)
         except Exception as error:
             raise FrameError(f"not msgpack: {type(error).__name__}") from None
         return tree
@@ -78,6 +78,10 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     if len(tree) != len(pairs):
         raise ValueError("a key twice")
     return tree
+
+
+def _no_ext(code: int, data: bytes) -> Any:
+    raise ValueError("an extension type")
 
 
 CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JsonCodec(), MsgpackCodec())}

@@ -189,9 +189,15 @@ def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: 
 
 
 def delete(record: Record, now: int) -> tuple[Record, Outcome]:
-    """A tombstone for all that the record holds. The guards stay: a late repeat of what was deleted stays deleted."""
+    """A tombstone for all that the record holds. The guards stay: a late repeat of what was deleted stays deleted.
+
+    So may a deletion come twice, as when the store's answer was lost: what the record holds by then happened
+    after it, and stays.
+    """
     if not record.exists:
         return record, Outcome.NOTHING_TO_DELETE
+    if now <= record.deleted_at:
+        return record, Outcome.JOINED
     return Record(rev=record.rev, deleted_at=max(now, record.last_watched), guards=record.guards), Outcome.JOINED
 
 

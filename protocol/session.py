@@ -155,8 +155,10 @@ class Sessions:
             waiting.capped.append(message.seq)
         session.allowance_ms -= played_ms
         claimed = message.watched_duration or 0
-        if not (played_ms or message.seek or claimed or message.state == "playing"):
-            return None
+        if not (played_ms or message.seek or message.state == "playing"):
+            if not claimed:
+                return None
+            position_ms = ABSENT
         at = now.wall - age_ms
         if message.age is None and message.last_watched is not None:
             at = min(message.last_watched, now.wall)

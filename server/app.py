@@ -50,7 +50,7 @@ def create_store(settings: Settings) -> Store:
 
 def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
     """One process of the service. Its lifespan connects to the store and owns every background task."""
-    router = Router()
+    router = Router(redirect_slashes=False)  # a redirect would lead to whatever Host the request names
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

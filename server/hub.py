@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol
 
 import msgpack
 from redis.asyncio.client import PubSub
@@ -58,8 +58,11 @@ class Hub:
         self._rooms: dict[str, dict[Channel, None]] = {}
         self._by_key: dict[str, str] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
+        self._followed: set[str] = set()
+        """Users whose subscription was confirmed at least once."""
         self._pubsub: PubSub | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._ending = False
         self._delay_s = RECONNECT_MIN_S
 
     def subscribed(self, user_id: str) -> bool:
@@ -82,8 +85,9 @@ class Hub:
 
     def follow(self, channel: Channel, rev: int) -> None:
         """The device has everything up to `rev`; from now on it is told what changes."""
+        behind = max(channel.missed, channel.rev) > rev
         channel.rev = rev
-        if channel.missed > rev:
+        if behind:
             self._catch_up(channel)
         else:
             channel.ready = True
@@ -97,6 +101,7 @@ class Hub:
         if not room:
             del self._rooms[channel.user_id]
             self._confirmed.pop(channel.user_id, None)
+            self._followed.discard(channel.user_id)
             key = self._store.keys.push(channel.user_id)
             self._by_key.pop(key, None)
             if self._pubsub is not None:
@@ -125,21 +130,27 @@ class Hub:
     async def run(self) -> None:
         """Listen to what other processes commit, for ever; cancel it to stop."""
         async with asyncio.TaskGroup() as self._tasks:
-            while True:
-                try:
-                    async with self._store.redis.pubsub() as self._pubsub:
-                        await self._listen(self._pubsub)
-                except (RedisError, OSError) as error:
-                    logger.warning("Lost the store's channels, subscribing again: %s", error)
-                finally:
-                    self._pubsub = None
-                for event in self._confirmed.values():
-                    event.clear()
-                await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter, not a secret
-                self._delay_s = min(RECONNECT_MAX_S, self._delay_s * 2)
+            try:
+                await self._listen_for_ever()
+            finally:
+                self._ending = True
+
+    async def _listen_for_ever(self) -> None:
+        while True:
+            try:
+                async with self._store.redis.pubsub() as self._pubsub:
+                    await self._listen(self._pubsub)
+            except (RedisError, OSError) as error:
+                logger.warning("Lost the store's channels, subscribing again: %s", error)
+            finally:
+                self._pubsub = None
+            for event in self._confirmed.values():
+                event.clear()
+            await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter, not a secret
+            self._delay_s = min(RECONNECT_MAX_S, self._delay_s * 2)
 
     async def _listen(self, pubsub: PubSub) -> None:
-        await pubsub.subscribe(self._store.catalogue.channel)
+        await pubsub.subscribe(self._store.catalogue.channel, self._store.keys.epoch)
         for user_id in list(self._rooms):
             await pubsub.subscribe(self._store.keys.push(user_id))
         async for message in pubsub.listen():
@@ -147,6 +158,9 @@ class Hub:
             if channel == self._store.catalogue.channel:
                 if message["type"] == "message":
                     self._store.catalogue.forget(message["data"].decode())
+            elif channel == self._store.keys.epoch:
+                if message["type"] == "message" and (epoch := message["data"].decode()) != self._epoch:
+                    self._new_epoch(epoch)
             elif (listener := self._by_key.get(channel)) is None:
                 continue
             elif message["type"] == "subscribe":
@@ -172,11 +186,17 @@ class Hub:
             raise StoreUnavailable("the store confirms no subscription") from None
 
     def _confirm(self, user_id: str) -> None:
-        """Subscribed, perhaps anew: what was published in between is lost, so ask for it."""
+        """Subscribed, perhaps anew: what was published in between is lost, so ask for it.
+
+        And what this process committed then, taking itself for subscribed, may not have been published.
+        """
         event = self._confirmed.get(user_id)
         if event is None:
             return
         event.set()
+        if user_id in self._followed:
+            self._start(self._announce(user_id))
+        self._followed.add(user_id)
         self._delay_s = RECONNECT_MIN_S
         for channel in self._rooms.get(user_id, ()):
             if channel.ready:
@@ -207,10 +227,21 @@ class Hub:
 
     def _catch_up(self, channel: Channel) -> None:
         channel.ready = False
+        self._start(self._read_for(channel))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._tasks is not None  # noqa: S101 channels enter only while `run` runs
-        self._tasks.create_task(self._read_for(channel))
+        if self._ending:
+            work.close()
+        else:
+            self._tasks.create_task(work)
+
+    async def _announce(self, user_id: str) -> None:
+        with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
+            await self._store.announce(user_id)
 
     async def _read_for(self, channel: Channel) -> None:
+        channel.missed = 0
         try:
             changes = await self._store.changes(channel.user_id, channel.rev, self._epoch)
         except StoreUnavailable as error:
@@ -218,9 +249,9 @@ class Hub:
             return
         if changes.epoch != self._epoch:
             self._new_epoch(changes.epoch)
-            return
-        tell_changes(channel, changes.records, changes.rev)
-        self.follow(channel, changes.rev)
+        elif changes.rev >= channel.rev:  # else a `sync` of the device has overtaken this, and follows on by itself
+            tell_changes(channel, changes.records, changes.rev)
+            self.follow(channel, changes.rev)
 
     def _new_epoch(self, epoch: str) -> None:
         """The store has lost its data: every device comes back, resyncs, and sends what was never acked."""

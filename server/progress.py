@@ -47,8 +47,8 @@ class ProgressEndpoints:
             Route("/progress/realtime", self.realtime, methods=["POST"]),
             Route("/progress/engagement/{userId}", self.engagement),
             Route("/progress/{userId:segment}", self.get_all),
-            Route("/progress/{userId:segment}/{videoId}", self.get_one),
-            Route("/progress/{userId:segment}/{videoId}", self.delete, methods=["DELETE"]),
+            # One route a path, so that a 405 names all of its methods.
+            Route("/progress/{userId:segment}/{videoId}", self.one, methods=["GET", "DELETE"]),
         ]
 
     async def update(self, request: Request) -> Response:
@@ -81,6 +81,9 @@ class ProgressEndpoints:
         _refuse_deleted(waiter.outcomes[0])
         value = committed.results[body.user_id, body.video_id].value
         return _one(body.user_id, body.video_id, unpack_record(value), full)
+
+    async def one(self, request: Request) -> Response:
+        return await (self.delete if request.method == "DELETE" else self.get_one)(request)
 
     async def get_one(self, request: Request) -> Response:
         full = query_choice(request, "detail", ("full",))

@@ -24,8 +24,7 @@ class VideoEndpoints:
     def routes(self) -> list[Route]:
         return [
             Route("/progress/summary/{videoId}", self.summary),
-            Route("/videos/{videoId}", self.put, methods=["PUT"]),
-            Route("/videos/{videoId}", self.get),
+            Route("/videos/{videoId}", self.one, methods=["GET", "PUT"]),
             Route("/analytics/videos/{videoId}", self.analytics),
         ]
 
@@ -56,6 +55,9 @@ class VideoEndpoints:
                 replays=curve.replays,
             )
         )
+
+    async def one(self, request: Request) -> Response:
+        return await (self.put if request.method == "PUT" else self.get)(request)
 
     async def put(self, request: Request) -> Response:
         """Records of the video take a new duration over with their next report."""

@@ -52,7 +52,7 @@ class Committed:
     epoch: str
     results: dict[Key, Result] = field(default_factory=dict)
     revs: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By userId: the user's revision before and after."""
+    """By userId: the user's revision before and after; nobody else's changes lie between the two."""
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ and a crash between the stages heals with the next report of the record. A commi
 video's catalogue entry isn't cached, whatever the number of records.
 """
 
+import asyncio
 import importlib.resources
 from collections.abc import Callable, Iterator
 from hashlib import sha1
@@ -115,9 +116,14 @@ class Store:
                 ) from None
 
     async def epoch(self) -> str:
-        """The store's identity: made when it is first used, gone when it loses its data."""
-        replies = await self.run([("SET", self.keys.epoch, uuid4().hex, "NX"), ("GET", self.keys.epoch)])
-        return str(replies[1].decode())
+        """The store's identity: made when it is first used, gone when it loses its data.
+
+        Who makes it tells all processes, on the channel of the key's name: each holds what the old one knew.
+        """
+        made, value = await self.run([("SET", self.keys.epoch, uuid4().hex, "NX"), ("GET", self.keys.epoch)])
+        if made:
+            await self.run([("PUBLISH", self.keys.epoch, value)])
+        return str(value.decode())
 
     async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool]) -> Committed:
         """Store a batch.
@@ -148,8 +154,9 @@ class Store:
         committed.epoch = epoch.decode() if epoch else await self.epoch()
         for call, answer in zip(calls, answers, strict=True):
             for (user_id, items), (before, rev, results) in zip(call, _unpack(answer), strict=True):
-                first = committed.revs.get(user_id, (before, rev))[0]
-                committed.revs[user_id] = (first, rev)
+                # Between two calls another worker may have changed something: revs spans only what is surely ours.
+                first, last = committed.revs.get(user_id, (before, before))
+                committed.revs[user_id] = (first if last == before else before, rev)
                 for (video_id, _), (value, outcomes) in zip(items, results, strict=True):
                     committed.results[user_id, video_id] = Result(value, tuple(outcomes))
                     if value:
@@ -175,6 +182,12 @@ class Store:
         records.sort(key=lambda item: -item[1].rev)
         return Changes(current, rev, records)
 
+    async def announce(self, user_id: str) -> None:
+        """Publish which revision the user is at, and no records: a process that lacks some reads them."""
+        (rev,) = await self.run([("HGET", self.keys.progress(user_id), "rev")])
+        message = msgpack.packb((self.worker, int(rev or 0), int(rev or 0), ()))
+        await self.run([("PUBLISH", self.keys.push(user_id), message)])
+
     async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Commands in one round trip; scripts that the store has forgotten are loaded again.
 
@@ -195,10 +208,15 @@ class Store:
         return replies
 
     async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         async with self.redis.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             replies: list[Any] = await pipe.execute(raise_on_error=False)
+            if task and task.cancelling() > cancelled:
+                # redis-py sends under asyncio.wait_for, which before Python 3.12 could swallow a cancellation.
+                raise asyncio.CancelledError
             return replies
 
     async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:

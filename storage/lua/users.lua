@@ -184,6 +184,8 @@ local function apply(before, catalogue, ops)
       code = join(r, op, catalogue)
     elseif r[LAST_WATCHED] == 0 then
       code = NOTHING_TO_DELETE
+    elseif op <= r[DELETED_AT] then
+      code = JOINED
     else
       code, r = JOINED, empty(max(op, r[LAST_WATCHED]), r[GUARDS])
     end

@@ -1,1 +1,413 @@
-"""The store's Lua and protocol/record.py are the same rule: same histories, same bytes."""
+"""The store's Lua and protocol/record.py are the same rule: same histories, same bytes, same totals."""
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.intervals import MAX_INTERVALS
+from protocol.record import MAX_SESSIONS, Outcome, Record, Report, delete, join
+from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
+from storage.catalogue import Video
+from storage.keys import Keys
+from storage.packing import pack_record, unpack_record
+from storage.pending import Batch, Committed, Delta, Key
+from storage.store import Store, StoreUnavailable
+from storage.totals import Curve, Totals
+from tests.conftest import StoreServer
+from tests.histories import (
+    DURATION_MS,
+    LAST_INSTANT,
+    Op,
+    batched,
+    interleaved,
+    rest_reports,
+    sessions_of,
+    wild_ops,
+    with_repeats,
+)
+
+NOW = 5_000
+THRESHOLD = 900
+WRITERS = 3
+
+
+class CrashesBetweenStages(Store):
+    """Dies once, when the learners' records are stored and the videos' totals are not."""
+
+    alive = True
+
+    async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
+        if not self.alive:
+            self.alive = True
+            raise StoreUnavailable("killed between the stages")
+        await super()._commit_videos(by_video, now)
+
+
+@dataclass
+class Bench:
+    """Stores on one real server, and one event loop for all examples of a test."""
+
+    url: str
+    runner: asyncio.Runner
+    stores: list[CrashesBetweenStages]
+    _by_threshold: dict[int, Store] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def store(self) -> CrashesBetweenStages:
+        return self.stores[0]
+
+    def fresh(self) -> str:
+        """A name that no earlier example has used."""
+        return f"x{next(self._numbers)}"
+
+    def catalogue(self, video_id: str, duration_ms: int) -> None:
+        if duration_ms:
+            self.runner.run(self.store.catalogue.put(video_id, Video("a film", duration_ms)))
+            for store in self.stores:
+                store.catalogue.forget(video_id)
+
+    def commit(self, batch: Batch) -> Committed:
+        return self.runner.run(self.store.commit(batch, NOW, nobody))
+
+    def with_threshold(self, permille: int) -> Store:
+        """One more worker, with a threshold of its own; open as long as the bench."""
+        if permille not in self._by_threshold:
+
+            async def opened() -> Store:
+                return Store(self.url, worker=f"t{permille}", keys=self.store.keys, threshold_permille=permille)
+
+            self._by_threshold[permille] = self.runner.run(opened())
+        return self._by_threshold[permille]
+
+    def close(self) -> None:
+        for store in (*self.stores, *self._by_threshold.values()):
+            self.runner.run(store.close())
+
+    def record(self, user_id: str, video_id: str) -> Record:
+        return self.runner.run(self.store.record(user_id, video_id))
+
+    def totals(self, video_id: str) -> tuple[Totals, Curve]:
+        """As kept by difference; checked against the recount from the audience."""
+        kept = self.runner.run(self.store.totals.read(video_id))
+        all_kept, curve, _ = self.runner.run(self.store.totals.read_all(video_id, NOW))
+        assert (all_kept, curve) == self.runner.run(self.store.totals.recount(video_id))
+        assert kept == all_kept
+        return kept, curve
+
+
+@pytest.fixture(scope="module")
+def bench(store_server: StoreServer) -> Iterator[Bench]:
+    prefix = f"t{uuid4().hex}"
+    with asyncio.Runner() as runner:
+
+        async def opened() -> list[CrashesBetweenStages]:
+            return [CrashesBetweenStages(store_server.url, worker=f"w{n}", keys=Keys(prefix)) for n in range(WRITERS)]
+
+        bench = Bench(store_server.url, runner, runner.run(opened()))
+        yield bench
+        bench.close()
+
+
+def nobody(user_id: str) -> bool:
+    return False
+
+
+def batch_of(ops: Iterable[tuple[Key, Op]]) -> Batch:
+    """As the running batch holds them, but never joined: the store shall see them all."""
+    batch = Batch()
+    for key, op in ops:
+        batch.deltas.setdefault(key, Delta()).ops.append(op)
+    return batch
+
+
+class Reference:
+    """What the store must hold, by protocol/record.py alone."""
+
+    def __init__(self, durations: dict[str, int] | None = None) -> None:
+        self.records: dict[Key, Record] = defaultdict(Record)
+        self.revs: dict[str, int] = defaultdict(int)
+        self._durations = durations or {}
+
+    def apply(self, key: Key, ops: Iterable[Op]) -> tuple[bytes, tuple[int, ...]]:
+        """The stored value after `ops`, and their outcomes as the script answers them."""
+        before = record = self.records[key]
+        outcomes: list[int] = []
+        for index, op in enumerate(ops):
+            if isinstance(op, Report):
+                record, outcome = join(record, op, self._durations.get(key[1], 0), THRESHOLD)
+            else:
+                record, outcome = delete(record, op)
+            if outcome is not Outcome.JOINED:
+                outcomes += (index, int(outcome))
+        if record != before:
+            self.revs[key[0]] += 1
+            record = replace(record, rev=self.revs[key[0]])
+        self.records[key] = record
+        return pack_record(record) if record.rev else b"", tuple(outcomes)
+
+    def totals(self, video_id: str) -> tuple[Totals, Curve]:
+        """Counted second by second."""
+        audience = [record for (_, video), record in self.records.items() if video == video_id]
+        viewers = [record for record in audience if record.watched]
+        completed = sum(record.completed_at > 0 for record in viewers)
+        length = max((record.seen[-1] for record in audience if record.seen), default=0)
+        curve = Curve([0] * length, [0] * length)
+        for record in audience:
+            for counts, seconds in ((curve.viewers, record.seen), (curve.replays, record.again)):
+                for start, end in zip(seconds[::2], seconds[1::2], strict=True):
+                    for second in range(start, end):
+                        counts[second] += 1
+        return Totals(len(viewers), completed, sum(record.watched for record in viewers)), curve
+
+
+@st.composite
+def wild_history(draw: st.DrawFn) -> list[list[tuple[int, int, Op]]]:
+    """Flushes of (which learner, which video, op), now and then with more sessions than a record remembers."""
+    names = [f"s{n}" for n in range(draw(st.sampled_from([1, 3, 10, MAX_SESSIONS + 6])))]
+    one = st.tuples(st.integers(0, 1), st.sampled_from([0, 0, 0, 1, 2]), wild_ops([*names, "S", "s" * 64]))
+    return draw(st.lists(st.lists(one, min_size=1, max_size=10), min_size=1, max_size=10))
+
+
+@given(data=st.data())
+def test_any_history_gives_the_same_bytes_in_both(bench: Bench, data: st.DataObject) -> None:
+    """After every flush: values with their rev, outcomes and revisions as the reference has them; and the totals are
+    those of a recount, from the audience and from the reference's records."""
+    name = bench.fresh()
+    history = data.draw(wild_history())
+    durations = {f"{name}v{n}": data.draw(st.sampled_from([0, 0, 1_000, DURATION_MS, 30_000])) for n in range(3)}
+    for video_id, duration_ms in durations.items():
+        bench.catalogue(video_id, duration_ms)
+    reference = Reference(durations)
+    for flush in history:
+        batch = batch_of(((f"{name}u{user}", f"{name}v{video}"), op) for user, video, op in flush)
+        by_user = sorted(batch.deltas, key=lambda key: list(dict.fromkeys(k[0] for k in batch.deltas)).index(key[0]))
+        before = dict(reference.revs)
+        want = {key: reference.apply(key, batch.deltas[key].ops) for key in by_user}
+        committed = bench.commit(batch)
+        got = {key: (result.value, result.outcomes) for key, result in committed.results.items()}
+        assert got == want
+        for user_id, (first, last) in committed.revs.items():
+            assert (first, last) == (before.get(user_id, 0), reference.revs[user_id])
+    for key, record in reference.records.items():
+        assert bench.record(*key) == record
+    for video_id in durations:
+        assert bench.totals(video_id) == reference.totals(video_id)
+
+
+@given(sessions=sessions_of(1, longest=3), most=st.integers(1, 3), data=st.data())
+def test_long_histories_of_more_sessions_than_are_remembered(
+    bench: Bench, sessions: list[list[Report]], most: int, data: st.DataObject
+) -> None:
+    """The guards' list overflows in both in the same way: same survivors, same order, same bytes."""
+    key = (bench.fresh(), bench.fresh())
+    template = sessions[0]
+    order = data.draw(st.lists(st.integers(0, MAX_SESSIONS + 6), min_size=20, max_size=60))
+    shifts = data.draw(st.lists(st.integers(0, 40), min_size=len(order), max_size=len(order)))
+    ops = []
+    for turn, (number, shift) in enumerate(zip(order, shifts, strict=True)):
+        report = template[turn % len(template)]
+        at = report.at + shift
+        position_at = at if report.position_at else 0
+        seq = 1 + turn // (5 * most)
+        ops.append(
+            replace(report, session=f"s{number}", first_seq=seq, seq=seq, first_at=at, at=at, position_at=position_at)
+        )
+    reference = Reference()
+    want, outcomes = reference.apply(key, ops)
+    result = bench.commit(batch_of((key, op) for op in ops)).results[key]
+    assert (result.value, result.outcomes) == (want, outcomes)
+    assert len(reference.records[key].guards) <= MAX_SESSIONS
+
+
+def settled_state(record: Record) -> tuple[bytes, bool]:
+    """What may not depend on order: everything but the rev, and of the completion only whether."""
+    return pack_record(replace(record, rev=0, completed_at=0)), record.completed_at > 0
+
+
+def sequential(streams: Iterable[Iterable[Report]], video_id: str) -> Reference:
+    """One session after the other, each report once."""
+    reference = Reference()
+    for stream in streams:
+        reference.apply(("u", video_id), stream)
+    return reference
+
+
+@given(data=st.data())
+def test_any_order_and_any_repeats_come_to_the_same_record(bench: Bench, data: st.DataObject) -> None:
+    """Sessions in any interleaving, REST's bodies among them, parts sent again, cut into any flushes: record, totals
+    and curve are those of one session after the other."""
+    user_id, video_id = bench.fresh(), bench.fresh()
+    streams = data.draw(sessions_of(5))
+    rest = data.draw(st.lists(rest_reports(), max_size=3))
+    reference = sequential([*streams, rest], video_id)
+    arriving = [data.draw(with_repeats(stream)) for stream in streams]
+    for flush in data.draw(batched(data.draw(interleaved([*arriving, rest])))):
+        bench.commit(batch_of(((user_id, video_id), op) for op in flush))
+    assert settled_state(bench.record(user_id, video_id)) == settled_state(reference.records["u", video_id])
+    assert bench.totals(video_id) == reference.totals(video_id)
+
+
+@given(data=st.data())
+def test_several_writers_at_once_come_to_the_same_record(bench: Bench, data: st.DataObject) -> None:
+    """Workers that commit concurrently, each some sessions of the same record: nothing is lost or doubled, and the
+    revisions count every change once."""
+    user_id, video_id = bench.fresh(), bench.fresh()
+    streams = data.draw(sessions_of(2 * WRITERS))
+    reference = sequential(streams, video_id)
+    shares: list[list[list[Report]]] = []
+    for number in range(WRITERS):
+        own = [data.draw(with_repeats(stream)) for stream in streams[number::WRITERS]]
+        shares.append(data.draw(batched(data.draw(interleaved(own)))))
+
+    async def write(store: Store, share: list[list[Report]]) -> list[tuple[int, int]]:
+        spans = []
+        for flush in share:
+            committed = await store.commit(batch_of(((user_id, video_id), op) for op in flush), NOW, nobody)
+            spans.append(committed.revs[user_id])
+        return spans
+
+    async def all_write() -> list[tuple[int, int]]:
+        spans = await asyncio.gather(*(write(s, share) for s, share in zip(bench.stores, shares, strict=True)))
+        return list(itertools.chain.from_iterable(spans))
+
+    spans = bench.runner.run(all_write())
+    record = bench.record(user_id, video_id)
+    assert settled_state(record) == settled_state(reference.records["u", video_id])
+    assert bench.totals(video_id) == reference.totals(video_id)
+    changes = sorted(last for first, last in spans if last > first)
+    assert changes == list(range(1, record.rev + 1))
+
+
+@given(data=st.data())
+def test_commit_applied_twice_changes_nothing(bench: Bench, data: st.DataObject) -> None:
+    """The store's answer was lost, so the batch comes again as it is, deletions among it: the same states, the same
+    revision, the same totals. What was joined and then deleted by the same batch now reads deleted, and is.
+
+    Not promised: a deletion that found nothing leaves no trace, so its repeat covers what the batch joined after it.
+    """
+    name = bench.fresh()
+    reference = Reference()
+    for flush in data.draw(wild_history()):
+        batch = Batch()
+        for user, video, op in flush:
+            key = (f"{name}u{user}", f"{name}v{video}")
+            if Outcome.NOTHING_TO_DELETE not in reference.apply(key, [op])[1][1:]:
+                batch.deltas.setdefault(key, Delta()).ops.append(op)
+        first = bench.commit(batch)
+        totals = [bench.totals(video_id) for _, video_id in batch.deltas]
+        second = bench.commit(batch)
+        assert {k: r.value for k, r in second.results.items()} == {k: r.value for k, r in first.results.items()}
+        assert all(before == after for before, after in second.revs.values())
+        assert [bench.totals(video_id) for _, video_id in batch.deltas] == totals
+        for key, result in first.results.items():
+            was, now = outcomes_of(result.outcomes), outcomes_of(second.results[key].outcomes)
+            gone = (Outcome.DELETED, Outcome.NOTHING_TO_DELETE)
+            assert all(code in gone for i, code in now.items() if was.get(i) != code)
+
+
+def outcomes_of(flat: tuple[int, ...]) -> dict[int, int]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+@given(data=st.data())
+def test_crash_between_the_stages_heals(bench: Bench, data: st.DataObject) -> None:
+    """Killed after the learners' records and before the videos' totals: the retry of the batch, or where its worker
+    died too the record's next report by another worker, makes the totals whole."""
+    name = bench.fresh()
+    user_id, video_id = f"{name}u", f"{name}v"
+    reference = Reference()
+    flushes = data.draw(st.lists(st.lists(wild_ops(["a", "b"]), min_size=1, max_size=4), min_size=1, max_size=5))
+    for flush in flushes:
+        kept = [op for op in flush if not isinstance(op, int)]  # a repeated batch with deletions has a test of its own
+        reference.apply((user_id, video_id), kept)
+        batch = batch_of(((user_id, video_id), op) for op in kept)
+        crashing = data.draw(st.booleans())
+        bench.store.alive = not crashing
+        if crashing:
+            with pytest.raises(StoreUnavailable):
+                bench.commit(batch)
+            if data.draw(st.booleans()):
+                bench.commit(batch)
+        else:
+            bench.commit(batch)
+    probe = Report(first_at=NOW, at=NOW, session="z", first_seq=1, seq=1, seen=[0, 1], played_ms=1_000)
+    reference.apply((user_id, video_id), [probe])
+    bench.runner.run(bench.stores[1].commit(batch_of([((user_id, video_id), probe)]), NOW, nobody))
+    got = bench.record(user_id, video_id)
+    assert got == reference.records[user_id, video_id]
+    assert bench.totals(video_id) == reference.totals(video_id)
+
+
+def test_deletion_that_arrives_twice_spares_what_came_after_it(bench: Bench) -> None:
+    """A deletion, and the play after it, in one batch whose answer was lost: the retry must not delete the play."""
+    key = (bench.fresh(), bench.fresh())
+    old = Report(first_at=100, at=100, session="a", first_seq=1, seq=1, seen=[0, 5], played_ms=5_000)
+    new = Report(first_at=300, at=300, session="a", first_seq=2, seq=2, seen=[5, 9], played_ms=4_000)
+    bench.commit(batch_of([(key, old)]))
+    batch = batch_of([(key, 200), (key, new)])
+    value = bench.commit(batch).results[key].value
+    assert bench.commit(batch).results[key].value == value
+    record = unpack_record(value)
+    assert (record.deleted_at, record.seen, record.played_ms) == (200, [5, 9], 4_000)
+
+
+def every_other(first: int, count: int) -> list[int]:
+    """`count` single seconds, none touching another."""
+    return [edge for n in range(count) for edge in (first + 2 * n, first + 2 * n + 1)]
+
+
+def plain(seq: int, seen: list[int], again: list[int] | None = None, **more: int) -> Report:
+    return Report(first_at=seq, at=seq, session="a", first_seq=seq, seq=seq, seen=seen, again=again or [], **more)
+
+
+FULL = every_other(0, MAX_INTERVALS)
+CORNERS: dict[str, list[Op]] = {
+    "the set is just full": [plain(1, FULL, FULL), plain(2, FULL)],
+    "one interval too many": [plain(1, FULL), plain(2, every_other(10_000, 1), played_ms=1_000), plain(3, [0, 3])],
+    "one in a single report": [plain(1, every_other(0, MAX_INTERVALS + 1), claimed=9)],
+    "again is full and seen is not": [plain(1, [0, 20_000]), plain(2, FULL), plain(3, every_other(10_000, 1))],
+    "the last second of 48 h": [plain(1, [MAX_MEDIA_S - 1, MAX_MEDIA_S], duration_ms=MAX_MEDIA_S * 1_000)],
+    "all of 48 h": [plain(1, [0, MAX_MEDIA_S], played_ms=MAX_MEDIA_S * 1_000, duration_ms=MAX_MEDIA_S * 1_000)],
+    "the largest integers": [
+        Report(LAST_INSTANT, LAST_INSTANT, "s" * 64, MAX_SEQ, MAX_SEQ, [], [], 0, 0, LAST_INSTANT, True, MAX_MEDIA_S),
+        LAST_INSTANT,
+    ],
+    "integers at every width of msgpack": [
+        plain(seq, [seq, 2 * seq], played_ms=seq, claimed=min(seq, MAX_MEDIA_S), position_ms=seq, position_at=seq)
+        for seq in (1, 127, 128, 255, 256, 65_535, 65_536)
+    ],
+    "no session's guards, and names at every width": [
+        Report(at, at, "n" * at, 1, 1, [0, at]) for at in (1, 31, 32, 64)
+    ],
+}
+
+
+@pytest.mark.parametrize("ops", CORNERS.values(), ids=CORNERS)
+def test_corners(bench: Bench, ops: list[Op]) -> None:
+    """What random histories hardly reach: full sets, the ends of every range, each width of an integer."""
+    key = (bench.fresh(), bench.fresh())
+    reference = Reference()
+    want, outcomes = reference.apply(key, ops)
+    result = bench.commit(batch_of((key, op) for op in ops)).results[key]
+    assert (result.value, result.outcomes) == (want, outcomes)
+    assert bench.totals(key[1]) == reference.totals(key[1])
+
+
+@pytest.mark.parametrize("threshold", [1, 500, 899, 900, 999, 1_000])
+@pytest.mark.parametrize("duration_ms", [1, 999, 1_000, 1_001, 9_999, 10_000, 90_500, MAX_MEDIA_S * 1_000])
+def test_completion_is_the_same_at_every_edge(bench: Bench, threshold: int, duration_ms: int) -> None:
+    """One second below the threshold, at it, above it: in integers, so that no float decides."""
+    edge = threshold * duration_ms // 1_000_000
+    for claimed in (max(0, edge - 1), edge, edge + 1):
+        key = (bench.fresh(), bench.fresh())
+        report = Report(first_at=7, at=7, claimed=min(claimed, MAX_MEDIA_S), duration_ms=duration_ms)
+        committed = bench.runner.run(bench.with_threshold(threshold).commit(batch_of([(key, report)]), NOW, nobody))
+        assert committed.results[key].value == pack_record(join(Record(rev=1), report, 0, threshold)[0])

@@ -1,0 +1,68 @@
+"""A client of the REST contract, and what every refusal must look like."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import redis.asyncio
+
+from tests.device import PATIENCE_S
+from tests.serving import Running
+
+TITLES = {
+    "invalid": (422, "A field is not valid"),
+    "not_json": (400, "The body is not JSON"),
+    "media_type": (415, "The content type is not supported"),
+    "too_large": (413, "The request is too large"),
+    "timeout": (408, "The request took too long to arrive"),
+    "not_found": (404, "Not found"),
+    "method": (405, "The method is not allowed here"),
+    "deleted": (409, "The progress was deleted after this happened"),
+    "unavailable": (503, "The store can't be reached; nothing was lost, try again"),
+    "too_many_sessions": (429, "Too many sessions wait for their ack on one connection"),
+}
+"""Status and title by the code of a problem: promised to clients, so written down here once more."""
+
+
+@contextlib.asynccontextmanager
+async def rest(server: Running) -> AsyncIterator[httpx.AsyncClient]:
+    """A client; it goes straight to the server, whatever proxy the environment names."""
+    async with httpx.AsyncClient(base_url=server.http, timeout=PATIENCE_S, trust_env=False) as client:
+        yield client
+
+
+def ok(response: httpx.Response) -> Any:
+    """The body of a 200."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
+
+
+def refused(response: httpx.Response, code: str, *pointers: str, where: str = "body") -> dict[str, Any]:
+    """The problem details of a refusal, after a look at every member that is promised."""
+    status, title = TITLES[code]
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["type"] == f"urn:playhead:problem:{code}"
+    assert problem["title"] == title
+    assert problem["status"] == status
+    assert problem["detail"]
+    errors = problem.get("errors", [])
+    assert [error["pointer"] for error in errors] == list(pointers)
+    assert all(error["detail"] and error["in"] == where for error in errors)
+    assert set(problem) == {"type", "title", "status", "detail"} | ({"errors"} if pointers else set())
+    return problem
+
+
+def iso(ms: int) -> str:
+    """ms since 1970 as the wire writes it."""
+    return datetime.fromtimestamp(ms // 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1_000:03d}Z"
+
+
+async def dump(store: "redis.asyncio.Redis", prefix: str) -> dict[bytes, bytes]:
+    """Everything under a prefix, serialised: what two moments of a store can be compared by."""
+    keys = [key async for key in store.scan_iter(match=f"{prefix}:*", count=1_000)]
+    return {key: await store.dump(key) for key in sorted(keys)}

@@ -1,0 +1,169 @@
+"""Health, honestly, while a real store is stopped, killed and brought back under a server with open sockets."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+import redis.asyncio
+from websockets.asyncio.client import connect
+
+from tests.device import PATIENCE_S, device
+from tests.rest import ok, refused, rest
+from tests.serving import Running, serving
+
+class PrivateRedis:
+    """A redis-server of one test, which keeps its data when it is killed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"unix://{directory / 'redis.sock'}"
+
+    def start(self) -> None:
+        binary = shutil.which("redis-server")
+        if binary is None:
+            reason = "redis-server is not installed (apt-get install redis-server)"
+            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        options = {"port": 0, "unixsocket": "redis.sock", "save": "", "appendonly": "yes", "appendfsync": "always"}
+        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._process = subprocess.Popen([binary, *arguments], cwd=self._directory, stdout=subprocess.DEVNULL)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(PATIENCE_S)
+
+    def stop(self) -> None:
+        """The process is there and takes connections, but answers nobody."""
+        self.signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.signal(signal.SIGCONT)
+
+
+BREAKS: dict[str, tuple[Callable[[PrivateRedis], None], Callable[[PrivateRedis], None]]] = {
+    "killed and started again": (PrivateRedis.kill, PrivateRedis.start),
+    "stopped and continued": (PrivateRedis.stop, PrivateRedis.go_on),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[PrivateRedis]:
+    private = PrivateRedis(tmp_path)
+    private.start()
+    yield private
+    with contextlib.suppress(ProcessLookupError):
+        private.kill()
+
+
+@contextlib.asynccontextmanager
+async def served(store: PrivateRedis) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
+    """A server on the store, as soon as that answers, and a client."""
+    async with redis.asyncio.Redis.from_url(store.url) as client, asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(redis.exceptions.ConnectionError):
+                await client.ping()
+                break
+            await asyncio.sleep(0.01)
+    async with serving(redis_url=store.url, store_timeout_s=0.3, flush_interval_s=0.02) as server, rest(server) as api:
+        yield server, api
+
+
+async def readiness(api: httpx.AsyncClient, status: int) -> dict[str, str]:
+    """Wait until `/readyz` says so; its body."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            response = await api.get("/readyz")
+            assert response.status_code in (200, 503)
+            assert response.headers["content-type"] == "application/json"
+            if response.status_code == status:
+                body: dict[str, str] = response.json()
+                return body
+            await asyncio.sleep(0.01)
+
+
+async def test_a_healthy_server_is_alive_and_ready(store: PrivateRedis) -> None:
+    async with served(store) as (_, api):
+        assert ok(await api.get("/livez")) == {"status": "alive"}
+        assert ok(await api.get("/readyz")) == {"status": "ready"}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+async def test_an_outage_of_the_store_is_told_and_costs_no_heartbeat(store: PrivateRedis, how: str) -> None:
+    """Alive but not ready; sockets stay, heartbeats merge, nothing is acked that is not stored.
+
+    When the store is back, everything is stored and acked, in order, without anybody coming back.
+    """
+    fail, mend = BREAKS[how]
+    user, video, other = str(uuid4()), str(uuid4()), str(uuid4())
+    async with served(store) as (server, api), device(server, user) as player:
+        await player.play(video, 0, 5)
+        fail(store)
+        for n in range(1, 21):
+            server.clock.advance(5)
+            await player.beat(video, played=[[5 * n, 5 * n + 5]], position=5 * n + 5, state="playing")
+        await player.beat(other, played=[[0, 7]], position=7, state="playing")
+        assert (await readiness(api, 503))["status"].startswith("the store does not")
+        assert ok(await api.get("/livez")) == {"status": "alive"}
+        response = await api.get(f"/progress/{user}/{video}")
+        refused(response, "unavailable")
+        assert int(response.headers["retry-after"]) > 0
+        refused(await api.get(f"/progress/summary/{video}"), "unavailable")
+        refused(await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 90}), "unavailable")
+        body = {"userId": user, "videoId": video, "watchedDuration": 300, "lastWatched": "2024-05-01T10:00:00Z"}
+        waiting = asyncio.create_task(api.post("/progress/update", json=body))
+        await player.send(type="ping")
+        await player.until("pong")
+        assert player.inbox == [], "nothing is acked while nothing is stored"
+        assert not waiting.done()
+
+        mend(store)
+        ack = await player.acked()
+        assert (ack["seq"], ack["rejected"]) == (22, [])
+        assert ok(await waiting)["watchedDuration"] == 300
+        assert (await readiness(api, 200)) == {"status": "ready"}
+        record = ok(await api.get(f"/progress/{user}/{video}?detail=full"))
+        assert (record["seen"], record["again"], record["playedDuration"]) == ([[0, 105]], [], 105.0)
+        assert ok(await api.get(f"/progress/{user}/{other}"))["watchedDuration"] == 7
+        analytics = ok(await api.get(f"/analytics/videos/{video}"))
+        assert (analytics["viewers"], analytics["retention"]) == (1, [1] * 105)
+
+
+@pytest.mark.parametrize("how", BREAKS)
+async def test_a_device_that_comes_during_an_outage_is_told_to_come_back(store: PrivateRedis, how: str) -> None:
+    """Goodbye with a time to wait and a code that says "come back"; after the outage it is welcome."""
+    fail, mend = BREAKS[how]
+    user, video = str(uuid4()), str(uuid4())
+    hello = {"type": "hello", "device": "test", "session": "s", "userId": user}
+    async with served(store) as (server, api):
+        fail(store)
+        await readiness(api, 503)
+        async with connect(server.ws) as socket:
+            await socket.send(json.dumps(hello))
+            goodbye = json.loads(await socket.recv())
+            assert (goodbye["type"], goodbye["code"]) == ("goodbye", "unavailable")
+            assert goodbye["retryAfter"] > 0
+            await socket.wait_closed()
+            assert socket.close_code == 4001
+        mend(store)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:  # come back, as a player does, until the hub has its channels again
+                async with connect(server.ws) as socket:
+                    await socket.send(json.dumps(hello))
+                    if json.loads(await socket.recv())["type"] == "welcome":
+                        break
+        async with device(server, user) as player:
+            assert (await player.play(video, 0, 5))["rejected"] == []

@@ -1,0 +1,424 @@
+"""Pushes to a learner's other devices: what one changes all see, whichever process they are connected to.
+
+Two servers on one store and one prefix are two processes in all that matters here: each has a store client, a name and
+a hub of its own, and they know of each other only through the store.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import redis.asyncio as redis
+from websockets.exceptions import ConnectionClosed
+
+from protocol.record import Report
+from protocol.scalars import format_instant
+from storage.embedded import EmbeddedValkey
+from storage.keys import Keys
+from storage.pending import Pending
+from storage.store import Store
+from tests.conftest import StoreServer
+from tests.device import PATIENCE_S, Device, device
+from tests.rest import ok, rest
+from tests.serving import START_MS, Running, serving
+
+
+class Nobody:
+    """An origin that doesn't wait for anything."""
+
+    def taken(self) -> None: ...
+    def outcome(self, op: object, outcome: object) -> None: ...
+    def stored(self, committed: object) -> None: ...
+
+
+@dataclass
+class Pair:
+    """Two servers on one store, or the same one twice."""
+
+    here: Running
+    there: Running
+    redis: redis.Redis
+    keys: Keys
+
+
+@pytest.fixture(params=["one-process", "two-processes"])
+async def pair(request: pytest.FixtureRequest, store_server: StoreServer, prefix: str) -> AsyncIterator[Pair]:
+    """The device that changes something is connected `here`, the one that is told `there`."""
+    async with paired(store_server.url, prefix, two=request.param == "two-processes") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def processes(store_server: StoreServer, prefix: str) -> AsyncIterator[Pair]:
+    """Two processes."""
+    async with paired(store_server.url, prefix) as opened:
+        yield opened
+
+
+@contextlib.asynccontextmanager
+async def paired(url: str, prefix: str, two: bool = True, **settings: Any) -> AsyncIterator[Pair]:
+    chosen = {"redis_url": url, "key_prefix": prefix, "flush_interval_s": 0.02, **settings}
+    async with contextlib.AsyncExitStack() as stack:
+        here = await stack.enter_async_context(serving(**chosen))
+        there = await stack.enter_async_context(serving(**chosen)) if two else here
+        client = await stack.enter_async_context(redis.Redis.from_url(url))
+        yield Pair(here, there, client, Keys(prefix))
+
+
+def new_id() -> str:
+    return str(uuid4())
+
+
+async def told(listener: Device, rev: int) -> None:
+    """Wait until the device has been told everything up to a revision."""
+    while listener.rev < rev:
+        await listener.until("progress")
+
+
+async def delta(http: httpx.AsyncClient, user: str) -> tuple[dict[str, Any], int]:
+    """All records of a user as any reader gets them, tombstones too, by videoId; and the revision."""
+    body = ok(await http.get(f"/progress/{user}?since=0"))
+    return {record["videoId"]: record for record in body["progressData"]}, body["rev"]
+
+
+async def nothing_more(listener: Device) -> None:
+    """Nothing that was sent before has come to this device that it didn't wait for."""
+    await listener.send(type="ping")
+    await listener.until("pong")
+    assert listener.inbox == []
+
+
+Change = Callable[[httpx.AsyncClient, str, str], Awaitable[httpx.Response]]
+WATCHED_AT = format_instant(START_MS - 1_000)
+
+
+async def update(http: httpx.AsyncClient, user: str, video: str) -> httpx.Response:
+    body = {"userId": user, "videoId": video, "watchedDuration": 70, "lastWatched": WATCHED_AT}
+    return await http.post("/progress/update", json=body)
+
+
+async def realtime(http: httpx.AsyncClient, user: str, video: str) -> httpx.Response:
+    body = {"userId": user, "videoId": video, "watchedDuration": 70, "lastWatched": WATCHED_AT}
+    return await http.post("/progress/realtime", json=body)
+
+
+async def sync(http: httpx.AsyncClient, user: str, video: str) -> httpx.Response:
+    items = [{"videoId": v, "watchedDuration": 70, "lastWatched": WATCHED_AT} for v in (new_id(), video)]
+    return await http.post("/progress/sync", json={"userId": user, "progressData": items})
+
+
+async def envelope(http: httpx.AsyncClient, user: str, video: str) -> httpx.Response:
+    beat = {"seq": 1, "videoId": video, "played": [[0, 70]], "position": 70}
+    return await http.post("/progress/realtime", json={"userId": user, "session": "beacon", "heartbeats": [beat]})
+
+
+async def delete(http: httpx.AsyncClient, user: str, video: str) -> httpx.Response:
+    return await http.delete(f"/progress/{user}/{video}")
+
+
+@pytest.mark.parametrize("change", [update, realtime, sync, envelope, delete])
+async def test_a_change_by_rest_reaches_every_device_of_that_learner(pair: Pair, change: Change) -> None:
+    """Each writing endpoint tells all of the learner's devices, and nobody else's."""
+    user, video = new_id(), new_id()
+    async with (
+        rest(pair.here) as http,
+        device(pair.here, user) as laptop,
+        device(pair.there, user) as phone,
+        device(pair.there, new_id()) as stranger,
+    ):
+        await laptop.play(video, 0, 20)
+        await phone.pushed(video)
+        ok(await change(http, user, video))
+        records, rev = await delta(http, user)
+        for listener in (laptop, phone):
+            await told(listener, rev)
+            assert listener.records[video] == records[video]
+        assert ("deletedAt" in records[video]) == (change is delete)
+        await nothing_more(stranger)
+        assert stranger.records == {}
+
+
+async def test_a_heartbeat_reaches_every_other_device_and_only_those(pair: Pair) -> None:
+    """A change by WebSocket is pushed to the learner's other devices, without an echo to the one that made it."""
+    user, video = new_id(), new_id()
+    async with (
+        rest(pair.here) as http,
+        device(pair.here, user) as laptop,
+        device(pair.here, user) as tablet,
+        device(pair.there, user) as phone,
+        device(pair.there, new_id()) as stranger,
+    ):
+        await laptop.play(video, 0, 20, duration=100)
+        records, _ = await delta(http, user)
+        assert await tablet.pushed(video) == records[video]
+        assert await phone.pushed(video) == records[video]
+        for quiet in (laptop, stranger):
+            await nothing_more(quiet)
+            assert quiet.records == {}
+
+
+async def test_two_devices_in_one_batch_are_told_of_each_other(store_server: StoreServer, prefix: str) -> None:
+    """Where both contributed to a record in the same batch, neither knows it from itself: both are told."""
+    user, video = new_id(), new_id()
+    slow = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 60}
+    async with (
+        serving(**slow) as server,
+        rest(server) as http,
+        device(server, user) as laptop,
+        device(server, user) as phone,
+    ):
+        await laptop.beat(video, played=[[0, 20]], position=20)
+        await phone.beat(video, played=[[100, 130]], position=130)
+        for sender in (laptop, phone):
+            await sender.send(type="ping")
+            await sender.until("pong")
+        await http.delete(f"/progress/{user}/{new_id()}")  # waits for the batch, and so hurries it
+        (record,) = (await delta(http, user))[0].values()
+        assert record["seen"] == [[0, 20], [100, 130]]
+        assert await laptop.pushed(video) == record
+        assert await phone.pushed(video) == record
+
+
+async def stream(pair: Pair, user: str, videos: list[str], dice: random.Random, changes: int) -> None:
+    """A learner's devices and pages that change things here and there, as fast as they are stored."""
+
+    async def heartbeats(server: Running) -> None:
+        async with device(server, user) as player:
+            for i in range(changes):
+                at = dice.randrange(1_000)
+                await player.play(dice.choice(videos), at, at + 5, age=60_000 * (changes - i))
+
+    async def requests(server: Running) -> None:
+        async with rest(server) as http:
+            for i in range(changes):
+                at = format_instant(START_MS - 1_000 * (changes - i))
+                item = {"videoId": dice.choice(videos), "watchedDuration": dice.randrange(2_000), "lastWatched": at}
+                match dice.randrange(8):
+                    case 0:
+                        await http.delete(f"/progress/{user}/{dice.choice(videos)}")
+                    case 1:
+                        await http.post("/progress/sync", json={"userId": user, "progressData": [item]})
+                    case _:
+                        await http.post("/progress/update", json={"userId": user, **item})
+
+    async with asyncio.TaskGroup() as writers:
+        for each in (pair.here, pair.there):
+            writers.create_task(heartbeats(each))
+            writers.create_task(requests(each))
+
+
+async def join_at_random(pair: Pair, user: str, dice: random.Random, until: asyncio.Future[int]) -> dict[str, Any]:
+    """A device that comes, listens for a while, goes, and comes back with what it knows; its records at the end."""
+    knows: dict[str, Any] = {}
+    hello: dict[str, Any] = {}
+    while True:
+        for _ in range(dice.randrange(20)):
+            await asyncio.sleep(0)
+        last = until.done()
+        async with device(dice.choice((pair.here, pair.there)), user, **hello) as joined:
+            if last:
+                await told(joined, until.result())
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(dice.random() * 0.2):
+                        while True:
+                            await joined.receive()
+        knows |= joined.records
+        hello = {"since": max(joined.rev, hello.get("since", 0)), "epoch": joined.welcome["epoch"]}
+        if last:
+            return knows
+
+
+async def listen(server: Running, user: str, until: asyncio.Future[int]) -> dict[str, Any]:
+    """A device that stays; its records at the end."""
+    async with device(server, user) as listener:
+        while not until.done() or listener.rev < until.result():
+            receiving = asyncio.ensure_future(listener.receive())
+            await asyncio.wait({receiving, until}, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done() and listener.rev < until.result():
+                await receiving
+            elif not receiving.done():
+                receiving.cancel()
+                await asyncio.wait({receiving})
+            else:
+                receiving.result()
+        return listener.records
+
+
+@pytest.mark.parametrize("trouble", ["none", "channels-killed"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_who_joins_while_changes_stream_in_misses_nothing(processes: Pair, seed: int, trouble: str) -> None:
+    """Whenever a device joins, leaves or comes back, and however often the store's channels break meanwhile: in the
+    end it has exactly the records that a reader gets, deletions too."""
+    dice = random.Random(seed)
+    user, videos = new_id(), [new_id() for _ in range(6)]
+    final: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def break_channels() -> None:
+        while not final.done():
+            await asyncio.sleep(dice.random() * 0.05)
+            await processes.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    async with asyncio.TaskGroup() as tasks, rest(processes.here) as http, asyncio.timeout(6 * PATIENCE_S):
+        if trouble != "none":
+            tasks.create_task(break_channels())
+        devices = [tasks.create_task(listen(server, user, final)) for server in (processes.here, processes.there)]
+        devices += [
+            tasks.create_task(join_at_random(processes, user, random.Random(f"{seed}/{i}"), final)) for i in range(3)
+        ]
+        await stream(processes, user, videos, dice, changes=40)
+        records, rev = await delta(http, user)
+        final.set_result(rev)
+    for joined in devices:
+        assert joined.result() == records
+
+
+async def commit_unheard(store: Store, user: str, video: str, second: int) -> None:
+    """Commit as a process that believes itself, wrongly, to be the one that listens: nothing is published."""
+    pending = Pending(10)
+    pending.add(user, video, Report(START_MS, START_MS, claimed=second), Nobody())
+    await store.commit(pending.take(), START_MS, lambda _: True)
+
+
+async def test_a_lost_message_is_healed_by_the_next(processes: Pair) -> None:
+    """A push that never arrives leaves a gap in the revisions; the next one shows it, and both changes come."""
+    user, lost, seen = new_id(), new_id(), new_id()
+    async with device(processes.there, user) as phone, device(processes.here, new_id()) as other:
+        store = Store(processes.here.settings.redis_url or "", worker=uuid4().hex, keys=processes.keys)
+        try:
+            await commit_unheard(store, user, lost, 33)
+        finally:
+            await store.close()
+        await other.play(new_id(), 0, 5)
+        await nothing_more(phone)
+        assert phone.records == {}
+        async with rest(processes.here) as http:
+            ok(await update(http, user, seen))
+        await told(phone, 2)
+    assert phone.records[lost]["watchedDuration"] == 33
+    assert phone.records[seen]["watchedDuration"] == 70
+
+
+BUSY = "for _ = 1, 1e8 do end"
+"""Keeps a store from answering for half a second or so; bounded, whatever its clock does inside a script."""
+
+
+async def pubsub_ids(client: redis.Redis) -> set[str]:
+    return {entry["id"] for entry in await client.client_list(_type="pubsub")}
+
+
+async def test_a_process_that_lost_its_channels_unaware_does_not_keep_a_change_to_itself(
+    store_server: StoreServer, prefix: str
+) -> None:
+    """A process that still believes itself subscribed is no reason not to publish: a commit made between the death of
+    its channels and its noticing reaches the other process as well."""
+    user, video = new_id(), new_id()
+    chosen = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.02}
+    async with redis.Redis.from_url(store_server.url) as client:
+        before = await pubsub_ids(client)
+        async with serving(**chosen) as here, device(here, user) as laptop:
+            (channels_of_here,) = await pubsub_ids(client) - before
+            async with serving(**chosen) as there, device(there, user) as phone:
+                await laptop.play(video, 0, 5)
+                await phone.pushed(video)
+                # While the store is busy the commit arrives behind the kill, and is thus made first thing after it.
+                stalling = client.pipeline(transaction=False)
+                stalling.eval(BUSY, 0)
+                stalling.execute_command("CLIENT", "KILL", "ID", channels_of_here)
+                await asyncio.gather(stalling.execute(), laptop.play(video, 5, 10))
+                assert (await phone.pushed(video))["seen"] == [[0, 10]]
+
+
+async def test_a_subscription_renewed_while_a_device_reads_makes_it_read_once_more(processes: Pair) -> None:
+    """Channels that are renewed while a device is reading its records make it read again, but not for ever."""
+    user = new_id()
+    async with device(processes.there, user) as phone:
+        for _ in range(30):
+            await processes.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            for _ in range(20):
+                await phone.send(type="sync", since=0)
+        for _ in range(600):
+            await phone.until("synced")
+        calls = -1
+        async with asyncio.timeout(PATIENCE_S):
+            while calls != (calls := await script_calls(processes.redis)):
+                for _ in range(50):
+                    await phone.send(type="ping")
+                    await phone.until("pong")
+
+
+async def script_calls(client: redis.Redis) -> int:
+    stats = await client.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+class Overtaken(Store):
+    """A store client whose commits are overtaken between two calls: a pipeline promises no more."""
+
+    intruder: Store
+    user: str
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        scripts = [i for i, command in enumerate(commands) if command[0] == "EVALSHA"]
+        if len(scripts) < 2:
+            return await super().run(commands)
+        before = await super().run(commands[: scripts[0] + 1])
+        await commit_unheard(self.intruder, self.user, new_id(), 1)
+        return before + await super().run(commands[scripts[0] + 1 :])
+
+
+async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> None:
+    """A batch of more records than one call of the store takes does not claim what others committed in between."""
+    user = new_id()
+    url = processes.here.settings.redis_url or ""
+    store, intruder = (cls(url, worker=new_id(), keys=processes.keys) for cls in (Overtaken, Store))
+    store.intruder, store.user = intruder, user
+    pending = Pending(1_000)
+    for _ in range(300):
+        pending.add(user, new_id(), Report(START_MS, START_MS, claimed=9), Nobody())
+    try:
+        committed = await store.commit(pending.take(), START_MS, lambda _: False)
+    finally:
+        await store.close()
+        await intruder.close()
+    before, rev = committed.revs[user]
+    assert rev == 301
+    assert before > 200
+
+
+async def farewell(listener: Device) -> tuple[str, int | None]:
+    """The code of the goodbye, and that of the close behind it."""
+    goodbye = await listener.until("goodbye")
+    assert goodbye["retryAfter"] > 0
+    with pytest.raises(ConnectionClosed) as closed:
+        await listener.receive()
+    return goodbye["code"], closed.value.rcvd.code if closed.value.rcvd else None
+
+
+async def test_a_store_that_lost_its_data_sends_everyone_home(tmp_path: Path) -> None:
+    """After FLUSHALL the first commit shows another epoch: all devices, of all learners and on all processes, get
+    goodbye and 4001; they come back with what they know, and are told all of the new epoch."""
+    user, old, new = new_id(), new_id(), new_id()
+    with EmbeddedValkey(tmp_path, fsync=False) as valkey:
+        async with paired(valkey.url, "ph") as processes:
+            async with contextlib.AsyncExitStack() as stack:
+                devices = [
+                    await stack.enter_async_context(device(server, owner))
+                    for server in (processes.here, processes.there)
+                    for owner in (user, user, new_id())
+                ]
+                await devices[0].play(old, 0, 10)
+                known = devices[0].welcome["epoch"]
+                await processes.redis.flushall()
+                await devices[0].beat(new, played=[[0, 5]], position=5)
+                assert [await farewell(each) for each in devices] == [("unavailable", 4001)] * len(devices)
+            async with device(processes.there, user, since=1, epoch=known) as back:
+                assert back.welcome["epoch"] != known
+                assert set(back.records) == {new}

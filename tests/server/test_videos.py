@@ -1,0 +1,201 @@
+"""The catalogue and a video's analytics, on a real socket: what a duration does, and who saw which second."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.conftest import StoreServer
+from tests.device import device
+from tests.rest import iso, ok, refused, rest
+from tests.serving import Running, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(store_server: StoreServer) -> AsyncIterator[Running]:
+    """One server for all tests here; each has learners and videos of its own."""
+    async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", flush_interval_s=0.02) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with rest(server) as client:
+        yield client
+
+
+def uuid() -> str:
+    return str(uuid4())
+
+
+async def claim(api: httpx.AsyncClient, user: str, video: str, seconds: int) -> dict[str, Any]:
+    """Report a bare watchedDuration; the record in full."""
+    body = {"userId": user, "videoId": video, "watchedDuration": seconds, "lastWatched": "2024-05-01T10:00:00Z"}
+    record: dict[str, Any] = ok(await api.post("/progress/update?detail=full", json=body))
+    return record
+
+
+@pytest.mark.parametrize(
+    ("title", "duration"), [("Sets", 90), ("Mengenlehre – 集合", 90.5), ("x" * 300, 172_800), ("Live", 0)]
+)
+async def test_a_catalogue_entry_is_given_back_as_it_was_put(
+    api: httpx.AsyncClient, title: str, duration: float
+) -> None:
+    """404 before it is put; then the same title and duration, under the id in lower case; PUT twice is PUT once."""
+    video = uuid()
+    refused(await api.get(f"/videos/{video}"), "not_found")
+    entry = {"videoId": video, "title": title, "duration": duration}
+    for _ in range(2):
+        assert ok(await api.put(f"/videos/{video.upper()}", json={"title": title, "duration": duration})) == entry
+    assert ok(await api.get(f"/videos/{video.upper()}")) == entry
+    assert ok(await api.put(f"/videos/{video}", json={"title": "Another", "duration": 1}))["title"] == "Another"
+    assert ok(await api.get(f"/videos/{video}"))["duration"] == 1
+
+
+async def test_the_catalogues_duration_bounds_what_counts_as_watched(api: httpx.AsyncClient) -> None:
+    """Nobody has watched more of a video than there is; the claim itself is kept for a longer cut to come."""
+    user, video = uuid(), uuid()
+    ok(await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 90.7}))
+    record = await claim(api, user, video, 500)
+    assert (record["watchedDuration"], record["duration"], record["completed"]) == (90, 90.7, True)
+    ok(await api.put(f"/videos/{video}", json={"title": "Sets, the long cut", "duration": 1_000}))
+    record = await claim(api, user, video, 10)
+    assert (record["watchedDuration"], record["duration"]) == (500, 1_000)
+    assert record["completed"], "completed once is completed for good"
+
+
+async def test_a_record_takes_a_new_duration_over_with_its_next_report(api: httpx.AsyncClient) -> None:
+    """Without a duration nothing is complete; with the catalogue's the next report of any kind decides."""
+    user, video = uuid(), uuid()
+    record = await claim(api, user, video, 95)
+    assert (record["watchedDuration"], record["completed"]) == (95, False)
+    assert "duration" not in record
+    ok(await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 100}))
+    record = await claim(api, user, video, 1)
+    assert (record["watchedDuration"], record["completed"], record["duration"]) == (95, True, 100)
+    assert record["completedAt"] == "2024-05-01T10:00:00.000Z"
+
+
+async def test_the_catalogues_duration_stands_above_a_players(server: Running, api: httpx.AsyncClient) -> None:
+    """A player that measures the advertisement too does not move the goal."""
+    user, video = uuid(), uuid()
+    ok(await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 100}))
+    async with device(server, user) as player:
+        await player.play(video, 0, 90, duration=130)
+    record = ok(await api.get(f"/progress/{user}/{video}?detail=full"))
+    assert (record["duration"], record["watchedDuration"], record["completed"]) == (100, 90, True)
+
+
+async def test_analytics_of_a_video_that_nobody_watched_are_zero(api: httpx.AsyncClient) -> None:
+    video = uuid()
+    assert ok(await api.get(f"/analytics/videos/{video}")) == {
+        "videoId": video,
+        "averageWatchedDuration": 0,
+        "completionRate": 0.0,
+        "viewers": 0,
+        "completed": 0,
+        "watchingNow": 0,
+        "retention": [],
+        "replays": [],
+    }
+
+
+async def test_retention_and_replays_count_learners_second_by_second(server: Running, api: httpx.AsyncClient) -> None:
+    """Each second says how many have seen it, and how many more than once; a learner counts once on two devices.
+
+    A deleted record leaves no trace.
+    """
+    video, anna, ben, eve = uuid(), uuid(), uuid(), uuid()
+    ok(await api.put(f"/videos/{video}", json={"title": "Ten seconds", "duration": 10}))
+    async with device(server, anna) as laptop, device(server, anna) as phone, device(server, ben) as other:
+        await laptop.play(video, 0, 10)
+        await laptop.play(video, 2, 5)
+        await phone.play(video, 3, 4)
+        await other.play(video, 0, 4)
+        async with device(server, eve) as third:
+            await third.play(video, 0, 10)
+            await third.play(video, 0, 10)
+        ok(await api.delete(f"/progress/{eve}/{video}"))
+    assert ok(await api.get(f"/analytics/videos/{video.upper()}")) == {
+        "videoId": video,
+        "averageWatchedDuration": 7,
+        "completionRate": 0.5,
+        "viewers": 2,
+        "completed": 1,
+        "watchingNow": 2,
+        "retention": [2, 2, 2, 2, 1, 1, 1, 1, 1, 1],
+        "replays": [0, 0, 1, 1, 1, 0, 0, 0, 0, 0],
+    }
+    summary = ok(await api.get(f"/progress/summary/{video}"))
+    assert summary == {"videoId": video, "averageWatchedDuration": 7, "completionRate": 0.5}
+
+
+async def test_a_claim_counts_a_viewer_but_invents_no_seconds_in_the_curve(api: httpx.AsyncClient) -> None:
+    """A bare watchedDuration says how much, not which: totals move, retention does not."""
+    video = uuid()
+    await claim(api, uuid(), video, 30)
+    await claim(api, uuid(), video, 0)
+    analytics = ok(await api.get(f"/analytics/videos/{video}"))
+    assert (analytics["viewers"], analytics["averageWatchedDuration"]) == (1, 30)
+    assert (analytics["retention"], analytics["replays"], analytics["watchingNow"]) == ([], [], 0)
+
+
+async def test_watching_now_are_those_who_played_in_the_last_fifteen_seconds(
+    server: Running, api: httpx.AsyncClient
+) -> None:
+    """Three heartbeats' time after the last moment watched a learner is gone; an old report brings nobody back."""
+    video, anna, ben = uuid(), uuid(), uuid()
+
+    async def watching() -> int:
+        return int(ok(await api.get(f"/analytics/videos/{video}"))["watchingNow"])
+
+    async with device(server, anna) as first, device(server, ben) as second:
+        await first.play(video, 0, 5)
+        assert await watching() == 1
+        server.clock.advance(10)
+        await second.play(video, 0, 5)
+        assert await watching() == 2
+        server.clock.advance(5)
+        assert await watching() == 2
+        server.clock.advance(0.001)
+        assert await watching() == 1
+        await first.play(video, 5, 10, age=60_000)
+        assert await watching() == 1, "what was played a minute ago is not now"
+        await first.play(video, 10, 15)
+        assert await watching() == 2
+        server.clock.advance(16)
+        assert await watching() == 0
+
+
+async def test_a_title_is_text_not_markup(api: httpx.AsyncClient) -> None:
+    """It goes out as JSON, unchanged, under a type that no browser runs."""
+    video, title = uuid(), '<script>alert("\'&\u2028")</script>'
+    response = await api.put(
+        f"/videos/{video}",
+        content=json.dumps({"title": title, "duration": 1}),
+        headers={"content-type": "application/json; charset=utf-8"},
+    )
+    assert ok(response)["title"] == title
+    assert ok(await api.get(f"/videos/{video}"))["title"] == title
+
+
+async def test_rewatching_never_lowers_a_total(server: Running, api: httpx.AsyncClient) -> None:
+    """A completed learner who starts again stays completed, and their instant of completion stays."""
+    user, video = uuid(), uuid()
+    ok(await api.put(f"/videos/{video}", json={"title": "Twenty seconds", "duration": 20}))
+    async with device(server, user) as player:
+        await player.play(video, 0, 20)
+        completed_at = server.clock.wall
+        before = ok(await api.get(f"/progress/summary/{video}"))
+        server.clock.advance(100)
+        await player.play(video, 0, 3, seek=True)
+    assert ok(await api.get(f"/progress/summary/{video}")) == before
+    record = ok(await api.get(f"/progress/{user}/{video}?detail=full"))
+    assert (record["completed"], record["completedAt"]) == (True, iso(completed_at))
+    assert (record["watchedDuration"], record["playedDuration"]) == (20, 23.0)

@@ -1,0 +1,91 @@
+"""Stores on the real servers, and servers that a test may kill."""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from storage.embedded import _binary
+from storage.keys import Keys
+from storage.store import Store
+from tests.conftest import StoreServer
+
+PATIENCE_S = 20.0
+"""Bound on every wait; a test that gets here has failed."""
+
+NewStore = Callable[..., Store]
+
+
+@pytest.fixture
+async def new_store(store_server: StoreServer, prefix: str) -> AsyncIterator[NewStore]:
+    """Opens stores on the server and prefix of this test, each another worker."""
+    async with contextlib.AsyncExitStack() as opened:
+        numbers = itertools.count(1)
+
+        def open_one(kind: type[Store] = Store, **more: Any) -> Store:
+            store = kind(store_server.url, worker=f"w{next(numbers)}", keys=Keys(prefix), **more)
+            opened.push_async_callback(store.close)
+            return store
+
+        yield open_one
+
+
+@pytest.fixture
+def store(new_store: NewStore) -> Store:
+    return new_store()
+
+
+class PrivateServer:
+    """A Valkey of one test, on a fixed socket: it can be stopped, paused and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.url = f"unix://{directory}/private.sock"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words: list[str | Path] = [_binary(), "--port", "0", "--unixsocket", self._directory / "private.sock"]
+        words += ["--dir", self._directory, "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE_S
+        with redis.Redis.from_url(self.url) as client:
+            while True:
+                with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
+                    client.ping()
+                    return
+                assert time.monotonic() < deadline, "the server does not answer"
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        """At once, as kill -9 does it."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+    def pause(self) -> None:
+        """It takes connections and answers nobody."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            os.kill(self._process.pid, number)
+
+
+@pytest.fixture
+def private_server(tmp_path: Path) -> Iterator[PrivateServer]:
+    server = PrivateServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()

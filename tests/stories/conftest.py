@@ -1,0 +1,27 @@
+"""Every story is told on each store, and by each way that heartbeats can take."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.conftest import StoreServer
+from tests.serving import Running, serving
+from tests.stories.players import Learner
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(store_server: StoreServer) -> AsyncIterator[Running]:
+    """One server for all stories on a store: each story has a learner and a video of its own, and takes up the clock
+    where the one before it left off."""
+    async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", flush_interval_s=0.01) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(params=["websocket", "rest"], loop_scope="module")
+async def learner(request: pytest.FixtureRequest, running: Running) -> AsyncIterator[Learner]:
+    """A new learner, a new video, and a clock that moves only when the story says so."""
+    async with httpx.AsyncClient(base_url=running.http) as http:
+        yield Learner(running, http, request.param)
