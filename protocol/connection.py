@@ -113,10 +113,10 @@ class Connection:
         if self._sessions is not None:
             self._sessions.taken()
 
-    def outcome(self, session: str, first_seq: int, seq: int, outcome: Outcome) -> None:
+    def outcome(self, session: str, seqs: Sequence[int], outcome: Outcome) -> None:
         """The store dropped or cut a report of the batch on its way."""
         if self._sessions is not None:
-            self._sessions.outcome(session, first_seq, seq, outcome)
+            self._sessions.outcome(session, seqs, outcome)
 
     def stored(self) -> Iterable[str | bytes]:
         """The batch on its way is stored: the frames that say so."""

@@ -46,6 +46,7 @@ class Problem(Enum):
     INTERNAL = _Kind("Internal error", 500, CloseCode.RESTART)
     BAD_FRAME = _Kind("The frame can't be read", 400, CloseCode.BAD_FRAME)
     NO_HELLO = _Kind("The first message must be hello", 400, CloseCode.NO_HELLO)
+    TOO_MANY_BAD = _Kind("Too many bad heartbeats", 429, CloseCode.RATE)
     TOO_MANY_SESSIONS = _Kind("Too many sessions wait for their ack on one connection", 429, CloseCode.RATE)
 
     @property

@@ -179,7 +179,7 @@ def parse(tree: Any) -> Hello | Heartbeat | Sync | Ping:
         InvalidMessage: of a known type, but with bad fields.
     """
     try:
-        return _client.validate_python(tree)
+        return _client.validate_python(tree, by_alias=True, by_name=False)
     except ValidationError as error:
         if not isinstance(tree, dict):
             raise FrameError("a message is an object") from None
@@ -193,7 +193,7 @@ def parse(tree: Any) -> Hello | Heartbeat | Sync | Ping:
 def _which(tree: dict[Any, Any]) -> tuple[int | None, str | None]:
     """The seq and session of a heartbeat that has a bad field; no seq where either of the two is the bad one."""
     try:
-        name = _Named.model_validate(tree)
+        name = _Named.model_validate(tree, by_alias=True, by_name=False)
     except ValidationError:
         return None, None
     return name.seq, name.session

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Self
 
-from protocol.intervals import MAX_INTERVALS, intersection, size, union
+from protocol.intervals import MAX_INTERVALS, cell, intersection, size, union
 
 MAX_SESSIONS = 16
 """Sessions whose last seq a record remembers: the guard against counting a repeated play twice."""
@@ -45,6 +45,8 @@ class Guard:
     at: int
     settle_ms: int
     """Media ms played so far, up to SETTLE_MS; a seek fills it at once."""
+    buried: int = 0
+    """Seqs up to here lie under a deletion."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,21 @@ class Report:
     seek: bool = False
     claimed: int = 0
     duration_ms: int = 0
+    run: list[int] = field(default_factory=list)
+    """The seqs of a joined report, where there is more than one."""
+
+    @property
+    def seqs(self) -> list[int]:
+        return self.run or [self.seq]
+
+    def repeated(self, again: Self) -> Self:
+        """This report, and `again`, which came under a seq that this one has already: no play of it counts twice."""
+        return replace(
+            self,
+            seen=union(self.seen, again.seen),
+            claimed=max(self.claimed, again.claimed),
+            duration_ms=max(self.duration_ms, again.duration_ms),
+        )
 
     def then(self, later: Self) -> Self:
         """One report for both, `later` being of the same session and after this one."""
@@ -87,6 +104,7 @@ class Report:
             seek=self.seek or later.seek,
             claimed=max(self.claimed, later.claimed),
             duration_ms=max(self.duration_ms, later.duration_ms),
+            run=self.seqs + later.seqs,
         )
 
 
@@ -153,13 +171,15 @@ def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: 
     """The record with `report` joined in; `record` itself is left alone.
 
     Args:
-        catalogue_ms: the video's duration in the catalogue, 0 where it has none.
+        catalogue_ms: the video's duration in the catalogue, 0 where it has none; nothing beyond it is joined.
         threshold_permille: complete when watched >= this part of the duration.
     """
     guard = next((g for g in record.guards if g.session == report.session), None)
     repeat = guard is not None and report.seq <= guard.seq
-    if report.first_at <= record.deleted_at or (repeat and guard is not None and guard.at <= record.deleted_at):
+    if report.first_at <= record.deleted_at or (guard is not None and report.seq <= guard.buried):
         return record, Outcome.DELETED
+    if catalogue_ms:
+        report = _clip(report, catalogue_ms)
     guards = [g for g in record.guards if g is not guard]
     news = False
     settled = False
@@ -173,7 +193,7 @@ def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: 
                 settle_ms = SETTLE_MS if report.seek else min(SETTLE_MS, settle_ms + report.played_ms)
             settled = settle_ms == SETTLE_MS and not repeat
             seq, at = (max(guard.seq, report.seq), max(guard.at, report.at)) if guard else (report.seq, report.at)
-            guards.append(Guard(report.session, seq, at, settle_ms))
+            guards.append(Guard(report.session, seq, at, settle_ms, guard.buried if guard else 0))
             guards.sort(key=_age)
             del guards[:-MAX_SESSIONS]
     joined = replace(record, guards=guards)
@@ -194,11 +214,12 @@ def delete(record: Record, now: int) -> tuple[Record, Outcome]:
     So may a deletion come twice, as when the store's answer was lost: what the record holds by then happened
     after it, and stays.
     """
-    if not record.exists:
-        return record, Outcome.NOTHING_TO_DELETE
     if now <= record.deleted_at:
         return record, Outcome.JOINED
-    return Record(rev=record.rev, deleted_at=max(now, record.last_watched), guards=record.guards), Outcome.JOINED
+    if not record.exists:
+        return record, Outcome.NOTHING_TO_DELETE
+    guards = [replace(guard, buried=guard.seq) for guard in record.guards]
+    return Record(rev=record.rev, deleted_at=max(now, record.last_watched), guards=guards), Outcome.JOINED
 
 
 def is_complete(watched: int, duration_ms: int, threshold_permille: int) -> bool:
@@ -206,6 +227,17 @@ def is_complete(watched: int, duration_ms: int, threshold_permille: int) -> bool
     if duration_ms <= 0 or watched <= 0:
         return False
     return watched >= duration_ms // 1_000 or watched * 1_000_000 >= threshold_permille * duration_ms
+
+
+def _clip(report: Report, catalogue_ms: int) -> Report:
+    """The report without what lies beyond the end of the video."""
+    video = [0, cell(catalogue_ms)] if cell(catalogue_ms) else []
+    return replace(
+        report,
+        seen=intersection(report.seen, video),
+        again=intersection(report.again, video),
+        position_ms=min(report.position_ms, catalogue_ms),
+    )
 
 
 def _age(guard: Guard) -> tuple[int, str]:

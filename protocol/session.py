@@ -6,7 +6,7 @@ WebSocket or a single REST envelope, and never holds more than MAX_SESSIONS of t
 Invariant: a seq is acked only when everything the conversation has taken up to it was stored or rejected.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from protocol.record import ABSENT, Outcome, Report
 
 MAX_SESSIONS = 64
 """Sessions of one conversation whose seqs are remembered; a drained outbox brings a few old ones along."""
+MAX_REJECTED = 512
+"""Rejections that one ack of a session may carry; a peer that makes more of them is sent away."""
 OVERRUN_MS = 2_000
 """How far a position or a play may lie beyond the duration: players round, and encoders disagree."""
 
@@ -80,7 +82,7 @@ class Sessions:
         try:
             return self._report(name, session, waiting, message, now)
         except Refused as refusal:
-            waiting.rejected.append(Rejection(seq=message.seq, code=Problem.INVALID.code, detail=str(refusal)))
+            _reject(waiting, message.seq, str(refusal))
             return None
 
     def refuse(self, error: InvalidMessage) -> bool:
@@ -88,7 +90,7 @@ class Sessions:
         if error.seq is None:
             return False
         _, waiting = self._take(error.session or self._default, error.seq)
-        waiting.rejected.append(Rejection(seq=error.seq, code=error.problem.code, detail=error.detail))
+        _reject(waiting, error.seq, error.detail)
         return True
 
     def taken(self) -> None:
@@ -97,18 +99,17 @@ class Sessions:
             if session.flushing is None:
                 session.flushing, session.filling = session.filling, None
 
-    def outcome(self, name: str, first_seq: int, seq: int, outcome: Outcome) -> None:
+    def outcome(self, name: str, seqs: Sequence[int], outcome: Outcome) -> None:
         """The store's word on a report of the batch on its way, where that word was not "joined"."""
         session = self._sessions.get(name)
         if session is None or session.flushing is None:
             return
         waiting = session.flushing
         if outcome is Outcome.CAPPED:
-            waiting.capped.append(seq)
+            waiting.capped.extend(seqs)
         elif outcome in (Outcome.DELETED, Outcome.FAILED):
             problem = Problem.DELETED if outcome is Outcome.DELETED else Problem.INTERNAL
             detail = problem.value.title
-            seqs = range(first_seq, seq + 1) if seq - first_seq < 64 else (seq,)
             waiting.rejected.extend(Rejection(seq=s, code=problem.code, detail=detail) for s in seqs)
 
     def stored(self) -> Iterable[Ack]:
@@ -196,6 +197,12 @@ class Sessions:
             session.last_event = max(event, session.last_event)
         session.allowance_ms += elapsed * rules.max_rate
         return int(session.allowance_ms)
+
+
+def _reject(waiting: _Waiting, seq: int, detail: str) -> None:
+    if len(waiting.rejected) >= MAX_REJECTED:
+        raise PeerError(Problem.TOO_MANY_BAD, f"more than {MAX_REJECTED} bad heartbeats between two acks")
+    waiting.rejected.append(Rejection(seq=seq, code=Problem.INVALID.code, detail=detail[:200]))
 
 
 def _within(ms: int, duration_ms: int, pointer: str) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,6 +44,7 @@ def create_store(settings: Settings) -> Store:
         threshold_permille=settings.threshold_permille,
         durability=settings.durability or "memory",
         timeout_s=settings.store_timeout_s,
+        live_ms=round(3_000 * settings.heartbeat_interval_s),
     )
 
 
@@ -61,7 +61,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
             return Flusher(
                 store,
                 interval_s=interval_s,
-                max_records=settings.max_pending_records,
+                max_reports=settings.max_pending_reports,
                 now=clock,
                 subscribed=hub.subscribed,
                 after=hub.committed,
@@ -121,7 +121,7 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
 
 
 def _die_of(task: asyncio.Task[None]) -> None:
-    """A bug in a background task ends the process at once, loudly: players come back and send again."""
+    """A bug in a background task ends the process at once, loudly and not with 0: players come back and send again."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("A background task died: the process ends", exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(1)

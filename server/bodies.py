@@ -57,7 +57,7 @@ class BodyReader:
 
 def validated(model: type[M], tree: Any) -> M:
     try:
-        return model.model_validate(tree)
+        return model.model_validate(tree, by_alias=True, by_name=False)
     except ValidationError as error:
         fields = field_errors(error)
         detail = "; ".join(f"{f.pointer or '/'}: {f.detail}" for f in fields)

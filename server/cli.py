@@ -2,14 +2,15 @@
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from server.serve import CannotServe, serve
-from server.settings import Settings
+from server.settings import ENV_PREFIX, Settings
 
 USAGE_ERROR = 2
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     del given["command"]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if unknown := _unknown(os.environ):
+        return _fail(f"the environment has {', '.join(unknown)}, but there is no such setting")
     try:
         serve(Settings(**{name: value for name, value in given.items() if value is not None}))
     except ValidationError as error:
@@ -40,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _unknown(environment: Iterable[str]) -> list[str]:
+    """Names that were meant for us and would be ignored: most likely misspelt, and then not what was wanted."""
+    ours = (name for name in environment if name.upper().startswith(ENV_PREFIX))
+    return sorted(name for name in ours if name[len(ENV_PREFIX) :].lower() not in Settings.model_fields)
 
 
 def _sentence(where: tuple[int | str, ...], message: str) -> str:

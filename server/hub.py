@@ -8,26 +8,28 @@ what is missing from the store instead. So delivery by the store's publish/subsc
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Protocol
 
 import msgpack
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
 
 from protocol.messages import PAGE, Message, Progress
 from protocol.record import Record
 from protocol.rest import record_view
 from protocol.scalars import MAX_SEQ
+from storage.channels import Channels
 from storage.packing import unpack_record
 from storage.pending import Batch, Committed, Origin
 from storage.store import Changes, Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-RECONNECT_MIN_S = 0.05
-RECONNECT_MAX_S = 2.0
+READS_AT_ONCE = 16
+"""Devices that are brought up to date at a time, when many lack something at once."""
+PAGE_BYTES = 262_144
+"""Most that a frame of records holds, by estimate, plus one record: far less than may wait for a connection."""
+RECORD_BYTES, SECOND_BYTES = 300, 8
+"""What a record and each end of an interval in it take on the wire, about."""
 
 
 class Channel(Protocol):
@@ -44,7 +46,11 @@ class Channel(Protocol):
         """Queue a message; never blocks."""
         ...
 
-    def restart(self, reason: str) -> None:
+    async def drained(self) -> None:
+        """All that was queued is written, or never will be."""
+        ...
+
+    def restart(self) -> None:
         """Say goodbye and close: come back, and send again what was never acked."""
         ...
 
@@ -56,22 +62,23 @@ class Hub:
         self._store = store
         self._epoch = epoch
         self._rooms: dict[str, dict[Channel, None]] = {}
-        self._by_key: dict[str, str] = {}
-        self._confirmed: dict[str, asyncio.Event] = {}
+        self._users: dict[str, str] = {}
+        """By the name of their channel in the store."""
+        self._idle: dict[str, float] = {}
+        """Users whose last device has left, and when: a page that reloads is back at once."""
         self._followed: set[str] = set()
         """Users whose subscription was confirmed at least once."""
-        self._pubsub: PubSub | None = None
+        self._channels = Channels(store.redis.connection_pool, self._heard, self._confirmed)
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: asyncio.TaskGroup | None = None
         self._ending = False
-        self._delay_s = RECONNECT_MIN_S
 
     def subscribed(self, user_id: str) -> bool:
         """Whether this process listens to the user's channel in the store."""
-        event = self._confirmed.get(user_id)
-        return event is not None and event.is_set()
+        return self._channels.is_confirmed(self._store.keys.push(user_id))
 
     async def enter(self, channel: Channel, since: int | None, epoch: str | None) -> Changes:
-        """Add a device and read what it lacks. The caller tells it, without an await between, and calls `follow`.
+        """Add a device and read what it lacks. The caller tells it, and calls `follow`.
 
         Raises:
             StoreUnavailable: the store doesn't answer.
@@ -79,7 +86,14 @@ class Hub:
         user_id = channel.user_id
         channel.ready = False
         self._rooms.setdefault(user_id, {})[channel] = None
-        await self._subscribe(user_id)
+        self._idle.pop(user_id, None)
+        name = self._store.keys.push(user_id)
+        self._users[name] = user_id
+        try:
+            async with asyncio.timeout(self._store.timeout_s):
+                await self._channels.want(name).wait()
+        except TimeoutError:
+            raise StoreUnavailable("the store confirms no subscription") from None
         channel.missed = 0
         return await self._store.changes(user_id, since, epoch)
 
@@ -92,7 +106,7 @@ class Hub:
         else:
             channel.ready = True
 
-    async def leave(self, channel: Channel) -> None:
+    def leave(self, channel: Channel) -> None:
         """Forget a device."""
         room = self._rooms.get(channel.user_id)
         if room is None or channel not in room:
@@ -100,13 +114,7 @@ class Hub:
         del room[channel]
         if not room:
             del self._rooms[channel.user_id]
-            self._confirmed.pop(channel.user_id, None)
-            self._followed.discard(channel.user_id)
-            key = self._store.keys.push(channel.user_id)
-            self._by_key.pop(key, None)
-            if self._pubsub is not None:
-                with contextlib.suppress(RedisError, OSError):
-                    await self._pubsub.unsubscribe(key)
+            self._idle[channel.user_id] = asyncio.get_running_loop().time()
 
     def committed(self, batch: Batch, committed: Committed) -> None:
         """Push what a batch changed to the devices that don't know it from themselves."""
@@ -129,75 +137,49 @@ class Hub:
 
     async def run(self) -> None:
         """Listen to what other processes commit, for ever; cancel it to stop."""
+        self._channels.want(self._store.catalogue.channel)
+        self._channels.want(self._store.keys.epoch)
         async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._channels.run())
             try:
-                await self._listen_for_ever()
+                while True:
+                    await asyncio.sleep(self._store.timeout_s)
+                    self._drop_idle()
             finally:
                 self._ending = True
 
-    async def _listen_for_ever(self) -> None:
-        while True:
-            try:
-                async with self._store.redis.pubsub() as self._pubsub:
-                    await self._listen(self._pubsub)
-            except (RedisError, OSError) as error:
-                logger.warning("Lost the store's channels, subscribing again: %s", error)
-            finally:
-                self._pubsub = None
-            for event in self._confirmed.values():
-                event.clear()
-            await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter, not a secret
-            self._delay_s = min(RECONNECT_MAX_S, self._delay_s * 2)
+    def _drop_idle(self) -> None:
+        """Unsubscribe from who has been gone a while: longer than any commit that took us for subscribed may last."""
+        long_ago = asyncio.get_running_loop().time() - 2 * self._store.timeout_s
+        for user_id in [user_id for user_id, since in self._idle.items() if since < long_ago]:
+            del self._idle[user_id]
+            self._followed.discard(user_id)
+            name = self._store.keys.push(user_id)
+            del self._users[name]
+            self._channels.drop(name)
 
-    async def _listen(self, pubsub: PubSub) -> None:
-        await pubsub.subscribe(self._store.catalogue.channel, self._store.keys.epoch)
-        for user_id in list(self._rooms):
-            await pubsub.subscribe(self._store.keys.push(user_id))
-        async for message in pubsub.listen():
-            channel = message["channel"].decode()
-            if channel == self._store.catalogue.channel:
-                if message["type"] == "message":
-                    self._store.catalogue.forget(message["data"].decode())
-            elif channel == self._store.keys.epoch:
-                if message["type"] == "message" and (epoch := message["data"].decode()) != self._epoch:
-                    self._new_epoch(epoch)
-            elif (listener := self._by_key.get(channel)) is None:
-                continue
-            elif message["type"] == "subscribe":
-                self._confirm(listener)
-            elif message["type"] == "message":
-                self._remote(listener, message["data"])
+    def _heard(self, name: str, data: bytes) -> None:
+        if name == self._store.catalogue.channel:
+            self._store.catalogue.forget(data.decode())
+        elif name == self._store.keys.epoch:
+            if data.decode() != self._epoch:
+                self._new_epoch(data.decode())
+        elif (user_id := self._users.get(name)) is not None:
+            self._remote(user_id, data)
 
-    async def _subscribe(self, user_id: str) -> None:
-        event = self._confirmed.get(user_id)
-        if event is None:
-            event = self._confirmed[user_id] = asyncio.Event()
-            key = self._store.keys.push(user_id)
-            self._by_key[key] = user_id
-            try:
-                if self._pubsub is not None:
-                    await self._pubsub.subscribe(key)
-            except (RedisError, OSError) as error:
-                raise StoreUnavailable(str(error)) from error
-        try:
-            async with asyncio.timeout(self._store.timeout_s):
-                await event.wait()
-        except TimeoutError:
-            raise StoreUnavailable("the store confirms no subscription") from None
-
-    def _confirm(self, user_id: str) -> None:
+    def _confirmed(self, name: str) -> None:
         """Subscribed, perhaps anew: what was published in between is lost, so ask for it.
 
         And what this process committed then, taking itself for subscribed, may not have been published.
         """
-        event = self._confirmed.get(user_id)
-        if event is None:
+        if name == self._store.catalogue.channel:
+            self._store.catalogue.forget_all()
+        user_id = self._users.get(name)
+        if user_id is None:
             return
-        event.set()
         if user_id in self._followed:
             self._start(self._announce(user_id))
         self._followed.add(user_id)
-        self._delay_s = RECONNECT_MIN_S
         for channel in self._rooms.get(user_id, ()):
             if channel.ready:
                 self._catch_up(channel)
@@ -223,7 +205,8 @@ class Hub:
             records = [(video_id, unpack_record(value)) for video_id, value in news]
             fresh = [(video_id, record) for video_id, record in records if record.rev > channel.rev]
             channel.rev = rev
-            tell_changes(channel, fresh, rev)
+            for page in pages(fresh, rev):
+                channel.tell(page)
 
     def _catch_up(self, channel: Channel) -> None:
         channel.ready = False
@@ -237,21 +220,32 @@ class Hub:
             self._tasks.create_task(work)
 
     async def _announce(self, user_id: str) -> None:
-        with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
-            await self._store.announce(user_id)
+        async with self._reads:
+            with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
+                await self._store.announce(user_id)
 
     async def _read_for(self, channel: Channel) -> None:
         channel.missed = 0
         try:
-            changes = await self._store.changes(channel.user_id, channel.rev, self._epoch)
-        except StoreUnavailable as error:
-            channel.restart(str(error))
+            async with self._reads:
+                had = channel.rev
+                changes = await self._store.changes(channel.user_id, had, self._epoch)
+        except StoreUnavailable:
+            channel.restart()
             return
         if changes.epoch != self._epoch:
             self._new_epoch(changes.epoch)
+        elif changes.rev < had:
+            channel.restart()  # the store went back in time
         elif changes.rev >= channel.rev:  # else a `sync` of the device has overtaken this, and follows on by itself
-            tell_changes(channel, changes.records, changes.rev)
+            await self.tell_all(channel, changes)
             self.follow(channel, changes.rev)
+
+    async def tell_all(self, channel: Channel, changes: Changes) -> None:
+        """Page by page, each when the one before is written: what a learner has may be more than may wait."""
+        for page in pages(changes.records, changes.rev):
+            await channel.drained()
+            channel.tell(page)
 
     def _new_epoch(self, epoch: str) -> None:
         """The store has lost its data: every device comes back, resyncs, and sends what was never acked."""
@@ -260,20 +254,22 @@ class Hub:
         self._store.catalogue.forget_all()
         for room in list(self._rooms.values()):
             for channel in list(room):
-                channel.restart("the store has changed")
+                channel.restart()
 
 
-def tell_changes(channel: Channel, records: list[tuple[str, Record]], rev: int) -> None:
-    """Progress frames of at most PAGE records; nothing where there are none.
+def pages(records: list[tuple[str, Record]], rev: int) -> Iterator[Progress]:
+    """Changes as frames of at most PAGE records and PAGE_BYTES or so; none where there are none.
 
     Ordered by revision, so that a device that is cut off between two pages has all up to the `rev` of the last.
     """
     ordered = sorted(records, key=lambda item: item[1].rev)
-    for start in range(0, len(ordered), PAGE):
-        page = ordered[start : start + PAGE]
-        last = start + PAGE >= len(ordered)
-        views = [record_view(video_id, record) for video_id, record in page]
-        channel.tell(Progress(records=views, rev=rev if last else page[-1][1].rev))
+    start = size = 0
+    for end, (_, record) in enumerate(ordered, 1):
+        size += RECORD_BYTES + SECOND_BYTES * (len(record.seen) + len(record.again))
+        if end == len(ordered) or end - start == PAGE or size >= PAGE_BYTES:
+            views = [record_view(*item) for item in ordered[start:end]]
+            yield Progress(records=views, rev=rev if end == len(ordered) else record.rev)
+            start, size = end, 0
 
 
 def _only(channel: object, origins: list[Origin]) -> bool:

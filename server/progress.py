@@ -56,9 +56,9 @@ class ProgressEndpoints:
         body = await self._bodies.message(request, Update)
         waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
         committed = await waiter.commit(self._services.requests)
-        _refuse_deleted(waiter.outcomes[0])
-        value = committed.results[body.user_id, body.video_id].value
-        return _one(body.user_id, body.video_id, unpack_record(value), full)
+        record = unpack_record(committed.results[body.user_id, body.video_id].value)
+        _refuse_unstored(waiter.outcomes[0], record)
+        return _one(body.user_id, body.video_id, record, full)
 
     async def sync(self, request: Request) -> Response:
         full = query_choice(request, "detail", ("full",))
@@ -78,9 +78,9 @@ class ProgressEndpoints:
         body = validated(Update, tree)
         waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
         committed = await waiter.commit(self._services.heartbeats)
-        _refuse_deleted(waiter.outcomes[0])
-        value = committed.results[body.user_id, body.video_id].value
-        return _one(body.user_id, body.video_id, unpack_record(value), full)
+        record = unpack_record(committed.results[body.user_id, body.video_id].value)
+        _refuse_unstored(waiter.outcomes[0], record)
+        return _one(body.user_id, body.video_id, record, full)
 
     async def one(self, request: Request) -> Response:
         return await (self.delete if request.method == "DELETE" else self.get_one)(request)
@@ -184,8 +184,11 @@ def _all(user_id: str, changes: Changes, full: str | None, delta: bool) -> Respo
     return answer(ProgressList(user_id=user_id, progress_data=views, rev=changes.rev, epoch=changes.epoch))
 
 
-def _refuse_deleted(outcome: Outcome) -> None:
-    if outcome is Outcome.DELETED:
+def _refuse_unstored(outcome: Outcome, record: Record) -> None:
+    """A deletion may also have come right after the update, in the same commit."""
+    if outcome is Outcome.FAILED:
+        raise RestError(Problem.INTERNAL, "the stored record can't be read")
+    if outcome is Outcome.DELETED or not record.exists:
         raise RestError(Problem.DELETED, "lastWatched is not after the deletion of this progress")
 
 

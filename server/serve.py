@@ -72,7 +72,7 @@ def uvicorn_config(settings: Settings) -> uvicorn.Config:
 @contextlib.contextmanager
 def _listen(settings: Settings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
@@ -102,7 +102,7 @@ def _store(settings: Settings) -> Iterator[Settings]:
 async def _check(settings: Settings) -> None:
     try:
         store = create_store(settings)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise CannotServe(f"--redis-url is not one: {error}") from None
     try:
         await store.check()

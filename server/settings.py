@@ -7,11 +7,13 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+ENV_PREFIX = "PLAYHEAD_"
+
 
 class Settings(BaseSettings):
     """Frozen; built once by whoever starts the service. Units are in the names."""
 
-    model_config = SettingsConfigDict(env_prefix="PLAYHEAD_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
@@ -32,7 +34,8 @@ class Settings(BaseSettings):
     max_rate: float = Field(default=4.0, ge=1, le=16)
     """The fastest playback that is believed."""
 
-    max_pending_records: int = Field(default=100_000, ge=1)
+    max_pending_reports: int = Field(default=200_000, ge=1)
+    """Reports that may wait for the store in one process; beyond it, players are asked to come back later."""
     max_frame_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)
     max_body_bytes: int = Field(default=1_048_576, ge=1_024)
     max_queue_bytes: int = Field(default=1_048_576, ge=65_536)

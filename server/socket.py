@@ -19,7 +19,6 @@ from protocol.errors import CloseCode, Problem
 from protocol.messages import Message, Synced, Welcome
 from protocol.record import Outcome, Report
 from protocol.session import Plausibility
-from server.hub import tell_changes
 from server.services import Services
 from storage.pending import Committed, Full
 from storage.store import Changes, StoreUnavailable
@@ -35,6 +34,7 @@ class SocketChannel:
         "_bytes",
         "_close",
         "_connection",
+        "_drained",
         "_limit",
         "_queue",
         "_wake",
@@ -50,6 +50,7 @@ class SocketChannel:
         self._queue: deque[str | bytes] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
         self._close: Close | None = None
         self.user_id = ""
         self.rev = 0
@@ -61,7 +62,7 @@ class SocketChannel:
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
         if isinstance(op, Report):
-            self._connection.outcome(op.session, op.first_seq, op.seq, outcome)
+            self._connection.outcome(op.session, op.seqs, outcome)
 
     def stored(self, committed: Committed) -> None:
         for frame in self._connection.stored():
@@ -70,7 +71,7 @@ class SocketChannel:
     def tell(self, message: Message) -> None:
         self.queue(self._connection.encode(message))
 
-    def restart(self, reason: str) -> None:
+    def restart(self) -> None:
         self.end(Problem.UNAVAILABLE, CloseCode.RESTART)
 
     def end(self, problem: Problem, code: CloseCode) -> None:
@@ -98,25 +99,38 @@ class SocketChannel:
             self._close = Close(CloseCode.TOO_SLOW, "too slow")
         else:
             self._queue.append(frame)
+            self._drained.clear()
         self._wake.set()
+
+    async def drained(self) -> None:
+        """All that was queued is written, or never will be. Bounded by the writer's own deadlines."""
+        await self._drained.wait()
 
     async def write(self, send: Send, timeout_s: float) -> None:
         """Send what is queued until the close is. A peer that takes no byte for `timeout_s` is given up."""
-        with suppress(TimeoutError, OSError):
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._queue:
-                    frame = self._queue.popleft()
-                    self._bytes -= len(frame)
-                    kind = "text" if isinstance(frame, str) else "bytes"
-                    async with asyncio.timeout(timeout_s):
-                        await send({"type": "websocket.send", kind: frame})
-                if self._close is not None:
-                    async with asyncio.timeout(timeout_s):
-                        code, reason = self._close.code, self._close.reason
-                        await send({"type": "websocket.close", "code": code, "reason": reason})
-                    return
+        try:
+            # RuntimeError: uvicorn's, when it has closed by itself (a frame too large, no pong) a moment ago.
+            with suppress(TimeoutError, OSError, RuntimeError):
+                await self._write_all(send, timeout_s)
+        finally:
+            self._drained.set()
+
+    async def _write_all(self, send: Send, timeout_s: float) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                frame = self._queue.popleft()
+                self._bytes -= len(frame)
+                kind = "text" if isinstance(frame, str) else "bytes"
+                async with asyncio.timeout(timeout_s):
+                    await send({"type": "websocket.send", kind: frame})
+            self._drained.set()
+            if self._close is not None:
+                async with asyncio.timeout(timeout_s):
+                    code, reason = self._close.code, self._close.reason
+                    await send({"type": "websocket.close", "code": code, "reason": reason})
+                return
 
 
 class SocketEndpoint:
@@ -149,7 +163,7 @@ class SocketEndpoint:
             connection.closed()
             services.heartbeats.forget(channel)
             writer.cancel()
-            await services.hub.leave(channel)
+            services.hub.leave(channel)
 
     async def _converse(
         self, connection: Connection, channel: SocketChannel, receive: Receive, deadline: asyncio.Timeout
@@ -197,7 +211,7 @@ class SocketEndpoint:
                 max_frame=settings.max_frame_bytes,
             )
         )
-        self._sync(channel, changes)
+        await self._sync(channel, changes)
 
     async def _bring(self, channel: SocketChannel, since: int) -> None:
         try:
@@ -206,10 +220,10 @@ class SocketEndpoint:
         except StoreUnavailable:
             channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
             return
-        self._sync(channel, changes)
+        await self._sync(channel, changes)
 
-    def _sync(self, channel: SocketChannel, changes: Changes) -> None:
-        tell_changes(channel, changes.records, changes.rev)
+    async def _sync(self, channel: SocketChannel, changes: Changes) -> None:
+        await self._services.hub.tell_all(channel, changes)
         channel.tell(Synced(rev=changes.rev))
         self._services.hub.follow(channel, changes.rev)
 

@@ -10,8 +10,8 @@ from storage.flusher import Flusher
 from storage.pending import Committed
 from storage.store import StoreUnavailable
 
-WAIT_S = 15.0
-"""Longest wait for a commit; after it the client is told to try again, which changes nothing if it was stored."""
+PATIENCE_S = 15.0
+"""Longest wait for a commit that is due; after it the client is told to try again: it was stored, or will be."""
 
 
 class Waiter:
@@ -33,7 +33,7 @@ class Waiter:
     async def wait(self, lane: Flusher) -> Committed:
         """Raises StoreUnavailable where the store takes too long."""
         try:
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(lane.interval_s + PATIENCE_S):
                 return await self._stored
         except TimeoutError:
             raise StoreUnavailable(lane.trouble or "no answer in time") from None
@@ -48,12 +48,12 @@ class OpsWaiter(Waiter):
         super().__init__()
         self._user_id = user_id
         self._ops = ops
+        self._index = {id(op): index for index, (_, op) in enumerate(ops)}
         self.outcomes = [Outcome.JOINED] * len(ops)
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
-        for index, (_, own) in enumerate(self._ops):
-            if own is op:
-                self.outcomes[index] = outcome
+        if (index := self._index.get(id(op))) is not None:
+            self.outcomes[index] = outcome
 
     async def commit(self, lane: Flusher) -> Committed:
         """Raises Full or StoreUnavailable; then the same ops may be sent again."""
@@ -75,7 +75,7 @@ class EnvelopeWaiter(Waiter):
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
         if isinstance(op, Report):
-            self._sessions.outcome(op.session, op.first_seq, op.seq, outcome)
+            self._sessions.outcome(op.session, op.seqs, outcome)
 
     def stored(self, committed: Committed) -> None:
         self.acks = list(self._sessions.stored())

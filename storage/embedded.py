@@ -33,6 +33,7 @@ SOCKET_NAME = "valkey.sock"
 SOCKET_DIR_PREFIX = "playhead-"  # of the private temporary directory that stands in for too long a path
 SOCKET_PATH_MAX_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, a NUL among them
 START_TIMEOUT_S = 30.0  # for a sign of life; a server that says it is loading is alive
+LOCK_GRACE_S = 1.0  # a killed owner counts as dead a moment before the last of its threads lets go of the lock
 STOP_TIMEOUT_S = 15.0  # above the 10 s that a Valkey may take to shut down
 RESTART_DELAY_MIN_S = 0.1
 RESTART_DELAY_MAX_S = 5.0
@@ -136,7 +137,10 @@ class EmbeddedValkey:
     def _own_directory(self) -> None:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = self._open_file("playhead.lock")
-        if not _try_lock(lock):
+        deadline = time.monotonic() + LOCK_GRACE_S
+        while not (owned := _try_lock(lock)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if not owned:
             pid = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
             raise DataDirLocked(
                 f"The data directory {self.data_dir} is in use by another Playhead (pid {pid}): "

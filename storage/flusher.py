@@ -26,7 +26,7 @@ class Flusher:
     Args:
         interval_s: time between flushes; 0 flushes as soon as something waits (what comes during a commit
             shares the next).
-        max_records: records that may wait; half as many flush at once.
+        max_reports: reports that may wait; half as many flush at once.
         subscribed: whether this process listens to a user's channel.
         after: told each batch that was stored, before the origins are.
     """
@@ -36,18 +36,18 @@ class Flusher:
         store: Store,
         *,
         interval_s: float,
-        max_records: int,
+        max_reports: int,
         now: Callable[[], Now],
         subscribed: Callable[[str], bool],
         after: Callable[[Batch, Committed], None],
     ) -> None:
         self._store = store
-        self._interval_s = interval_s
-        self._large = max(1, max_records // 2)
+        self.interval_s = interval_s
+        self._large = max(1, max_reports // 2)
         self._now = now
         self._subscribed = subscribed
         self._after = after
-        self._pending = Pending(max_records)
+        self._pending = Pending(max_reports, now().wall)
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
         self.trouble: str | None = None
@@ -56,7 +56,7 @@ class Flusher:
     def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> None:
         """Merge into the running batch. Raises Full, and takes nothing, where there is no room."""
         self._pending.add(user_id, video_id, op, origin)
-        if not self._interval_s or len(self._pending) >= self._large:
+        if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()
 
     def touch(self, origin: Origin) -> None:
@@ -76,9 +76,9 @@ class Flusher:
     async def run(self) -> None:
         """Flush for ever; cancel it to stop. A commit that is cut off is made again by `drain`."""
         while True:
-            if self._interval_s:
+            if self.interval_s:
                 try:
-                    async with asyncio.timeout(self._interval_s):
+                    async with asyncio.timeout(self.interval_s):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -99,7 +99,7 @@ class Flusher:
 
     async def _flush(self) -> None:
         if self._batch is None:
-            batch = self._pending.take()
+            batch = self._pending.take(self._now().wall)
             if not batch:
                 return
             self._batch = batch

@@ -15,6 +15,8 @@ class Keys:
     def __init__(self, prefix: str = "ph") -> None:
         self.prefix = prefix
         self.epoch = f"{prefix}:epoch"
+        self.fence = f"{prefix}:fence"
+        """Counts commits, all over the store."""
 
     def progress(self, user_id: str) -> str:
         """Hash: videoId → record, and `rev`."""

@@ -33,7 +33,7 @@ def pack_record(record: Record) -> bytes:
     """The stored value of a record."""
     guards: list[Any] = []
     for guard in record.guards:
-        guards += (guard.session, guard.seq, guard.at, guard.settle_ms)
+        guards += (guard.session, guard.seq, guard.at, guard.settle_ms, guard.buried)
     body = (
         record.deleted_at,
         record.last_watched,
@@ -53,13 +53,24 @@ def pack_record(record: Record) -> bytes:
     return value
 
 
+class Damaged(Exception):
+    """A stored value that we have not written."""
+
+
 def unpack_record(value: bytes) -> Record:
-    """The record of a stored value; the empty record for the empty value."""
+    """The record of a stored value; the empty record for the empty value.
+
+    Raises:
+        Damaged: it can't be read.
+    """
     if not value:
         return Record()
-    unpacker = msgpack.Unpacker(max_buffer_size=len(value))
-    unpacker.feed(value)
-    rev, body = unpacker
-    flat = body[-1]
-    body[-1] = [Guard(*flat[i : i + 4]) for i in range(0, len(flat), 4)]
-    return Record(rev, *body)
+    try:
+        unpacker = msgpack.Unpacker(max_buffer_size=len(value))
+        unpacker.feed(value)
+        rev, body = unpacker
+        flat = body[-1]
+        body[-1] = [Guard(*flat[i : i + 5]) for i in range(0, len(flat), 5)]
+        return Record(rev, *body)
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
+        raise Damaged(str(error)) from error

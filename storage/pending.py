@@ -1,7 +1,8 @@
 """The running batch: what has been reported and not yet stored, by learner and video.
 
-Reports of one record wait side by side, so that the store can tell a repeat from news seq by seq; past MAX_WAITING
-neighbours of one session are joined into one. Memory is thus bounded by who is connected, not by what they send.
+Reports of one record wait side by side, so that the store can tell a repeat from news seq by seq. Only what is played
+while the batch fills, as in an outage of the store, is joined beyond APART: so memory follows who is connected, and
+for the rest there is a bound.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import Protocol
 
 from protocol.record import Outcome, Report
 
-MAX_WAITING = 8
-"""Reports of one record that wait apart."""
+APART = 8
+"""Reports of one record that wait apart, before those that may be are joined."""
+MAX_WAITING = 512
+"""Most that may wait for one record: an envelope of old heartbeats fits."""
 
 Key = tuple[str, str]
 """(userId, videoId)"""
@@ -32,7 +35,7 @@ class Origin(Protocol):
 
 
 class Full(Exception):
-    """No room for another record before the next flush. Nothing was taken."""
+    """No room before the next flush. Nothing was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +64,43 @@ class Delta:
 
     ops: list[Report | int] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
-    """Without repeats; a handful at most."""
+    """Without repeats; at most one an op."""
 
-    def add(self, op: Report | int, origin: Origin) -> None:
-        self.ops.append(op)
+    def add(self, op: Report | int, origin: Origin, since: int) -> None:
+        """Take one more.
+
+        Args:
+            since: reports of nothing before this instant (ms) may be joined into one.
+
+        Raises:
+            Full: MAX_WAITING wait already, and this one can't be joined to any of them.
+        """
+        if not self._fold(op, since):
+            if len(self.ops) >= MAX_WAITING:
+                raise Full
+            self.ops.append(op)
         if origin not in self.origins:
             self.origins.append(origin)
-        if len(self.ops) > MAX_WAITING and isinstance(op, Report):
-            self._join_two()
 
-    def _join_two(self) -> None:
-        """Join the first neighbours of one session. Not across a deletion, and not REST's: each wants its own word."""
-        first: dict[str, int] = {}
-        for j, later in enumerate(self.ops):
-            if isinstance(later, int):
-                first.clear()
-            elif later.session:
-                i = first.get(later.session)
-                earlier = self.ops[i] if i is not None else None
-                if i is not None and isinstance(earlier, Report) and later.first_seq > earlier.seq:
-                    self.ops[i] = earlier.then(later)
-                    del self.ops[j]
-                    return
-                first[later.session] = j
+    def _fold(self, op: Report | int, since: int) -> bool:
+        """Join `op` to the session's last report, if it surely repeats it or surely is news.
+
+        A report from before this batch began may have been sent to another process, or lie before a deletion: the store
+        must judge it by itself. REST's have no session, and each wants its own word.
+        """
+        if isinstance(op, int) or not op.session:
+            return False
+        for i in range(len(self.ops) - 1, -1, -1):
+            earlier = self.ops[i]
+            if isinstance(earlier, Report) and earlier.session == op.session:
+                if earlier.first_seq <= op.seq <= earlier.seq:
+                    self.ops[i] = earlier.repeated(op)
+                    return True
+                if len(self.ops) >= APART and op.seq > earlier.seq and min(earlier.first_at, op.first_at) >= since:
+                    self.ops[i] = earlier.then(op)
+                    return True
+                return False
+        return False
 
 
 @dataclass(slots=True)
@@ -99,29 +116,39 @@ class Batch:
 
 
 class Pending:
-    """Collects the next batch."""
+    """Collects the next batch.
 
-    def __init__(self, max_records: int) -> None:
-        self._max_records = max_records
+    Args:
+        max_reports: that may wait, of all records together.
+        now: ms since 1970.
+    """
+
+    def __init__(self, max_reports: int, now: int) -> None:
+        self._max_reports = max_reports
         self._batch = Batch()
+        self._since = now
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return len(self._batch.deltas)
+        """Reports that wait."""
+        return self._waiting
 
     def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> None:
         """Take a report, or a deletion.
 
         Raises:
-            Full: a new record where there are `max_records` already.
+            Full: `max_reports` wait already, or MAX_WAITING for this record.
         """
+        if self._waiting >= self._max_reports:
+            raise Full
         batch = self._batch
         key = (user_id, video_id)
         delta = batch.deltas.get(key)
         if delta is None:
-            if len(batch.deltas) >= self._max_records:
-                raise Full
             delta = batch.deltas[key] = Delta()
-        delta.add(op, origin)
+        before = len(delta.ops)
+        delta.add(op, origin, self._since)
+        self._waiting += len(delta.ops) - before
         batch.origins[origin] = None
 
     def touch(self, origin: Origin) -> None:
@@ -132,9 +159,10 @@ class Pending:
         """It is gone; what it reported stays."""
         self._batch.origins.pop(origin, None)
 
-    def take(self) -> Batch:
+    def take(self, now: int) -> Batch:
         """The batch so far; a new one begins."""
         batch, self._batch = self._batch, Batch()
+        self._since, self._waiting = now, 0
         for origin in batch.origins:
             origin.taken()
         return batch

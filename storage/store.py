@@ -8,9 +8,10 @@ video's catalogue entry isn't cached, whatever the number of records.
 
 import asyncio
 import importlib.resources
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
 from hashlib import sha1
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import msgpack
@@ -20,18 +21,19 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from protocol.record import Record
+from storage.calls import ops, user_calls, video_calls, video_keys
 from storage.catalogue import Catalogue
 from storage.keys import Keys
-from storage.packing import pack_report, unpack_record
-from storage.pending import Batch, Committed, Delta, Key, Result
-from storage.totals import LIVE_MS, VideoTotals
+from storage.packing import Damaged, unpack_record
+from storage.pending import Batch, Committed, Result
+from storage.totals import VideoTotals
 
 MAX_CONNECTIONS = 64
 """To the store, from one process; who finds none free waits."""
-RECORDS_PER_CALL = 200
-"""Records in one script call: keeps each call to a few ms, during which the store serves nobody else."""
 Durability = Literal["memory", "fsync"]
-T = TypeVar("T")
+
+
+logger = logging.getLogger(__name__)
 
 
 class StoreUnavailable(Exception):
@@ -44,7 +46,7 @@ class Changes(NamedTuple):
     epoch: str
     rev: int
     records: list[tuple[str, Record]]
-    """(videoId, record), the last changed first; tombstones too."""
+    """(videoId, record), in no order; tombstones too."""
 
 
 class Script:
@@ -67,6 +69,10 @@ class Store:
         threshold_permille: a record is complete at this part of its duration.
         durability: "fsync" answers a commit only when it is on the store's disk (WAITAOF).
         timeout_s: the longest wait for an answer.
+        live_ms: how long after the last moment watched a viewer counts as watching.
+
+    Raises:
+        ValueError: `url` is not one.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Store:
         threshold_permille: int = 900,
         durability: Durability = "memory",
         timeout_s: float = 5.0,
+        live_ms: int = 15_000,
     ) -> None:
         pool = BlockingConnectionPool.from_url(
             url,
@@ -87,11 +94,17 @@ class Store:
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 1),
         )
+        if pool.connection_kwargs.get("decode_responses"):
+            raise ValueError("decode_responses can't be asked for: records are not text")
         self.redis: Redis = Redis.from_pool(pool)
         self.keys = keys or Keys()
         self.worker = worker
         self.catalogue = Catalogue(self.run, self.keys)
-        self.totals = VideoTotals(self.run, self.keys)
+        self.totals = VideoTotals(self.run, self.keys, live_ms)
+        self._live_ms = live_ms
+        self._fence = 0
+        """Commits that we know the store has counted."""
+        self._epoch = ""
         self._threshold_permille = threshold_permille
         self._durability = durability
         self.timeout_s = timeout_s
@@ -109,11 +122,13 @@ class Store:
         await self.epoch()
         if self._durability == "fsync":
             try:
-                await self.run([self._wait_aof()])
+                on_disk = (await self.run(self._on_disk()))[-1][0] >= 1
             except StoreUnavailable as error:
                 raise StoreUnavailable(
                     f"durability fsync needs WAITAOF and an append-only file there ({error})"
                 ) from None
+            if not on_disk:
+                raise StoreUnavailable("durability fsync: the store has not written to its disk in time")
 
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data.
@@ -123,6 +138,7 @@ class Store:
         made, value = await self.run([("SET", self.keys.epoch, uuid4().hex, "NX"), ("GET", self.keys.epoch)])
         if made:
             await self.run([("PUBLISH", self.keys.epoch, value)])
+        self._epoch = self._epoch or value.decode()
         return str(value.decode())
 
     async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool]) -> Committed:
@@ -135,23 +151,25 @@ class Store:
         Raises:
             StoreUnavailable: not, or not surely, stored. Commit the same batch again.
         """
-        committed = Committed(epoch="")
-        by_video: dict[str, list[tuple[str, bytes]]] = {}
+        if not batch.deltas:
+            return Committed(self._epoch or await self.epoch())
         durations = await self.catalogue.durations({video_id for _, video_id in batch.deltas})
-        calls = list(_chunks(batch.deltas))
-        commands: list[tuple[Any, ...]] = [("GET", self.keys.epoch)]
+        calls = list(user_calls(batch.deltas))
+        commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence), ("GET", self.keys.epoch)]
         for call in calls:
             groups = [
                 (
                     1 if subscribed(user_id) else 0,
-                    [(video_id, durations[video_id], _ops(delta)) for video_id, delta in items],
+                    [(video_id, durations[video_id], ops(delta)) for video_id, delta in items],
                 )
                 for user_id, items in call
             ]
             keys = [self.keys.progress(user_id) for user_id, _ in call]
             commands.append(self._users.call(keys, self._threshold_permille, self.worker, msgpack.packb(groups)))
-        epoch, *answers = await self.run(commands)
-        committed.epoch = epoch.decode() if epoch else await self.epoch()
+        known = self._fence
+        fence, epoch, *answers = await self.run(commands)
+        committed = Committed(await self._recognise(known, fence, epoch))
+        by_video: dict[str, list[tuple[str, bytes]]] = {}
         for call, answer in zip(calls, answers, strict=True):
             for (user_id, items), (before, rev, results) in zip(call, _unpack(answer), strict=True):
                 # Between two calls another worker may have changed something: revs spans only what is surely ours.
@@ -167,7 +185,11 @@ class Store:
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
         (value,) = await self.run([("HGET", self.keys.progress(user_id), video_id)])
-        return unpack_record(value or b"")
+        try:
+            return unpack_record(value or b"")
+        except Damaged as error:
+            logger.error("The record of user %s and video %s can't be read", user_id, video_id)
+            raise StoreUnavailable("the stored record can't be read") from error
 
     async def changes(self, user_id: str, since: int | None = None, epoch: str | None = None) -> Changes:
         """A user's records that changed after `since`; all of them if it is None, or of another epoch."""
@@ -178,8 +200,12 @@ class Store:
         if known >= 0 and (known > reply[0] or epoch not in (None, current)):
             (reply,) = await self.run([self._changes.call([key], -1)])
         rev, *flat = reply
-        records = [(flat[i].decode(), unpack_record(flat[i + 1])) for i in range(0, len(flat), 2)]
-        records.sort(key=lambda item: -item[1].rev)
+        records = []
+        for i in range(0, len(flat), 2):
+            try:
+                records.append((flat[i].decode(), unpack_record(flat[i + 1])))
+            except Damaged:
+                logger.error("The record of user %s and video %r can't be read, it is left out", user_id, flat[i])
         return Changes(current, rev, records)
 
     async def announce(self, user_id: str) -> None:
@@ -220,63 +246,42 @@ class Store:
             return replies
 
     async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
-        commands: list[tuple[Any, ...]] = []
-        videos: list[list[tuple[str, bytes]]] = []
-        keys: list[str] = []
-        room = RECORDS_PER_CALL
-
-        def close_call() -> None:
-            if videos:
-                commands.append(self._videos.call(keys.copy(), now, LIVE_MS, msgpack.packb(videos, use_bin_type=False)))
-
-        for video_id, records in by_video.items():
-            for part in _parts(records, RECORDS_PER_CALL):
-                if len(part) > room:
-                    close_call()
-                    videos, keys, room = [], [], RECORDS_PER_CALL
-                room -= len(part)
-                videos.append(part)
-                k = self.keys
-                keys += (k.audience(video_id), k.summary(video_id), k.curve(video_id), k.live(video_id))
-        close_call()
+        commands = [
+            self._videos.call(
+                video_keys(self.keys, call),
+                now,
+                self._live_ms,
+                msgpack.packb([records for _, records in call], use_bin_type=False),
+            )
+            for call in video_calls(by_video)
+        ]
         if self._durability == "fsync":
-            commands.append(self._wait_aof())
+            commands += self._on_disk()
         if commands:
             replies = await self.run(commands)
             if self._durability == "fsync" and replies[-1][0] < 1:
                 raise StoreUnavailable("the store has not written to its disk in time")
 
-    def _wait_aof(self) -> tuple[Any, ...]:
-        return ("WAITAOF", 1, 0, int(self.timeout_s * 900))
+    async def _recognise(self, known: int, fence: int, epoch: bytes | None) -> str:
+        """The epoch of a store that answered `fence` where we knew of `known` commits.
 
+        A store that has gone back in time, to a snapshot or a replica that lagged, still has its old epoch, but
+        counts commits again that it has counted before: it gets a new one.
+        """
+        if epoch is None:
+            current = await self.epoch()
+        elif fence <= known and epoch.decode() == self._epoch:
+            current = uuid4().hex
+            await self.run([("SET", self.keys.epoch, current), ("PUBLISH", self.keys.epoch, current)])
+        else:
+            current = epoch.decode()
+        self._fence = max(self._fence, fence) if current == self._epoch else fence
+        self._epoch = current
+        return current
 
-_Call = list[tuple[str, list[tuple[str, Delta]]]]
-
-
-def _chunks(deltas: dict[Key, Delta]) -> Iterator[_Call]:
-    """Deltas by user, cut to RECORDS_PER_CALL; a user with more appears in several calls, in order."""
-    by_user: dict[str, list[tuple[str, Delta]]] = {}
-    for (user_id, video_id), delta in deltas.items():
-        by_user.setdefault(user_id, []).append((video_id, delta))
-    call: _Call = []
-    room = RECORDS_PER_CALL
-    for user_id, items in by_user.items():
-        for part in _parts(items, RECORDS_PER_CALL):
-            if len(part) > room:
-                yield call
-                call, room = [], RECORDS_PER_CALL
-            call.append((user_id, part))
-            room -= len(part)
-    if call:
-        yield call
-
-
-def _parts(items: list[T], size: int) -> Iterator[list[T]]:
-    return (items[i : i + size] for i in range(0, len(items), size)) if len(items) > size else iter((items,))
-
-
-def _ops(delta: Delta) -> list[Any]:
-    return [op if isinstance(op, int) else pack_report(op) for op in delta.ops]
+    def _on_disk(self) -> list[tuple[Any, ...]]:
+        """Wait for the disk. WAITAOF waits for the last write of its own connection, so there must be one."""
+        return [("INCR", self.keys.fence), ("WAITAOF", 1, 0, int(self.timeout_s * 900))]
 
 
 def _unpack(answer: bytes) -> list[Any]:

@@ -10,9 +10,6 @@ import msgpack
 from protocol.intervals import pairs
 from storage.keys import Keys
 
-LIVE_MS = 15_000
-"""A viewer counts as watching this long after the last moment watched: three heartbeats."""
-
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -36,9 +33,10 @@ class Curve:
 class VideoTotals:
     """Reads what `lua/videos.lua` writes. Raises the store's StoreUnavailable."""
 
-    def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys) -> None:
+    def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys, live_ms: int) -> None:
         self._run = run
         self._keys = keys
+        self._live_ms = live_ms
 
     async def read(self, video_id: str) -> Totals:
         (reply,) = await self._run([self._totals(video_id)])
@@ -50,7 +48,7 @@ class VideoTotals:
             [
                 self._totals(video_id),
                 ("HGETALL", self._keys.curve(video_id)),
-                ("ZCOUNT", self._keys.live(video_id), now - LIVE_MS, "+inf"),
+                ("ZCOUNT", self._keys.live(video_id), now - self._live_ms, "+inf"),
             ]
         )
         return Totals(*(int(value or 0) for value in totals)), curve(points), watching

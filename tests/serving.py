@@ -64,7 +64,7 @@ async def serving(clock: FakeClock | None = None, **settings: Any) -> AsyncItera
     config = uvicorn_config(chosen)
     config.app = lambda: create_app(chosen, clock)
     server = _Server(config)
-    with socket.socket() as listener:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:  # without it asyncio leaves Nagle on
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         task = asyncio.create_task(server.serve(sockets=[listener]))

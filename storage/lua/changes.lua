@@ -9,8 +9,8 @@ if rev == since then return out end
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if all[i] ~= 'rev' then
-    local _, record_rev = cmsgpack.unpack_one(all[i + 1])
-    if record_rev > since then
+    local ok, _, record_rev = pcall(cmsgpack.unpack_one, all[i + 1])
+    if not ok or type(record_rev) ~= 'number' or record_rev > since then
       out[#out + 1] = all[i]
       out[#out + 1] = all[i + 1]
     end

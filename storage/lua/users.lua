@@ -21,7 +21,7 @@ local POSITION, POSITION_AT, UNSETTLED, UNSETTLED_AT, SEEN, AGAIN, GUARDS = 7, 8
 -- REPORT
 local R_SESSION, R_FIRST_SEQ, R_SEQ, R_FIRST_AT, R_AT, R_SEEN, R_AGAIN, R_PLAYED = 1, 2, 3, 4, 5, 6, 7, 8
 local R_POSITION, R_POSITION_AT, R_SEEK, R_CLAIMED, R_DURATION = 9, 10, 11, 12, 13
--- GUARDS is flat, four to a session: name, seq, at, settle_ms
+-- GUARDS is flat, five to a session: name, seq, at, settle_ms, buried
 
 local threshold, worker = tonumber(ARGV[1]), ARGV[2]
 local max, min = math.max, math.min
@@ -77,30 +77,31 @@ local function older(at1, name1, at2, name2)
 end
 
 local function find_guard(guards, session)
-  for i = 1, #guards, 4 do
+  for i = 1, #guards, 5 do
     if guards[i] == session then return i end
   end
 end
 
 -- The guards with one session's put in its place by age, the oldest dropped where there are too many.
-local function with_guard(guards, skip, name, seq, at, settle)
+local function with_guard(guards, skip, name, seq, at, settle, buried)
   local out, n, placed = {}, 0, false
-  local function put(w, x, y, z)
-    out[n + 1], out[n + 2], out[n + 3], out[n + 4], n = w, x, y, z, n + 4
+  local function put(...)
+    for i = 1, 5 do out[n + i] = select(i, ...) end
+    n = n + 5
   end
-  for i = 1, #guards, 4 do
+  for i = 1, #guards, 5 do
     if i ~= skip then
       if not placed and older(at, name, guards[i + 2], guards[i]) then
-        put(name, seq, at, settle)
+        put(name, seq, at, settle, buried)
         placed = true
       end
-      put(guards[i], guards[i + 1], guards[i + 2], guards[i + 3])
+      put(guards[i], guards[i + 1], guards[i + 2], guards[i + 3], guards[i + 4])
     end
   end
-  if not placed then put(name, seq, at, settle) end
-  while n > 4 * MAX_SESSIONS do
-    for _ = 1, 4 do table.remove(out, 1) end
-    n = n - 4
+  if not placed then put(name, seq, at, settle, buried) end
+  while n > 5 * MAX_SESSIONS do
+    for _ = 1, 5 do table.remove(out, 1) end
+    n = n - 5
   end
   return out
 end
@@ -143,22 +144,31 @@ local function is_complete(r)
   return watched >= math.floor(duration / 1000) or watched * 1000000 >= threshold * duration
 end
 
+-- The report without what lies beyond the end of the video.
+local function clip(p, catalogue)
+  local video = { 0, math.floor((catalogue + 499) / 1000) }
+  if video[2] == 0 then video = {} end
+  p[R_SEEN], p[R_AGAIN] = intersection(p[R_SEEN], video), intersection(p[R_AGAIN], video)
+  p[R_POSITION] = min(p[R_POSITION], catalogue)
+end
+
 local function join(r, p, catalogue)
   local guards, name, seq, at = r[GUARDS], p[R_SESSION], p[R_SEQ], p[R_AT]
   local g = find_guard(guards, name)
   local again = g and seq <= guards[g + 1]
-  if p[R_FIRST_AT] <= r[DELETED_AT] or (again and guards[g + 2] <= r[DELETED_AT]) then return DELETED end
+  if p[R_FIRST_AT] <= r[DELETED_AT] or (g and seq <= guards[g + 4]) then return DELETED end
+  if catalogue > 0 then clip(p, catalogue) end
   local news, settled = false, false
   if name ~= '' then
     local partial = g and not again and p[R_FIRST_SEQ] <= guards[g + 1]
-    local forgotten = not g and #guards >= 4 * MAX_SESSIONS and older(at, name, guards[3], guards[1])
+    local forgotten = not g and #guards >= 5 * MAX_SESSIONS and older(at, name, guards[3], guards[1])
     news = not (again or partial or forgotten)
     if not forgotten then
       local settle = g and guards[g + 3] or 0
       if news then settle = p[R_SEEK] == 1 and SETTLE_MS or min(SETTLE_MS, settle + p[R_PLAYED]) end
       settled = settle == SETTLE_MS and not again
       if g then seq, at = max(guards[g + 1], seq), max(guards[g + 2], at) end
-      r[GUARDS] = with_guard(guards, g, name, seq, at, settle)
+      r[GUARDS] = with_guard(guards, g, name, seq, at, settle, g and guards[g + 4] or 0)
     end
   end
   local capped = join_seconds(r, p, news)
@@ -182,12 +192,14 @@ local function apply(before, catalogue, ops)
     local code
     if type(op) == 'table' then
       code = join(r, op, catalogue)
-    elseif r[LAST_WATCHED] == 0 then
-      code = NOTHING_TO_DELETE
     elseif op <= r[DELETED_AT] then
       code = JOINED
+    elseif r[LAST_WATCHED] == 0 then
+      code = NOTHING_TO_DELETE
     else
-      code, r = JOINED, empty(max(op, r[LAST_WATCHED]), r[GUARDS])
+      local guards = r[GUARDS]
+      for g = 1, #guards, 5 do guards[g + 4] = guards[g + 1] end
+      code, r = JOINED, empty(max(op, r[LAST_WATCHED]), guards)
     end
     if code ~= JOINED then
       outcomes[#outcomes + 1] = i - 1

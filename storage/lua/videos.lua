@@ -43,17 +43,23 @@ local function write(key, totals)
   end
 end
 
+local function decode(value, entry)
+  local rev, record = cmsgpack.unpack(value)
+  local had_rev, had = 0, { 0, 0, {}, {} }
+  if entry then had_rev, had = cmsgpack.unpack(entry) end
+  return rev, record, had_rev, { had[1] + 0, had[2] + 0, had[3], had[4] }, #had[3] + #had[4]
+end
+
 local now, stale, changed = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 for v, items in ipairs(cmsgpack.unpack(ARGV[3])) do
   local audience, summary, curve, live = KEYS[4 * v - 3], KEYS[4 * v - 2], KEYS[4 * v - 1], KEYS[4 * v]
   local totals, points, entries, seen_at, left = {}, {}, {}, {}, {}
   for _, item in ipairs(items) do
-    local user = item[1]
-    local rev, record = cmsgpack.unpack(item[2])
-    local had_rev, had = 0, { 0, 0, {}, {} }
+    local user, value = item[1], item[2]
     local entry = entries[user] or redis.call('HGET', audience, user)
-    if entry then had_rev, had = cmsgpack.unpack(entry) end
-    if rev > had_rev then
+    -- Decoded first and under pcall: one damaged entry costs itself, not the batch.
+    local ok, rev, record, had_rev, had = pcall(decode, value, entry)
+    if ok and rev > had_rev then
       local watched = math.max(size(record[SEEN]), record[CLAIMED])
       if record[DURATION] > 0 then watched = math.min(watched, math.floor(record[DURATION] / 1000)) end
       local viewer = watched > 0 and 1 or 0

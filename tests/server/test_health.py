@@ -20,6 +20,7 @@ from tests.device import PATIENCE_S, device
 from tests.rest import ok, refused, rest
 from tests.serving import Running, serving
 
+
 class PrivateRedis:
     """A redis-server of one test, which keeps its data when it is killed."""
 

@@ -282,9 +282,9 @@ async def test_who_joins_while_changes_stream_in_misses_nothing(processes: Pair,
 
 async def commit_unheard(store: Store, user: str, video: str, second: int) -> None:
     """Commit as a process that believes itself, wrongly, to be the one that listens: nothing is published."""
-    pending = Pending(10)
+    pending = Pending(10, START_MS)
     pending.add(user, video, Report(START_MS, START_MS, claimed=second), Nobody())
-    await store.commit(pending.take(), START_MS, lambda _: True)
+    await store.commit(pending.take(START_MS), START_MS, lambda _: True)
 
 
 async def test_a_lost_message_is_healed_by_the_next(processes: Pair) -> None:
@@ -380,11 +380,11 @@ async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> Non
     url = processes.here.settings.redis_url or ""
     store, intruder = (cls(url, worker=new_id(), keys=processes.keys) for cls in (Overtaken, Store))
     store.intruder, store.user = intruder, user
-    pending = Pending(1_000)
+    pending = Pending(1_000, START_MS)
     for _ in range(300):
         pending.add(user, new_id(), Report(START_MS, START_MS, claimed=9), Nobody())
     try:
-        committed = await store.commit(pending.take(), START_MS, lambda _: False)
+        committed = await store.commit(pending.take(START_MS), START_MS, lambda _: False)
     finally:
         await store.close()
         await intruder.close()

@@ -1,0 +1,142 @@
+"""The real program as a process of its own: started, waited for, and ended by its own pid whatever the test does."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.settings import Settings
+from tests.serving import Running
+
+ROOT = Path(__file__).parents[2]
+START_S = 60.0
+"""Bound on a start; a test that gets here has failed."""
+END_S = 30.0
+READY = re.compile(r"Playhead is ready on http://(127\.0\.0\.1|\[::1\]):(\d+)(;.*)?\n")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours, without settings that somebody's shell may hold."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PLAYHEAD_")} | extra
+
+
+@dataclass
+class Program:
+    """One `playhead serve`."""
+
+    process: Process
+    port: int
+    line: str = ""
+    """What it printed when it was ready."""
+
+    @property
+    def running(self) -> Running:
+        """As the other helpers want it; the clock in it is not this server's."""
+        return Running(self.port, Settings(port=self.port))
+
+    def kill(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """The exit code."""
+        async with asyncio.timeout(END_S):
+            return await self.process.wait()
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        self.kill(number)
+        return await self.ended()
+
+
+@contextlib.asynccontextmanager
+async def launched(*options: str, **env: str) -> AsyncIterator[Process]:
+    """`playhead serve` with these options, not waited for."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "server", "serve", *options, cwd=ROOT, env=environment(**env), stdout=PIPE, stderr=PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                async with asyncio.timeout(END_S):
+                    await process.wait()
+            except TimeoutError:
+                await end_tree(process.pid)
+                await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def serve(port: int, *options: str, **env: str) -> AsyncIterator[Program]:
+    """`playhead serve`, once it says that it is ready."""
+    async with launched("--port", str(port), *options, **env) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = asyncio.create_task(process.stderr.read())
+        try:
+            async with asyncio.timeout(START_S):
+                line = (await process.stdout.readline()).decode()
+            assert READY.fullmatch(line), (line, await said if not line else "")
+            yield Program(process, port, line)
+        finally:
+            said.cancel()
+            await asyncio.wait({said})
+
+
+async def refused(*options: str, **env: str) -> tuple[int, str, str]:
+    """A `playhead serve` that must not start: exit code, stdout, stderr."""
+    async with launched(*options, **env) as process, asyncio.timeout(START_S):
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below a process, without itself."""
+    found: list[int] = []
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        for task in tasks:
+            for child in (task / "children").read_text().split():
+                found += (int(child), *descendants(int(child)))
+    except OSError:
+        pass  # it has ended meanwhile
+    return found
+
+
+def alive(pid: int) -> bool:
+    """A process that ended and was not yet reaped by its parent is not alive."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+async def gone(pids: list[int]) -> None:
+    """Wait until none of these processes is left."""
+    async with asyncio.timeout(END_S):
+        while any(alive(pid) for pid in pids):  # noqa: ASYNC110 no event tells of another's child
+            await asyncio.sleep(0.02)
+
+
+async def end_tree(pid: int) -> None:
+    """SIGKILL to a process and all below it."""
+    for each in (pid, *descendants(pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)

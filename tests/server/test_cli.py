@@ -1,0 +1,186 @@
+"""`playhead serve` as whoever runs it sees it: what it says, when, and how it ends."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StoreServer
+from tests.device import device
+from tests.rest import ok, rest
+from tests.server.program import READY, descendants, free_port, gone, launched, refused, serve
+
+USER, VIDEO = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b001", "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b002"
+
+
+async def test_the_ready_line_comes_when_requests_are_answered(tmp_path: Path) -> None:
+    """`Playhead is ready on http://HOST:PORT` begins the only line on stdout, and then /readyz says so at once."""
+    port = free_port()
+    async with serve(port, "--data-dir", str(tmp_path / "data")) as program:
+        assert program.line.startswith(f"Playhead is ready on http://127.0.0.1:{port}")
+        async with rest(program.running) as http:
+            assert ok(await http.get("/readyz")) == {"status": "ready"}
+            assert (await http.get("/")).status_code == 200
+        assert await program.stop() == 0
+        assert program.process.stdout is not None
+        assert await program.process.stdout.read() == b""
+
+
+async def test_nothing_is_said_to_be_ready_before_the_store_is(tmp_path: Path) -> None:
+    """While the store can't be reached no ready line is printed: it ends instead, and says why."""
+    code, out, _ = await refused("--port", str(free_port()), "--redis-url", f"unix://{tmp_path}/no.sock")
+    assert (code, out) == (2, "")
+
+
+async def test_the_loopback_address_of_ipv6_is_served_too(tmp_path: Path) -> None:
+    """`--host ::1` is loopback, and its address is printed as a browser wants it."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    port = free_port()
+    async with serve(port, "--host", "::1", "--data-dir", str(tmp_path)) as program:
+        assert program.line.startswith(f"Playhead is ready on http://[::1]:{port}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_signal_ends_it_cleanly_and_what_was_acked_is_there_again(tmp_path: Path, number: int) -> None:
+    """Both signals end it with code 0, also under an open connection, and leave no process; the data survive."""
+    options = ("--data-dir", str(tmp_path / "data"), "--flush-interval-s", "0.05")
+    port = free_port()
+    async with serve(port, *options) as program:
+        assert program.process.pid
+        below = descendants(program.process.pid)
+        assert below, "the embedded store should be a child"
+        async with device(program.running, USER) as player:
+            await player.play(VIDEO, 0, 30, span=30_000)
+            assert await program.stop(number) == 0
+        await gone(below)
+    async with serve(port, *options) as program, rest(program.running) as http:
+        record = ok(await http.get(f"/progress/{USER}/{VIDEO}?detail=full"))
+        assert (record["seen"], record["position"]) == ([[0, 30]], 30)
+
+
+async def test_what_was_taken_and_not_yet_flushed_is_stored_at_the_end(tmp_path: Path) -> None:
+    """A clean end flushes: also what still waited for its ack is there after it."""
+    data = ("--data-dir", str(tmp_path / "data"))
+    port = free_port()
+    async with serve(port, *data, "--flush-interval-s", "60") as program, device(program.running, USER) as player:
+        await player.beat(VIDEO, played=[[0, 30]], position=30)
+        await player.send(type="ping")
+        await player.until("pong")
+        assert await program.stop() == 0
+    async with serve(port, *data) as program, rest(program.running) as http:
+        assert ok(await http.get(f"/progress/{USER}/{VIDEO}?detail=full"))["seen"] == [[0, 30]]
+
+
+async def test_settings_come_from_the_environment_and_options_go_first(
+    tmp_path: Path, store_server: StoreServer
+) -> None:
+    """PLAYHEAD_ and the name of any setting; an option on the command line wins."""
+    port = free_port()
+    async with serve(
+        port,
+        "--flush-interval-s",
+        "0.25",
+        PLAYHEAD_PORT="1",
+        PLAYHEAD_REDIS_URL=store_server.url,
+        PLAYHEAD_KEY_PREFIX=f"cli{os.getpid()}",
+        PLAYHEAD_DATA_DIR=str(tmp_path / "unused"),
+        PLAYHEAD_FLUSH_INTERVAL_S="9",
+        PLAYHEAD_HEARTBEAT_INTERVAL_S="3.5",
+    ) as program:
+        async with device(program.running, USER) as player:
+            assert player.welcome["heartbeatInterval"] == 3.5
+            assert player.welcome["flushInterval"] == 0.25
+        assert descendants(program.process.pid) == []
+        assert not (tmp_path / "unused").exists()
+        assert await program.stop() == 0
+
+
+REFUSED = [
+    ("a-host-that-is-not-loopback", ["--host", "0.0.0.0"], {}, ["0.0.0.0", "loopback"]),  # noqa: S104 refused
+    ("a-name-that-is-not-localhost", ["--host", "example.org"], {}, ["example.org", "loopback"]),
+    ("a-port-that-is-none", ["--port", "70000"], {}, ["port", "65535"]),
+    ("a-port-that-is-no-number", ["--port", "http"], {}, ["--port", "http"]),
+    ("no-workers", ["--workers", "0"], {}, ["workers"]),
+    ("a-flush-interval-of-nothing", ["--flush-interval-s", "0"], {}, ["flush_interval_s"]),
+    ("a-durability-that-is-none", ["--durability", "hope"], {}, ["--durability", "hope", "fsync"]),
+    ("an-unknown-option", ["--prot", "1"], {}, ["--prot"]),
+    ("a-redis-url-that-is-none", ["--redis-url", "localhost:6379"], {}, ["--redis-url", "redis://"]),
+    ("a-redis-that-is-not-there", ["--redis-url", "redis://127.0.0.1:1/0"], {}, ["--redis-url"]),
+    ("a-bad-value-in-the-environment", [], {"PLAYHEAD_MAX_RATE": "fast"}, ["max_rate"]),
+    ("an-unknown-setting-in-the-environment", [], {"PLAYHEAD_FLUSH_INTERVAL": "1"}, ["PLAYHEAD_FLUSH_INTERVAL"]),
+]
+
+
+@pytest.mark.parametrize(("options", "env", "said"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+async def test_what_it_can_not_do_it_says_in_a_sentence(
+    tmp_path: Path, options: list[str], env: dict[str, str], said: list[str]
+) -> None:
+    """Exit code 2, nothing on stdout, the reason on stderr and no traceback."""
+    if "--port" not in options:
+        options = ["--port", str(free_port()), *options]
+    code, out, err = await refused("--data-dir", str(tmp_path / "data"), *options, **env)
+    reads_as_one_sentence(code, out, err, said)
+    assert not (tmp_path / "data").exists(), "it was refused before anything was made"
+
+
+def reads_as_one_sentence(code: int, out: str, err: str, said: list[str]) -> None:
+    """The last line says it; argparse puts its usage before."""
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    *usage, sentence = err.strip().splitlines()
+    assert sentence.startswith("playhead"), err
+    assert all(line.startswith(("usage:", " ")) for line in usage), err
+    assert [word for word in said if word not in sentence] == [], err
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    """Another listener, whoever it is."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        code, out, err = await refused("--port", port, "--data-dir", str(tmp_path / "data"))
+    reads_as_one_sentence(code, out, err, [port, "--port"])
+
+
+async def test_a_data_directory_in_use_is_refused_and_its_owner_unharmed(tmp_path: Path) -> None:
+    """One owner a directory; the second is told whose it is."""
+    data = ("--data-dir", str(tmp_path))
+    async with serve(free_port(), *data) as owner:
+        code, out, err = await refused("--port", str(free_port()), *data)
+        reads_as_one_sentence(code, out, err, [str(tmp_path), str(owner.process.pid)])
+        async with rest(owner.running) as http:
+            ok(await http.get("/readyz"))
+
+
+async def test_a_data_directory_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    """A file where the directory should be: true for root as well, who may write anywhere."""
+    (tmp_path / "data").write_text("not a directory")
+    code, out, err = await refused("--port", str(free_port()), "--data-dir", str(tmp_path / "data"))
+    reads_as_one_sentence(code, out, err, [str(tmp_path / "data")])
+
+
+async def test_a_signal_while_it_starts_ends_it_without_a_trace(tmp_path: Path) -> None:
+    """Ctrl-C at once, before it is ready: no traceback, no process left, and the directory is free again."""
+    data = ("--data-dir", str(tmp_path / "data"))
+    for _ in range(3):
+        async with launched("--port", str(free_port()), *data) as process:
+            async with asyncio.timeout(30):
+                while not descendants(process.pid):
+                    assert process.returncode is None
+                    await asyncio.sleep(0.005)
+            below = descendants(process.pid)
+            process.send_signal(signal.SIGINT)
+            _, err = await process.communicate()
+            assert process.returncode == 0, err
+            assert b"Traceback" not in err
+            await gone(below)
+    async with serve(free_port(), *data) as program:
+        assert READY.fullmatch(program.line)

@@ -1,0 +1,34 @@
+"""Whoever cancels a task that waits for the store may count on it."""
+
+import asyncio
+from uuid import uuid4
+
+from storage.keys import Keys
+from storage.store import Store
+from tests.conftest import StoreServer
+
+ROUNDS = 10
+
+
+async def test_a_cancelled_wait_never_goes_on(store_server: StoreServer, prefix: str) -> None:
+    """At whichever step of a round trip the cancellation comes: the task ends by it or had ended before. A loop that
+    lives on store calls would otherwise outlive its cancellation, and the end of the process would wait for it."""
+    store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
+    went_on: list[int] = []
+
+    async def ask(steps: int) -> None:
+        await store.epoch()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            went_on.append(steps)
+
+    try:
+        for steps in [steps for steps in range(40) for _ in range(ROUNDS)]:
+            asking = asyncio.create_task(ask(steps))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait({asking})
+    finally:
+        await store.close()
+    assert went_on == []
