@@ -15,6 +15,8 @@ from contextlib import suppress
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
+from storage.cancellation import kept_cancellation
+
 logger = logging.getLogger(__name__)
 
 RECONNECT_MIN_S = 0.05
@@ -83,7 +85,8 @@ class Channels:
             self._delay_s = min(RECONNECT_MAX_S, self._delay_s * 2)
 
     async def _converse(self, connection: AbstractConnection) -> None:
-        await connection.connect()  # type: ignore[no-untyped-call] # nor here
+        with kept_cancellation():
+            await connection.connect()  # type: ignore[no-untyped-call] # nor here
         self._unconfirmed.clear()
         self._commands = [("SUBSCRIBE", name) for name in self._wanted]
         self._wake.set()
@@ -109,7 +112,8 @@ class Channels:
                 if command == "SUBSCRIBE":
                     for name in names:
                         self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
-                await connection.send_command(command, *names, check_health=False)
+                with kept_cancellation():
+                    await connection.send_command(command, *names, check_health=False)
 
     def _confirm(self, name: str) -> None:
         self._delay_s = RECONNECT_MIN_S

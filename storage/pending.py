@@ -92,7 +92,9 @@ class Delta:
             return False
         for i in range(len(self.ops) - 1, -1, -1):
             earlier = self.ops[i]
-            if isinstance(earlier, Report) and earlier.session == op.session:
+            if isinstance(earlier, int):
+                return False  # it would be deleted with what came before
+            if earlier.session == op.session:
                 if earlier.first_seq <= op.seq <= earlier.seq:
                     self.ops[i] = earlier.repeated(op)
                     return True

@@ -6,7 +6,6 @@ and a crash between the stages heals with the next report of the record. A commi
 video's catalogue entry isn't cached, whatever the number of records.
 """
 
-import asyncio
 import importlib.resources
 import logging
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from protocol.record import Record
 from storage.calls import ops, user_calls, video_calls, video_keys
+from storage.cancellation import kept_cancellation
 from storage.catalogue import Catalogue
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
@@ -234,16 +234,12 @@ class Store:
         return replies
 
     async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        task = asyncio.current_task()
-        cancelled = task.cancelling() if task else 0
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            replies: list[Any] = await pipe.execute(raise_on_error=False)
-            if task and task.cancelling() > cancelled:
-                # redis-py sends under asyncio.wait_for, which before Python 3.12 could swallow a cancellation.
-                raise asyncio.CancelledError
-            return replies
+        with kept_cancellation():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies
 
     async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
         commands = [

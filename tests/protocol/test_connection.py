@@ -1,0 +1,332 @@
+"""The conversation's state machine: what may be said when, and that nothing is acked that isn't stored."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from protocol.codecs import CODECS, Codec, JsonCodec, MsgpackCodec
+from protocol.connection import (
+    TRANSITIONS,
+    Bring,
+    Close,
+    Connection,
+    Effect,
+    Greet,
+    Send,
+    State,
+    Take,
+    Touch,
+)
+from protocol.errors import CloseCode, LocalError
+from protocol.messages import Pong
+from protocol.record import Outcome
+from protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility
+
+USER, VIDEO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-00000000000a"
+NOW = Now(1_764_000_000_000, 5_000_000)
+HELLO = {"type": "hello", "device": "tv", "session": "page", "userId": USER}
+BEAT = {"type": "heartbeat", "seq": 1, "videoId": VIDEO, "played": [[0, 5]], "position": 5, "state": "playing"}
+SYNC, PING = {"type": "sync", "since": 7}, {"type": "ping"}
+BAD = {**BEAT, "position": "five"}
+UNTOLD = {**BEAT, "seq": "one"}
+
+
+def in_state(state: State, codec: Codec | None = None) -> Connection:
+    connection = Connection(codec or JsonCodec(), Plausibility())
+    if state is not State.OPENING:
+        connection.receive(written(connection, HELLO), NOW)
+    if state is State.CLOSED:
+        connection.closed()
+    return connection
+
+
+def written(connection: Connection, tree: Any) -> str | bytes:
+    """A frame as the connection's client writes it."""
+    text = isinstance(connection.encode(Pong()), str)
+    return json.dumps(tree) if text else msgpack.packb(tree)
+
+
+def read(frame: str | bytes) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+    return message
+
+
+def told(effects: Sequence[Effect]) -> list[Any]:
+    """Effects in short: a message's type and code, or the effect."""
+    return [
+        (read(e.frame)["type"], read(e.frame).get("code")) if isinstance(e, Send) else e
+        for e in effects
+        if not isinstance(e, Take | Greet)
+    ] + [type(e) for e in effects if isinstance(e, Take | Greet)]
+
+
+def acks(connection: Connection) -> list[dict[str, Any]]:
+    return [read(frame) for frame in connection.stored()]
+
+
+BAD_FRAME = [("error", "bad_frame"), Close(CloseCode.BAD_FRAME, "bad_frame")]
+NO_HELLO = [("error", "no_hello"), Close(CloseCode.NO_HELLO, "no_hello")]
+TABLE: list[tuple[State, Any, State, list[Any]]] = [
+    (State.OPENING, HELLO, State.OPEN, [Greet]),
+    (State.OPENING, BEAT, State.CLOSED, NO_HELLO),
+    (State.OPENING, SYNC, State.CLOSED, NO_HELLO),
+    (State.OPENING, PING, State.CLOSED, NO_HELLO),
+    (State.OPENING, {**HELLO, "userId": "me"}, State.CLOSED, BAD_FRAME),
+    (State.OPENING, {"type": "hello"}, State.CLOSED, BAD_FRAME),
+    (State.OPENING, BAD, State.CLOSED, BAD_FRAME),
+    (State.OPENING, {"type": "dance"}, State.CLOSED, BAD_FRAME),
+    (State.OPENING, [], State.CLOSED, BAD_FRAME),
+    (State.OPEN, HELLO, State.CLOSED, BAD_FRAME),
+    (State.OPEN, BEAT, State.OPEN, [Take]),
+    (State.OPEN, {**BEAT, "played": [], "state": "paused"}, State.OPEN, [Touch()]),
+    (State.OPEN, {**BEAT, "played": [[5, 0]]}, State.OPEN, [Touch()]),
+    (State.OPEN, SYNC, State.OPEN, [Bring(7)]),
+    (State.OPEN, PING, State.OPEN, [("pong", None)]),
+    (State.OPEN, BAD, State.OPEN, [Touch()]),
+    (State.OPEN, UNTOLD, State.OPEN, [("error", "invalid")]),
+    (State.OPEN, {**BEAT, "session": "a b"}, State.OPEN, [("error", "invalid")]),
+    (State.OPEN, {**SYNC, "since": -1}, State.OPEN, [("error", "invalid")]),
+    (State.OPEN, {**HELLO, "userId": "me"}, State.OPEN, [("error", "invalid")]),
+    (State.OPEN, {"type": "dance"}, State.CLOSED, BAD_FRAME),
+    (State.OPEN, "hello", State.CLOSED, BAD_FRAME),
+]
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@pytest.mark.parametrize(("state", "message", "after", "effects"), TABLE)
+def test_every_message_in_every_state(
+    codec: Codec, state: State, message: Any, after: State, effects: list[Any]
+) -> None:
+    """What is legal does its work; what is not changes nothing but to close, with a code that tells what to do."""
+    connection = in_state(state, codec)
+    user_id = connection.user_id
+    assert told(connection.receive(written(connection, message), NOW)) == effects
+    assert connection.state is after
+    assert connection.user_id == (USER if after is State.OPEN else user_id)
+
+
+def test_the_table_tells_of_every_state_and_verb() -> None:
+    """A verb that is added to TRANSITIONS has to be added here too."""
+    tried = {(state, message["type"]) for state, message, *_ in TABLE if isinstance(message, dict)}
+    verbs = {verb.model_fields["type"].default for row in TRANSITIONS.values() for verb in row}
+    assert {(state, verb) for state in (State.OPENING, State.OPEN) for verb in verbs} <= tried
+
+
+@pytest.mark.parametrize("message", [HELLO, BEAT, SYNC, PING, BAD, {}])
+def test_after_the_close_a_frame_is_our_own_mistake(message: Any) -> None:
+    """Raised, and nothing changes: what was taken before is still acked when it is stored."""
+    connection = in_state(State.OPEN)
+    connection.receive(json.dumps(BEAT), NOW)
+    connection.goodbye("restart", CloseCode.RESTART, 2.0)
+    with pytest.raises(LocalError):
+        connection.receive(json.dumps(message), NOW)
+    assert connection.state is State.CLOSED
+    connection.taken()
+    assert acks(connection) == [{"type": "ack", "session": "page", "seq": 1}]
+
+
+@pytest.mark.parametrize("frame", ["{", "", b"", b"\xc1", "\ud800", "[" * 300, "null"])
+@pytest.mark.parametrize("state", [State.OPENING, State.OPEN])
+def test_frame_that_cannot_be_read_ends_it(state: State, frame: str | bytes) -> None:
+    """With the reason first; in JSON a binary frame is one of them."""
+    connection = in_state(state)
+    assert told(connection.receive(frame, NOW)) == BAD_FRAME
+    assert connection.state is State.CLOSED
+
+
+def test_second_hello_does_not_take_over() -> None:
+    """Neither another user nor another session: the ack still names the first."""
+    connection = in_state(State.OPEN)
+    connection.receive(json.dumps(BEAT), NOW)
+    connection.receive(json.dumps({**HELLO, "userId": VIDEO, "session": "other"}), NOW)
+    assert (connection.user_id, connection.state) == (USER, State.CLOSED)
+    connection.taken()
+    assert [ack["session"] for ack in acks(connection)] == ["page"]
+
+
+def test_invalid_heartbeat_is_rejected_in_the_next_ack() -> None:
+    """By its seq, with the field; the ones around it stand."""
+    connection = in_state(State.OPEN)
+    connection.receive(json.dumps(BEAT), NOW)
+    connection.receive(json.dumps({**BAD, "seq": 2}), NOW)
+    connection.receive(json.dumps({**BEAT, "seq": 3}), NOW)
+    assert acks(connection) == []
+    connection.taken()
+    (ack,) = acks(connection)
+    (rejected,) = ack["rejected"]
+    assert (ack["seq"], rejected["seq"], rejected["code"]) == (3, 2, "invalid")
+    assert rejected["detail"].startswith("/position: ")
+
+
+def test_heartbeat_that_cannot_be_told_leaves_no_trace_in_the_acks() -> None:
+    """An error frame at once, and the connection stays."""
+    connection = in_state(State.OPEN)
+    (effect,) = connection.receive(json.dumps(UNTOLD), NOW)
+    assert isinstance(effect, Send)
+    assert read(effect.frame)["detail"].startswith("/seq: ")
+    connection.taken()
+    assert acks(connection) == []
+    assert connection.state is State.OPEN
+
+
+def test_outcome_of_the_store_reaches_the_ack() -> None:
+    """And none is invented where nobody has said hello."""
+    connection = in_state(State.OPEN)
+    connection.receive(json.dumps(BEAT), NOW)
+    connection.taken()
+    connection.outcome("page", [1], Outcome.DELETED)
+    assert [r["code"] for r in acks(connection)[0]["rejected"]] == ["deleted"]
+    silent = in_state(State.OPENING)
+    silent.taken()
+    silent.outcome("page", [1], Outcome.DELETED)
+    assert acks(silent) == []
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        pytest.param([{**BEAT, "session": f"s{n}"} for n in range(MAX_SESSIONS + 1)], "too_many_sessions", id="beats"),
+        pytest.param([{**BAD, "session": f"s{n}"} for n in range(MAX_SESSIONS + 1)], "too_many_sessions", id="bad"),
+        pytest.param([{**BAD, "seq": n + 1} for n in range(MAX_REJECTED + 1)], "too_many_bad", id="rejections"),
+    ],
+)
+def test_who_would_fill_our_memory_is_sent_away(frames: list[dict[str, Any]], code: str) -> None:
+    """With a reason; up to the bound the connection stands."""
+    connection = in_state(State.OPEN)
+    for frame in frames[:-1]:
+        connection.receive(json.dumps(frame), NOW)
+    assert connection.state is State.OPEN
+    effects = connection.receive(json.dumps(frames[-1]), NOW)
+    assert told(effects)[0] == ("error", code)
+    assert isinstance(effects[1], Close)
+    assert connection.state is State.CLOSED
+
+
+def test_goodbye_tells_when_to_come_back_and_is_said_once() -> None:
+    """The message first, then the close; nothing for a connection that is closed."""
+    connection = in_state(State.OPENING)
+    goodbye, close = connection.goodbye("restart", CloseCode.RESTART, 2.5)
+    assert isinstance(goodbye, Send)
+    assert read(goodbye.frame) == {"type": "goodbye", "code": "restart", "retryAfter": 2.5}
+    assert close == Close(CloseCode.RESTART, "restart")
+    assert connection.goodbye("restart", CloseCode.RESTART, 2.5) == ()
+
+
+def test_deadline_of_the_hello() -> None:
+    """It ends who has said nothing, and nobody else."""
+    assert told(in_state(State.OPENING).no_hello()) == NO_HELLO
+    for state in (State.OPEN, State.CLOSED):
+        connection = in_state(state)
+        assert connection.no_hello() == ()
+        assert connection.state is state
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@given(frames=st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40)), max_size=6), opened=st.booleans())
+def test_random_frames_raise_nothing_of_the_peers(codec: Codec, frames: list[str | bytes], opened: bool) -> None:
+    """Only LocalError, only after the close; and nothing is acked of what makes no sense."""
+    connection = in_state(State.OPEN if opened else State.OPENING, codec)
+    for frame in frames:
+        if connection.state is State.CLOSED:
+            with pytest.raises(LocalError):
+                connection.receive(frame, NOW)
+        else:
+            connection.receive(frame, NOW)
+    connection.taken()
+    assert acks(connection) == []
+
+
+class Conversation(RuleBasedStateMachine):
+    """A client that says anything, a store that now and then has the batch, and our own account of both."""
+
+    codec: Codec = JsonCodec()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = in_state(State.OPEN, self.codec)
+        self.running: set[tuple[str, int]] = set()
+        self.on_its_way: set[tuple[str, int]] | None = None
+        self.stored: set[tuple[str, int]] = set()
+        self.now = NOW
+
+    def say(self, tree: dict[str, Any]) -> Sequence[Effect]:
+        self.now = Now(self.now.wall + 5_000, self.now.mono + 5_000)
+        return self.connection.receive(written(self.connection, tree), self.now)
+
+    @precondition(lambda self: self.connection.state is State.OPEN)
+    @rule(
+        seq=st.integers(1, 30),
+        session=st.sampled_from([None, "page", "a", "b"]),
+        played=st.sampled_from([[], [[0, 5]], [[9, 3]], [[0, 9_000]]]),
+        position=st.sampled_from([0, 5, -1, "x"]),
+    )
+    def beat(self, seq: int, session: str | None, played: Any, position: Any) -> None:
+        effects = self.say({**BEAT, "seq": seq, "session": session, "played": played, "position": position})
+        assert [type(e) for e in effects] in ([Take], [Touch])
+        for effect in effects:
+            if isinstance(effect, Take):
+                assert (effect.report.session, effect.report.seq) == (session or "page", seq)
+        self.running.add((session or "page", seq))
+
+    @precondition(lambda self: self.connection.state is State.OPEN)
+    @rule(tree=st.sampled_from([SYNC, PING, UNTOLD, {**SYNC, "since": None}]))
+    def other(self, tree: dict[str, Any]) -> None:
+        assert self.say(tree)
+        assert self.connection.state is State.OPEN
+
+    @precondition(lambda self: self.on_its_way is None)
+    @rule()
+    def batch_leaves(self) -> None:
+        self.connection.taken()
+        self.on_its_way, self.running = self.running, set()
+
+    @precondition(lambda self: self.on_its_way is not None)
+    @rule(outcome=st.sampled_from(Outcome), seqs=st.lists(st.integers(1, 30), max_size=3))
+    def store_says(self, outcome: Outcome, seqs: list[int]) -> None:
+        self.connection.outcome("page", seqs, outcome)
+
+    @precondition(lambda self: self.on_its_way is not None)
+    @rule()
+    def batch_is_stored(self) -> None:
+        assert self.on_its_way is not None
+        sent = acks(self.connection)
+        newest: dict[str, int] = {}
+        for session, seq in self.on_its_way:
+            newest[session] = max(seq, newest.get(session, 0))
+        assert {ack["session"]: ack["seq"] for ack in sent} == newest
+        assert len(sent) == len(newest)
+        self.stored |= self.on_its_way
+        self.on_its_way = None
+
+    @precondition(lambda self: self.connection.state is State.OPEN)
+    @rule(tree=st.sampled_from([HELLO, {"type": "dance"}]))
+    def mistake(self, tree: dict[str, Any]) -> None:
+        assert any(isinstance(effect, Close) for effect in self.say(tree))
+        assert self.connection.state is State.CLOSED
+
+    @precondition(lambda self: self.connection.state is State.CLOSED)
+    @rule(tree=st.sampled_from([HELLO, BEAT, PING]))
+    def frame_after_the_close(self, tree: dict[str, Any]) -> None:
+        with pytest.raises(LocalError):
+            self.say(tree)
+
+    @invariant()
+    def nothing_is_acked_unasked(self) -> None:
+        if self.on_its_way is None:
+            assert acks(self.connection) == []
+
+
+class PackedConversation(Conversation):
+    codec = MsgpackCodec()
+
+
+TestConversation = Conversation.TestCase
+TestPackedConversation = PackedConversation.TestCase
+for _case in (TestConversation, TestPackedConversation):
+    _case.settings = settings(stateful_step_count=30)

@@ -1,0 +1,377 @@
+"""From heartbeats to reports, and which seqs an ack may name."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import FieldError, InvalidMessage, PeerError, Problem
+from protocol.messages import Ack, Heartbeat
+from protocol.record import ABSENT, Outcome, Report
+from protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility, Sessions
+
+VIDEO = "00000000-0000-4000-8000-000000000001"
+WALL, MONO = 1_764_000_000_000, 5_000_000
+START = Now(WALL, MONO)
+
+
+def later(seconds: float) -> Now:
+    """So many seconds after START, on both clocks."""
+    return Now(WALL + round(seconds * 1_000), MONO + round(seconds * 1_000))
+
+
+def new_sessions() -> Sessions:
+    return Sessions("page", Plausibility())
+
+
+def beat(seq: int = 1, **fields: Any) -> Heartbeat:
+    return Heartbeat(seq=seq, video_id=VIDEO, **fields)
+
+
+def reported(sessions: Sessions, message: Heartbeat, now: Now = START) -> Report:
+    """The report of a heartbeat that makes one."""
+    report = sessions.heartbeat(message, now)
+    assert report is not None
+    return report
+
+
+def flushed(sessions: Sessions) -> dict[str, Ack]:
+    """The acks of a flush of all that came so far, by session."""
+    sessions.taken()
+    return {ack.session: ack for ack in sessions.stored()}
+
+
+# What a report says
+
+
+def test_report_says_what_the_heartbeat_said() -> None:
+    """In ms and whole seconds, at the moment of receipt."""
+    message = beat(7, played=[(0, 5), (3, 8)], position=8, seek=True, duration=60.5, watched_duration=9)
+    assert reported(new_sessions(), message) == Report(
+        first_at=WALL,
+        at=WALL,
+        session="page",
+        first_seq=7,
+        seq=7,
+        seen=[0, 8],
+        again=[3, 5],
+        played_ms=10_000,
+        position_ms=8_000,
+        position_at=WALL,
+        seek=True,
+        claimed=9,
+        duration_ms=60_500,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "takes_position"),
+    [
+        pytest.param({"played": [(0, 5)], "state": "playing"}, True, id="played"),
+        pytest.param({"played": [(0, 5)], "state": "paused"}, True, id="played until it was paused"),
+        pytest.param({"played": [(0, 5)], "state": "ended"}, True, id="played to the end"),
+        pytest.param({"seek": True, "state": "paused"}, True, id="sought while paused"),
+        pytest.param({"state": "playing"}, True, id="is playing"),
+        pytest.param({"watched_duration": 5, "state": "paused"}, False, id="only claims"),
+        pytest.param({"state": "paused"}, None, id="is paused"),
+        pytest.param({"state": "ended"}, None, id="stands at the end"),
+        pytest.param({"seek": False}, None, id="says nothing"),
+        pytest.param({"played": []}, None, id="played nothing"),
+        pytest.param({"played": [(5, 5)]}, None, id="played an empty interval"),
+        pytest.param({"watched_duration": 0}, None, id="claims nothing"),
+    ],
+)
+def test_position_is_moved_only_by_playing_or_by_a_seek(fields: dict[str, Any], takes_position: bool | None) -> None:
+    """A paused player that keeps its socket alive changes nothing, and is acked all the same."""
+    sessions = new_sessions()
+    report = sessions.heartbeat(beat(3, position=4, **fields), START)
+    if takes_position is None:
+        assert report is None
+    else:
+        assert report is not None
+        assert report.position_ms == (4_000 if takes_position else ABSENT)
+        assert report.position_at == (WALL if takes_position else 0)
+    assert flushed(sessions)["page"] == Ack(session="page", seq=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "at"),
+    [
+        pytest.param({}, WALL, id="nothing said: now"),
+        pytest.param({"age": 1_500}, WALL - 1_500, id="age"),
+        pytest.param({"age": 0, "lastWatched": "2020-01-01"}, WALL, id="age wins over lastWatched"),
+        pytest.param({"lastWatched": "2020-01-01T00:00:00.250Z"}, 1_577_836_800_250, id="lastWatched"),
+        pytest.param({"lastWatched": "2999-01-01"}, WALL, id="a clock that is ahead"),
+        pytest.param({"age": 365 * 86_400_000}, WALL - 365 * 86_400_000, id="a year ago"),
+    ],
+)
+def test_effective_time(fields: dict[str, Any], at: int) -> None:
+    """Receipt minus `age`; without one `lastWatched`, but never after the receipt."""
+    report = reported(new_sessions(), beat(played=[(0, 1)], position=1, **fields))
+    assert (report.first_at, report.at, report.position_at) == (at, at, at)
+
+
+def test_effective_time_is_never_before_the_first_instant() -> None:
+    """0 means that nobody has told; a server whose clock stands near 1970 must not write it."""
+    assert reported(new_sessions(), beat(played=[(0, 1)], age=60_000), Now(5_000, MONO)).at == 1
+
+
+# Plausibility
+
+
+def credited(sessions: Sessions, message: Heartbeat, now: Now = START) -> tuple[int, list[int]]:
+    report = reported(sessions, message, now)
+    return report.played_ms, report.seen
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, 2, 4])
+def test_playing_up_to_four_times_as_fast_counts_in_full(rate: float) -> None:
+    """A minute of beats every 5 s."""
+    sessions = new_sessions()
+    for seq in range(1, 13):
+        start, end = (seq - 1) * 5 * rate, seq * 5 * rate
+        assert reported(sessions, beat(seq, played=[(start, end)]), later(5 * seq)).played_ms == 5_000 * rate
+    assert flushed(sessions)["page"].capped is None
+
+
+def test_first_report_is_believed_a_minute() -> None:
+    """At the fastest rate, and slack: 4 × 60 s + 2 s. The rest is cut off its end, and the ack says so."""
+    sessions = new_sessions()
+    assert credited(sessions, beat(5, played=[(100, 200), (300, 500)])) == (242_000, [100, 200, 300, 442])
+    assert flushed(sessions)["page"] == Ack(session="page", seq=5, capped=[5])
+
+
+@pytest.mark.parametrize(
+    ("span_s", "played_ms"), [(0, 242_000), (60, 242_000), (61, 246_000), (3_600, 14_402_000), (172_800, 172_800_000)]
+)
+def test_first_report_is_believed_its_span(span_s: int, played_ms: int) -> None:
+    """An hour offline comes as one entry."""
+    report = reported(new_sessions(), beat(played=[(0, 172_800)], span=span_s * 1_000))
+    assert report.played_ms == played_ms
+
+
+def test_span_is_believed_only_once() -> None:
+    """Later reports are measured by the time since the last; else a span a report would lift the rule."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 242)]))
+    report = reported(sessions, beat(2, played=[(0, 3_600)], span=3_600_000), later(5))
+    assert report.played_ms == 20_000
+
+
+def test_unused_time_carries_over() -> None:
+    """After a stall of the network several heartbeats arrive at once: the second is as true as the first."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 242)]))
+    assert credited(sessions, beat(2, played=[(300, 310)]), later(30)) == (10_000, [300, 310])
+    assert credited(sessions, beat(3, played=[(310, 420)]), later(30)) == (110_000, [310, 420])
+    assert sessions.heartbeat(beat(4, played=[(420, 421)]), later(30)) is None
+    assert flushed(sessions)["page"].capped == [4]
+
+
+def test_elapsed_is_the_difference_of_event_times() -> None:
+    """A report from an hour ago makes room for what came since, whenever both arrive; the wall clock has no say."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 242)], age=3_600_000))
+    assert reported(sessions, beat(2, played=[(242, 3_842)]), Now(0, MONO)).played_ms == 3_600_000
+
+
+def test_older_report_gives_no_time_twice() -> None:
+    """What lies before the newest event so far has been granted already."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 242)], age=10_000))
+    assert reported(sessions, beat(2, played=[(0, 100)])).played_ms == 40_000
+    assert sessions.heartbeat(beat(3, played=[(0, 100)], age=9_000), START) is None
+    assert sessions.heartbeat(beat(4, played=[(0, 100)]), START) is None
+
+
+def test_capped_to_nothing_still_seeks() -> None:
+    """The cut costs plays alone."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 242)]))
+    report = reported(sessions, beat(2, played=[(500, 600)], position=600, seek=True))
+    assert (report.played_ms, report.seen, report.position_ms) == (0, [], 600_000)
+
+
+def test_sessions_are_judged_apart() -> None:
+    """One that is over its time costs another nothing."""
+    sessions = new_sessions()
+    assert reported(sessions, beat(1, played=[(0, 500)])).played_ms == 242_000
+    assert reported(sessions, beat(1, played=[(0, 200)], session="outbox")).played_ms == 200_000
+
+
+@given(
+    beats=st.lists(
+        st.tuples(st.integers(0, 400), st.integers(0, 400), st.integers(0, 30), st.integers(0, 100)), max_size=12
+    )
+)
+def test_never_more_is_credited_than_time_allows(beats: list[tuple[int, int, int, int]]) -> None:
+    """Over any heartbeats: at most 4 × (a minute and what passed between the first event and the last) + 2 s."""
+    sessions = new_sessions()
+    total = passed = 0
+    events = []
+    for seq, (start, length, step, age) in enumerate(beats, 1):
+        passed += step
+        report = sessions.heartbeat(beat(seq, played=[(start, start + length)], age=age * 1_000), later(passed))
+        events.append((passed - age) * 1_000)
+        total += report.played_ms if report else 0
+        assert total <= 4 * (60_000 + max(events) - events[0]) + 2_000
+
+
+# Rejections
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"played": [(0, 1), (6, 5)]}, "/played/1"),
+        ({"position": 62.6, "duration": 60.5}, "/position"),
+        ({"played": [(62.6, 62.7)], "duration": 60.5}, "/played/0/0"),
+        ({"played": [(0, 1), (2, 3), (60, 63)], "duration": 60.5}, "/played/2/1"),
+    ],
+)
+def test_heartbeat_that_contradicts_itself_is_rejected_with_the_field(fields: dict[str, Any], pointer: str) -> None:
+    """With its seq, and the rest of the batch stands."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 1)]))
+    assert sessions.heartbeat(beat(2, **fields), START) is None
+    reported(sessions, beat(3, played=[(1, 2)]))
+    ack = flushed(sessions)["page"]
+    assert ack.seq == 3
+    assert [(r.seq, r.code, r.detail.split(":")[0]) for r in ack.rejected or ()] == [(2, "invalid", pointer)]
+
+
+def test_rejected_heartbeat_costs_no_time() -> None:
+    """It isn't the session's first report either: the next one is."""
+    sessions = new_sessions()
+    sessions.heartbeat(beat(1, played=[(500, 0)], age=0), START)
+    assert reported(sessions, beat(2, played=[(0, 500)]), later(1)).played_ms == 242_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "seen", "position_ms"),
+    [
+        ({"played": [(55, 62.5)], "position": 62.5, "duration": 60.5}, [55, 60], 60_500),
+        ({"played": [(55, 62.5)], "position": 62.5}, [55, 62], 62_500),
+        ({"played": [(55, 62.5)], "position": 62.5, "duration": 0}, [55, 62], 62_500),
+    ],
+)
+def test_up_to_two_seconds_beyond_the_duration_is_rounding(
+    fields: dict[str, Any], seen: list[int], position_ms: int
+) -> None:
+    """And counts as the end; where no duration is known nothing lies beyond it."""
+    report = reported(new_sessions(), beat(**fields))
+    assert (report.seen, report.position_ms) == (seen, position_ms)
+
+
+def invalid(seq: int | None, session: str | None = None) -> InvalidMessage:
+    return InvalidMessage((FieldError("/position", "should be a number"),), seq, session)
+
+
+def test_heartbeat_that_did_not_validate_is_rejected_by_its_seq() -> None:
+    """In its own session; one that can't be told is not taken."""
+    sessions = new_sessions()
+    assert sessions.refuse(invalid(4))
+    assert sessions.refuse(invalid(2, "outbox"))
+    assert not sessions.refuse(invalid(None))
+    acks = flushed(sessions)
+    assert {name: (ack.seq, [r.seq for r in ack.rejected or ()]) for name, ack in acks.items()} == {
+        "page": (4, [4]),
+        "outbox": (2, [2]),
+    }
+
+
+def test_rejections_of_one_ack_are_bounded() -> None:
+    """Who sends more bad heartbeats than an ack can name is sent away."""
+    sessions = new_sessions()
+    for seq in range(1, MAX_REJECTED + 1):
+        sessions.refuse(invalid(seq))
+    with pytest.raises(PeerError) as refusal:
+        sessions.refuse(invalid(MAX_REJECTED + 1))
+    assert refusal.value.problem is Problem.TOO_MANY_BAD
+
+
+# Acks
+
+
+def test_nothing_is_acked_before_it_is_stored() -> None:
+    """Not when it comes, not when its batch leaves."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 1)]))
+    assert list(sessions.stored()) == []
+    sessions.taken()
+    assert list(sessions.stored()) == [Ack(session="page", seq=1)]
+    assert list(sessions.stored()) == []
+
+
+def test_two_batches_are_acked_one_after_the_other() -> None:
+    """What comes while a batch is on its way belongs to the next ack, rejections and caps too."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 500)]))
+    sessions.refuse(invalid(2))
+    sessions.taken()
+    sessions.refuse(invalid(3))
+    assert sessions.heartbeat(beat(4, played=[(0, 9)]), START) is None
+    first, second = list(sessions.stored()), flushed(sessions)["page"]
+    assert [(a.seq, a.capped, [r.seq for r in a.rejected or ()]) for a in first] == [(2, [1], [2])]
+    assert (second.seq, second.capped, [r.seq for r in second.rejected or ()]) == (4, [4], [3])
+
+
+def test_batch_on_its_way_is_not_swapped_for_the_next() -> None:
+    """Told "taken" twice, by a batch that it has nothing in, the first stays the first."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 1)]))
+    sessions.taken()
+    reported(sessions, beat(2, played=[(1, 2)]))
+    sessions.taken()
+    assert [ack.seq for ack in sessions.stored()] == [1]
+    assert flushed(sessions)["page"].seq == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rejected", "capped"),
+    [
+        (Outcome.JOINED, None, None),
+        (Outcome.CAPPED, None, [3, 4]),
+        (Outcome.DELETED, ["deleted", "deleted"], None),
+        (Outcome.FAILED, ["internal", "internal"], None),
+        (Outcome.NOTHING_TO_DELETE, None, None),
+    ],
+)
+def test_outcome_of_the_store_is_told_for_every_seq_of_a_run(
+    outcome: Outcome, rejected: list[str] | None, capped: list[int] | None
+) -> None:
+    """In the ack of the batch that it belongs to."""
+    sessions = new_sessions()
+    for seq in (2, 3, 4):
+        reported(sessions, beat(seq, played=[(0, 1)]))
+    sessions.taken()
+    sessions.outcome("page", [3, 4], outcome)
+    (ack,) = sessions.stored()
+    assert (ack.seq, ack.capped) == (4, capped)
+    assert [(r.seq, r.code) for r in ack.rejected or ()] == list(zip((3, 4), rejected or (), strict=False))
+
+
+def test_outcome_of_what_is_not_on_its_way_is_ignored() -> None:
+    """It may be another connection's: a record's outcomes are told to all who reported it."""
+    sessions = new_sessions()
+    reported(sessions, beat(1, played=[(0, 1)]))
+    sessions.outcome("page", [1], Outcome.DELETED)
+    sessions.outcome("nobody", [1], Outcome.DELETED)
+    assert flushed(sessions) == {"page": Ack(session="page", seq=1)}
+
+
+def test_sessions_of_a_conversation_are_bounded() -> None:
+    """More than wait for their ack can't be taken; those that have it are forgotten to make room."""
+    sessions = new_sessions()
+    for number in range(MAX_SESSIONS):
+        reported(sessions, beat(1, played=[(0, 1)], session=f"s{number}"))
+    with pytest.raises(PeerError) as refusal:
+        sessions.heartbeat(beat(1, played=[(0, 1)], session="one-more"), START)
+    assert refusal.value.problem is Problem.TOO_MANY_SESSIONS
+    sessions.taken()
+    with pytest.raises(PeerError):
+        sessions.heartbeat(beat(1, played=[(0, 1)], session="one-more"), START)
+    assert len(list(sessions.stored())) == MAX_SESSIONS
+    reported(sessions, beat(1, played=[(0, 1)], session="one-more"))
+    assert list(flushed(sessions)) == ["one-more"]

@@ -1,0 +1,106 @@
+"""Subscriptions over a connection that breaks again and again."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import redis.asyncio as redis
+
+from storage.channels import Channels
+from tests.conftest import StoreServer
+
+PATIENCE_S = 15.0
+
+
+class Listener:
+    """Channels, and what they told."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.heard: list[tuple[str, bytes]] = []
+        self.confirmed: list[str] = []
+        self.channels = Channels(
+            client.connection_pool, lambda name, data: self.heard.append((name, data)), self.confirmed.append
+        )
+
+
+@pytest.fixture
+async def client(store_server: StoreServer) -> AsyncIterator[redis.Redis]:
+    async with redis.Redis.from_url(store_server.url) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def listening(client: redis.Redis) -> AsyncIterator[Listener]:
+    listener = Listener(client)
+    task = asyncio.create_task(listener.channels.run())
+    try:
+        yield listener
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 what is awaited is another process
+            await asyncio.sleep(0.005)
+
+
+async def test_a_channel_counts_as_subscribed_only_when_the_store_has_confirmed_it(
+    client: redis.Redis, prefix: str
+) -> None:
+    """And what is published from then on is heard, in order; after a drop nothing is."""
+    name = f"{prefix}:a"
+    async with listening(client) as listener:
+        event = listener.channels.want(name)
+        assert not listener.channels.is_confirmed(name)
+        await asyncio.wait_for(event.wait(), PATIENCE_S)
+        for number in range(3):
+            assert await client.publish(name, str(number)) == 1
+        await until(lambda: len(listener.heard) == 3)
+        assert listener.heard == [(name, b"0"), (name, b"1"), (name, b"2")]
+        listener.channels.drop(name)
+        assert not listener.channels.is_confirmed(name)
+        async with asyncio.timeout(PATIENCE_S):
+            while await client.publish(name, "late"):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+
+async def test_one_that_is_dropped_and_wanted_again_at_once_is_confirmed_by_its_own_confirmation(
+    client: redis.Redis, prefix: str
+) -> None:
+    """Whatever is queued or under way in between, a confirmed channel hears what is published."""
+    async with listening(client) as listener:
+        for turn in range(50):
+            name = f"{prefix}:b"
+            event = listener.channels.want(name)
+            if turn % 3 == 0:
+                await asyncio.sleep(0)
+            listener.channels.drop(name)
+            event = listener.channels.want(name)
+            await asyncio.wait_for(event.wait(), PATIENCE_S)
+            assert await client.publish(name, str(turn)) == 1
+            await until(lambda turn=turn: (f"{prefix}:b", str(turn).encode()) in listener.heard)  # type: ignore[misc]
+            listener.channels.drop(name)
+
+
+async def test_subscribing_while_the_connection_is_lost_again_and_again_kills_nothing(
+    client: redis.Redis, prefix: str
+) -> None:
+    """Reader and subscriber never reconnect by themselves, both at once: every channel is confirmed in the end, those
+    that were confirmed before are confirmed anew, and in between they do not count as subscribed."""
+    async with listening(client) as listener:
+        names = [f"{prefix}:{number}" for number in range(300)]
+        for index, name in enumerate(names):
+            listener.channels.want(name)
+            if index % 10 == 0:
+                for entry in await client.client_list(_type="pubsub"):
+                    await client.client_kill_filter(_id=entry["id"])
+            await asyncio.sleep(0)
+        await until(lambda: all(map(listener.channels.is_confirmed, names)))
+        assert len(listener.confirmed) > len(names)
+        for name in names:
+            assert await client.publish(name, "x") == 1
+        await until(lambda: {name for name, _ in listener.heard} == set(names))

@@ -1,0 +1,123 @@
+"""Stores that forget, that don't write, or that hold what nobody of us wrote."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+
+from protocol.record import Outcome, Report
+from storage.embedded import _binary
+from storage.keys import Keys
+from storage.pending import Batch, Delta
+from storage.store import Store, StoreUnavailable
+from tests.conftest import StoreServer, _await_answer
+
+NOW = 1_764_000_000_000
+
+
+class PrivateValkey:
+    """A server of the test's own, with options of its own."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self._directory, self._options = directory, options
+        self.url = f"unix://{directory}/v.sock"
+        self.start()
+
+    def start(self) -> None:
+        command = [_binary(), "--port", "0", "--unixsocket", f"{self._directory}/v.sock", "--dir", self._directory]
+        self._process = subprocess.Popen([*command, "--save", "", *self._options], stdout=subprocess.DEVNULL)
+        _await_answer(self._process, self.url)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def play(second: int) -> Report:
+    return Report(NOW, NOW, "s", second + 1, second + 1, [second, second + 1], [], 1_000)
+
+
+def batch(*reports: tuple[str, str, Report]) -> Batch:
+    made = Batch()
+    for user_id, video_id, report in reports:
+        made.deltas.setdefault((user_id, video_id), Delta()).ops.append(report)
+    return made
+
+
+async def test_an_unchanged_commit_does_not_pass_for_one_on_disk(tmp_path: Path) -> None:
+    """WAITAOF waits for its own connection's writes. A repeat writes nothing, perhaps on another connection, and must
+    still not be told "stored" while the first attempt is on no disk."""
+    valkey = PrivateValkey(tmp_path, "--appendonly", "yes", "--appendfsync", "no")
+    try:
+        stores = [Store(valkey.url, worker=uuid4().hex, durability="fsync", timeout_s=0.4) for _ in range(2)]
+        for store in stores:
+            with pytest.raises(StoreUnavailable, match="disk"):
+                await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
+        with pytest.raises(StoreUnavailable, match="disk"):
+            await stores[0].check()
+        for store in stores:
+            await store.close()
+    finally:
+        valkey.kill()
+
+
+async def test_a_store_that_went_back_in_time_gets_another_epoch(tmp_path: Path) -> None:
+    """Restored from a snapshot it has its old epoch and counts revisions again: who knows of the lost must notice."""
+    valkey = PrivateValkey(tmp_path)
+    store = Store(valkey.url, worker=uuid4().hex)
+    try:
+        before = (await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)).epoch
+        with redis.Redis.from_url(valkey.url) as client:
+            client.save()
+        for second in (2, 3, 4):
+            assert (await store.commit(batch(("u", "v", play(second))), NOW, lambda _: False)).epoch == before
+        valkey.kill()
+        valkey.start()
+        after = await store.commit(batch(("u", "v", play(5))), NOW, lambda _: False)
+        assert after.epoch != before
+        assert (await store.commit(batch(("u", "v", play(6))), NOW, lambda _: False)).epoch == after.epoch
+        changes = await store.changes("u", 1, before)
+        assert changes.epoch == after.epoch
+        assert [record.seen for _, record in changes.records] == [[1, 2, 5, 7]]
+    finally:
+        await store.close()
+        valkey.kill()
+
+
+async def test_two_lanes_of_one_process_don_t_mistake_each_other_for_a_store_that_went_back(
+    store_server: StoreServer, prefix: str
+) -> None:
+    """Answers of concurrent commits may be read in any order; the epoch stays."""
+    store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
+    try:
+        commits = [store.commit(batch(("u", "v", play(second))), NOW, lambda _: False) for second in range(100)]
+        assert len({committed.epoch for committed in await asyncio.gather(*commits)}) == 1
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("damage", [b"\xc1", b"\x01", b"", b"\x01\x93\x01\x02\x03"])
+async def test_a_damaged_value_costs_itself_and_nobody_else(
+    store_server: StoreServer, prefix: str, damage: bytes
+) -> None:
+    """An entry of an audience, or a record, that can't be read: others in the same batch are stored and counted."""
+    store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
+    try:
+        await store.redis.hset(store.keys.audience("v"), "damaged", damage)  # type: ignore[misc]
+        await store.redis.hset(store.keys.progress("unread"), "v", damage)  # type: ignore[misc]
+        made = batch(("damaged", "v", play(1)), ("unread", "v", play(1)), ("healthy", "v", play(1)))
+        committed = await store.commit(made, NOW, lambda _: False)
+        assert committed.results["healthy", "v"].outcomes == ()
+        assert committed.results["damaged", "v"].outcomes == ()
+        assert (await store.record("damaged", "v")).seen == [1, 2]
+        assert (await store.totals.read("v")).viewers >= 1
+        if damage:
+            assert committed.results["unread", "v"].outcomes == (0, Outcome.FAILED)
+            with pytest.raises(StoreUnavailable, match="can't be read"):
+                await store.record("unread", "v")
+            assert (await store.changes("unread")).records == []
+    finally:
+        await store.close()
