@@ -83,26 +83,36 @@ class Delta:
             self.origins.append(origin)
 
     def _fold(self, op: Report | int, since: int) -> bool:
-        """Join `op` to the session's last report, if it surely repeats it or surely is news.
+        """Join `op` to a report of its session, if it surely repeats it or surely is news.
 
         A report from before this batch began may have been sent to another process, or lie before a deletion: the store
-        must judge it by itself. REST's have no session, and each wants its own word.
+        must judge it by itself; so it must where a deletion waits here. REST's have no session, and each wants its own
+        word.
         """
         if isinstance(op, int) or not op.session:
             return False
-        for i in range(len(self.ops) - 1, -1, -1):
-            earlier = self.ops[i]
+        newest: tuple[int, Report] | None = None
+        covering: tuple[int, Report] | None = None
+        for i, earlier in enumerate(self.ops):
             if isinstance(earlier, int):
-                return False  # it would be deleted with what came before
+                return False
             if earlier.session == op.session:
                 if earlier.first_seq <= op.seq <= earlier.seq:
-                    self.ops[i] = earlier.repeated(op)
-                    return True
-                if len(self.ops) >= APART and op.seq > earlier.seq and min(earlier.first_at, op.first_at) >= since:
-                    self.ops[i] = earlier.then(op)
-                    return True
-                return False
-        return False
+                    covering = i, earlier
+                if newest is None or earlier.seq > newest[1].seq:
+                    newest = i, earlier
+        if covering is not None:
+            i, earlier = covering
+            self.ops[i] = earlier.repeated(op)
+            return True
+        # News is what follows the newest seq, not the last that came: a player that sends again starts at an old one.
+        if newest is None or len(self.ops) < APART:
+            return False
+        i, earlier = newest
+        if op.seq < earlier.seq or min(earlier.first_at, op.first_at) < since:
+            return False
+        self.ops[i] = earlier.then(op)
+        return True
 
 
 @dataclass(slots=True)

@@ -252,7 +252,6 @@ class Conversation(RuleBasedStateMachine):
         self.connection = in_state(State.OPEN, self.codec)
         self.running: set[tuple[str, int]] = set()
         self.on_its_way: set[tuple[str, int]] | None = None
-        self.stored: set[tuple[str, int]] = set()
         self.now = NOW
 
     def say(self, tree: dict[str, Any]) -> Sequence[Effect]:
@@ -301,7 +300,6 @@ class Conversation(RuleBasedStateMachine):
             newest[session] = max(seq, newest.get(session, 0))
         assert {ack["session"]: ack["seq"] for ack in sent} == newest
         assert len(sent) == len(newest)
-        self.stored |= self.on_its_way
         self.on_its_way = None
 
     @precondition(lambda self: self.connection.state is State.OPEN)

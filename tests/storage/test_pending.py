@@ -1,18 +1,23 @@
-"""What waits for the next flush: bounded, and joined only where that can't change what the store makes of it."""
+"""The running batch: what is joined while it waits, what is not, and how much may wait."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocol.record import Outcome, Record, Report, delete, join
 from storage.packing import pack_record
-from storage.pending import APART, MAX_WAITING, Batch, Committed, Full, Pending
+from storage.pending import APART, MAX_WAITING, Committed, Delta, Full, Pending
+from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
-NOW = 1_764_000_000_000
+SINCE = 1_000
+"""When the batches of these tests began, ms."""
 
 
-class Somebody:
-    """An origin that remembers being taken."""
+class Sender:
+    """An origin that notes when its reports left."""
 
     def __init__(self) -> None:
         self.times_taken = 0
@@ -20,144 +25,213 @@ class Somebody:
     def taken(self) -> None:
         self.times_taken += 1
 
-    def outcome(self, op: Report | int, outcome: Outcome) -> None: ...
+    def outcome(self, op: Report | int, outcome: Outcome) -> None:
+        raise AssertionError("no store has answered")
 
-    def stored(self, committed: Committed) -> None: ...
-
-
-def play(seq: int, at: int = NOW, session: str = "s") -> Report:
-    return Report(at, at, session, seq, seq, [seq * 5, seq * 5 + 5], [], 5_000, seq * 5_000 + 5_000, at)
+    def stored(self, committed: Committed) -> None:
+        raise AssertionError("nothing is stored")
 
 
-def waiting(pending: Pending) -> list[Report | int]:
-    (delta,) = pending.take(NOW).deltas.values()
+def beat(session: str, seq: int, at: int = SINCE) -> Report:
+    return report_of(session, seq, at, [(seq * 1_000, seq * 1_000 + 1_000)])
+
+
+def waiting(ops: Sequence[Op]) -> list[Op]:
+    """How `ops` wait in one delta."""
+    delta = Delta()
+    for op in ops:
+        delta.add(op, Sender(), SINCE)
     return delta.ops
 
 
-def joined(ops: list[Report | int]) -> Record:
+def short(ops: Sequence[Op]) -> list[object]:
+    return [op if isinstance(op, int) else (op.session, op.seqs) for op in ops]
+
+
+def after(ops: Sequence[Op]) -> bytes:
+    """The record that `ops` leave, but for what a run may tell differently: the registers of the position, which
+    tests/protocol/test_record.py has, and the instant of the completion."""
     record = Record()
     for op in ops:
-        record, _ = delete(record, op) if isinstance(op, int) else join(record, op, 0, 900)
-    return record
+        record = join(record, op, 0, 900)[0] if isinstance(op, Report) else delete(record, op)[0]
+    completed_at = int(record.completed_at > 0)
+    return pack_record(
+        replace(record, position_ms=-1, position_at=0, unsettled_ms=-1, unsettled_at=0, completed_at=completed_at)
+    )
 
 
-def test_a_batch_is_taken_once_and_everybody_is_told() -> None:
-    """Reports by record, origins without repeats, also those that only wait for a word; then a new batch begins."""
-    pending, laptop, phone, asking = Pending(100, NOW), Somebody(), Somebody(), Somebody()
-    for seq in (1, 2):
-        pending.add("u", "v", play(seq), laptop)
-    pending.add("u", "w", play(3), phone)
-    pending.touch(asking)
-    assert len(pending) == 3
-    batch = pending.take(NOW)
-    assert {key: len(delta.ops) for key, delta in batch.deltas.items()} == {("u", "v"): 2, ("u", "w"): 1}
-    assert list(batch.origins) == [laptop, phone, asking]
-    assert batch.deltas["u", "v"].origins == [laptop]
-    assert [each.times_taken for each in (laptop, phone, asking)] == [1, 1, 1]
-    assert len(pending) == 0
-    assert not pending.take(NOW)
-    assert not Batch()
+def test_a_few_reports_wait_apart() -> None:
+    """So that the store can tell a repeat from news seq by seq."""
+    assert short(waiting([beat("a", seq) for seq in range(1, APART + 1)])) == [
+        ("a", [seq]) for seq in range(1, APART + 1)
+    ]
 
 
-def test_who_is_gone_is_owed_nothing_and_what_it_reported_stays() -> None:
-    """A closed connection leaves its plays behind."""
-    pending, gone = Pending(100, NOW), Somebody()
-    pending.add("u", "v", play(1), gone)
-    pending.forget(gone)
-    batch = pending.take(NOW)
-    assert not batch.origins
-    assert len(batch.deltas["u", "v"].ops) == 1
-    assert gone.times_taken == 0
+def test_beyond_them_neighbours_of_a_session_are_joined() -> None:
+    """An outage of an hour costs a few reports of memory, and each seq is still known."""
+    ops = waiting([beat("a", seq) for seq in range(1, 721)])
+    assert short(ops) == [*(("a", [seq]) for seq in range(1, APART)), ("a", list(range(APART, 721)))]
+    last = ops[-1]
+    assert isinstance(last, Report)
+    assert (last.first_seq, last.seq, last.played_ms) == (APART, 720, (721 - APART) * 1_000)
 
 
-def test_live_plays_of_an_outage_are_joined_beyond_a_few() -> None:
-    """An hour of heartbeats waits in APART reports, and the record comes out as if each had been stored by itself."""
-    pending, player = Pending(100_000, NOW), Somebody()
-    reports = [play(seq, NOW + seq * 5_000) for seq in range(1, 721)]
-    for report in reports:
-        pending.add("u", "v", report, player)
-    assert len(pending) == APART
-    ops = waiting(pending)
-    assert [seq for op in ops if isinstance(op, Report) for seq in op.seqs] == list(range(1, 721))
-    assert pack_record(joined(ops)) == pack_record(joined(list(reports)))
+def test_sessions_are_joined_each_with_its_own() -> None:
+    """Whatever stands between two reports of a session."""
+    ops = waiting([beat(name, seq) for seq in range(1, 31) for name in ("a", "b")])
+    assert len(ops) == APART
+    for name in ("a", "b"):
+        seqs = [seq for op in ops if isinstance(op, Report) and op.session == name for seq in op.seqs]
+        assert seqs == list(range(1, 31))
 
 
-def test_what_happened_before_the_batch_began_stays_apart() -> None:
-    """It may have been sent elsewhere before, or lie before a deletion: only the store can tell, seq by seq."""
-    pending, player = Pending(10_000, NOW), Somebody()
-    for seq in range(1, 101):
-        pending.add("u", "v", play(seq, NOW - 1_000 + seq), player)
-    assert [op.seqs for op in waiting(pending) if isinstance(op, Report)] == [[seq] for seq in range(1, 101)]
+@pytest.mark.parametrize("known", [1, 5, APART, APART + 5])
+def test_report_that_comes_again_is_not_counted_again(known: int) -> None:
+    """A player that reconnects sends what it has not seen acked, while the first copy still waits."""
+    sent = [beat("a", seq) for seq in range(1, known + 1)]
+    once, twice = waiting(sent), waiting([*sent, sent[-1]])
+    assert twice == once
 
 
-def test_a_seq_that_is_in_the_batch_already_is_no_news() -> None:
-    """A thousand repeats wait as one report, count once, and lose no second that they tell beyond it."""
-    pending, player = Pending(10_000, NOW), Somebody()
-    for _ in range(1_000):
-        pending.add("u", "v", play(1), player)
-    odd = play(1)
-    odd.seen = [50, 60]
-    pending.add("u", "v", odd, player)
-    assert len(pending) == 1
-    record = joined(waiting(pending))
-    assert (record.seen, record.again, record.played_ms) == ([5, 10, 50, 60], [], 5_000)
+def test_replay_during_an_outage_leaves_later_plays_whole() -> None:
+    """A player reconnects while the store is away, sends all again and plays on: nothing counts short."""
+    sent = [beat("a", seq) for seq in range(1, 31)]
+    new = [beat("a", seq) for seq in range(31, 41)]
+    assert waiting([*sent, *sent, *new]) == waiting([*sent, *new])
+    assert after(waiting([*sent, *sent, *new])) == after([*sent, *new])
 
 
-def test_sessions_and_requests_are_not_mixed() -> None:
-    """Two devices in turn stay two; REST reports, which have no session, each keep their own word."""
-    pending, player = Pending(10_000, NOW), Somebody()
-    for seq in range(1, 51):
-        pending.add("u", "v", play(seq, session="ab"[seq % 2]), player)
-        pending.add("u", "v", Report(NOW, NOW, claimed=seq), player)
-    ops = [op for op in waiting(pending) if isinstance(op, Report)]
-    assert [op.claimed for op in ops if not op.session] == list(range(1, 51))
-    for session, odd in (("a", 0), ("b", 1)):
-        seqs = [seq for op in ops if op.session == session for seq in op.seqs]
-        assert seqs == [seq for seq in range(1, 51) if seq % 2 == odd]
+def test_reports_of_before_the_batch_stay_apart() -> None:
+    """Another worker may have taken them already, or they may lie before a deletion that we don't know."""
+    ops = waiting([beat("a", seq, at=SINCE - 1) for seq in range(1, 2 * APART + 1)])
+    assert short(ops) == [("a", [seq]) for seq in range(1, 2 * APART + 1)]
 
 
-def test_a_deletion_keeps_its_place() -> None:
-    """What came before it and what came after it stay on their sides."""
-    pending, player = Pending(100, NOW), Somebody()
-    pending.add("u", "v", play(1), player)
-    pending.add("u", "v", NOW + 1, player)
-    pending.add("u", "v", play(2, NOW + 2), player)
-    assert joined(waiting(pending)).seen == [10, 15]
+def test_rest_bodies_stay_apart() -> None:
+    """They have no session, and each wants its own word."""
+    ops = waiting([report_of("", 0, SINCE, claimed=n) for n in range(1, 2 * APART + 1)])
+    assert [op.claimed for op in ops if isinstance(op, Report)] == list(range(1, 2 * APART + 1))
 
 
-@pytest.mark.parametrize("falling", [False, True])
-def test_more_than_may_wait_for_one_record_is_refused_whole(falling: bool) -> None:
-    """Old heartbeats, or a session whose seqs fall: Full, and what waits is untouched; other records have room."""
-    pending, player, late = Pending(10_000, NOW), Somebody(), Somebody()
-    for number in range(MAX_WAITING):
-        seq = 10_000 - number if falling else number + 1
-        pending.add("u", "v", play(seq, NOW if falling else NOW - 1), player)
+def test_nothing_is_joined_across_a_deletion() -> None:
+    """What was played after it would be deleted with what came before."""
+    before = [beat("a", seq, at=SINCE) for seq in range(1, APART + 1)]
+    later = beat("a", APART + 1, at=SINCE + 2)
+    ops = waiting([*before, SINCE + 1, later])
+    assert ops == [*before, SINCE + 1, later]
+    assert after(ops) == after([*before, SINCE + 1, later])
+
+
+def test_play_after_a_deletion_does_not_join_a_repeat_from_before_it() -> None:
+    """The run would have begun before the deletion, and be dropped whole."""
+    first = [beat("a", seq) for seq in range(1, APART + 1)]
+    ops = [*first, SINCE + 1, first[-1], beat("a", APART + 1, at=SINCE + 2)]
+    assert waiting(ops) == ops
+
+
+def test_repeat_that_waits_behind_a_deletion_stays_deleted() -> None:
+    """It is kept apart, and the store knows it for a repeat."""
+    first = beat("a", 1)
+    assert after(waiting([first, SINCE + 1, first])) == after([first, SINCE + 1])
+
+
+@given(data=st.data())
+def test_waiting_changes_nothing(data: st.DataObject) -> None:
+    """However the reports of some sessions mix, repeats and deletions among them: the record is that of the reports
+    one by one."""
+    streams = [
+        [replace(report, at=report.at + SINCE, first_at=report.at + SINCE) for report in stream]
+        for stream in data.draw(sessions_of(3, longest=8))
+    ]
+    ops: list[Op] = list(data.draw(interleaved([data.draw(with_repeats(stream)) for stream in streams])))
+    if data.draw(st.booleans()):
+        ops.insert(data.draw(st.integers(0, len(ops))), SINCE + data.draw(st.integers(1, 99)))
+    assert after(waiting(ops)) == after(ops)
+
+
+def test_one_record_has_room_for_an_envelope_and_no_more() -> None:
+    """Reports that can't be joined are refused then: nothing of the one too many is taken."""
+    sender, late = Sender(), Sender()
+    delta = Delta()
+    for seq in range(1, MAX_WAITING + 1):
+        delta.add(beat("a", seq, at=1), sender, SINCE)
     with pytest.raises(Full):
-        pending.add("u", "v", play(1 if falling else 20_000, NOW - 1), late)
-    assert len(pending) == MAX_WAITING
-    pending.add("u", "w", play(1), player)
-    batch = pending.take(NOW)
-    assert late not in batch.origins
-    assert late not in batch.deltas["u", "v"].origins
+        delta.add(beat("a", MAX_WAITING + 1, at=1), late, SINCE)
+    assert len(delta.ops) == MAX_WAITING
+    assert delta.origins == [sender]
+    delta.add(beat("a", MAX_WAITING, at=1), sender, SINCE)
+    assert len(delta.ops) == MAX_WAITING
 
 
-def test_more_than_may_wait_altogether_is_refused_whole() -> None:
-    """The bound of the process counts reports, not records; a flush makes room again."""
-    pending, player = Pending(10, NOW), Somebody()
-    for number in range(10):
-        pending.add("u", f"v{number // 2}", play(number + 1), player)
-    for video in ("v0", "new"):
+def test_batch_that_is_full_takes_nothing() -> None:
+    """Not a new record, not one more report of a known one; and what it has is untouched."""
+    pending = Pending(3, SINCE)
+    sender, late = Sender(), Sender()
+    for number in range(3):
+        pending.add("u", f"v{number}", beat("a", 1), sender)
+    for video_id in ("v0", "new"):
         with pytest.raises(Full):
-            pending.add("u", video, play(99), player)
-    assert "new" not in {video for _, video in pending.take(NOW).deltas}
-    pending.add("u", "new", play(99), player)
-    assert len(pending) == 1
+            pending.add("u", video_id, beat("b", 1), late)
+    assert len(pending) == 3
+    batch = pending.take(SINCE)
+    assert {key: short(delta.ops) for key, delta in batch.deltas.items()} == {
+        ("u", f"v{number}"): [("a", [1])] for number in range(3)
+    }
+    assert list(batch.origins) == [sender]
+    assert late.times_taken == 0
 
 
-def test_the_order_of_a_session_survives_joining() -> None:
-    """Runs never overlap: each begins after the seq at which the one before it ended."""
-    pending, player = Pending(10_000, NOW), Somebody()
-    for seq in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144):
-        pending.add("u", "v", play(seq), player)
-    ops = [op for op in waiting(pending) if isinstance(op, Report)]
-    assert all(before.seq < after.first_seq for before, after in pairwise(ops))
+def test_joined_reports_take_no_room() -> None:
+    """An outage fills memory with who is connected, not with what they send."""
+    pending = Pending(2 * APART, SINCE)
+    for seq in range(1, 1_000):
+        pending.add("u", "v", beat("a", seq), Sender())
+    assert len(pending) == APART
+
+
+def test_taking_begins_a_new_batch() -> None:
+    """Everyone in it is told once, in the order they came; there is room again."""
+    pending = Pending(2, SINCE)
+    first, second, touching = Sender(), Sender(), Sender()
+    pending.add("u", "v", beat("a", 1), first)
+    pending.add("u", "w", beat("b", 1), second)
+    pending.touch(touching)
+    batch = pending.take(SINCE + 5)
+    assert list(batch.origins) == [first, second, touching]
+    assert [sender.times_taken for sender in (first, second, touching)] == [1, 1, 1]
+    assert len(pending) == 0
+    assert not pending.take(SINCE + 6)
+    pending.add("u", "v", beat("a", 2), first)
+    assert short(pending.take(SINCE + 7).deltas["u", "v"].ops) == [("a", [2])]
+
+
+def test_what_may_be_joined_is_told_from_when_the_batch_began() -> None:
+    """A report from while the last batch filled may be in another process's by now."""
+    pending = Pending(100, SINCE)
+    pending.take(SINCE + 50)
+    for seq in range(1, APART + 3):
+        pending.add("u", "v", beat("a", seq, at=SINCE + 49), Sender())
+    assert len(pending) == APART + 2
+
+
+def test_who_is_gone_is_not_told_and_leaves_its_reports() -> None:
+    """A closed connection's plays are stored all the same."""
+    pending = Pending(2, SINCE)
+    gone = Sender()
+    pending.add("u", "v", beat("a", 1), gone)
+    pending.forget(gone)
+    pending.forget(gone)
+    batch = pending.take(SINCE)
+    assert (gone.times_taken, list(batch.origins), list(batch.deltas)) == (0, [], [("u", "v")])
+    assert batch
+
+
+def test_touch_alone_makes_a_batch() -> None:
+    """Who sent only what was rejected is owed an ack."""
+    pending = Pending(1, SINCE)
+    assert not pending.take(SINCE)
+    sender = Sender()
+    pending.touch(sender)
+    batch = pending.take(SINCE)
+    assert batch
+    assert (list(batch.origins), batch.deltas) == ([sender], {})
