@@ -84,8 +84,8 @@ async def server(store_server: StoreServer) -> AsyncIterator[Running]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
     async with rest(server) as client:
-        ok(await client.post("/progress/update", json=GOOD))
         ok(await client.put(f"/videos/{V}", json=VIDEO))
+        ok(await client.post("/progress/update", json=GOOD))
         yield client
 
 
