@@ -118,7 +118,7 @@ class Hub:
 
     def committed(self, batch: Batch, committed: Committed) -> None:
         """Push what a batch changed to the devices that don't know it from themselves."""
-        if committed.epoch != self._epoch:
+        if batch.deltas and committed.epoch != self._epoch:
             self._new_epoch(committed.epoch)
             return
         changed: dict[str, list[tuple[str, str]]] = {}

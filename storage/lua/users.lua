@@ -210,15 +210,25 @@ local function apply(before, catalogue, ops)
   return cmsgpack.pack(r), outcomes
 end
 
+-- nil where the key is not ours: then its records fail, and nobody else's with them.
+local function revision(key)
+  local value = redis.pcall('HGET', key, 'rev')
+  if type(value) == 'table' then return nil end
+  return tonumber(value or 0)
+end
+
 local answer = {}
 for k, group in ipairs(cmsgpack.unpack(ARGV[3])) do
   local key, subscribed, items = KEYS[k], group[1], group[2]
-  local before = tonumber(redis.call('HGET', key, 'rev') or 0)
+  local before = revision(key)
+  local sound = before ~= nil
+  before = before or 0
   local rev, results, push = before, {}, {}
   for n, item in ipairs(items) do
     local video = item[1]
-    local value, body = redis.call('HGET', key, video), nil
+    local value, body = sound and redis.call('HGET', key, video), nil
     local ok, after, outcomes = pcall(function()
+      if not sound then error('damaged') end
       if value then body = string.sub(value, cmsgpack.unpack_one(value) + 1) end
       return apply(body, item[2], item[3])
     end)

@@ -422,3 +422,20 @@ async def test_a_store_that_lost_its_data_sends_everyone_home(tmp_path: Path) ->
             async with device(processes.there, user, since=1, epoch=known) as back:
                 assert back.welcome["epoch"] != known
                 assert set(back.records) == {new}
+
+
+async def test_a_batch_that_stores_nothing_does_not_bring_an_old_epoch_back(tmp_path: Path) -> None:
+    """A process that has heard of another epoch, and has committed nothing since, sends nobody home with an ack."""
+    with EmbeddedValkey(tmp_path, fsync=False) as valkey:
+        async with paired(valkey.url, "ph") as processes:
+            async with device(processes.there, new_id()) as old, device(processes.here, new_id()) as other:
+                await old.play(new_id(), 0, 10)
+                await other.play(new_id(), 0, 10)
+                await processes.redis.flushall()
+                await other.beat(new_id(), played=[[0, 5]], position=5)
+                assert await farewell(old) == ("unavailable", 4001)
+            async with device(processes.there, new_id()) as back:
+                await back.beat("no video")
+                assert [each["code"] for each in (await back.acked())["rejected"]] == ["invalid"]
+                await back.send(type="ping")
+                await back.until("pong")
