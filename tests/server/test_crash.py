@@ -166,7 +166,7 @@ async def killed_and_not(opened: Service, victim: str, seed: int, window: int) -
         playing.cancel()
         await asyncio.wait({playing})
     await lucky.play(server)
-    assert unlucky.connections > KILLS or victim == "store"
+    assert unlucky.connections > 1 or victim == "store"  # two kills may fall between two connections
     expected = await records(server, lucky)
     assert set(expected) == set(videos)
     assert await records(server, unlucky) == expected
