@@ -1,189 +1,340 @@
-"""From memory to the store on a schedule, and nobody told "stored" before it is."""
+"""When batches leave, and that nobody is told "stored" before the store has it."""
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
 import pytest
 
 from protocol.record import Outcome, Report
 from protocol.session import Now
-from storage.embedded import EmbeddedValkey
 from storage.flusher import Flusher
-from storage.keys import Keys
 from storage.pending import Batch, Committed, Full
-from storage.store import Store
-from tests.conftest import StoreServer
+from storage.store import Store, StoreUnavailable
+from tests.histories import report_of
+from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
-NOW = 1_764_000_000_000
-PATIENCE_S = 20.0
-NEVER_S = 60.0
+NOW = Now(5_000, 5_000)
+NEVER_S = 3_600.0
+"""An interval that no test waits for."""
 
 
-class Somebody:
-    """An origin that keeps what it is told."""
+class Counting(Store):
+    """A real store that counts what it is asked to commit."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.batches: list[Batch] = []
+        self.failures = 0
+
+    async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool]) -> Committed:
+        self.batches.append(batch)
+        try:
+            return await super().commit(batch, now, subscribed)
+        except StoreUnavailable:
+            self.failures += 1
+            raise
+
+
+class Sender:
+    """An origin that notes what it is told, in order."""
 
     def __init__(self) -> None:
-        self.told: list[Committed] = []
-        self.outcomes: list[Outcome] = []
+        self.told: list[str] = []
+        self.outcomes: list[tuple[Report | int, Outcome]] = []
+        self.committed: list[Committed] = []
+        self.done = asyncio.Event()
 
-    def taken(self) -> None: ...
+    def taken(self) -> None:
+        self.told.append("taken")
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
+        self.told.append("outcome")
+        self.outcomes.append((op, outcome))
 
     def stored(self, committed: Committed) -> None:
-        self.told.append(committed)
+        self.told.append("stored")
+        self.committed.append(committed)
+        self.done.set()
+
+    async def hears(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await self.done.wait()
 
 
-def play(seq: int) -> Report:
-    return Report(NOW, NOW, "s", seq, seq, [seq, seq + 1], [], 1_000)
-
-
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 what is awaited is another process
+        while not condition():  # noqa: ASYNC110 - what is awaited happens in the code under test, without an event
             await asyncio.sleep(0.005)
 
 
-class Lane:
-    """A flusher and the batches it has stored."""
+def play(seq: int = 1, session: str = "a") -> Report:
+    return report_of(session, seq, 100 + seq, [(seq * 1_000, seq * 1_000 + 1_000)])
 
-    def __init__(self, store: Store, interval_s: float, max_reports: int = 1_000) -> None:
-        self.batches: list[Batch] = []
-        self.flusher = Flusher(
-            store,
-            interval_s=interval_s,
-            max_reports=max_reports,
-            now=lambda: Now(NOW, time.monotonic_ns() // 1_000_000),
-            subscribed=lambda _: False,
-            after=lambda batch, _: self.batches.append(batch),
-        )
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Flusher]:
-        task = asyncio.create_task(self.flusher.run())
-        try:
-            yield self.flusher
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+def flusher_on(store: Store, interval_s: float = NEVER_S, max_reports: int = 1_000, **more: Any) -> Flusher:
+    return Flusher(
+        store,
+        interval_s=interval_s,
+        max_reports=max_reports,
+        now=lambda: NOW,
+        subscribed=lambda user_id: False,
+        after=more.get("after", lambda batch, committed: None),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(flusher: Flusher) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(flusher.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture
-async def store(store_server: StoreServer, prefix: str) -> AsyncIterator[Store]:
-    store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
-    yield store
-    await store.close()
+def store(new_store: NewStore) -> Counting:
+    opened = new_store(Counting)
+    assert isinstance(opened, Counting)
+    return opened
 
 
-async def test_a_flush_comes_by_itself(store: Store) -> None:
-    """After the interval everything that waited is stored by one commit, and told."""
-    lane, player = Lane(store, 0.05), Somebody()
-    async with lane.running() as flusher:
-        for number in range(20):
-            flusher.add("u", f"v{number}", play(1), player)
-        await until(lambda: player.told)
-    assert len(lane.batches) == 1
-    assert len(player.told[0].results) == 20
-    assert (await store.record("u", "v7")).seen == [1, 2]
+@pytest.fixture
+async def frail(private_server: PrivateServer) -> AsyncIterator[Counting]:
+    """A store whose server the test may kill."""
+    opened = Counting(private_server.url, worker="w", timeout_s=0.5)
+    await opened.check()
+    yield opened
+    await opened.close()
 
 
-async def test_a_large_batch_does_not_wait_for_the_interval(store: Store) -> None:
-    """Half of what may wait is a reason to flush at once."""
-    lane, player = Lane(store, NEVER_S, max_reports=20), Somebody()
-    async with lane.running() as flusher:
-        for number in range(10):
-            flusher.add("u", f"v{number}", play(1), player)
-        await until(lambda: player.told)
+# When
 
 
-async def test_the_immediate_lane_shares_commits(store: Store) -> None:
-    """What comes while a commit is under way goes with the next one: a hundred requests, a few commits."""
-    lane, players = Lane(store, 0), [Somebody() for _ in range(100)]
-    async with lane.running() as flusher:
-        for number, player in enumerate(players):
-            flusher.add("u", f"v{number}", play(1), player)
-            if number % 20 == 0:
-                await asyncio.sleep(0)
-        await until(lambda: all(player.told for player in players))
-    assert len(lane.batches) < 20
+async def test_batches_leave_on_schedule(store: Counting) -> None:
+    """Batch after batch, each with what came since the last; where nothing came nothing is committed."""
+    flusher = flusher_on(store, interval_s=0.01)
+    async with running(flusher):
+        for seq in (1, 2, 3):
+            sender = Sender()
+            flusher.add("u", "v", play(seq), sender)
+            await sender.hears()
+            assert sender.told == ["taken", "stored"]
+    assert [list(batch.deltas) for batch in store.batches] == [[("u", "v")]] * 3
+    assert (await store.record("u", "v")).played_ms == 3_000
 
 
-async def test_who_only_waits_for_a_word_gets_it(store: Store) -> None:
-    """A rejected heartbeat stores nothing and is acked with the next flush all the same."""
-    lane, player = Lane(store, 0.02), Somebody()
-    async with lane.running() as flusher:
-        flusher.touch(player)
-        await until(lambda: player.told)
-    assert player.told[0].results == {}
+async def test_large_batch_leaves_early(store: Counting) -> None:
+    """When half of what may wait does; before that the interval is kept."""
+    flusher = flusher_on(store, max_reports=10)
+    async with running(flusher):
+        sender = Sender()
+        for n in range(4):
+            flusher.add("u", f"v{n}", play(), sender)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert sender.told == []
+        flusher.add("u", "v4", play(), sender)
+        await sender.hears()
+    assert [len(batch.deltas) for batch in store.batches] == [5]
 
 
-async def test_outcomes_are_told_before_stored_and_to_those_concerned(store: Store) -> None:
-    """A report that the store drops is named to its origin, and not to others."""
-    lane, deleting, late, other = Lane(store, 0.02), Somebody(), Somebody(), Somebody()
-    async with lane.running() as flusher:
-        flusher.add("u", "v", play(1), deleting)
-        flusher.add("u", "v", NOW + 5, deleting)
-        await until(lambda: deleting.told)
-        flusher.add("u", "v", play(2), late)
-        flusher.add("u", "w", play(3), other)
-        await until(lambda: late.told and other.told)
-    assert (deleting.outcomes, late.outcomes, other.outcomes) == ([], [Outcome.DELETED], [])
+async def test_hurry_ends_the_interval(store: Counting) -> None:
+    """Who only waits for what is under way need not wait for the clock."""
+    flusher = flusher_on(store)
+    async with running(flusher):
+        sender = Sender()
+        flusher.add("u", "v", play(), sender)
+        flusher.hurry()
+        await sender.hears()
 
 
-async def test_while_the_store_is_away_nothing_is_told_and_nothing_lost(tmp_path: Path) -> None:
-    """The batch on its way is tried again unchanged, the next one fills behind it; `trouble` says why."""
-    valkey = EmbeddedValkey(tmp_path)
-    valkey.start()
-    store = Store(valkey.url, worker=uuid4().hex, durability="fsync", timeout_s=1.0)
-    lane, first, second = Lane(store, 0.02, max_reports=10), Somebody(), Somebody()
-    try:
-        await store.check()
-        valkey.stop()
-        async with lane.running() as flusher:
-            flusher.add("u", "v", play(1), first)
-            await until(lambda: flusher.trouble)
-            for seq in range(2, 12):
-                flusher.add("u", f"v{seq}", play(seq), second)
-            with pytest.raises(Full):
-                flusher.add("u", "one too many", play(1), second)
-            assert not first.told
-            assert not second.told
-            await asyncio.to_thread(valkey.start)
-            await until(lambda: first.told and second.told)
-            assert flusher.trouble is None
-        assert (await store.record("u", "v")).seen == [1, 2]
-        assert (await store.record("u", "v11")).seen == [11, 12]
-        assert len(lane.batches) == 2
-    finally:
-        await store.close()
-        valkey.stop()
+async def test_immediate_lane_groups_what_comes_together(store: Counting) -> None:
+    """No interval: what comes at once shares a commit, and what comes during it the next. Two, not a hundred."""
+    flusher = flusher_on(store, interval_s=0)
+    senders = [Sender() for _ in range(100)]
+    async with running(flusher):
+        for n, sender in enumerate(senders[:50]):
+            flusher.add(f"u{n}", "v", play(), sender)
+        await until(lambda: len(store.batches) == 1)
+        for n, sender in enumerate(senders[50:], 50):
+            flusher.add(f"u{n}", "v", play(), sender)
+        for sender in senders:
+            await sender.hears()
+    assert [len(batch.deltas) for batch in store.batches] == [50, 50]
+    assert (await store.totals.read("v")).viewers == 100
 
 
-async def test_drain_stores_what_waits_also_after_a_commit_was_cut_off(store: Store) -> None:
-    """A cancelled flusher holds the batch that was on its way; drain commits it, then the rest."""
-    for delay_s in (0, 0.0002, 0.0005, 0.001, 0.002):
-        lane, player, video = Lane(store, 0), Somebody(), uuid4().hex
-        async with lane.running() as flusher:
-            for seq in range(1, 40):
-                flusher.add("u", video, play(seq), player)
-            await asyncio.sleep(delay_s)
-        flusher.add("u", video, play(40), player)
-        assert await flusher.drain(PATIENCE_S)
-        assert (await store.record("u", video)).seen == [1, 41]
-        assert player.told
+async def test_full_takes_nothing(store: Counting) -> None:
+    """What was refused is not stored, and not told to be."""
+    flusher = flusher_on(store, max_reports=2)
+    sender, late = Sender(), Sender()
+    flusher.add("u", "v", play(), sender)
+    flusher.add("u", "w", play(), sender)
+    with pytest.raises(Full):
+        flusher.add("u", "x", play(), late)
+    assert await flusher.drain(PATIENCE_S)
+    assert (sender.told, late.told) == (["taken", "stored"], [])
+    assert {video for video, _ in (await store.changes("u")).records} == {"v", "w"}
 
 
-async def test_drain_gives_up_on_a_store_that_is_away() -> None:
-    """False, and in time: what was not acked will be sent again."""
-    store = Store("unix:///nonexistent/valkey.sock", worker=uuid4().hex)
-    flusher = Lane(store, NEVER_S).flusher
-    player = Somebody()
-    flusher.add("u", "v", play(1), player)
-    assert not await flusher.drain(0.3)
-    assert not player.told
-    await store.close()
+# Who is told what
+
+
+async def test_everyone_is_told_once_and_outcomes_come_first(store: Counting) -> None:
+    """`after` hears of the batch before the origins do; who only touched is told as well."""
+    order: list[str] = []
+    flusher = flusher_on(store, after=lambda batch, committed: order.append(f"after {len(batch.deltas)}"))
+    first, second, touching = Sender(), Sender(), Sender()
+    first.stored = lambda committed: order.append("stored")  # type: ignore[method-assign]
+    flusher.add("u", "v", play(), first)
+    assert await flusher.drain(PATIENCE_S)
+    assert order == ["after 1", "stored"]
+    dropped = play(1)
+    flusher.add("u", "v", 200, second)
+    flusher.add("u", "v", dropped, second)
+    flusher.touch(touching)
+    assert await flusher.drain(PATIENCE_S)
+    assert second.told == ["taken", "outcome", "stored"]
+    assert second.outcomes == [(dropped, Outcome.DELETED)]
+    assert touching.told == ["taken", "stored"]
+    assert second.committed[0].revs["u"] == (1, 2)
+
+
+async def test_all_who_reported_a_record_hear_of_its_outcomes(store: Counting) -> None:
+    """Each knows its own; a record's origins are not told apart by op."""
+    flusher = flusher_on(store)
+    deleting, other = Sender(), Sender()
+    flusher.add("u", "v", 300, deleting)
+    flusher.add("u", "v", play(), other)
+    assert await flusher.drain(PATIENCE_S)
+    assert deleting.outcomes == other.outcomes == [(300, Outcome.NOTHING_TO_DELETE)]
+
+
+async def test_who_is_gone_is_not_told(frail: Counting, private_server: PrivateServer) -> None:
+    """Whether it went while its reports waited, or while they were on their way; they are stored all the same."""
+    flusher = flusher_on(frail)
+    waiting, on_its_way = Sender(), Sender()
+    flusher.add("u", "v", play(1), waiting)
+    flusher.add("u", "w", play(1), on_its_way)
+    flusher.forget(waiting)
+    private_server.pause()
+    async with running(flusher):
+        flusher.hurry()
+        await until(lambda: on_its_way.told == ["taken"])
+        flusher.forget(on_its_way)
+        private_server.resume()
+    assert await flusher.drain(PATIENCE_S)
+    assert (waiting.told, on_its_way.told) == ([], ["taken"])
+    assert {video for video, _ in (await frail.changes("u")).records} == {"v", "w"}
+
+
+# The store fails
+
+
+@pytest.mark.parametrize("failure", ["killed", "paused"])
+async def test_same_batch_is_tried_until_it_is_stored(
+    frail: Counting, private_server: PrivateServer, failure: str
+) -> None:
+    """Unchanged, while the next one fills behind it; nobody hears "stored" before, and everybody once after."""
+    flusher = flusher_on(frail, interval_s=0.01)
+    first, second = Sender(), Sender()
+    if failure == "killed":
+        private_server.kill()
+    else:
+        private_server.pause()
+    async with running(flusher):
+        flusher.add("u", "v", play(1), first)
+        await until(lambda: frail.failures >= 1)
+        assert flusher.trouble
+        flusher.add("u", "v", play(2), second)
+        await until(lambda: frail.failures >= 2)
+        assert first.told == ["taken"]
+        assert second.told == []
+        if failure == "killed":
+            private_server.start()
+        else:
+            private_server.resume()
+        await first.hears()
+        await second.hears()
+    assert flusher.trouble is None
+    assert (first.told, second.told) == (["taken", "stored"], ["taken", "stored"])
+    assert len({id(batch) for batch in frail.batches}) == 2
+    record = await frail.record("u", "v")
+    assert (record.seen, record.played_ms) == ([1, 3], 2_000)
+
+
+async def test_what_was_told_stored_survives_a_kill(frail: Counting, private_server: PrivateServer) -> None:
+    """The server dies at some moment among many flushes and comes back: what was acked is there, and nothing twice."""
+    flusher = flusher_on(frail, interval_s=0.001)
+    senders: list[Sender] = []
+    async with running(flusher):
+        for seq in range(1, 121):
+            sender = Sender()
+            flusher.add("u", "v", play(seq), sender)
+            senders.append(sender)
+            if seq == 60:
+                await senders[30].hears()
+                acked = sum(sender.done.is_set() for sender in senders)
+                private_server.kill()
+                private_server.start()
+                assert (await frail.record("u", "v")).played_ms >= acked * 1_000
+            await asyncio.sleep(0)
+        for sender in senders:
+            await sender.hears()
+    record = await frail.record("u", "v")
+    assert (record.seen, record.played_ms, record.again) == ([1, 121], 120_000, [])
+
+
+# The end
+
+
+async def test_drain_stores_all_that_waits(store: Counting) -> None:
+    """Without a running schedule, more than one batch if need be."""
+    flusher = flusher_on(store)
+    sender = Sender()
+    flusher.add("u", "v", play(), sender)
+    assert await flusher.drain(PATIENCE_S)
+    assert sender.told == ["taken", "stored"]
+    assert await flusher.drain(PATIENCE_S)
+    assert len(store.batches) == 1
+
+
+async def test_drain_gives_up_in_time(frail: Counting, private_server: PrivateServer) -> None:
+    """It says that not all is stored, and nobody was told so; a later drain makes it good."""
+    flusher = flusher_on(frail)
+    sender = Sender()
+    private_server.kill()
+    flusher.add("u", "v", play(), sender)
+    assert not await flusher.drain(0.2)
+    assert sender.told == ["taken"]
+    private_server.start()
+    assert await flusher.drain(PATIENCE_S)
+    assert sender.told == ["taken", "stored"]
+    assert (await frail.record("u", "v")).seen == [1, 2]
+
+
+async def test_commit_that_was_cancelled_is_made_again_by_drain(frail: Counting, private_server: PrivateServer) -> None:
+    """Stopping in the middle of a commit, which the store may have made, loses and doubles nothing."""
+    flusher = flusher_on(frail)
+    sender = Sender()
+    await frail.catalogue.durations({"v"})
+    private_server.pause()
+    async with running(flusher) as task:
+        flusher.add("u", "v", play(1), sender)
+        flusher.hurry()
+        await until(lambda: len(frail.batches) == 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert sender.told == ["taken"]
+    private_server.resume()
+    flusher.add("u", "v", play(2), sender)
+    assert await flusher.drain(PATIENCE_S)
+    assert sender.told == ["taken", "stored", "taken", "stored"]
+    assert frail.batches[0] is frail.batches[1]
+    record = await frail.record("u", "v")
+    assert (record.seen, record.played_ms, record.again) == ([1, 3], 2_000, [])

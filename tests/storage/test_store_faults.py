@@ -52,7 +52,7 @@ async def test_an_unchanged_commit_does_not_pass_for_one_on_disk(tmp_path: Path)
     still not be told "stored" while the first attempt is on no disk."""
     valkey = PrivateValkey(tmp_path, "--appendonly", "yes", "--appendfsync", "no")
     try:
-        stores = [Store(valkey.url, worker=uuid4().hex, durability="fsync", timeout_s=0.4) for _ in range(2)]
+        stores = [Store(valkey.url, worker=uuid4().hex, durability="fsync", timeout_s=1.5) for _ in range(2)]
         for store in stores:
             with pytest.raises(StoreUnavailable, match="disk"):
                 await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)

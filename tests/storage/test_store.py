@@ -1,0 +1,413 @@
+"""The store on real servers: what a commit promises, and what a broken server or value may cost."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from redis.asyncio import Redis
+
+from protocol.record import Outcome, Record, Report
+from storage.catalogue import Video
+from storage.packing import unpack_record
+from storage.pending import Batch, Committed, Delta, Key
+from storage.store import Store, StoreUnavailable
+from storage.totals import Totals
+from tests.conftest import StoreServer
+from tests.histories import Op, report_of
+from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
+
+NOW = 5_000
+MANY = 450
+"""More than two script calls hold."""
+
+
+def nobody(user_id: str) -> bool:
+    return False
+
+
+def batch_of(ops: Iterable[tuple[Key, Op]]) -> Batch:
+    batch = Batch()
+    for key, op in ops:
+        batch.deltas.setdefault(key, Delta()).ops.append(op)
+    return batch
+
+
+async def commit(store: Store, *ops: tuple[Key, Op]) -> Committed:
+    return await store.commit(batch_of(ops), NOW, nobody)
+
+
+def play(seq: int = 1, at: int = 100, session: str = "a", seconds: int = 5) -> Report:
+    return report_of(session, seq, at, [(0, seconds * 1_000)])
+
+
+# Identity
+
+
+async def test_epoch_is_made_once(new_store: NewStore) -> None:
+    """By whoever comes first; all that share the store agree on it, and it stays."""
+    stores = [new_store() for _ in range(5)]
+    epochs = await asyncio.gather(*(store.epoch() for store in stores))
+    assert len(set(epochs)) == 1
+    assert (await commit(stores[0], (("u", "v"), play()))).epoch == epochs[0]
+    assert (await stores[1].changes("u")).epoch == epochs[0]
+
+
+async def test_store_that_lost_its_data_is_another(private_server: PrivateServer) -> None:
+    """After a FLUSHALL the next commit says so, and a reader with an old revision gets everything."""
+    store = Store(private_server.url, worker="w")
+    first = await commit(store, (("u", "v"), play()), (("u", "w"), play()))
+    await store.redis.flushall()
+    second = await commit(store, (("u", "x"), play()))
+    assert second.epoch != first.epoch
+    changes = await store.changes("u", since=2, epoch=first.epoch)
+    assert (changes.epoch, changes.rev, [video for video, _ in changes.records]) == (second.epoch, 1, ["x"])
+    await store.close()
+
+
+async def test_store_that_went_back_in_time_is_another(store: Store) -> None:
+    """Restored from a snapshot it still has its old epoch, but has not counted what it acked: it gets a new one."""
+    await store.check()
+    first = await commit(store, (("u", "v"), play()))
+    second = await commit(store, (("u", "v"), play(2, 200)))
+    assert second.epoch == first.epoch
+    await store.redis.decrby(store.keys.fence, 1)
+    third = await commit(store, (("u", "v"), play(3, 300)))
+    assert third.epoch != first.epoch
+    assert (await commit(store, (("u", "v"), play(4, 400)))).epoch == third.epoch
+
+
+async def test_concurrent_commits_of_one_store_keep_its_epoch(store: Store) -> None:
+    """Two lanes of a process count commits side by side: neither takes the other's for a step back."""
+    await store.check()
+    done = await asyncio.gather(*(commit(store, ((f"u{n}", "v"), play())) for n in range(40)))
+    assert len({committed.epoch for committed in done}) == 1
+
+
+async def test_empty_batch_is_stored_at_once(store: Store) -> None:
+    """It only carries acks of what was rejected."""
+    assert await store.commit(Batch(), NOW, nobody) == Committed(await store.epoch())
+
+
+async def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> None:
+    """SCRIPT FLUSH, or a restart, between any two commands."""
+    await commit(store, (("u", "v"), play()))
+    await store.redis.script_flush()
+    await commit(store, (("u", "v"), play(2, 200)))
+    await store.redis.script_flush()
+    changes = await store.changes("u")
+    assert [(video, record.played_ms, record.rev) for video, record in changes.records] == [("v", 10_000, 2)]
+    assert await store.totals.read("v") == Totals(1, 0, 5)
+
+
+# Reading
+
+
+async def test_changes_after_a_revision(store: Store) -> None:
+    """What changed since, deletions too, as they are now; everything for another epoch or a revision yet to come."""
+    await commit(store, (("u", "a"), play()), (("u", "b"), play()), (("u", "c"), play()))
+    epoch = (await commit(store, (("u", "b"), 150), (("u", "c"), play(2, 200)))).epoch
+    await commit(store, (("other", "a"), play()))
+
+    async def seen(since: int | None = None, of: str | None = None) -> dict[str, int]:
+        changes = await store.changes("u", since, of)
+        assert (changes.epoch, changes.rev) == (epoch, 5)
+        return {video: record.rev for video, record in changes.records}
+
+    everything = {"a": 1, "b": 4, "c": 5}
+    assert await seen() == everything
+    assert await seen(0, epoch) == everything
+    assert await seen(3, epoch) == {"b": 4, "c": 5}
+    assert await seen(4) == {"c": 5}
+    assert await seen(5, epoch) == {}
+    assert await seen(3, "of another store") == everything
+    assert await seen(5, "of another store") == everything
+    assert await seen(6, epoch) == everything
+    deleted = dict((await store.changes("u", 3)).records)["b"]
+    assert (deleted.exists, deleted.deleted_at) == (False, 150)
+
+
+async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
+    """No error, and nothing is made by reading."""
+    assert await store.record("u", "v") == Record()
+    changes = await store.changes("u", 7)
+    assert (changes.rev, changes.records) == (0, [])
+    assert await store.totals.read("v") == Totals()
+    assert not await store.redis.exists(store.keys.progress("u"), store.keys.summary("v"))
+
+
+# The catalogue
+
+
+async def test_durations_are_cached_until_they_are_forgotten(new_store: NewStore) -> None:
+    """One question a video and minute; whoever puts an entry knows at once, the others when they are told."""
+    writer, reader = new_store(), new_store()
+    await writer.catalogue.put("v", Video("A film", 60_500))
+    assert await reader.catalogue.get("v") == Video("A film", 60_500)
+    assert await reader.catalogue.get("w") is None
+    assert await reader.catalogue.durations({"v", "w"}) == {"v": 60_500, "w": 0}
+    await writer.catalogue.put("v", Video("A film, recut", 59_000))
+    await writer.catalogue.put("w", Video("Another", 1_000))
+    assert await writer.catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 1_000}
+    assert await reader.catalogue.durations({"v", "w"}) == {"v": 60_500, "w": 0}
+    reader.catalogue.forget("v")
+    assert await reader.catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 0}
+    reader.catalogue.forget_all()
+    assert await reader.catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 1_000}
+
+
+async def test_answer_that_was_under_way_is_not_cached(new_store: NewStore) -> None:
+    """It may be from before the change that we were told of meanwhile."""
+    writer, reader = new_store(), new_store()
+    await writer.catalogue.put("v", Video("A film", 1_000))
+    asking = asyncio.create_task(reader.catalogue.durations({"v"}))
+    await asyncio.sleep(0)
+    reader.catalogue.forget("v")
+    await asking
+    await writer.catalogue.put("v", Video("A film", 2_000))
+    assert await reader.catalogue.durations({"v"}) == {"v": 2_000}
+
+
+async def test_change_is_published(new_store: NewStore) -> None:
+    """On the catalogue's channel, by videoId."""
+    store = new_store()
+    async with store.redis.pubsub() as pubsub:
+        await pubsub.subscribe(store.catalogue.channel)
+        assert await pubsub.get_message(timeout=PATIENCE_S)
+        await new_store().catalogue.put("v", Video("A film", 1_000))
+        message = await pubsub.get_message(timeout=PATIENCE_S)
+    assert message is not None
+    assert message["data"] == b"v"
+
+
+async def test_catalogues_duration_is_the_records(store: Store) -> None:
+    """From the next report on: it completes, and nothing beyond its end counts."""
+    await store.catalogue.put("v", Video("A film", 5_000))
+    await commit(store, (("u", "v"), play(seconds=60)))
+    record = await store.record("u", "v")
+    assert (record.duration_ms, record.seen, record.completed_at) == (5_000, [0, 5], 100)
+    assert await store.totals.read("v") == Totals(1, 1, 5)
+
+
+# Large batches
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param([(f"u{n}", f"v{n}") for n in range(MANY)], id="many learners and videos"),
+        pytest.param([("u", f"v{n}") for n in range(MANY)], id="one learner's many videos"),
+        pytest.param([(f"u{n}", "v") for n in range(MANY)], id="one video's many viewers"),
+        pytest.param([(f"u{n % 30}", f"v{n // 30}") for n in range(MANY)], id="a class"),
+    ],
+)
+async def test_batch_of_several_script_calls(store: Store, keys: list[Key]) -> None:
+    """Every record has its result, is stored and counted; the revisions are of one row, without a gap."""
+    for seq in (1, 2):
+        committed = await commit(store, *((key, play(seq, 100 * seq)) for key in keys))
+        assert set(committed.results) == set(keys)
+        for user_id, (first, last) in committed.revs.items():
+            own = [unpack_record(committed.results[key].value).rev for key in keys if key[0] == user_id]
+            assert sorted(own) == list(range(first + 1, last + 1))
+    for user_id in {user_id for user_id, _ in keys}:
+        changes = await store.changes(user_id)
+        assert {video for video, _ in changes.records} == {video for user, video in keys if user == user_id}
+        assert {(record.seen[1], record.played_ms) for _, record in changes.records} == {(5, 10_000)}
+    for video_id in {video_id for _, video_id in keys}:
+        viewers = sum(video == video_id for _, video in keys)
+        totals, curve, _ = await store.totals.read_all(video_id, NOW)
+        assert (totals, curve) == await store.totals.recount(video_id)
+        assert (totals, curve.viewers) == (Totals(viewers, 0, 5 * viewers), [viewers] * 5)
+
+
+async def test_delta_heavier_than_a_call(store: Store) -> None:
+    """An envelope of old heartbeats for one record goes in whole, between others."""
+    heavy = [(("u", "v"), report_of("a", seq, seq, [(seq * 1_000, seq * 1_000 + 1_000)])) for seq in range(1, MANY)]
+    await commit(store, (("u", "first"), play()), *heavy, (("u", "last"), play()), (("w", "v"), play()))
+    record = await store.record("u", "v")
+    assert (record.seen, record.played_ms, record.guards[0].seq) == ([1, MANY], (MANY - 1) * 1_000, MANY - 1)
+    assert (await store.changes("u")).rev == 3
+
+
+# Several writers
+
+
+async def test_hundred_commits_at_once_count_a_hundred_revisions(new_store: NewStore) -> None:
+    """From several workers, to one learner's records: each change has a revision of its own."""
+    stores = [new_store() for _ in range(4)]
+    done = await asyncio.gather(
+        *(commit(stores[n % 4], (("u", f"v{n % 10}"), play(session=f"s{n}"))) for n in range(100))
+    )
+    spans = sorted(committed.revs["u"] for committed in done)
+    assert spans == [(n, n + 1) for n in range(100)]
+    assert (await stores[0].changes("u")).rev == 100
+
+
+async def test_span_of_revisions_holds_nobody_elses_changes(new_store: NewStore) -> None:
+    """A batch of several calls may be overtaken between two of them: what lies in the span it tells is all its own."""
+    stores = [new_store() for _ in range(3)]
+    done = await asyncio.gather(
+        *(
+            commit(store, *((("u", f"v{number}-{n}"), play()) for n in range(2 * MANY)))
+            for number, store in enumerate(stores)
+        )
+    )
+    for committed in done:
+        own = {unpack_record(result.value).rev for result in committed.results.values()}
+        first, last = committed.revs["u"]
+        assert set(range(first + 1, last + 1)) <= own
+    assert (await stores[0].changes("u")).rev == 6 * MANY
+
+
+# Damage
+
+
+async def damaged(store: Store) -> Committed:
+    """A commit of the damaged record (bad, v) between two good ones."""
+    return await commit(
+        store, (("good", "v"), play()), (("bad", "v"), play()), (("bad", "w"), play()), (("fine", "v"), play())
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [b"\xc1", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x05", b"\x01\x9d" + bytes(13), b"\xa1a\x90"]
+)
+async def test_record_that_cannot_be_read_costs_itself_alone(store: Store, value: bytes) -> None:
+    """It fails, and is left as it is for whoever repairs it; the same learner's other records are stored."""
+    await store.redis.hset(store.keys.progress("bad"), "v", value)
+    committed = await damaged(store)
+    assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
+    assert committed.results["bad", "v"].value == b""
+    assert await store.redis.hget(store.keys.progress("bad"), "v") == value
+    for key in (("good", "v"), ("bad", "w"), ("fine", "v")):
+        assert committed.results[key].outcomes == ()
+        assert (await store.record(*key)).seen == [0, 5]
+    assert await store.totals.read("v") == Totals(2, 0, 10)
+    assert dict((await store.changes("bad")).records).keys() == {"w"}
+
+
+@pytest.mark.parametrize("what", ["a string", "a list", "no revision", "an empty revision"])
+async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, what: str) -> None:
+    """Of another type, or with a revision that is no number: that learner's records fail, the batch is stored."""
+    key = store.keys.progress("bad")
+    if what == "a string":
+        await store.redis.set(key, "text")
+    elif what == "a list":
+        await store.redis.rpush(key, "text")
+    else:
+        await store.redis.hset(key, "rev", "abc" if what == "no revision" else "")
+    committed = await damaged(store)
+    for video_id in ("v", "w"):
+        assert committed.results["bad", video_id].outcomes == (0, Outcome.FAILED)
+    assert committed.revs["bad"] == (0, 0)
+    for user_id in ("good", "fine"):
+        assert committed.results[user_id, "v"].outcomes == ()
+        assert (await store.record(user_id, "v")).seen == [0, 5]
+    assert await store.totals.read("v") == Totals(2, 0, 10)
+
+
+async def test_empty_value_is_no_record(store: Store) -> None:
+    """In the script as in `unpack_record`: the first report begins one."""
+    await store.redis.hset(store.keys.progress("bad"), "v", b"")
+    assert (await damaged(store)).results["bad", "v"].outcomes == ()
+    assert (await store.record("bad", "v")).seen == [0, 5]
+
+
+@pytest.mark.parametrize("entry", [b"\xc1", b"", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x94" + bytes(4)])
+async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store: Store, entry: bytes) -> None:
+    """The learners' records are the truth and are stored; the video's other viewers are counted."""
+    await store.redis.hset(store.keys.audience("v"), "bad", entry)
+    await damaged(store)
+    assert (await store.record("bad", "v")).seen == [0, 5]
+    assert await store.totals.read("v") == Totals(2, 0, 10)
+    assert await store.totals.read("w") == Totals(1, 0, 5)
+
+
+# Servers that fail
+
+
+async def test_killed_server_is_unavailable_and_has_all_it_acked_when_it_is_back(private_server: PrivateServer) -> None:
+    """Nothing but StoreUnavailable comes out meanwhile, of whatever is asked."""
+    store = Store(private_server.url, worker="w", durability="fsync")
+    await store.check()
+    before = await commit(store, (("u", "v"), play()))
+    private_server.kill()
+    with pytest.raises(StoreUnavailable):
+        await commit(store, (("u", "v"), play(2, 200)))
+    for asked in (
+        store.check(),
+        store.epoch(),
+        store.record("u", "v"),
+        store.changes("u"),
+        store.totals.read("v"),
+        store.totals.read_all("v", NOW),
+        store.totals.recount("v"),
+        store.catalogue.get("v"),
+        store.catalogue.put("v", Video("A film", 1)),
+        store.catalogue.durations({"w"}),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await asked
+    private_server.start()
+    after = await commit(store, (("u", "v"), play(2, 200)))
+    assert (after.epoch, after.revs) == (before.epoch, {"u": (1, 2)})
+    assert (await store.record("u", "v")).played_ms == 10_000
+    await store.close()
+
+
+async def test_server_that_does_not_answer_is_given_up_in_time(private_server: PrivateServer) -> None:
+    """And the commit, which it may have made after all, is safe to make again."""
+    store = Store(private_server.url, worker="w", timeout_s=0.2)
+    await commit(store, (("u", "v"), play()))
+    private_server.pause()
+    with pytest.raises(StoreUnavailable):
+        await commit(store, (("u", "v"), play(2, 200)))
+    private_server.resume()
+    patient = Store(private_server.url, worker="x")
+    await commit(patient, (("u", "v"), play(2, 200)))
+    record = await patient.record("u", "v")
+    assert (record.played_ms, record.rev) == (10_000, 2)
+    await store.close()
+    await patient.close()
+
+
+async def test_cancelled_commit_does_not_confuse_the_next(private_server: PrivateServer) -> None:
+    """The reply that nobody waits for any more is not read as another's."""
+    store = Store(private_server.url, worker="w")
+    await commit(store, (("u", "v"), play()))
+    private_server.pause()
+    lost = [asyncio.create_task(commit(store, (("u", f"v{n}"), play()))) for n in range(3)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    for task in lost:
+        task.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*lost, return_exceptions=True))
+    private_server.resume()
+    for n in range(10):
+        committed = await commit(store, (("u", "v"), play(n + 2, 200 + n)))
+        assert unpack_record(committed.results["u", "v"].value).guards[0].seq == n + 2
+    await store.close()
+
+
+async def test_read_only_server_is_unavailable(private_server: PrivateServer) -> None:
+    """A replica, or a server out of memory, refuses to write: try again, and nothing of it is half true."""
+    store = Store(private_server.url, worker="w")
+    await commit(store, (("u", "v"), play()))
+    async with Redis.from_url(private_server.url) as admin:
+        await admin.config_set("maxmemory", "1")
+        with pytest.raises(StoreUnavailable):
+            await commit(store, (("u", "v"), play(2, 200)))
+        await admin.config_set("maxmemory", "0")
+    await commit(store, (("u", "v"), play(2, 200)))
+    assert (await store.record("u", "v")).played_ms == 10_000
+    await store.close()
+
+
+async def test_fsync_is_refused_where_it_cannot_be_kept(store_server: StoreServer, new_store: NewStore) -> None:
+    """Redis 7.0 has no WAITAOF: better no start than a promise that isn't kept."""
+    store = new_store(durability="fsync")
+    if store_server.name == "redis7":
+        with pytest.raises(StoreUnavailable, match="WAITAOF"):
+            await store.check()
+    else:
+        await store.check()
+        assert (await commit(store, (("u", "v"), play()))).revs == {"u": (0, 1)}
