@@ -54,7 +54,7 @@ class Hello(Message):
 
 
 class Heartbeat(Message):
-    """What was played since the session's last heartbeat. The seed's REST body plus `type` and `seq` is one too."""
+    """What was played since the session's last heartbeat. The documented REST body plus `type` and `seq` is one too."""
 
     type: Literal["heartbeat"] = "heartbeat"
     seq: Seq

@@ -1,7 +1,7 @@
 """The wire's scalar types: what is taken, and within which bounds.
 
 Strict by design: an integer is a JSON integer (no string, no bool, no 12.0), and nothing is repaired silently.
-Bounds are those of DESIGN: 48 h of media, JavaScript's safe integers, instants from 1970 to 9999.
+Bounds: 48 h of media, JavaScript's safe integers, instants from 1970 to 9999.
 """
 
 import re
