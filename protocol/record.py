@@ -110,7 +110,7 @@ class Report:
 
 @dataclass(slots=True)
 class Record:
-    """All that is kept of one learner and one video, in integers; 0 stands for an instant or a duration that nobody has told.
+    """What is kept of one learner and one video, in integers; 0 is an instant or a duration that nobody has told.
 
     The position is two registers, each "newest wins, ties: the larger": one fed by settled sessions, one by
     sessions that have played under SETTLE_MS without a seek. `position` derives the answer from both, which
