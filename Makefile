@@ -6,7 +6,7 @@ PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check format fuzz lock
+.PHONY: help setup run test check format fuzz lock audit
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ lock: ## Pin anew every dependency, with hashes, for each platform and python >=
 	@.cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file requirements.lock pyproject.toml
+
+# --strict: what the database does not know is a failure, not a pass; a mirror of the index may have no database.
+audit: ## Look for known vulnerabilities in what requirements.lock pins
+	@$(PYTHON) -m venv .cache/audit
+	@.cache/audit/bin/python $(PIP) install pip-audit
+	@.cache/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock \
+		|| { echo 'make audit: vulnerable, or not looked up; see above' >&2; exit 1; }
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

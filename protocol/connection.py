@@ -11,20 +11,23 @@ from enum import Enum, auto
 
 from protocol.codecs import Codec
 from protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
-from protocol.messages import Ack, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
+from protocol.messages import Ack, Auth, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
 from protocol.record import Outcome, Report
 from protocol.session import Now, Plausibility, Sessions
 
 
 class State(Enum):
     OPENING = auto()
+    CHECKING = auto()
+    """The hello is here; the endpoint finds out who that is."""
     OPEN = auto()
     CLOSED = auto()
 
 
 TRANSITIONS: dict[State, dict[type[Message], State]] = {
-    State.OPENING: {Hello: State.OPEN},
-    State.OPEN: {Heartbeat: State.OPEN, Sync: State.OPEN, Ping: State.OPEN},
+    State.OPENING: {Hello: State.CHECKING},
+    State.CHECKING: {},
+    State.OPEN: {Heartbeat: State.OPEN, Sync: State.OPEN, Auth: State.OPEN, Ping: State.OPEN},
     State.CLOSED: {},
 }
 """What a client may say when. Anything else is its mistake."""
@@ -39,7 +42,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Greet:
-    """Answer a hello: welcome, what changed after `since` (everything, where the epoch differs), synced."""
+    """Find out who says hello, then `open` or `refuse`.
+
+    The answer: welcome, what changed after `since` (everything, where the epoch differs), synced.
+    """
 
     hello: Hello
 
@@ -49,6 +55,13 @@ class Bring:
     """Answer a sync: what changed after `since`, then synced."""
 
     since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Verify this token, and let the connection last as long as it does."""
+
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +83,7 @@ class Close:
     reason: str
 
 
-Effect = Send | Greet | Bring | Take | Touch | Close
+Effect = Send | Greet | Bring | Renew | Take | Touch | Close
 _TOUCH = (Touch(),)
 
 
@@ -107,6 +120,26 @@ class Connection:
             return self._invalid(error)
         except PeerError as error:
             return self._end(error)
+
+    def open(self, user_id: str, session: str) -> None:
+        """The hello is accepted: from now on this connection speaks for `user_id`.
+
+        Raises:
+            LocalError: no hello waits to be accepted.
+        """
+        if self.state is not State.CHECKING:
+            raise LocalError("no hello waits")
+        self.user_id = user_id
+        self._sessions = Sessions(session, self._rules)
+        self.state = State.OPEN
+
+    def refuse(self, error: PeerError) -> Sequence[Effect]:
+        """Say what is wrong, and close; nothing for a connection that is closed already."""
+        return () if self.state is State.CLOSED else self._end(error)
+
+    def error(self, error: PeerError) -> Send:
+        """Say what is wrong; the connection stands."""
+        return Send(self._error(error))
 
     def taken(self) -> None:
         """The running batch is on its way to the store."""
@@ -148,11 +181,11 @@ class Connection:
         report = self._sessions.heartbeat(message, now)
         return _TOUCH if report is None else (Take(message.video_id, report),)
 
-    def _other(self, message: Hello | Sync | Ping) -> Sequence[Effect]:
+    def _other(self, message: Hello | Sync | Auth | Ping) -> Sequence[Effect]:
         if isinstance(message, Hello):
-            self.user_id = message.user_id
-            self._sessions = Sessions(message.session, self._rules)
             return (Greet(message),)
+        if isinstance(message, Auth):
+            return (Renew(message.token),)
         if isinstance(message, Sync):
             return (Bring(message.since),)
         return (Send(self._codec.encode(Pong())),)
@@ -160,11 +193,13 @@ class Connection:
     def _misplaced(self) -> FrameError:
         if self.state is State.OPENING:
             return FrameError("the first message must be hello", Problem.NO_HELLO)
+        if self.state is State.CHECKING:
+            return FrameError("the hello is not answered yet")
         return FrameError("hello is said once")
 
     def _invalid(self, error: InvalidMessage) -> Sequence[Effect]:
         """A bad field costs that message, not the connection; but without a hello there is no conversation."""
-        if self.state is State.OPENING:
+        if self.state is not State.OPEN:
             return self._end(FrameError(error.detail))
         try:
             if self._sessions is not None and self._sessions.refuse(error):

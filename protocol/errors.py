@@ -19,9 +19,12 @@ class CloseCode(IntEnum):
     RESTART = 4001
     TOO_SLOW = 4002
     RATE = 4003
+    TOKEN_EXPIRED = 4005
     NO_HELLO = 4008
+    UNAUTHORIZED = 4500
     BAD_FRAME = 4501
     VERSION = 4502
+    FORBIDDEN = 4503
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,16 @@ class Problem(Enum):
     NOT_FOUND = _Kind("Not found", 404)
     METHOD = _Kind("The method is not allowed here", 405)
     DELETED = _Kind("The progress was deleted after this happened", 409)
+    UNAUTHORIZED = _Kind("A valid token is needed", 401, CloseCode.UNAUTHORIZED)
+    TOKEN_EXPIRED = _Kind("The token has expired", 401, CloseCode.TOKEN_EXPIRED)
+    FORBIDDEN = _Kind("The token does not permit this", 403, CloseCode.FORBIDDEN)
+    ORIGIN = _Kind("Pages of this origin are not allowed here", 403, CloseCode.FORBIDDEN)
+    ENDED = _Kind("All sessions of this user were ended", 403, CloseCode.UNAUTHORIZED)
+    RATE = _Kind("Too much at once", 429, CloseCode.RATE)
+    BUSY = _Kind("Too many come at once; come back as told", 503, CloseCode.RESTART)
+    KEYS = _Kind("Tokens can't be verified now; try again", 503, CloseCode.RESTART)
+    HEADERS_TOO_LARGE = _Kind("The request's head is too large", 431)
+    NOT_HTTP = _Kind("The request can't be read", 400)
     UNAVAILABLE = _Kind("The store can't be reached; nothing was lost, try again", 503, CloseCode.RESTART)
     INTERNAL = _Kind("Internal error", 500, CloseCode.RESTART)
     BAD_FRAME = _Kind("The frame can't be read", 400, CloseCode.BAD_FRAME)

@@ -25,6 +25,7 @@ from protocol.scalars import (
     Seq,
     SessionId,
     SpanMs,
+    Token,
     WholeSeconds,
 )
 
@@ -43,12 +44,16 @@ class Message(BaseModel):
 
 
 class Hello(Message):
-    """The first message: who speaks, and what this device knows already."""
+    """The first message: who speaks, and what this device knows already.
+
+    `userId` may be left out where the token says it, and must be given where the service runs without tokens.
+    """
 
     type: Literal["hello"] = "hello"
     device: DeviceId
     session: SessionId
-    user_id: Id
+    token: Token | None = Field(default=None, repr=False)
+    user_id: Id | None = None
     since: Rev | None = None
     epoch: str | None = Field(default=None, max_length=64)
 
@@ -78,6 +83,13 @@ class Sync(Message):
     since: Rev
 
 
+class Auth(Message):
+    """A fresh token of the same subject, before the one in use expires."""
+
+    type: Literal["auth"] = "auth"
+    token: Token = Field(repr=False)
+
+
 class Ping(Message):
     type: Literal["ping"] = "ping"
 
@@ -87,8 +99,8 @@ class _Named(Message):
     session: SessionId | None = None
 
 
-ClientMessage = Annotated[Hello | Heartbeat | Sync | Ping, Field(discriminator="type")]
-_client: TypeAdapter[Hello | Heartbeat | Sync | Ping] = TypeAdapter(ClientMessage)
+ClientMessage = Hello | Heartbeat | Sync | Auth | Ping
+_client: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
 
 
 class RecordView(Message):
@@ -152,6 +164,20 @@ class Ack(Message):
     capped: list[int] | None = None
 
 
+class Expiring(Message):
+    """The token in use expires in `expiresIn` s: send `auth` with a fresh one, or be closed with 4005."""
+
+    type: Literal["expiring"] = "expiring"
+    expires_in: float
+
+
+class Authorized(Message):
+    """The fresh token is in use; `expiresIn` s, absent where it is not limited."""
+
+    type: Literal["authorized"] = "authorized"
+    expires_in: float | None = None
+
+
 class Error(Message):
     type: Literal["error"] = "error"
     code: str
@@ -171,7 +197,7 @@ class Pong(Message):
     type: Literal["pong"] = "pong"
 
 
-def parse(tree: Any) -> Hello | Heartbeat | Sync | Ping:
+def parse(tree: Any) -> ClientMessage:
     """Validate a decoded frame.
 
     Raises:
@@ -184,8 +210,8 @@ def parse(tree: Any) -> Hello | Heartbeat | Sync | Ping:
         if not isinstance(tree, dict):
             raise FrameError("a message is an object") from None
         kind = tree.get("type")
-        if kind not in ("hello", "heartbeat", "sync", "ping"):
-            raise FrameError("type should be one of hello, heartbeat, sync, ping") from None
+        if kind not in ("hello", "heartbeat", "sync", "auth", "ping"):
+            raise FrameError("type should be one of hello, heartbeat, sync, auth, ping") from None
         seq, session = _which(tree) if kind == "heartbeat" else (None, None)
         raise InvalidMessage(field_errors(error, skip=1), seq, session) from None
 

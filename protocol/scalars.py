@@ -19,8 +19,12 @@ from pydantic import (
 
 MAX_MEDIA_S = 172_800
 MAX_SEQ = 2**53 - 1
+MAX_TOKEN = 8_192
+"""Characters of a token; a longer one is refused unread."""
 MAX_AGE_MS = 366 * 86_400_000
 """How long a player may hold a heartbeat back: a year."""
+MAX_INSTANT = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z, ms."""
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
 
 
@@ -28,7 +32,7 @@ def parse_instant(value: Any) -> int:
     """ISO 8601 text → ms since 1970. No offset means UTC; a date alone is its midnight, UTC.
 
     Raises:
-        ValueError: not ISO 8601, no such date, or before 1970.
+        ValueError: not ISO 8601, no such date, before 1970, or in UTC after 9999.
     """
     if not isinstance(value, str) or len(value) > 40 or not _ISO.fullmatch(value):
         raise ValueError("should be an ISO 8601 date and time such as 2026-11-23T10:00:00.000Z")
@@ -41,6 +45,8 @@ def parse_instant(value: Any) -> int:
         raise ValueError("there is no such date and time") from None
     if ms < 1:
         raise ValueError("should not be before 1970")
+    if round(ms) > MAX_INSTANT:
+        raise ValueError("should not be after 9999")
     return round(ms)
 
 
@@ -71,6 +77,8 @@ Id = Annotated[str, StringConstraints(pattern=_UUID, to_lower=True), Field(json_
 SessionId = Annotated[str, StringConstraints(pattern=_SESSION)]
 """One player page load, chosen by the player."""
 DeviceId = Annotated[str, StringConstraints(pattern=_DEVICE)]
+Token = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN)]
+"""A JSON Web Token."""
 Seq = Annotated[int, Field(ge=1, le=MAX_SEQ)]
 Rev = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 WholeSeconds = Annotated[int, Field(ge=0, le=MAX_MEDIA_S)]

@@ -75,21 +75,24 @@ class Sessions:
         """What `message` says about its record; None where it changes nothing or was rejected (the ack tells).
 
         Raises:
-            PeerError: more sessions wait for their ack than one conversation may have. Nothing was taken.
+            PeerError: more sessions wait for their ack than one conversation may have, or more rejections than one ack
+                may carry. Nothing was taken.
         """
         name = message.session or self._default
-        session, waiting = self._take(name, message.seq)
+        session, waiting = self._take(name)
         try:
-            return self._report(name, session, waiting, message, now)
+            report = self._report(name, session, waiting, message, now)
         except Refused as refusal:
             _reject(waiting, message.seq, str(refusal))
             return None
+        waiting.seq = max(waiting.seq, message.seq)
+        return report
 
     def refuse(self, error: InvalidMessage) -> bool:
-        """Reject a heartbeat that didn't validate; False where it can't be told which one it was."""
+        """Reject a heartbeat that didn't validate; False where it can't be told which one it was. Raises as above."""
         if error.seq is None:
             return False
-        _, waiting = self._take(error.session or self._default, error.seq)
+        _, waiting = self._take(error.session or self._default)
         _reject(waiting, error.seq, error.detail)
         return True
 
@@ -124,7 +127,7 @@ class Sessions:
                     capped=sorted(set(waiting.capped)) or None,
                 )
 
-    def _take(self, name: str, seq: int) -> tuple[_Session, _Waiting]:
+    def _take(self, name: str) -> tuple[_Session, _Waiting]:
         session = self._sessions.get(name)
         if session is None:
             if len(self._sessions) >= MAX_SESSIONS:
@@ -132,7 +135,6 @@ class Sessions:
             session = self._sessions[name] = _Session()
         if session.filling is None:
             session.filling = _Waiting()
-        session.filling.seq = max(session.filling.seq, seq)
         return session, session.filling
 
     def _forget_one(self) -> None:
@@ -202,6 +204,7 @@ class Sessions:
 def _reject(waiting: _Waiting, seq: int, detail: str) -> None:
     if len(waiting.rejected) >= MAX_REJECTED:
         raise PeerError(Problem.TOO_MANY_BAD, f"more than {MAX_REJECTED} bad heartbeats between two acks")
+    waiting.seq = max(waiting.seq, seq)
     waiting.rejected.append(Rejection(seq=seq, code=Problem.INVALID.code, detail=detail[:200]))
 
 

@@ -10,14 +10,20 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route, Router, WebSocketRoute
 
+from server.access import Access
+from server.admission import Admission
 from server.bodies import BodyReader
 from server.clock import Clock, system_clock
+from server.gate import Gate, cors
 from server.health import HealthEndpoints
 from server.hub import Hub
+from server.operations import OperationEndpoints
 from server.problems import HANDLERS
 from server.progress import ProgressEndpoints
 from server.services import Services
@@ -51,6 +57,7 @@ def create_store(settings: Settings) -> Store:
 def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
     """One process of the service. Its lifespan connects to the store and owns every background task."""
     router = Router(redirect_slashes=False)  # a redirect would lead to whatever Host the request names
+    access = Access(settings, clock)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -67,16 +74,18 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
                 after=hub.committed,
             )
 
-        services = Services(settings, clock, store, hub, flusher(settings.flush_interval_s), flusher(0))
+        admission = Admission(settings, clock)
+        lanes = flusher(settings.flush_interval_s), flusher(0)
+        services = Services(settings, clock, access, admission, store, hub, *lanes)
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         router.routes[:] = [
             WebSocketRoute("/ws", SocketEndpoint(services)),
             *ProgressEndpoints(services, bodies).routes(),
             *VideoEndpoints(services, bodies).routes(),
+            *OperationEndpoints(services).routes(),
             *HealthEndpoints(services).routes(),
             *player_page(),
         ]
-        lanes = (services.heartbeats, services.requests)
         try:
             async with _running(hub.run()):
                 async with _running(*(lane.run() for lane in lanes)):
@@ -87,7 +96,12 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
         finally:
             await store.close()
 
-    return Starlette(routes=[Mount("/", router)], exception_handlers=HANDLERS, lifespan=lifespan)
+    return Starlette(
+        routes=[Mount("/", router)],
+        middleware=[Middleware(Gate, settings), Middleware(CORSMiddleware, **cors(settings))],
+        exception_handlers=HANDLERS,
+        lifespan=lifespan,
+    )
 
 
 def player_page() -> Iterator[Route]:

@@ -22,8 +22,8 @@ class BodyReader:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
-    async def tree(self, request: Request, *media_types: str) -> Any:
-        """The body as a JSON tree.
+    async def tree(self, request: Request, *media_types: str, max_bytes: int | None = None) -> Any:
+        """The body as a JSON tree; of at most `max_bytes`, where that is less than all bodies are held to.
 
         Raises:
             RestError: of another media type, too large, too slow, not JSON.
@@ -32,7 +32,7 @@ class BodyReader:
         if media_type not in media_types:
             raise RestError(Problem.MEDIA_TYPE, f"the content type should be {' or '.join(media_types)}")
         try:
-            return read_json(await self._read(request))
+            return read_json(await self._read(request, min(self._max_bytes, max_bytes or self._max_bytes)))
         except FrameError as error:
             raise RestError(Problem.NOT_JSON, error.detail) from None
 
@@ -40,14 +40,14 @@ class BodyReader:
         """The body as a `model`; raises RestError as `tree` does, and with a pointer to each bad field."""
         return validated(model, await self.tree(request, "application/json"))
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, request: Request, max_bytes: int) -> bytes:
         body = bytearray()
         try:
             async with asyncio.timeout(self._timeout_s):
                 async for chunk in request.stream():
                     body += chunk
-                    if len(body) > self._max_bytes:
-                        raise RestError(Problem.TOO_LARGE, f"a body has at most {self._max_bytes} bytes")
+                    if len(body) > max_bytes:
+                        raise RestError(Problem.TOO_LARGE, f"a body has at most {max_bytes} bytes")
         except TimeoutError:
             raise RestError(Problem.TIMEOUT, f"a body arrives within {self._timeout_s:g} s") from None
         except ClientDisconnect:

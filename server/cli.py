@@ -1,7 +1,7 @@
 """The program `playhead`: turns words of a shell into settings, and trouble at the start into one sentence."""
 
 import argparse
-import logging
+import logging.config
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from server import logs
+from server.auth import mint
 from server.serve import CannotServe, serve
 from server.settings import ENV_PREFIX, Settings
 
@@ -19,21 +21,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. 2: it could not start, and stderr says why in one sentence."""
     parser = argparse.ArgumentParser(prog="playhead", description="Live video progress that loses no second.")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_token(commands)
     command = commands.add_parser(
         "serve", help="run the service", description="Each option is also a setting: PLAYHEAD_ and its name."
     )
-    command.add_argument("--host", help="loopback address to serve (127.0.0.1)")
+    command.add_argument("--host", help="address to serve (127.0.0.1); others than loopback want tokens and origins")
     command.add_argument("--port", type=int, help="port to serve (8000)")
     command.add_argument("--workers", type=int, help="processes (1)")
     command.add_argument("--data-dir", type=Path, help="where the embedded store keeps its files (data)")
     command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
     command.add_argument("--durability", choices=["memory", "fsync"], help="when a heartbeat counts as stored")
     command.add_argument("--flush-interval-s", type=float, help="seconds between flushes (1)")
+    command.add_argument("--jwt-key-file", type=Path, help="public key (PEM) that tokens are verified by")
+    command.add_argument("--jwt-jwks-url", help="https URL of the key set that tokens are verified by")
+    command.add_argument("--jwt-algorithm", choices=["RS256", "ES256", "EdDSA"], help="how tokens are signed")
+    command.add_argument("--jwt-issuer", help="iss that tokens must have")
+    command.add_argument("--jwt-audience", help="aud that tokens must have")
+    command.add_argument("--allowed-origins", help="pages that may connect: https://academy.example,…")
+    command.add_argument("--trusted-proxies", help="addresses or networks whose X-Forwarded-* are believed")
+    command.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="what is logged (info)")
     given = vars(parser.parse_args(arguments))
-    del given["command"]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    chosen = given.pop("command")
     if unknown := _unknown(os.environ):
         return _fail(f"the environment has {', '.join(unknown)}, but there is no such setting")
+    if chosen == "token":
+        return _token(**given)
+    logging.config.dictConfig(logs.config("info"))
     try:
         serve(Settings(**{name: value for name, value in given.items() if value is not None}))
     except ValidationError as error:
@@ -42,6 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 0
+    return 0
+
+
+def _add_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "token", help="make a token, for trying out", description="Signed by PLAYHEAD_JWT_SECRET; printed alone."
+    )
+    command.add_argument("--sub", required=True, help="whom it is for: the learner's userId, or a service's name")
+    command.add_argument("--scope", default="", help="such as progress:any or analytics, with spaces between")
+    command.add_argument("--ttl", type=float, default=3_600, help="seconds that it is valid (3600)")
+
+
+def _token(sub: str, scope: str, ttl: float) -> int:
+    try:
+        print(mint(Settings(), sub, scope, ttl))
+    except ValidationError as error:
+        return _fail("; ".join(_sentence(tuple(item["loc"]), item["msg"]) for item in error.errors()))
+    except ValueError as error:
+        return _fail(str(error))
     return 0
 
 

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 import msgpack
 
+from protocol.errors import PeerError, Problem
 from protocol.messages import PAGE, Message, Progress
 from protocol.record import Record
 from protocol.rest import record_view
 from protocol.scalars import MAX_SEQ
 from storage.channels import Channels
+from storage.endings import parse_ending
 from storage.packing import unpack_record
 from storage.pending import Batch, Committed, Origin
 from storage.store import Changes, Store, StoreUnavailable
@@ -41,6 +43,8 @@ class Channel(Protocol):
     ready: bool
     """False while changes are being read for it; pushes then only raise `missed`."""
     missed: int
+    since: int
+    """ms since 1970, when it came."""
 
     def tell(self, message: Message) -> None:
         """Queue a message; never blocks."""
@@ -52,6 +56,10 @@ class Channel(Protocol):
 
     def restart(self) -> None:
         """Say goodbye and close: come back, and send again what was never acked."""
+        ...
+
+    def refuse(self, error: PeerError) -> None:
+        """Say what is wrong, and close."""
         ...
 
 
@@ -139,6 +147,7 @@ class Hub:
         """Listen to what other processes commit, for ever; cancel it to stop."""
         self._channels.want(self._store.catalogue.channel)
         self._channels.want(self._store.keys.epoch)
+        self._channels.want(self._store.endings.channel)
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self._channels.run())
             try:
@@ -164,8 +173,22 @@ class Hub:
         elif name == self._store.keys.epoch:
             if data.decode() != self._epoch:
                 self._new_epoch(data.decode())
+        elif name == self._store.endings.channel:
+            self._end_sessions(*parse_ending(data))
         elif (user_id := self._users.get(name)) is not None:
             self._remote(user_id, data)
+
+    def _end_sessions(self, user_id: str, at: int) -> None:
+        """An operator has ended what this user began until `at`."""
+        for channel in list(self._rooms.get(user_id, ())):
+            if channel.since <= at:
+                channel.refuse(PeerError(Problem.ENDED, "an operator has ended all sessions of this user"))
+
+    async def _end_missed(self) -> None:
+        """What was ended while this process could not hear it."""
+        with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
+            for user_id, at in await self._store.endings.recent():
+                self._end_sessions(user_id, at)
 
     def _confirmed(self, name: str) -> None:
         """Subscribed, perhaps anew: what was published in between is lost, so ask for it.
@@ -174,6 +197,8 @@ class Hub:
         """
         if name == self._store.catalogue.channel:
             self._store.catalogue.forget_all()
+        elif name == self._store.endings.channel:
+            self._start(self._end_missed())
         user_id = self._users.get(name)
         if user_id is None:
             return

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -32,7 +33,13 @@ def bad_parameter(name: str, detail: str, where: str) -> RestError:
     return RestError(Problem.INVALID, f"{name}: {detail}", (FieldError(f"/{name}", detail),), where)
 
 
-def response(problem: Problem, detail: str, fields: tuple[FieldError, ...] = (), where: str = "body") -> Response:
+def response(
+    problem: Problem,
+    detail: str,
+    fields: tuple[FieldError, ...] = (),
+    where: str = "body",
+    retry_after_s: float = RETRY_AFTER_S,
+) -> Response:
     body: dict[str, Any] = {
         "type": f"{TYPE_PREFIX}{problem.code}",
         "title": problem.value.title,
@@ -42,14 +49,17 @@ def response(problem: Problem, detail: str, fields: tuple[FieldError, ...] = (),
     if fields:
         body["errors"] = [{"pointer": f.pointer, "detail": f.detail, "in": where} for f in fields]
     answer = Response(json.dumps(body), problem.value.status, media_type="application/problem+json")
-    if problem.value.status == 503:
-        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    if problem.value.status in (429, 503):
+        answer.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if problem.value.status == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
 
 
 async def on_peer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PeerError)  # noqa: S101 registered for nothing else
-    return response(error.problem, str(error), error.fields, getattr(error, "where", "body"))
+    retry_after_s = getattr(error, "retry_after_s", RETRY_AFTER_S)
+    return response(error.problem, str(error), error.fields, getattr(error, "where", "body"), retry_after_s)
 
 
 async def on_unavailable(request: Request, error: Exception) -> Response:

@@ -1,5 +1,7 @@
 """The documented REST contract: eight endpoints over the same records, batches and rules as the socket."""
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,6 +26,7 @@ from protocol.rest import (
 from protocol.scalars import MAX_SEQ
 from protocol.session import Now, Plausibility, Sessions
 from server.bodies import BodyReader, answer, validated
+from server.identity import Identity
 from server.parameters import path_id, query_choice, query_int
 from server.problems import RestError
 from server.services import Services
@@ -31,12 +34,18 @@ from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
 from storage.packing import unpack_record
 from storage.store import Changes
 
+REPORTS_A_REQUEST = 50
+"""Reports that one body brings at the price of a request more."""
+MAX_BEACON_BYTES = 65_536
+"""Of a body that has to be read before its sender is known; browsers send beacons of at most so much."""
+
 
 class ProgressEndpoints:
     """Handlers; `routes` says which path is whose."""
 
     def __init__(self, services: Services, bodies: BodyReader) -> None:
         self._services = services
+        self._access = services.access
         self._bodies = bodies
         self._rules = Plausibility(max_rate=services.settings.max_rate)
 
@@ -52,8 +61,10 @@ class ProgressEndpoints:
         ]
 
     async def update(self, request: Request) -> Response:
+        identity = await self._access.identify(request)
         full = query_choice(request, "detail", ("full",))
         body = await self._bodies.message(request, Update)
+        identity.act_for(body.user_id)
         waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
         committed = await waiter.commit(self._services.requests)
         record = unpack_record(committed.results[body.user_id, body.video_id].value)
@@ -61,8 +72,11 @@ class ProgressEndpoints:
         return _one(body.user_id, body.video_id, record, full)
 
     async def sync(self, request: Request) -> Response:
+        identity = await self._access.identify(request)
         full = query_choice(request, "detail", ("full",))
         body = await self._bodies.message(request, SyncBody)
+        identity.act_for(body.user_id)
+        self._access.charge(request, identity, len(body.progress_data) / REPORTS_A_REQUEST)
         now = self._services.clock()
         if body.progress_data:
             ops = [(item.video_id, _report(item, now)) for item in body.progress_data]
@@ -72,22 +86,36 @@ class ProgressEndpoints:
     async def realtime(self, request: Request) -> Response:
         """The documented body, or the players' envelope, which a beacon may send as text/plain."""
         full = query_choice(request, "detail", ("full",))
-        tree = await self._bodies.tree(request, "application/json", "text/plain")
+        identity, tree = await self._identified(request)
         if isinstance(tree, dict) and "heartbeats" in tree:
-            return await self._envelope(validated(Envelope, tree))
+            envelope = validated(Envelope, tree)
+            identity.act_for(envelope.user_id)
+            self._access.charge(request, identity, len(envelope.heartbeats) / REPORTS_A_REQUEST)
+            return await self._envelope(envelope)
         body = validated(Update, tree)
+        identity.act_for(body.user_id)
         waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
         committed = await waiter.commit(self._services.heartbeats)
         record = unpack_record(committed.results[body.user_id, body.video_id].value)
         _refuse_unstored(waiter.outcomes[0], record)
         return _one(body.user_id, body.video_id, record, full)
 
+    async def _identified(self, request: Request) -> tuple[Identity, Any]:
+        """Who sends a body, and its tree. A beacon has no headers: it carries its token inside, and is short."""
+        if not self._access.authenticator.on or "authorization" in request.headers:
+            identity = await self._access.identify(request)
+            return identity, await self._bodies.tree(request, "application/json", "text/plain")
+        tree = await self._bodies.tree(request, "application/json", "text/plain", max_bytes=MAX_BEACON_BYTES)
+        token = tree.get("token") if isinstance(tree, dict) else None
+        return await self._access.identify(request, token if isinstance(token, str) else None), tree
+
     async def one(self, request: Request) -> Response:
         return await (self.delete if request.method == "DELETE" else self.get_one)(request)
 
     async def get_one(self, request: Request) -> Response:
+        identity = await self._access.identify(request)
         full = query_choice(request, "detail", ("full",))
-        user_id, video_id = path_id(request, "userId"), path_id(request, "videoId")
+        user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
         record = await self._services.store.record(user_id, video_id)
         if not record.exists:
             raise _no_progress()
@@ -95,15 +123,17 @@ class ProgressEndpoints:
 
     async def get_all(self, request: Request) -> Response:
         """With `since`, what changed after that revision, deletions too, in full detail."""
+        identity = await self._access.identify(request)
         full = query_choice(request, "detail", ("full",))
         since = query_int(request, "since", 0, MAX_SEQ)
-        user_id = path_id(request, "userId")
+        user_id = identity.act_for(path_id(request, "userId"))
         epoch = request.query_params.get("epoch")
         changes = await self._services.store.changes(user_id, since, epoch)
         return _all(user_id, changes, full, delta=since is not None)
 
     async def delete(self, request: Request) -> Response:
-        user_id, video_id = path_id(request, "userId"), path_id(request, "videoId")
+        identity = await self._access.identify(request)
+        user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
         await barrier(self._services.heartbeats)
         waiter = OpsWaiter(user_id, [(video_id, self._services.clock().wall)])
         await waiter.commit(self._services.requests)
@@ -112,8 +142,9 @@ class ProgressEndpoints:
         return answer(Deleted())
 
     async def engagement(self, request: Request) -> Response:
+        identity = await self._access.identify(request)
         limit = query_int(request, "limit", 1, 100) or 10
-        user_id = path_id(request, "userId")
+        user_id = identity.act_for(path_id(request, "userId"))
         records = [(v, r) for v, r in (await self._services.store.changes(user_id)).records if r.exists]
         records.sort(key=lambda item: (-item[1].watched, -item[1].last_watched, item[0]))
         return answer(

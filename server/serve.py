@@ -11,13 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from server import logs
 from server.app import PLAYER_PAGE, create_app, create_store
+from server.auth import Authenticator
 from server.settings import Settings
+from server.transport import BoundedHttp, BoundedWebSocket, ServiceConfig
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
+from storage.posture import concerns
 from storage.store import StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -34,13 +39,18 @@ def serve(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM.
 
     Raises:
-        CannotServe: the port, the data directory or the store can't be had.
+        CannotServe: the port, the data directory, the store or the key of tokens can't be had.
     """
+    try:
+        Authenticator(settings)
+    except ValueError as error:
+        raise CannotServe(str(error)) from None
+    _raise_file_limit()
     # uvicorn raises the signal that ended it once more; by default SIGTERM would then cut off our own endings.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listen(settings) as listener, _store(settings) as stored:
-        asyncio.run(_check(stored))
-        config = uvicorn_config(stored)
+        asyncio.run(_check(stored, theirs=settings.redis_url is not None))
+        config = uvicorn_config(stored, logs.config(settings.log_level))
         port = listener.getsockname()[1]
         threading.Thread(target=_announce, args=(settings.host, port), daemon=True).start()
         if settings.workers > 1:
@@ -49,24 +59,35 @@ def serve(settings: Settings) -> None:
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def uvicorn_config(settings: Settings) -> uvicorn.Config:
+def uvicorn_config(settings: Settings, log_config: dict[str, Any] | None) -> ServiceConfig:
     """How uvicorn is run, also by the tests: what it can be told to bound, it is told here."""
-    return uvicorn.Config(
-        functools.partial(create_app, settings),
+    return ServiceConfig(
+        settings,
+        app=functools.partial(create_app, settings),
         factory=True,
         workers=settings.workers,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
-        ws="websockets-sansio",
+        http=BoundedHttp,
+        ws=BoundedWebSocket,
         ws_max_size=settings.max_frame_bytes,
         ws_per_message_deflate=False,
+        ws_ping_interval=settings.ping_interval_s,
+        ws_ping_timeout=settings.ping_timeout_s,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         lifespan="on",
         access_log=False,  # it logs query strings
         log_level="warning",
-        log_config=None,
+        log_config=log_config,
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+
+
+def bound(listener: socket.socket, settings: Settings) -> None:
+    """Accepted connections inherit it: the kernel ends one whose peer takes no byte, even after we have closed it."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1_000 * settings.write_timeout_s))
 
 
 @contextlib.contextmanager
@@ -75,6 +96,7 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            bound(listener, settings)
             listener.bind((settings.host, settings.port))
             listener.listen(BACKLOG)
         except OSError as error:
@@ -99,17 +121,29 @@ def _store(settings: Settings) -> Iterator[Settings]:
         raise CannotServe(str(error)) from error
 
 
-async def _check(settings: Settings) -> None:
+async def _check(settings: Settings, theirs: bool) -> None:
+    """Of a store that is not our own, say also what its operator should know."""
     try:
         store = create_store(settings)
     except (ValueError, TypeError) as error:
         raise CannotServe(f"--redis-url is not one: {error}") from None
     try:
         await store.check()
+        for sentence in await concerns(store) if theirs else ():
+            logger.warning("%s", sentence)
     except StoreUnavailable as error:
         raise CannotServe(f"the store at --redis-url can't be used: {error}") from None
     finally:
         await store.close()
+
+
+def _raise_file_limit() -> None:
+    """Each connection is an open file; the default of many systems is 1,024."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _announce(host: str, port: int) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from server.access import Access
+from server.admission import Admission
 from server.clock import Clock
 from server.hub import Hub
 from server.settings import Settings
@@ -13,6 +15,8 @@ from storage.store import Store
 class Services:
     settings: Settings
     clock: Clock
+    access: Access
+    admission: Admission
     store: Store
     hub: Hub
     heartbeats: Flusher

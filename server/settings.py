@@ -1,31 +1,70 @@
 """Every setting, once, validated, refusing what is unsafe. Environment: PLAYHEAD_ and the name in capitals."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from server.origin import parse_origin
 
 ENV_PREFIX = "PLAYHEAD_"
+MIN_SECRET_BYTES = 32
+"""As long as HS256's hash (RFC 7518, 3.2)."""
+
+
+def _split(value: Any) -> Any:
+    """`a, b` as the environment and the command line give a list."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _network(value: str) -> str:
+    return str(ip_network(value))
+
+
+Origins = Annotated[tuple[Annotated[str, AfterValidator(parse_origin)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
     """Frozen; built once by whoever starts the service. Units are in the names."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     workers: int = Field(default=1, ge=1, le=64)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     data_dir: Path = Path("data")
     """Where the embedded store keeps its files."""
-    redis_url: str | None = None
+    redis_url: str | None = Field(default=None, repr=False)
     """A Redis or Valkey to use instead of the embedded one: redis://, rediss:// or unix://."""
     durability: Literal["memory", "fsync"] | None = None
     """When a heartbeat counts as stored. Default: fsync on the embedded store, memory on another."""
     key_prefix: str = Field(default="ph", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     store_timeout_s: float = Field(default=5.0, gt=0, le=60)
+
+    jwt_secret: SecretStr | None = None
+    """Verify tokens by this shared secret (HS256)."""
+    jwt_key_file: Path | None = None
+    """Verify tokens by this public key (PEM): RSA, P-256 or Ed25519."""
+    jwt_jwks_url: str | None = None
+    """Verify tokens by the key set at this https URL."""
+    jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] | None = None
+    """The one algorithm that is accepted. A secret means HS256, a key file what its key is for; a key set needs it."""
+    jwt_issuer: str | None = None
+    """If set, the `iss` that every token must have."""
+    jwt_audience: str | None = None
+    """If set, an `aud` that every token must have."""
+    jwt_leeway_s: float = Field(default=5.0, ge=0, le=120)
+    """How far the clock of the issuer may be off."""
+    token_notice_s: float = Field(default=60.0, gt=0, le=3_600)
+    """How long before its token expires a connection is told so; half of what is left, where that is less."""
+    allowed_origins: Origins = ()
+    """Pages that may connect, such as https://academy.example; our own may always."""
+    trusted_proxies: Networks = ()
+    """Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
     heartbeat_interval_s: float = Field(default=5.0, ge=0.1, le=60)
     """What players are told to keep."""
@@ -34,31 +73,91 @@ class Settings(BaseSettings):
     max_rate: float = Field(default=4.0, ge=1, le=16)
     """The fastest playback that is believed."""
 
+    max_connections: int = Field(default=20_000, ge=1)
+    """WebSockets of one process."""
+    max_connections_per_address: int = Field(default=2_000, ge=1)
+    """An IPv6 address counts as its /64 network. A campus behind one address needs its number of players."""
+    max_connections_per_user: int = Field(default=32, ge=1)
+    hellos_per_s: float = Field(default=500.0, gt=0)
+    """New conversations of one process; who comes beyond `hellos_burst` is told when to come back."""
+    hellos_burst: int = Field(default=1_000, ge=1)
+    frames_per_s: float = Field(default=20.0, gt=0)
+    """Of one connection, in the long run."""
+    frames_burst: int = Field(default=200, ge=1)
+    requests_per_s: float = Field(default=20.0, gt=0)
+    """REST requests of one user, in the long run; services with the scope progress:any are not counted."""
+    requests_burst: int = Field(default=200, ge=1)
+    address_requests_per_s: float = Field(default=100.0, gt=0)
+    """REST requests without a valid token, of one address."""
+    address_requests_burst: int = Field(default=1_000, ge=1)
+    max_pending_videos: int = Field(default=256, ge=1)
+    """Videos that one connection may report on between two flushes."""
     max_pending_reports: int = Field(default=200_000, ge=1)
     """Reports that may wait for the store in one process; beyond it, players are asked to come back later."""
     max_frame_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)
+    max_head_bytes: int = Field(default=32_768, ge=1_024)
+    """Request line and headers."""
     max_body_bytes: int = Field(default=1_048_576, ge=1_024)
     max_queue_bytes: int = Field(default=1_048_576, ge=65_536)
     """What may wait for a slow reader of one connection."""
     hello_timeout_s: float = Field(default=10.0, gt=0, le=120)
+    head_timeout_s: float = Field(default=10.0, gt=0, le=120)
     body_timeout_s: float = Field(default=15.0, gt=0, le=120)
     write_timeout_s: float = Field(default=20.0, gt=0, le=120)
+    ping_interval_s: float = Field(default=20.0, gt=0, le=120)
+    ping_timeout_s: float = Field(default=20.0, gt=0, le=120)
+    """How long a connection may leave a ping unanswered."""
     drain_timeout_s: float = Field(default=10.0, gt=0, le=300)
     """At the end: how long the last flush may take."""
 
     @model_validator(mode="after")
-    def _loopback_only(self) -> Self:
-        """There is no authentication yet, so nobody else may be let in."""
-        try:
-            loopback = ip_address(self.host).is_loopback
-        except ValueError:
-            loopback = self.host == "localhost"
-        if not loopback:
+    def _one_key_source(self) -> Self:
+        sources = {"jwt_secret": self.jwt_secret, "jwt_key_file": self.jwt_key_file, "jwt_jwks_url": self.jwt_jwks_url}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: give one source of keys")
+        if self.jwt_secret is not None:
+            if len(self.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+                raise ValueError(
+                    f"jwt_secret should have {MIN_SECRET_BYTES} bytes or more: openssl rand -hex 32 makes one"
+                )
+            if self.jwt_algorithm not in (None, "HS256"):
+                raise ValueError(f"jwt_algorithm {self.jwt_algorithm} needs a public key, not jwt_secret")
+        elif self.jwt_algorithm == "HS256":
+            raise ValueError("jwt_algorithm HS256 needs jwt_secret, and no public key may serve as one")
+        if self.jwt_jwks_url is not None and self.jwt_algorithm is None:
+            raise ValueError("jwt_jwks_url needs jwt_algorithm: RS256, ES256 or EdDSA")
+        unused = [name for name in ("jwt_algorithm", "jwt_issuer", "jwt_audience") if getattr(self, name) is not None]
+        if unused and not given:
+            raise ValueError(f"{unused[0]} is given but no key: set jwt_secret, jwt_key_file or jwt_jwks_url")
+        return self
+
+    @model_validator(mode="after")
+    def _open_to_loopback_only(self) -> Self:
+        """Whoever can be reached by others knows who they are, and which pages may speak to it."""
+        if not self.loopback and not self.auth:
             raise ValueError(
-                f"host {self.host} is refused: without authentication only a loopback address such as "
-                "127.0.0.1 may be served"
+                f"host {self.host} can be reached by others and needs authentication: "
+                "set jwt_secret, jwt_key_file or jwt_jwks_url (or serve 127.0.0.1)"
+            )
+        if not self.loopback and not self.allowed_origins:
+            raise ValueError(
+                f"host {self.host} can be reached by others and needs allowed_origins: "
+                "the origins of the pages that may connect, such as https://academy.example"
             )
         return self
+
+    @property
+    def auth(self) -> bool:
+        """Whether tokens are asked for."""
+        return (self.jwt_secret or self.jwt_key_file or self.jwt_jwks_url) is not None
+
+    @property
+    def loopback(self) -> bool:
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def threshold_permille(self) -> int:

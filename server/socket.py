@@ -1,136 +1,30 @@
 """The WebSocket endpoint: moves frames and carries out the effects of `protocol.connection`.
 
-From a received frame to the pending buffer nothing is awaited. What is sent goes through a bounded queue to one
-writing task, so that a slow reader holds up nobody, and is let go when its queue is full.
+From a received frame to the pending buffer nothing is awaited.
 """
 
 import asyncio
-import random
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from protocol.codecs import CODECS
-from protocol.connection import Bring, Close, Connection, Effect, Greet, State, Take, Touch
-from protocol.connection import Send as SendFrame
-from protocol.errors import CloseCode, Problem
-from protocol.messages import Message, Synced, Welcome
-from protocol.record import Outcome, Report
+from protocol.connection import Bring, Connection, Greet, Renew, State, Take, Touch
+from protocol.errors import CloseCode, PeerError, Problem
+from protocol.messages import Hello, Synced, Welcome
 from protocol.session import Plausibility
+from server.access import address_of, has_token_in_url
+from server.auth import bearer
+from server.channel import SocketChannel
+from server.identity import Identity
+from server.lease import Lease
+from server.limits import Bucket, TooFast
 from server.services import Services
-from storage.pending import Committed, Full
+from storage.pending import Full
 from storage.store import Changes, StoreUnavailable
-
-RETRY_AFTER_S = 2.0
-"""What a client is told to wait, at the least, before it comes back; twice that at the most."""
-
-
-class SocketChannel:
-    """One accepted WebSocket: a hub's channel and a flusher's origin."""
-
-    __slots__ = (
-        "_bytes",
-        "_close",
-        "_connection",
-        "_drained",
-        "_limit",
-        "_queue",
-        "_wake",
-        "missed",
-        "ready",
-        "rev",
-        "user_id",
-    )
-
-    def __init__(self, connection: Connection, limit: int) -> None:
-        self._connection = connection
-        self._limit = limit
-        self._queue: deque[str | bytes] = deque()
-        self._bytes = 0
-        self._wake = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._close: Close | None = None
-        self.user_id = ""
-        self.rev = 0
-        self.ready = False
-        self.missed = 0
-
-    def taken(self) -> None:
-        self._connection.taken()
-
-    def outcome(self, op: Report | int, outcome: Outcome) -> None:
-        if isinstance(op, Report):
-            self._connection.outcome(op.session, op.seqs, outcome)
-
-    def stored(self, committed: Committed) -> None:
-        for frame in self._connection.stored():
-            self.queue(frame)
-
-    def tell(self, message: Message) -> None:
-        self.queue(self._connection.encode(message))
-
-    def restart(self) -> None:
-        self.end(Problem.UNAVAILABLE, CloseCode.RESTART)
-
-    def end(self, problem: Problem, code: CloseCode) -> None:
-        """Say goodbye, and close when that is written."""
-        retry_after = round(RETRY_AFTER_S * random.uniform(1.0, 2.0), 2)  # noqa: S311 jitter, not a secret
-        self.carry_out(self._connection.goodbye(problem.code, code, retry_after))
-
-    def carry_out(self, effects: Sequence[Effect]) -> None:
-        """The effects that only say something."""
-        for effect in effects:
-            if isinstance(effect, SendFrame):
-                self.queue(effect.frame)
-            elif isinstance(effect, Close):
-                self._close = self._close or effect
-                self._wake.set()
-
-    def queue(self, frame: str | bytes) -> None:
-        """Let the writer send it; where too much waits already, drop all and close."""
-        if self._close is not None:
-            return
-        self._bytes += len(frame)
-        if self._bytes > self._limit:
-            self._queue.clear()
-            self._connection.closed()
-            self._close = Close(CloseCode.TOO_SLOW, "too slow")
-        else:
-            self._queue.append(frame)
-            self._drained.clear()
-        self._wake.set()
-
-    async def drained(self) -> None:
-        """All that was queued is written, or never will be. Bounded by the writer's own deadlines."""
-        await self._drained.wait()
-
-    async def write(self, send: Send, timeout_s: float) -> None:
-        """Send what is queued until the close is. A peer that takes no byte for `timeout_s` is given up."""
-        try:
-            # RuntimeError: uvicorn's, when it has closed by itself (a frame too large, no pong) a moment ago.
-            with suppress(TimeoutError, OSError, RuntimeError):
-                await self._write_all(send, timeout_s)
-        finally:
-            self._drained.set()
-
-    async def _write_all(self, send: Send, timeout_s: float) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                frame = self._queue.popleft()
-                self._bytes -= len(frame)
-                kind = "text" if isinstance(frame, str) else "bytes"
-                async with asyncio.timeout(timeout_s):
-                    await send({"type": "websocket.send", kind: frame})
-            self._drained.set()
-            if self._close is not None:
-                async with asyncio.timeout(timeout_s):
-                    code, reason = self._close.code, self._close.reason
-                    await send({"type": "websocket.close", "code": code, "reason": reason})
-                return
 
 
 class SocketEndpoint:
@@ -150,12 +44,20 @@ class SocketEndpoint:
             await send({"type": "websocket.close", "code": CloseCode.VERSION, "reason": "unknown subprotocol"})
             return
         connection = Connection(codec or next(iter(CODECS.values())), self._rules)
-        channel = SocketChannel(connection, settings.max_queue_bytes)
+        channel = SocketChannel(connection, settings.max_queue_bytes, services.clock().wall)
         writer = asyncio.create_task(channel.write(send, settings.write_timeout_s))
+        address = address_of(HTTPConnection(scope))
+        try:
+            services.admission.connect(address)
+        except PeerError as error:
+            channel.refuse(error)
+            await asyncio.wait({writer}, timeout=settings.write_timeout_s)
+            writer.cancel()
+            return
         try:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
                 with _ends_with(writer, deadline):
-                    await self._converse(connection, channel, receive, deadline)
+                    await self._converse(connection, channel, scope, receive, deadline)
         except TimeoutError:
             channel.carry_out(connection.no_hello())
             await asyncio.wait({writer}, timeout=settings.write_timeout_s)
@@ -164,46 +66,103 @@ class SocketEndpoint:
             services.heartbeats.forget(channel)
             writer.cancel()
             services.hub.leave(channel)
+            services.admission.disconnect(address)
+            if channel.user_id:
+                services.admission.leave(channel.user_id)
+            if channel.lease is not None:
+                channel.lease.cancel()
 
     async def _converse(
-        self, connection: Connection, channel: SocketChannel, receive: Receive, deadline: asyncio.Timeout
+        self,
+        connection: Connection,
+        channel: SocketChannel,
+        scope: Scope,
+        receive: Receive,
+        deadline: asyncio.Timeout,
     ) -> None:
         """Take frames until the client is gone. After our own close the transport says so too."""
-        clock, heartbeats = self._services.clock, self._services.heartbeats
+        clock, settings = self._services.clock, self._services.settings
+        bucket = Bucket(settings.frames_per_s, settings.frames_burst, clock().mono / 1_000)
+        try:
+            known = await self._handshake_identity(scope)
+        except PeerError as error:
+            channel.refuse(error)
+            known = None
         while True:
             event = await receive()
             if event["type"] == "websocket.disconnect":
                 return
             if connection.state is State.CLOSED:
                 continue
-            frame = event.get("text")
-            for effect in connection.receive(event["bytes"] if frame is None else frame, clock()):
+            frame, now = event.get("text"), clock()
+            if not bucket.take(now.mono / 1_000):
+                channel.refuse(TooFast("frames", bucket.wait_s(settings.frames_burst / 2)))
+                continue
+            for effect in connection.receive(event["bytes"] if frame is None else frame, now):
                 if isinstance(effect, Take):
-                    try:
-                        heartbeats.add(channel.user_id, effect.video_id, effect.report, channel)
-                    except Full:
-                        channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+                    self._take(channel, effect)
                 elif isinstance(effect, Touch):
-                    heartbeats.touch(channel)
+                    self._services.heartbeats.touch(channel)
                 elif isinstance(effect, Greet):
                     deadline.reschedule(None)
-                    await self._greet(connection, channel, effect)
+                    await self._greet(connection, channel, effect.hello, known)
                 elif isinstance(effect, Bring):
                     await self._bring(channel, effect.since)
+                elif isinstance(effect, Renew):
+                    await self._renew(connection, channel, effect.token)
                 else:
                     channel.carry_out((effect,))
 
-    async def _greet(self, connection: Connection, channel: SocketChannel, effect: Greet) -> None:
-        hello, settings = effect.hello, self._services.settings
-        channel.user_id = connection.user_id
+    async def _handshake_identity(self, scope: Scope) -> Identity | None:
+        """Who the handshake says this is; None where the hello will.
+
+        Raises:
+            PeerError: a token that is not valid, or is in the URL, or none where no browser guards the Origin.
+        """
+        authenticator, headers = self._services.access.authenticator, Headers(scope=scope)
+        if has_token_in_url(scope["query_string"]):
+            raise PeerError(Problem.UNAUTHORIZED, "a token has no place in the URL: send it in hello")
+        token = bearer(headers) if authenticator.on else None
+        if token is not None:
+            return await authenticator.identify(token)
+        if authenticator.on and "origin" not in headers:
+            raise PeerError(Problem.UNAUTHORIZED, "without an Origin, give Authorization: Bearer and a token")
+        return None
+
+    def _take(self, channel: SocketChannel, effect: Take) -> None:
+        channel.videos.add(effect.video_id)
+        if len(channel.videos) > self._services.settings.max_pending_videos:
+            channel.refuse(TooFast("videos", self._services.settings.flush_interval_s))
+            return
         try:
-            changes = await self._services.hub.enter(channel, hello.since, hello.epoch)
+            self._services.heartbeats.add(channel.user_id, effect.video_id, effect.report, channel)
+        except Full:
+            channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+
+    async def _greet(
+        self, connection: Connection, channel: SocketChannel, hello: Hello, identity: Identity | None
+    ) -> None:
+        services, settings = self._services, self._services.settings
+        try:
+            services.admission.greet()
+            if identity is None or hello.token is not None:
+                identity = await services.access.authenticator.identify(hello.token)
+            user_id = identity.act_for(hello.user_id)
+            services.admission.join(user_id)
+        except PeerError as error:
+            channel.refuse(error)
+            return
+        channel.user_id = user_id
+        connection.open(user_id, hello.session)
+        channel.lease = Lease(identity, services.clock, settings.token_notice_s, channel.tell, channel.refuse)
+        try:
+            changes = await services.hub.enter(channel, hello.since, hello.epoch)
         except StoreUnavailable:
             channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
             return
         channel.tell(
             Welcome(
-                server_time=self._services.clock().wall,
+                server_time=services.clock().wall,
                 epoch=changes.epoch,
                 rev=changes.rev,
                 heartbeat_interval=settings.heartbeat_interval_s,
@@ -212,6 +171,20 @@ class SocketEndpoint:
             )
         )
         await self._sync(channel, changes)
+
+    async def _renew(self, connection: Connection, channel: SocketChannel, token: str) -> None:
+        """A token that is not valid changes nothing: the one in use lasts as long as it does."""
+        assert channel.lease is not None  # noqa: S101 by the table: auth comes only after hello
+        try:
+            identity = await self._services.access.authenticator.identify(token)
+        except PeerError as error:
+            channel.carry_out((connection.error(error),))
+            return
+        try:
+            identity.act_for(channel.user_id)
+            channel.lease.renew(identity)
+        except PeerError as error:
+            channel.refuse(error)
 
     async def _bring(self, channel: SocketChannel, since: int) -> None:
         try:

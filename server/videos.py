@@ -7,6 +7,7 @@ from starlette.routing import Route
 from protocol.errors import Problem
 from protocol.rest import Analytics, Summary, VideoBody, VideoView
 from server.bodies import BodyReader, answer
+from server.identity import ANALYTICS, PROGRESS_ANY
 from server.parameters import path_id
 from server.problems import RestError
 from server.services import Services
@@ -30,6 +31,7 @@ class VideoEndpoints:
 
     async def summary(self, request: Request) -> Response:
         """O(1) in viewers: the totals are kept, not counted."""
+        await self._services.access.identify(request)
         video_id = path_id(request, "videoId")
         totals = await self._services.store.totals.read(video_id)
         return answer(
@@ -41,6 +43,7 @@ class VideoEndpoints:
         )
 
     async def analytics(self, request: Request) -> Response:
+        (await self._services.access.identify(request)).require(ANALYTICS)
         video_id = path_id(request, "videoId")
         totals, curve, watching = await self._services.store.totals.read_all(video_id, self._services.clock().wall)
         return answer(
@@ -61,6 +64,7 @@ class VideoEndpoints:
 
     async def put(self, request: Request) -> Response:
         """Records of the video take a new duration over with their next report."""
+        (await self._services.access.identify(request)).require(PROGRESS_ANY)
         video_id = path_id(request, "videoId")
         body = await self._bodies.message(request, VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
@@ -68,6 +72,7 @@ class VideoEndpoints:
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
     async def get(self, request: Request) -> Response:
+        await self._services.access.identify(request)
         video_id = path_id(request, "videoId")
         video = await self._services.store.catalogue.get(video_id)
         if video is None:

@@ -17,6 +17,8 @@ class Keys:
         self.epoch = f"{prefix}:epoch"
         self.fence = f"{prefix}:fence"
         """Counts commits, all over the store."""
+        self.ended = f"{prefix}:ended"
+        """Sorted set: userId by when the user's sessions were ended, ms; and the channel that tells it."""
 
     def progress(self, user_id: str) -> str:
         """Hash: videoId → record, and `rev`."""

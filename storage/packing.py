@@ -3,11 +3,13 @@
 The orders are those of RECORD and REPORT in `lua/users.lua`. A stored value is the rev, then the record.
 """
 
+from operator import lt
 from typing import Any
 
 import msgpack
 
-from protocol.record import Guard, Record, Report
+from protocol.record import ABSENT, Guard, Record, Report
+from protocol.scalars import MAX_INSTANT
 
 
 def pack_report(report: Report) -> tuple[Any, ...]:
@@ -69,8 +71,30 @@ def unpack_record(value: bytes) -> Record:
         unpacker = msgpack.Unpacker(max_buffer_size=len(value))
         unpacker.feed(value)
         rev, body = unpacker
-        flat = body[-1]
-        body[-1] = [Guard(*flat[i : i + 5]) for i in range(0, len(flat), 5)]
-        return Record(rev, *body)
+        *numbers, seen, again, flat = body
+        guards = [Guard(*flat[i : i + 5]) for i in range(0, len(flat), 5)]
+        record = Record(rev, *numbers, seen, again, guards)
+        _check(record, [rev, *numbers])
+        return record
     except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise Damaged(str(error)) from error
+
+
+def _check(record: Record, numbers: list[Any]) -> None:
+    """Types and order, as readers rely on them: what else can be shown of a record can't fail.
+
+    Raises:
+        ValueError: another type, a set that is not sorted, an instant that no calendar has.
+    """
+    for guard in record.guards:
+        if type(guard.session) is not str:
+            raise ValueError("a session's name is text")
+        numbers += (guard.seq, guard.at, guard.settle_ms, guard.buried)
+    for seconds in (record.seen, record.again):
+        if type(seconds) is not list or len(seconds) % 2 or not all(map(lt, seconds, seconds[1:])):
+            raise ValueError("a set of seconds is sorted pairs")
+        numbers += seconds
+    if set(map(type, numbers)) != {int} or min(numbers) < ABSENT:
+        raise ValueError("all else is integers")
+    if max(record.deleted_at, record.last_watched, record.completed_at) > MAX_INSTANT:
+        raise ValueError("an instant after 9999")

@@ -23,6 +23,7 @@ from protocol.record import Record
 from storage.calls import ops, user_calls, video_calls, video_keys
 from storage.cancellation import kept_cancellation
 from storage.catalogue import Catalogue
+from storage.endings import Endings
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
 from storage.pending import Batch, Committed, Result
@@ -100,6 +101,7 @@ class Store:
         self.keys = keys or Keys()
         self.worker = worker
         self.catalogue = Catalogue(self.run, self.keys)
+        self.endings = Endings(self.run, self.keys)
         self.totals = VideoTotals(self.run, self.keys, live_ms)
         self._live_ms = live_ms
         self._fence = 0

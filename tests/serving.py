@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,10 +12,15 @@ import uvicorn
 
 from protocol.session import Now
 from server.app import create_app
-from server.serve import uvicorn_config
+from server.serve import bound, uvicorn_config
 from server.settings import Settings
+from server.transport import PeersMistakes
 
 START_MS = 1_764_000_000_000
+PATIENT = {"frames_burst": 1_000_000, "address_requests_burst": 1_000_000, "requests_burst": 1_000_000}
+"""Tests come faster than people do, all from one address, by a clock that stands still."""
+
+_MISTAKES = PeersMistakes()
 
 
 @dataclass
@@ -60,11 +66,13 @@ class _Server(uvicorn.Server):
 async def serving(clock: FakeClock | None = None, **settings: Any) -> AsyncIterator[Running]:
     """Serve until the block ends; `settings` as the environment could give them, `redis_url` among them."""
     clock = clock or FakeClock()
-    chosen = Settings(port=0, **{"flush_interval_s": 0.05, **settings})
-    config = uvicorn_config(chosen)
+    chosen = Settings(port=0, **{"flush_interval_s": 0.05, **PATIENT, **settings})
+    config = uvicorn_config(chosen, None)
     config.app = lambda: create_app(chosen, clock)
+    logging.getLogger("uvicorn.error").addFilter(_MISTAKES)
     server = _Server(config)
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:  # without it asyncio leaves Nagle on
+        bound(listener, chosen)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         task = asyncio.create_task(server.serve(sockets=[listener]))

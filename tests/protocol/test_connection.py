@@ -18,13 +18,14 @@ from protocol.connection import (
     Connection,
     Effect,
     Greet,
+    Renew,
     Send,
     State,
     Take,
     Touch,
 )
-from protocol.errors import CloseCode, LocalError
-from protocol.messages import Pong
+from protocol.errors import CloseCode, LocalError, PeerError, Problem
+from protocol.messages import Pong, parse
 from protocol.record import Outcome
 from protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility
 
@@ -32,7 +33,7 @@ USER, VIDEO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-0
 NOW = Now(1_764_000_000_000, 5_000_000)
 HELLO = {"type": "hello", "device": "tv", "session": "page", "userId": USER}
 BEAT = {"type": "heartbeat", "seq": 1, "videoId": VIDEO, "played": [[0, 5]], "position": 5, "state": "playing"}
-SYNC, PING = {"type": "sync", "since": 7}, {"type": "ping"}
+SYNC, PING, AUTH = {"type": "sync", "since": 7}, {"type": "ping"}, {"type": "auth", "token": "a.b.c"}
 BAD = {**BEAT, "position": "five"}
 UNTOLD = {**BEAT, "seq": "one"}
 
@@ -41,6 +42,8 @@ def in_state(state: State, codec: Codec | None = None) -> Connection:
     connection = Connection(codec or JsonCodec(), Plausibility())
     if state is not State.OPENING:
         connection.receive(written(connection, HELLO), NOW)
+    if state in (State.OPEN, State.CLOSED):
+        connection.open(USER, "page")
     if state is State.CLOSED:
         connection.closed()
     return connection
@@ -73,21 +76,28 @@ def acks(connection: Connection) -> list[dict[str, Any]]:
 BAD_FRAME = [("error", "bad_frame"), Close(CloseCode.BAD_FRAME, "bad_frame")]
 NO_HELLO = [("error", "no_hello"), Close(CloseCode.NO_HELLO, "no_hello")]
 TABLE: list[tuple[State, Any, State, list[Any]]] = [
-    (State.OPENING, HELLO, State.OPEN, [Greet]),
+    (State.OPENING, HELLO, State.CHECKING, [Greet]),
+    (State.OPENING, {**HELLO, "userId": None, "token": "a.b.c"}, State.CHECKING, [Greet]),
+    (State.OPENING, {**HELLO, "token": 7}, State.CLOSED, BAD_FRAME),
     (State.OPENING, BEAT, State.CLOSED, NO_HELLO),
     (State.OPENING, SYNC, State.CLOSED, NO_HELLO),
     (State.OPENING, PING, State.CLOSED, NO_HELLO),
+    (State.OPENING, AUTH, State.CLOSED, NO_HELLO),
     (State.OPENING, {**HELLO, "userId": "me"}, State.CLOSED, BAD_FRAME),
     (State.OPENING, {"type": "hello"}, State.CLOSED, BAD_FRAME),
     (State.OPENING, BAD, State.CLOSED, BAD_FRAME),
     (State.OPENING, {"type": "dance"}, State.CLOSED, BAD_FRAME),
     (State.OPENING, [], State.CLOSED, BAD_FRAME),
+    *((State.CHECKING, message, State.CLOSED, BAD_FRAME) for message in (HELLO, BEAT, SYNC, PING, AUTH, BAD, [])),
     (State.OPEN, HELLO, State.CLOSED, BAD_FRAME),
     (State.OPEN, BEAT, State.OPEN, [Take]),
     (State.OPEN, {**BEAT, "played": [], "state": "paused"}, State.OPEN, [Touch()]),
     (State.OPEN, {**BEAT, "played": [[5, 0]]}, State.OPEN, [Touch()]),
     (State.OPEN, SYNC, State.OPEN, [Bring(7)]),
     (State.OPEN, PING, State.OPEN, [("pong", None)]),
+    (State.OPEN, AUTH, State.OPEN, [Renew("a.b.c")]),
+    (State.OPEN, {"type": "auth"}, State.OPEN, [("error", "invalid")]),
+    (State.OPEN, {**AUTH, "token": "x" * 8_193}, State.OPEN, [("error", "invalid")]),
     (State.OPEN, BAD, State.OPEN, [Touch()]),
     (State.OPEN, UNTOLD, State.OPEN, [("error", "invalid")]),
     (State.OPEN, {**BEAT, "session": "a b"}, State.OPEN, [("error", "invalid")]),
@@ -115,7 +125,45 @@ def test_the_table_tells_of_every_state_and_verb() -> None:
     """A verb that is added to TRANSITIONS has to be added here too."""
     tried = {(state, message["type"]) for state, message, *_ in TABLE if isinstance(message, dict)}
     verbs = {verb.model_fields["type"].default for row in TRANSITIONS.values() for verb in row}
-    assert {(state, verb) for state in (State.OPENING, State.OPEN) for verb in verbs} <= tried
+    assert {(state, verb) for state in State if state is not State.CLOSED for verb in verbs} <= tried
+
+
+def test_who_is_accepted_speaks_for_the_user_it_was_accepted_as() -> None:
+    """Whatever the hello said; and only a hello that waits can be accepted."""
+    other = USER.replace("1", "2")
+    connection = in_state(State.CHECKING)
+    assert connection.user_id == ""
+    connection.open(other, "page")
+    assert (connection.state, connection.user_id) == (State.OPEN, other)
+    for state in (State.OPENING, State.OPEN, State.CLOSED):
+        connection = in_state(state)
+        user_id = connection.user_id
+        with pytest.raises(LocalError):
+            connection.open(other, "page")
+        assert (connection.state, connection.user_id) == (state, user_id)
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (Problem.UNAUTHORIZED, CloseCode.UNAUTHORIZED),
+        (Problem.TOKEN_EXPIRED, CloseCode.TOKEN_EXPIRED),
+        (Problem.FORBIDDEN, CloseCode.FORBIDDEN),
+    ],
+)
+def test_who_is_refused_is_told_why_and_closed(problem: Problem, code: CloseCode) -> None:
+    """Said once: nothing for a connection that is closed."""
+    connection = in_state(State.CHECKING)
+    error = PeerError(problem, "no")
+    assert told(connection.refuse(error)) == [("error", problem.code), Close(code, problem.code)]
+    assert connection.state is State.CLOSED
+    assert connection.refuse(error) == ()
+
+
+def test_a_token_is_never_in_a_repr() -> None:
+    """A model may end up in a log or a traceback; the token in it must not."""
+    for message in ({**HELLO, "token": "secret-token"}, {**AUTH, "token": "secret-token"}):
+        assert "secret-token" not in repr(parse(message))
 
 
 @pytest.mark.parametrize("message", [HELLO, BEAT, SYNC, PING, BAD, {}])
@@ -221,7 +269,7 @@ def test_goodbye_tells_when_to_come_back_and_is_said_once() -> None:
 def test_deadline_of_the_hello() -> None:
     """It ends who has said nothing, and nobody else."""
     assert told(in_state(State.OPENING).no_hello()) == NO_HELLO
-    for state in (State.OPEN, State.CLOSED):
+    for state in (State.CHECKING, State.OPEN, State.CLOSED):
         connection = in_state(state)
         assert connection.no_hello() == ()
         assert connection.state is state

@@ -102,9 +102,34 @@ async def test_settings_come_from_the_environment_and_options_go_first(
         assert await program.stop() == 0
 
 
+SECRET = "a throw-away secret of 32 bytes!"
+JWKS = ["--jwt-algorithm", "RS256", "--jwt-jwks-url"]
 REFUSED = [
-    ("a-host-that-is-not-loopback", ["--host", "0.0.0.0"], {}, ["0.0.0.0", "loopback"]),  # noqa: S104 refused
-    ("a-name-that-is-not-localhost", ["--host", "example.org"], {}, ["example.org", "loopback"]),
+    ("a-host-without-tokens", ["--host", "0.0.0.0"], {}, ["0.0.0.0", "authentication", "jwt_secret", "jwt_jwks_url"]),
+    ("a-name-that-is-not-localhost", ["--host", "example.org"], {}, ["example.org", "authentication"]),
+    ("a-host-without-origins", ["--host", "0.0.0.0"], {"PLAYHEAD_JWT_SECRET": SECRET}, ["0.0.0.0", "allowed_origins"]),
+    ("a-short-secret", [], {"PLAYHEAD_JWT_SECRET": SECRET[:31]}, ["jwt_secret", "32 bytes"]),
+    (
+        "two-keys",
+        ["--jwt-jwks-url", "https://a.example/k"],
+        {"PLAYHEAD_JWT_SECRET": SECRET},
+        ["jwt_secret", "jwt_jwks_url"],
+    ),
+    ("a-key-set-of-any-algorithm", ["--jwt-jwks-url", "https://a.example/k"], {}, ["jwt_algorithm", "RS256"]),
+    ("a-key-set-in-the-clear", [*JWKS, "http://a.example/k"], {}, ["jwt_jwks_url", "https"]),
+    ("a-key-set-in-a-file", [*JWKS, "file:///etc/passwd"], {}, ["jwt_jwks_url", "https"]),
+    ("a-key-file-that-is-not-there", ["--jwt-key-file", "nowhere.pem"], {}, ["jwt_key_file", "nowhere.pem", "No such"]),
+    ("a-key-file-without-a-key", ["--jwt-key-file", "README.md"], {}, ["jwt_key_file", "README.md", "PEM"]),
+    (
+        "a-secret-for-a-public-algorithm",
+        ["--jwt-algorithm", "RS256"],
+        {"PLAYHEAD_JWT_SECRET": SECRET},
+        ["jwt_algorithm"],
+    ),
+    ("an-issuer-without-a-key", ["--jwt-issuer", "https://a.example"], {}, ["jwt_issuer", "jwt_secret"]),
+    ("any-origin", ["--allowed-origins", "*"], {}, ["allowed_origins", "exact"]),
+    ("an-origin-with-a-path", ["--allowed-origins", "https://a.example/app"], {}, ["allowed_origins", "exact"]),
+    ("any-proxy", ["--trusted-proxies", "*"], {}, ["trusted_proxies"]),
     ("a-port-that-is-none", ["--port", "70000"], {}, ["port", "65535"]),
     ("a-port-that-is-no-number", ["--port", "http"], {}, ["--port", "http"]),
     ("no-workers", ["--workers", "0"], {}, ["workers"]),

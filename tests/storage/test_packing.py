@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.record import Guard, Record, Report, join
+from protocol.scalars import MAX_INSTANT
 from storage.packing import Damaged, pack_record, pack_report, unpack_record
 from tests.histories import wild_ops
 
 whole = st.integers(0, 2**53 - 1)
+instants = st.integers(0, MAX_INSTANT)
 sets = st.lists(st.integers(0, 172_800), max_size=8, unique=True).map(
     lambda edges: sorted(edges)[: len(edges) // 2 * 2]
 )
@@ -17,12 +19,12 @@ guards = st.builds(Guard, st.text("abc019_-", max_size=64), whole, whole, st.int
 records = st.builds(
     Record,
     rev=whole,
-    deleted_at=whole,
-    last_watched=whole,
+    deleted_at=instants,
+    last_watched=instants,
     claimed=whole,
     played_ms=whole,
     duration_ms=whole,
-    completed_at=whole,
+    completed_at=instants,
     position_ms=st.integers(-1, 172_800_000),
     position_at=whole,
     unsettled_ms=st.integers(-1, 172_800_000),
@@ -78,6 +80,14 @@ def test_value_is_the_rev_and_then_the_record() -> None:
         pack_record(Record(rev=1, guards=[Guard("a", 1, 1, 1)])) + b"\x00",
         msgpack.packb(1) + msgpack.packb([0] * 12 + [[1, 2, 3]]),
         b"\xdd\xff\xff\xff\xff",
+        b"\x01" + msgpack.packb([[0, 5], [], []]),
+        b"\xa11" + msgpack.packb([*[0] * 10, [], [], []]),
+        b"\x01" + msgpack.packb([*[0] * 9, "0", [], [], []]),
+        b"\x01" + msgpack.packb([*[0] * 10, [1], [], []]),
+        b"\x01" + msgpack.packb([*[0] * 10, [5, 1], [], []]),
+        b"\x01" + msgpack.packb([*[0] * 10, [], "abcd", []]),
+        b"\x01" + msgpack.packb([*[0] * 10, [], [], [1, 2, 3, 4, 5]]),
+        b"\x01" + msgpack.packb([0, MAX_INSTANT + 1, *[0] * 8, [], [], []]),
     ],
     ids=repr,
 )

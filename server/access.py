@@ -1,0 +1,55 @@
+"""Who sends this request, and whether it may come so often."""
+
+from starlette.requests import HTTPConnection, Request
+
+from protocol.errors import PeerError
+from server.auth import Authenticator, bearer
+from server.clock import Clock
+from server.identity import PROGRESS_ANY, Identity
+from server.limits import Buckets, network_of
+from server.settings import Settings
+
+
+class Access:
+    """The identity behind a REST request, and the bucket that pays for it."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.authenticator = Authenticator(settings)
+        self._clock = clock
+        self._users = Buckets(settings.requests_per_s, settings.requests_burst, "requests")
+        self._addresses = Buckets(settings.address_requests_per_s, settings.address_requests_burst, "requests")
+
+    async def identify(self, request: Request, token: str | None = None) -> Identity:
+        """Args: token: what the body gave, for a beacon, which has no headers.
+
+        Raises:
+            PeerError: no valid token, or too many requests.
+        """
+        try:
+            identity = await self.authenticator.identify(bearer(request.headers) or token)
+        except PeerError:
+            self._addresses.take(address_of(request), self._now())
+            raise
+        self.charge(request, identity)
+        return identity
+
+    def charge(self, request: Request, identity: Identity, cost: float = 1.0) -> None:
+        """Raises TooFast. Users pay for themselves; where there are no tokens, addresses do; services do not."""
+        if not self.authenticator.on:
+            self._addresses.take(address_of(request), self._now(), cost)
+        elif not identity.has(PROGRESS_ANY):
+            self._users.take(identity.subject, self._now(), cost)
+
+    def _now(self) -> float:
+        return self._clock().mono / 1_000
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """One caller's address; behind a trusted proxy, what that says."""
+    return network_of(connection.client.host) if connection.client is not None else ""
+
+
+def has_token_in_url(query: bytes) -> bool:
+    """Query strings end up in logs, histories and Referer headers: a token there is as good as published."""
+    names = (pair.partition(b"=")[0].lower() for pair in query.split(b"&"))
+    return any(name in (b"token", b"access_token", b"id_token", b"jwt", b"authorization", b"bearer") for name in names)

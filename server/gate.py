@@ -1,0 +1,51 @@
+"""The first that a request meets: refuses foreign origins, and tokens in the URL, before anything else is looked at."""
+
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from protocol.errors import Problem
+from server.access import has_token_in_url
+from server.origin import LOOPBACK_NAMES, Origins
+from server.problems import response
+from server.settings import Settings
+
+CORS_MAX_AGE_S = 600
+
+
+class Gate:
+    """ASGI middleware. Refuses a WebSocket before it is accepted; a token in its URL, the endpoint explains."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        own_names = None if settings.auth else (*LOOPBACK_NAMES, settings.host.lower())
+        self._origins = Origins(settings.allowed_origins, own_names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif not self._origins.admits(scope):
+            detail = "allow this origin by the setting allowed_origins, and call the service by a name of its own"
+            await _refuse(Problem.ORIGIN, detail, scope, receive, send)
+        elif scope["type"] == "http" and has_token_in_url(scope["query_string"]):
+            await _refuse(Problem.UNAUTHORIZED, "a token has no place in the URL", scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def cors(settings: Settings) -> dict[str, Any]:
+    """What Starlette's CORSMiddleware tells the browsers of other origins' pages: the same list, and no cookies."""
+    return {
+        "allow_origins": settings.allowed_origins,
+        "allow_methods": ["GET", "POST", "PUT", "DELETE"],
+        "allow_headers": ["Authorization", "Content-Type"],
+        "expose_headers": ["Retry-After"],
+        "max_age": CORS_MAX_AGE_S,
+    }
+
+
+async def _refuse(problem: Problem, detail: str, scope: Scope, receive: Receive, send: Send) -> None:
+    answer = response(problem, detail)
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+    await answer(scope, receive, send)

@@ -1,0 +1,28 @@
+"""What operators do while the service runs."""
+
+import json
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.identity import PROGRESS_ANY
+from server.parameters import path_id
+from server.services import Services
+
+
+class OperationEndpoints:
+    """Handlers; `routes` says which path is whose."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        return [Route("/sessions/{userId}", self.end_sessions, methods=["DELETE"])]
+
+    async def end_sessions(self, request: Request) -> Response:
+        """Close all WebSockets of a user, in every process. A token that is still valid lets the user in again."""
+        (await self._services.access.identify(request)).require(PROGRESS_ANY)
+        user_id = path_id(request, "userId")
+        await self._services.store.endings.add(user_id, self._services.clock().wall)
+        return Response(json.dumps({"message": "Sessions ended successfully"}), media_type="application/json")

@@ -1,0 +1,239 @@
+"""uvicorn's two protocols with the bounds that they lack: on connections, time, what waits, frames of any kind.
+
+uvicorn waits for a request's head for ever, keeps all headers however many, and queues what a flood of small or
+control frames makes of one read. Here a connection that is slow, large or fast beyond reason is cut off.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_remote_addr
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from protocol.errors import CloseCode, Problem
+from server.limits import Bucket, network_of
+from server.problems import response
+from server.settings import Settings
+
+SLICE = 4_096
+"""Bytes of a read that are made into frames at once: a flood is noticed before all of it is."""
+SPARE_CONNECTIONS = 1_000
+"""For REST and health beside as many WebSockets as there may be, of the process and of one address."""
+BODY_GRACE_S = 5.0
+"""After the deadline of a body, for the app to say so."""
+PIPELINED = 16
+"""Requests that may wait for the answers before them on one connection."""
+ALL_FRAMES = 4
+"""Frames of all kinds, pings and fragments too, to the messages that may come."""
+
+
+class ServiceConfig(uvicorn.Config):
+    """uvicorn's own, and what the protocols here need to know; picklable, for it goes to worker processes."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self.settings = settings
+        self.peers: Counter[str] = Counter()
+        """TCP connections of this process by network."""
+        super().__init__(**options)
+
+
+class _Counted:
+    """A TCP connection's place among those of its network."""
+
+    __slots__ = ("_network", "_peers")
+
+    def __init__(self, config: ServiceConfig, transport: asyncio.Transport) -> None:
+        address = get_remote_addr(transport)
+        self._peers = config.peers
+        self._network = network_of(address[0]) if address is not None else ""
+        self._peers[self._network] += 1
+
+    def too_many(self, config: ServiceConfig) -> bool:
+        """Whether this is one too many; proxies bring many."""
+        settings = config.settings
+        if self._peers.total() > settings.max_connections + SPARE_CONNECTIONS:
+            return True
+        limit = settings.max_connections_per_address + SPARE_CONNECTIONS
+        return self._peers[self._network] > limit and not settings.trusted_proxies
+
+    def leave(self) -> None:
+        """Once."""
+        self._peers[self._network] -= 1
+        if not self._peers[self._network]:
+            del self._peers[self._network]
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """A head within its deadline and size, a body within its deadline, few pipelined requests, few connections."""
+
+    config: ServiceConfig
+
+    def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._settings = config.settings
+        self._deadline: asyncio.TimerHandle | None = None
+        self._place: _Counted | None = None
+        self._bytes = 0
+        self._in_head = True
+        self._problem = Problem.NOT_HTTP
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._place = _Counted(self.config, transport)
+        if self._place.too_many(self.config):
+            transport.abort()
+        else:
+            self._expect(self._settings.head_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._bytes += len(data)
+        if self._in_head and self._deadline is None:
+            self._expect(self._settings.head_timeout_s)
+        super().data_received(data)
+        if self._in_head and self._bytes > self._settings.max_head_bytes and not self.transport.is_closing():
+            self._problem = Problem.HEADERS_TOO_LARGE
+            self.send_400_response("")
+        elif self._bytes > self._most():
+            self.transport.close()  # the app has said 413 long since
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many pipelined requests")  # ends in send_400_response
+
+    def on_headers_complete(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._settings.max_head_bytes:
+            self._problem = Problem.HEADERS_TOO_LARGE
+            raise ValueError("headers too large")  # ends in send_400_response
+        self._in_head = False
+        self._expect(self._settings.body_timeout_s + BODY_GRACE_S)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._bytes = True, 0
+        self._expect(None)
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._leave()
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls this for what it can't read; we, for what we won't, with `_problem` set."""
+        details = {
+            Problem.NOT_HTTP: "it is not HTTP/1.1 as RFC 9112 has it",
+            Problem.HEADERS_TOO_LARGE: f"a head has at most {self._settings.max_head_bytes} bytes",
+            Problem.TIMEOUT: f"a head arrives within {self._settings.head_timeout_s:g} s",
+        }
+        answer = response(self._problem, details[self._problem])
+        head = [f"HTTP/1.1 {answer.status_code} {self._problem.value.title}\r\n".encode()]
+        head += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
+        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)]))
+        self.transport.close()
+
+    def _most(self) -> int:
+        """Of a whole message: a chunked body may be twice its content, in chunks of a few bytes."""
+        return self._settings.max_head_bytes + 4 * self._settings.max_body_bytes
+
+    def _expect(self, within_s: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if within_s is None else self.loop.call_later(within_s, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._in_head and self._bytes:
+            self._problem = Problem.TIMEOUT
+            self.send_400_response("")
+        self.transport.close()
+
+    def _leave(self) -> None:
+        self._expect(None)
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Frames of any kind at a rate; nothing more is read, or answered, of a connection that is cut off."""
+
+    def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._config = config
+        settings = config.settings
+        self._bucket = Bucket(ALL_FRAMES * settings.frames_per_s, ALL_FRAMES * settings.frames_burst, self.loop.time())
+        self._place: _Counted | None = None
+        self._cut = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._place = _Counted(self._config, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._place is not None:
+            self._place.leave()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), SLICE):
+            if self._cut or self.transport.is_closing():
+                return
+            super().data_received(data[start : start + SLICE])
+
+    def handle_text(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        if not self._charge():
+            return
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # no pong waits for one who does not read
+
+    def handle_pong(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_pong(event)
+
+    def _charge(self) -> bool:
+        if self._cut:
+            return False
+        if self._bucket.take(self.loop.time()):
+            return True
+        self._cut = True
+        self.frames = []
+        if not self.close_sent:
+            self.close_sent = True
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.RATE, "reason": "rate"})
+            self.conn.send_close(CloseCode.RATE, "rate")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+        return False
+
+
+class PeersMistakes(logging.Filter):
+    """Keeps out of uvicorn's log what any peer can write into it at will."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        mistakes = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket", "Invalid UTF-8")
+        return not str(record.msg).startswith(mistakes)
