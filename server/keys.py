@@ -101,17 +101,20 @@ class KeySet:
         self._keys: dict[str, Any] = {}
         self._fetched: float | None = None
         self._tried: float | None = None
-        self._fetching = asyncio.Lock()
-        self._refresh: asyncio.Task[None] | None = None
+        self._failed = False
+        """Whether the last fetch brought no news."""
+        self._fetching: asyncio.Task[None] | None = None
 
     async def key(self, kid: str | None) -> Any:
         if kid is None:
             raise PeerError(Problem.UNAUTHORIZED, "the token has no kid")
         if kid not in self._keys or self._age() > TRUST_S:
-            await self._fetch()
-        elif self._age() > REFRESH_S and not self._fetching.locked():
-            self._refresh = asyncio.create_task(self._fetch())  # nobody waits: what we have is still trusted
-        if self._age() > TRUST_S:
+            self._start_fetch()
+            if self._fetching is not None:
+                await asyncio.shield(self._fetching)  # others wait too: who gives up does not end it for them
+        elif self._age() > REFRESH_S:
+            self._start_fetch()  # nobody waits: what we have is still trusted
+        if self._age() > TRUST_S or (kid not in self._keys and self._failed):
             raise PeerError(Problem.KEYS, "the key set can't be fetched")
         try:
             return self._keys[kid]
@@ -121,24 +124,29 @@ class KeySet:
     def _age(self) -> float:
         return float("inf") if self._fetched is None else self._now() - self._fetched
 
-    async def _fetch(self) -> None:
-        """Fetch, unless somebody has just done so or tried to."""
-        async with self._fetching:
-            if self._tried is not None and self._now() - self._tried < COOLDOWN_S:
-                return
+    def _start_fetch(self) -> None:
+        """Fetch, unless that is under way, or somebody has just done so or tried to."""
+        if self._fetching is not None and not self._fetching.done():
+            return
+        if self._tried is None or self._now() - self._tried >= COOLDOWN_S:
             self._tried = self._now()
-            try:
-                async with asyncio.timeout(2 * FETCH_TIMEOUT_S):  # the client's own holds for each read only
-                    keys = await asyncio.to_thread(self._client.get_signing_keys, True)
-            except Exception as error:
-                # Unreachable, not JSON, no keys: no news. Its type alone is logged: a URL may hold secrets.
-                logger.warning("The key set can't be fetched: %s", type(error).__name__)
-                return
-            self._keys = {
-                key.key_id: key.key
-                for key in keys
-                if key.key_id and key.algorithm_name == self.algorithm and algorithm_of(key.key) == self.algorithm
-            }
-            self._fetched = self._now()
-            if not self._keys:
-                logger.warning("The key set has no key for %s", self.algorithm)
+            self._fetching = asyncio.create_task(self._fetch())
+
+    async def _fetch(self) -> None:
+        self._failed = True
+        try:
+            async with asyncio.timeout(2 * FETCH_TIMEOUT_S):  # the client's own holds for each read only
+                keys = await asyncio.to_thread(self._client.get_signing_keys, True)
+        except Exception as error:
+            # Unreachable, not JSON, no keys: no news. Its type alone is logged: a URL may hold secrets.
+            logger.warning("The key set can't be fetched: %s", type(error).__name__)
+            return
+        self._keys = {
+            key.key_id: key.key
+            for key in keys
+            if key.key_id and key.algorithm_name == self.algorithm and algorithm_of(key.key) == self.algorithm
+        }
+        self._failed = False
+        self._fetched = self._now()
+        if not self._keys:
+            logger.warning("The key set has no key for %s", self.algorithm)

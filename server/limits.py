@@ -11,6 +11,9 @@ from protocol.errors import PeerError, Problem
 MAX_BUCKETS = 100_000
 """Callers that are remembered; the one that was added longest ago is forgotten first, and starts anew."""
 
+FIRST_SLOT_S = 1.0
+"""Nobody is asked to come back sooner."""
+
 
 class TooFast(PeerError):
     """Over a rate. Come back after `retry_after_s`."""
@@ -73,6 +76,7 @@ class Slots:
     """
 
     def __init__(self, per_s: float, burst: float, now: float) -> None:
+        """Args: per_s, burst: as a bucket's."""
         self._bucket = Bucket(per_s, burst, now)
         self._gap_s = 1.0 / per_s
         self._next = now
@@ -81,7 +85,7 @@ class Slots:
         """0.0: pass. Else: s until the caller's slot."""
         if self._bucket.take(now):
             return 0.0
-        self._next = max(self._next, now) + self._gap_s
+        self._next = max(self._next, now + FIRST_SLOT_S) + self._gap_s
         return self._next - now
 
 

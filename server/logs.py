@@ -19,7 +19,11 @@ class OneLine(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record)
+        line = self.formatMessage(record).rstrip()
+        if record.exc_info:
+            line += f" {self.formatException(record.exc_info)}"
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
     def formatException(self, ei: Any) -> str:
@@ -32,9 +36,6 @@ class OneLine(logging.Formatter):
         frames = traceback.extract_tb(trace)[-FRAMES:]
         where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))
         return f"[{kind.__name__} at {where}]"
-
-    def formatStack(self, stack_info: str) -> str:
-        return ""
 
 
 def config(level: str) -> dict[str, Any]:

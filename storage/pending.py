@@ -14,8 +14,8 @@ from protocol.record import Outcome, Report
 
 APART = 8
 """Reports of one record that wait apart, before those that may be are joined."""
-MAX_WAITING = 512
-"""Most that may wait for one record: an envelope of old heartbeats fits."""
+MAX_WAITING = 1_024
+"""Most that may wait for one record: an envelope of old heartbeats fits, and a whole sync."""
 
 Key = tuple[str, str]
 """(userId, videoId)"""

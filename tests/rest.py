@@ -22,6 +22,12 @@ TITLES = {
     "deleted": (409, "The progress was deleted after this happened"),
     "unavailable": (503, "The store can't be reached; nothing was lost, try again"),
     "too_many_sessions": (429, "Too many sessions wait for their ack on one connection"),
+    "unauthorized": (401, "A valid token is needed"),
+    "token_expired": (401, "The token has expired"),
+    "forbidden": (403, "The token does not permit this"),
+    "origin": (403, "Pages of this origin are not allowed here"),
+    "rate": (429, "Too much at once"),
+    "keys": (503, "Tokens can't be verified now; try again"),
 }
 """Status and title by the code of a problem: promised to clients, so written down here once more."""
 

@@ -1,0 +1,246 @@
+"""How many and how fast: who is one too many is told so and when to come back, and nobody else notices."""
+
+import asyncio
+import json
+import resource
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from server.clock import system_clock
+from tests.conftest import StoreServer
+from tests.device import JSON, PATIENCE_S, device
+from tests.rest import ok, refused, rest
+from tests.serving import Running, serving
+
+V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+HERD = 2_000
+
+
+async def goodbye(socket: ClientConnection) -> tuple[dict[str, Any], int | None]:
+    """The goodbye that ends a connection, and the close code."""
+    said: list[dict[str, Any]] = []
+    async with asyncio.timeout(PATIENCE_S):
+        try:
+            while True:
+                said.append(json.loads(await socket.recv()))
+        except ConnectionClosed:
+            assert said[-1]["type"] == "goodbye", said
+            return said[-1], socket.close_code
+
+
+def hello(user_id: str) -> str:
+    return json.dumps({"type": "hello", "device": "test", "session": uuid4().hex, "userId": user_id})
+
+
+async def say(socket: ClientConnection, text: str) -> None:
+    """The server may have closed already, and what it said before is still to be read."""
+    with suppress(ConnectionClosed):
+        await socket.send(text)
+
+
+def opened(server: Running, **headers: str) -> connect:
+    return connect(server.ws, subprotocols=[Subprotocol(JSON)], additional_headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said", "code", "own_user"),
+    [
+        ("max_connections", "busy", 4001, False),
+        ("max_connections_per_address", "rate", 4003, False),
+        ("max_connections_per_user", "rate", 4003, True),
+    ],
+)
+async def test_one_too_many_is_sent_away_and_let_in_when_another_leaves(
+    store_server: StoreServer, prefix: str, setting: str, said: str, code: int, own_user: bool
+) -> None:
+    """Told when to come back; health and REST go on; those who are in are served; other users are not concerned."""
+    user = str(uuid4())
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    async with (
+        serving(**store, **{setting: 2}) as server,
+        rest(server) as api,
+        device(server, user) as first,
+    ):
+        leaving = AsyncExitStack()
+        await leaving.enter_async_context(device(server, user))
+        async with opened(server) as third:
+            await say(third, hello(user))
+            message, closed = await goodbye(third)
+            assert (message["code"], closed) == (said, code)
+            assert message["retryAfter"] > 0
+        assert (await api.get("/livez")).status_code == (await api.get("/readyz")).status_code == 200
+        ok(await api.get(f"/progress/{user}"))
+        assert (await first.play(V, 0, 1))["rejected"] == []
+        if own_user:
+            async with device(server, str(uuid4())) as other:
+                assert (await other.play(V, 0, 1))["rejected"] == []
+        await leaving.aclose()
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    async with device(server, user) as late:
+                        assert (await late.play(V, 1, 2))["rejected"] == []
+                        break
+                except (AssertionError, ConnectionClosed):
+                    await asyncio.sleep(0.02)
+
+
+PROXY = "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "same"),
+    [
+        ((), ("203.0.113.1", "203.0.113.2"), True),
+        ((PROXY,), ("203.0.113.1", "203.0.113.2"), False),
+        ((PROXY,), ("203.0.113.1", "203.0.113.1"), True),
+        ((PROXY,), ("198.51.100.7, 203.0.113.1", "192.0.2.9, 203.0.113.1"), True),
+        ((PROXY, "10.0.0.0/8"), ("203.0.113.1, 10.0.0.5", "203.0.113.2, 10.0.0.5"), False),
+        ((PROXY,), ("2001:db8::1", "2001:db8::2"), True),
+        ((PROXY,), ("2001:db8::1", "2001:db8:0:1::1"), False),
+    ],
+    ids=[
+        "nobody-is-believed",
+        "a-proxy-is-believed",
+        "one-client-behind-a-proxy",
+        "what-the-client-put-in-front-is-not",
+        "a-chain-of-proxies",
+        "one-ipv6-network",
+        "two-ipv6-networks",
+    ],
+)
+async def test_whose_address_it_is(
+    store_server: StoreServer, prefix: str, trusted: tuple[str, ...], forwarded: tuple[str, str], same: bool
+) -> None:
+    """X-Forwarded-For counts from a trusted proxy only, and then its last entry that is not a proxy's own."""
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    async with (
+        serving(**store, max_connections_per_address=1, trusted_proxies=trusted) as server,
+        AsyncExitStack() as stack,
+    ):
+        answers = []
+        for address in forwarded:
+            socket = await stack.enter_async_context(opened(server, **{"X-Forwarded-For": address}))
+            await say(socket, hello(str(uuid4())))
+            answers.append(json.loads(await socket.recv())["type"])
+        assert answers == ["welcome", "goodbye" if same else "welcome"]
+
+
+async def test_frames_beyond_the_rate_end_the_connection_and_no_other(store_server: StoreServer, prefix: str) -> None:
+    """4003 with the time to wait; what was taken before is stored all the same."""
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    user = str(uuid4())
+    async with (
+        serving(**store, frames_burst=50) as server,
+        rest(server) as api,
+        device(server, str(uuid4())) as bystander,
+    ):
+        async with device(server, user) as eager:
+            for _ in range(49):
+                await eager.beat(V, played=[[0, 1]], position=1, state="playing")
+            for _ in range(5):
+                await eager.send(type="ping")
+            message, code = await goodbye(eager.socket)
+            assert (message["code"], code) == ("rate", 4003)
+            assert message["retryAfter"] > 0
+        assert (await bystander.play(V, 0, 1))["rejected"] == []
+        async with asyncio.timeout(PATIENCE_S):
+            while (await api.get(f"/progress/{user}/{V}")).status_code != 200:  # noqa: ASYNC110 no event tells
+                await asyncio.sleep(0.02)
+
+
+async def test_more_videos_than_a_flush_may_bring(store_server: StoreServer, prefix: str) -> None:
+    """One connection can't fill the batch with records without end."""
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    async with (
+        serving(**store, max_pending_videos=3, flush_interval_s=30) as server,
+        device(server, str(uuid4())) as eager,
+    ):
+        for _ in range(4):
+            await eager.beat(str(uuid4()), played=[[0, 1]], position=1, state="playing")
+        message, code = await goodbye(eager.socket)
+        assert (message["code"], code) == ("rate", 4003)
+
+
+async def test_requests_beyond_the_rate_are_429(store_server: StoreServer, prefix: str) -> None:
+    """With the time to wait; a body of many reports costs more; health is never refused."""
+    user = str(uuid4())
+    videos = [
+        {"videoId": str(uuid4()), "watchedDuration": 1, "lastWatched": "2024-05-01T10:00:00Z"} for _ in range(1_000)
+    ]
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    async with serving(**store, address_requests_burst=30) as server, rest(server) as api:
+        ok(await api.post("/progress/sync", json={"userId": user, "progressData": videos}))
+        codes = [(await api.get(f"/progress/{user}")).status_code for _ in range(9)]
+        assert codes == [200] * 9, "1 + 1,000/50 of 30 were spent"
+        answer = await api.get(f"/progress/{user}")
+        refused(answer, "rate")
+        assert int(answer.headers["retry-after"]) >= 1
+        for _ in range(50):
+            assert (await api.get("/livez")).status_code == (await api.get("/readyz")).status_code == 200
+        server.clock.advance(1)
+        ok(await api.get(f"/progress/{user}"))
+
+
+@pytest.fixture
+def many_files() -> AsyncIterator[None]:
+    """Room for the herd's sockets on both sides."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(before[1], 4 * HERD + 500)), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_herd_of_two_thousand_comes_back_paced(
+    store_server: StoreServer, prefix: str, many_files: None
+) -> None:
+    """All say hello at once, as after a restart. Each one that is sent away gets a slot; then there is room for it.
+
+    Health answers 200 all the while, and a learner who was there before is not disturbed.
+    """
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    handshakes = asyncio.Semaphore(100)
+    together = asyncio.Barrier(HERD)
+    sent_away: list[float] = []
+
+    async def member(server: Running) -> int:
+        """How often it was sent away before it was welcome."""
+        for attempt in range(20):
+            async with AsyncExitStack() as stack:
+                async with handshakes:
+                    socket = await stack.enter_async_context(opened(server))
+                if attempt == 0:
+                    await together.wait()
+                await socket.send(hello(str(uuid4())))
+                message = json.loads(await socket.recv())
+            if message["type"] == "welcome":
+                return attempt
+            assert (message["type"], message["code"]) == ("goodbye", "busy")
+            sent_away.append(message["retryAfter"])
+            await asyncio.sleep(message["retryAfter"])
+        raise AssertionError("never let in")
+
+    async with (
+        serving(system_clock, **store, hellos_per_s=500, hellos_burst=100, max_connections_per_address=HERD + 1) as server,
+        rest(server) as api,
+        device(server, str(uuid4())) as bystander,
+    ):
+        herd = asyncio.gather(*(member(server) for _ in range(HERD)))
+        checks = 0
+        while not herd.done():
+            assert (await api.get("/livez")).status_code == (await api.get("/readyz")).status_code == 200
+            assert (await bystander.play(V, checks % 600, checks % 600 + 1))["rejected"] == []
+            checks += 1
+        attempts = await herd
+        assert checks > 2
+        assert len(sent_away) >= 100, "it was a herd"
+        assert len(set(sent_away)) > 100, "the slots differ"
+        assert min(sent_away) >= 1
+        assert sum(attempts) < 2 * HERD, "a slot that is given is kept, but for the few whose place somebody else took"
