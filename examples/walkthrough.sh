@@ -3,6 +3,7 @@
 #
 #   examples/walkthrough.sh [base URL]        default: $BASE_URL, or http://127.0.0.1:8000
 #
+# Where the service asks for tokens, TOKEN should hold one with the scopes progress:any and analytics.
 # It ends with an error where an answer has another status than expected.
 set -euo pipefail
 
@@ -19,7 +20,7 @@ chapter() { printf '\n# %s\n' "$1"; }
 # call STATUS METHOD PATH [BODY]
 call() {
     local expected=$1 method=$2 path=$3 answer status
-    local command=(curl --silent --show-error --max-time 20 --request "$method" "$base$path")
+    local command=(curl --silent --show-error --max-time 20 --request "$method" "$base$path" ${TOKEN:+--header "Authorization: Bearer $TOKEN"})
     if [ $# -gt 3 ]; then
         command+=(--header 'Content-Type: application/json' --data "$4")
         printf "\n$ curl -X %s %s -H 'Content-Type: application/json' -d '%s'\n" "$method" "$base$path" "$4"

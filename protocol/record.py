@@ -154,6 +154,8 @@ class Record:
         settled = self.position_ms if self.position_ms != ABSENT else None
         if self.unsettled_ms != ABSENT:
             base = settled if settled is not None else self.watched * 1_000
+            if self.duration_ms:
+                base = min(base, self.duration_ms)  # who told it before the duration was known may have told more
             if self.unsettled_ms >= base - SETTLE_MS:
                 return self.unsettled_ms
         return settled
@@ -178,8 +180,9 @@ def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: 
     repeat = guard is not None and report.seq <= guard.seq
     if report.first_at <= record.deleted_at or (guard is not None and report.seq <= guard.buried):
         return record, Outcome.DELETED
-    if catalogue_ms:
-        report = _clip(report, catalogue_ms)
+    video = [0, cell(catalogue_ms)] if catalogue_ms else []
+    if video:
+        report = _clip(report, video, catalogue_ms)
     guards = [g for g in record.guards if g is not guard]
     news = False
     settled = False
@@ -197,7 +200,7 @@ def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: 
             guards.sort(key=_age)
             del guards[:-MAX_SESSIONS]
     joined = replace(record, guards=guards)
-    capped = _join_seconds(joined, report, news)
+    capped = _join_seconds(joined, report, news, video)
     _join_position(joined, report, settled)
     joined.played_ms += report.played_ms if news else 0
     joined.claimed = max(record.claimed, report.claimed)
@@ -229,9 +232,8 @@ def is_complete(watched: int, duration_ms: int, threshold_permille: int) -> bool
     return watched >= duration_ms // 1_000 or watched * 1_000_000 >= threshold_permille * duration_ms
 
 
-def _clip(report: Report, catalogue_ms: int) -> Report:
+def _clip(report: Report, video: list[int], catalogue_ms: int) -> Report:
     """The report without what lies beyond the end of the video."""
-    video = [0, cell(catalogue_ms)] if cell(catalogue_ms) else []
     return replace(
         report,
         seen=intersection(report.seen, video),
@@ -244,19 +246,31 @@ def _age(guard: Guard) -> tuple[int, str]:
     return guard.at, guard.session
 
 
-def _join_seconds(record: Record, report: Report, news: bool) -> bool:
-    """Join the sets in place; True where the cap left one of them as it was."""
-    seen = union(record.seen, report.seen)
+def _join_seconds(record: Record, report: Report, news: bool, video: list[int]) -> bool:
+    """Join the sets in place; True where the cap left one of them as it was.
+
+    What the record holds beyond the end, from before the catalogue knew it, goes only when its room is needed: a
+    duration that was mistyped must not cost what was watched.
+    """
+    seen, again = _joined(record, report, news)
+    if video and max(len(seen), len(again)) > 2 * MAX_INTERVALS:
+        record.seen, record.again = intersection(record.seen, video), intersection(record.again, video)
+        seen, again = _joined(record, report, news)
     if len(seen) > 2 * MAX_INTERVALS:
         return True
-    again = record.again
-    if news:
-        again = union(union(again, report.again), intersection(record.seen, report.seen))
     record.seen = seen
     if len(again) > 2 * MAX_INTERVALS:
         return True
     record.again = again
     return False
+
+
+def _joined(record: Record, report: Report, news: bool) -> tuple[list[int], list[int]]:
+    """`seen` and `again` as they would be."""
+    seen = union(record.seen, report.seen)
+    if not news:
+        return seen, record.again
+    return seen, union(union(record.again, report.again), intersection(record.seen, report.seen))
 
 
 def _join_position(record: Record, report: Report, settled: bool) -> None:

@@ -1,8 +1,8 @@
 """Bodies of the REST contract: the documented fields, exactly, and the players' fallback envelope."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from protocol.intervals import pairs
 from protocol.messages import Ack, Message, RecordView
@@ -43,11 +43,17 @@ class Envelope(Message):
     """Validated one by one: a bad one is rejected by its seq, the rest stands."""
 
 
+def _zero_or_a_second(value: float) -> float:
+    if 0 < value < 1:
+        raise ValueError("should be 0, or 1 or more")
+    return value
+
+
 class VideoBody(Message):
-    """A catalogue entry. A duration of 0 means not known."""
+    """A catalogue entry. A duration of 0 means not known; no video is shorter than the second that records count by."""
 
     title: Title
-    duration: Seconds
+    duration: Annotated[Seconds, AfterValidator(_zero_or_a_second)]
 
 
 class VideoView(Message):

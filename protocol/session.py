@@ -19,6 +19,9 @@ MAX_SESSIONS = 64
 """Sessions of one conversation whose seqs are remembered; a drained outbox brings a few old ones along."""
 MAX_REJECTED = 512
 """Rejections that one ack of a session may carry; a peer that makes more of them is sent away."""
+SHORTEST_MS = 1_000
+"""A duration below this is no duration: nobody could have seen a whole second of that video, and its totals would
+count seconds of no viewer."""
 OVERRUN_MS = 2_000
 """How far a position or a play may lie beyond the duration: players round, and encoders disagree."""
 
@@ -146,6 +149,8 @@ class Sessions:
 
     def _report(self, name: str, session: _Session, waiting: _Waiting, message: Heartbeat, now: Now) -> Report | None:
         duration_ms = round((message.duration or 0) * 1_000)
+        if duration_ms < SHORTEST_MS:
+            duration_ms = 0
         plays = _plays(message, duration_ms)
         position_ms = ABSENT
         if message.position is not None:

@@ -16,6 +16,7 @@ from protocol.connection import Send as SendFrame
 from protocol.errors import CloseCode, PeerError, Problem
 from protocol.messages import Message
 from protocol.record import Outcome, Report
+from server.direct import DirectWebSocket
 from server.lease import Lease
 from storage.pending import Committed
 
@@ -28,12 +29,14 @@ class SocketChannel:
 
     Args:
         since: ms since 1970, when it came.
+        direct: the transport, where it can be written to at once.
     """
 
     __slots__ = (
         "_bytes",
         "_close",
         "_connection",
+        "_direct",
         "_drained",
         "_limit",
         "_queue",
@@ -47,13 +50,15 @@ class SocketChannel:
         "videos",
     )
 
-    def __init__(self, connection: Connection, limit: int, since: int) -> None:
+    def __init__(self, connection: Connection, limit: int, since: int, direct: DirectWebSocket | None) -> None:
+        self._direct = direct
         self._connection = connection
         self._limit = limit
         self._queue: deque[str | bytes] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
+        self._drained.set()
         self._close: Close | None = None
         self.since = since
         self.user_id = ""
@@ -108,6 +113,8 @@ class SocketChannel:
     def queue(self, frame: str | bytes) -> None:
         """Let the writer send it; where too much waits already, drop all and close."""
         if self._close is not None:
+            return
+        if self._direct is not None and not self._queue and self._direct.write(frame):
             return
         self._bytes += len(frame)
         if self._bytes > self._limit:

@@ -144,7 +144,7 @@ class KeySet:
         self._keys = {
             key.key_id: key.key
             for key in keys
-            if key.key_id and key.algorithm_name == self.algorithm and algorithm_of(key.key) == self.algorithm
+            if isinstance(key.key_id, str) and self.algorithm == key.algorithm_name == algorithm_of(key.key)
         }
         self._failed = False
         self._fetched = self._now()

@@ -19,8 +19,9 @@ from uvicorn.supervisors import Multiprocess
 from server import logs
 from server.app import PLAYER_PAGE, create_app, create_store
 from server.auth import Authenticator
+from server.direct import DirectWebSocket
 from server.settings import Settings
-from server.transport import BoundedHttp, BoundedWebSocket, ServiceConfig
+from server.transport import BoundedHttp, ServiceConfig
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
 from storage.posture import concerns
 from storage.store import StoreUnavailable
@@ -68,7 +69,7 @@ def uvicorn_config(settings: Settings, log_config: dict[str, Any] | None) -> Ser
         workers=settings.workers,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         http=BoundedHttp,
-        ws=BoundedWebSocket,
+        ws=DirectWebSocket,
         ws_max_size=settings.max_frame_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=settings.ping_interval_s,

@@ -4,7 +4,7 @@ From a received frame to the pending buffer nothing is awaited.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from starlette.datastructures import Headers
@@ -12,13 +12,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from protocol.codecs import CODECS
-from protocol.connection import Bring, Connection, Greet, Renew, State, Take, Touch
+from protocol.connection import Bring, Connection, Effect, Greet, Renew, State, Take, Touch
 from protocol.errors import CloseCode, PeerError, Problem
 from protocol.messages import Hello, Synced, Welcome
 from protocol.session import Plausibility
 from server.access import address_of, has_token_in_url
 from server.auth import bearer
 from server.channel import SocketChannel
+from server.direct import SCOPE_KEY, DirectWebSocket
 from server.identity import Identity
 from server.lease import Lease
 from server.limits import Bucket, TooFast
@@ -44,7 +45,9 @@ class SocketEndpoint:
             await send({"type": "websocket.close", "code": CloseCode.VERSION, "reason": "unknown subprotocol"})
             return
         connection = Connection(codec or next(iter(CODECS.values())), self._rules)
-        channel = SocketChannel(connection, settings.max_queue_bytes, services.clock().wall)
+        direct = scope.get(SCOPE_KEY)
+        channel = SocketChannel(connection, settings.max_queue_bytes, services.clock().wall, direct)
+        conversation = Conversation(services, connection, channel, direct)
         writer = asyncio.create_task(channel.write(send, settings.write_timeout_s))
         address = address_of(HTTPConnection(scope))
         try:
@@ -57,7 +60,7 @@ class SocketEndpoint:
         try:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
                 with _ends_with(writer, deadline):
-                    await self._converse(connection, channel, scope, receive, deadline)
+                    await conversation.run(scope, receive, deadline)
         except TimeoutError:
             channel.carry_out(connection.no_hello())
             await asyncio.wait({writer}, timeout=settings.write_timeout_s)
@@ -72,46 +75,86 @@ class SocketEndpoint:
             if channel.lease is not None:
                 channel.lease.cancel()
 
-    async def _converse(
-        self,
-        connection: Connection,
-        channel: SocketChannel,
-        scope: Scope,
-        receive: Receive,
-        deadline: asyncio.Timeout,
+
+class Conversation:
+    """One connection's frames and effects. `direct` is the transport, where it can hand frames over by itself."""
+
+    __slots__ = ("_bucket", "_channel", "_connection", "_direct", "_known", "_left", "_services")
+
+    def __init__(
+        self, services: Services, connection: Connection, channel: SocketChannel, direct: DirectWebSocket | None
     ) -> None:
+        settings = services.settings
+        self._services = services
+        self._connection = connection
+        self._channel = channel
+        self._direct = direct
+        self._bucket = Bucket(settings.frames_per_s, settings.frames_burst, services.clock().mono / 1_000)
+        self._known: Identity | None = None
+        self._left: Sequence[Effect] = ()
+        """Effects that a frame which came the short way left for `run`."""
+
+    async def run(self, scope: Scope, receive: Receive, deadline: asyncio.Timeout) -> None:
         """Take frames until the client is gone. After our own close the transport says so too."""
-        clock, settings = self._services.clock, self._services.settings
-        bucket = Bucket(settings.frames_per_s, settings.frames_burst, clock().mono / 1_000)
         try:
-            known = await self._handshake_identity(scope)
+            self._known = await self._handshake_identity(scope)
         except PeerError as error:
-            channel.refuse(error)
-            known = None
+            self._channel.refuse(error)
         while True:
             event = await receive()
             if event["type"] == "websocket.disconnect":
                 return
-            if connection.state is State.CLOSED:
-                continue
-            frame, now = event.get("text"), clock()
-            if not bucket.take(now.mono / 1_000):
-                channel.refuse(TooFast("frames", bucket.wait_s(settings.frames_burst / 2)))
-                continue
-            for effect in connection.receive(event["bytes"] if frame is None else frame, now):
-                if isinstance(effect, Take):
-                    self._take(channel, effect)
-                elif isinstance(effect, Touch):
-                    self._services.heartbeats.touch(channel)
-                elif isinstance(effect, Greet):
-                    deadline.reschedule(None)
-                    await self._greet(connection, channel, effect.hello, known)
-                elif isinstance(effect, Bring):
-                    await self._bring(channel, effect.since)
-                elif isinstance(effect, Renew):
-                    await self._renew(connection, channel, effect.token)
-                else:
-                    channel.carry_out((effect,))
+            if event["type"] == "websocket.receive":
+                frame = event.get("text")
+                effects = self._effects(event["bytes"] if frame is None else frame)
+            else:
+                effects, self._left = self._left, ()
+            for effect in effects:
+                if not self._carried_out(effect):
+                    await self._carry_out(effect, deadline)
+            if self._direct is not None and self._connection.state is State.OPEN:
+                self._direct.listen(self._listen)
+
+    def _listen(self, frame: str | bytes) -> None:
+        """A frame that came the short way. What must be waited for is left to `run`, and so is what follows."""
+        effects = self._effects(frame)
+        for index, effect in enumerate(effects):
+            if not self._carried_out(effect):
+                assert self._direct is not None  # noqa: S101 it is who calls
+                self._left = effects[index:]
+                self._direct.hand_back()
+                return
+
+    def _effects(self, frame: str | bytes) -> Sequence[Effect]:
+        if self._connection.state is State.CLOSED:
+            return ()
+        now = self._services.clock()
+        if not self._bucket.take(now.mono / 1_000):
+            burst = self._services.settings.frames_burst
+            self._channel.refuse(TooFast("frames", self._bucket.wait_s(burst / 2)))
+            return ()
+        return self._connection.receive(frame, now)
+
+    def _carried_out(self, effect: Effect) -> bool:
+        """Do what can be done at once; False where it takes waiting."""
+        if isinstance(effect, Take):
+            self._take(effect)
+        elif isinstance(effect, Touch):
+            self._services.heartbeats.touch(self._channel)
+        elif isinstance(effect, Greet | Bring | Renew):
+            return False
+        else:
+            self._channel.carry_out((effect,))
+        return True
+
+    async def _carry_out(self, effect: Effect, deadline: asyncio.Timeout) -> None:
+        if isinstance(effect, Greet):
+            deadline.reschedule(None)
+            await self._greet(effect.hello)
+        elif isinstance(effect, Bring):
+            await self._bring(effect.since)
+        elif isinstance(effect, Renew):
+            await self._renew(effect.token)
 
     async def _handshake_identity(self, scope: Scope) -> Identity | None:
         """Who the handshake says this is; None where the hello will.
@@ -129,20 +172,19 @@ class SocketEndpoint:
             raise PeerError(Problem.UNAUTHORIZED, "without an Origin, give Authorization: Bearer and a token")
         return None
 
-    def _take(self, channel: SocketChannel, effect: Take) -> None:
-        channel.videos.add(effect.video_id)
-        if len(channel.videos) > self._services.settings.max_pending_videos:
-            channel.refuse(TooFast("videos", self._services.settings.flush_interval_s))
+    def _take(self, effect: Take) -> None:
+        self._channel.videos.add(effect.video_id)
+        if len(self._channel.videos) > self._services.settings.max_pending_videos:
+            self._channel.refuse(TooFast("videos", self._services.settings.flush_interval_s))
             return
         try:
-            self._services.heartbeats.add(channel.user_id, effect.video_id, effect.report, channel)
+            self._services.heartbeats.add(self._channel.user_id, effect.video_id, effect.report, self._channel)
         except Full:
-            channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+            self._channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
 
-    async def _greet(
-        self, connection: Connection, channel: SocketChannel, hello: Hello, identity: Identity | None
-    ) -> None:
-        services, settings = self._services, self._services.settings
+    async def _greet(self, hello: Hello) -> None:
+        services, settings, channel = self._services, self._services.settings, self._channel
+        identity = self._known
         try:
             services.admission.greet()
             if identity is None or hello.token is not None:
@@ -153,7 +195,7 @@ class SocketEndpoint:
             channel.refuse(error)
             return
         channel.user_id = user_id
-        connection.open(user_id, hello.session)
+        self._connection.open(user_id, hello.session)
         channel.lease = Lease(identity, services.clock, settings.token_notice_s, channel.tell, channel.refuse)
         try:
             changes = await services.hub.enter(channel, hello.since, hello.epoch)
@@ -170,35 +212,35 @@ class SocketEndpoint:
                 max_frame=settings.max_frame_bytes,
             )
         )
-        await self._sync(channel, changes)
+        await self._sync(changes)
 
-    async def _renew(self, connection: Connection, channel: SocketChannel, token: str) -> None:
+    async def _renew(self, token: str) -> None:
         """A token that is not valid changes nothing: the one in use lasts as long as it does."""
-        assert channel.lease is not None  # noqa: S101 by the table: auth comes only after hello
+        assert self._channel.lease is not None  # noqa: S101 by the table: auth comes only after hello
         try:
             identity = await self._services.access.authenticator.identify(token)
         except PeerError as error:
-            channel.carry_out((connection.error(error),))
+            self._channel.carry_out((self._connection.error(error),))
             return
         try:
-            identity.act_for(channel.user_id)
-            channel.lease.renew(identity)
+            identity.act_for(self._channel.user_id)
+            self._channel.lease.renew(identity)
         except PeerError as error:
-            channel.refuse(error)
+            self._channel.refuse(error)
 
-    async def _bring(self, channel: SocketChannel, since: int) -> None:
+    async def _bring(self, since: int) -> None:
         try:
-            channel.ready = False
-            changes = await self._services.store.changes(channel.user_id, since)
+            self._channel.ready = False
+            changes = await self._services.store.changes(self._channel.user_id, since)
         except StoreUnavailable:
-            channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+            self._channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
             return
-        await self._sync(channel, changes)
+        await self._sync(changes)
 
-    async def _sync(self, channel: SocketChannel, changes: Changes) -> None:
-        await self._services.hub.tell_all(channel, changes)
-        channel.tell(Synced(rev=changes.rev))
-        self._services.hub.follow(channel, changes.rev)
+    async def _sync(self, changes: Changes) -> None:
+        await self._services.hub.tell_all(self._channel, changes)
+        self._channel.tell(Synced(rev=changes.rev))
+        self._services.hub.follow(self._channel, changes.rev)
 
 
 @contextmanager

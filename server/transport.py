@@ -30,6 +30,10 @@ PIPELINED = 16
 """Requests that may wait for the answers before them on one connection."""
 ALL_FRAMES = 4
 """Frames of all kinds, pings and fragments too, to the messages that may come."""
+FRAGMENTS = 64
+"""Pieces of one message that are kept apart: empty ones would cost memory and never reach the limit of a frame."""
+HEADER_BYTES = 4
+"""Of a header line beside name and value."""
 
 
 class ServiceConfig(uvicorn.Config):
@@ -104,16 +108,26 @@ class BoundedHttp(HttpToolsProtocol):
         if self._in_head and self._bytes > self._settings.max_head_bytes and not self.transport.is_closing():
             self._problem = Problem.HEADERS_TOO_LARGE
             self.send_400_response("")
-        elif self._bytes > self._most():
-            self.transport.close()  # the app has said 413 long since
+        elif self._bytes > self._most() and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_started:
+                self.transport.close()
+            else:
+                self._problem = Problem.TOO_LARGE
+                self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many pipelined requests")  # ends in send_400_response
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Not those behind a chunked body: nobody reads them, and each takes far more memory than it has bytes."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._settings.max_head_bytes:
+        headers = sum(len(name) + len(value) + HEADER_BYTES for name, value in self.headers)
+        if len(self.url) + headers > self._settings.max_head_bytes:
             self._problem = Problem.HEADERS_TOO_LARGE
             raise ValueError("headers too large")  # ends in send_400_response
         self._in_head = False
@@ -135,11 +149,9 @@ class BoundedHttp(HttpToolsProtocol):
             Problem.NOT_HTTP: "it is not HTTP/1.1 as RFC 9112 has it",
             Problem.HEADERS_TOO_LARGE: f"a head has at most {self._settings.max_head_bytes} bytes",
             Problem.TIMEOUT: f"a head arrives within {self._settings.head_timeout_s:g} s",
+            Problem.TOO_LARGE: f"a message has at most {self._most()} bytes, chunk sizes and trailers included",
         }
-        answer = response(self._problem, details[self._problem])
-        head = [f"HTTP/1.1 {answer.status_code} {self._problem.value.title}\r\n".encode()]
-        head += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
-        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)]))
+        self.transport.write(_last_words(self._problem, details[self._problem]))
         self.transport.close()
 
     def _most(self) -> int:
@@ -175,6 +187,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._bucket = Bucket(ALL_FRAMES * settings.frames_per_s, ALL_FRAMES * settings.frames_burst, self.loop.time())
         self._place: _Counted | None = None
         self._cut = False
+        self.close_timeout = min(self.close_timeout, settings.write_timeout_s)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -189,7 +202,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         for start in range(0, len(data), SLICE):
             if self._cut or self.transport.is_closing():
                 return
+            if self.handshake_initiated and not self.handshake_complete:
+                self.transport.abort()  # a frame before our answer, which uvicorn can't close for
+                return
             super().data_received(data[start : start + SLICE])
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse_handshake()
 
     def handle_text(self, event: Frame) -> None:
         if self._charge():
@@ -202,6 +220,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_cont(self, event: Frame) -> None:
         if self._charge():
             super().handle_cont(event)
+            if len(self.frames) > FRAGMENTS:
+                self.frames = [b"".join(self.frames)]
 
     def handle_ping(self) -> None:
         if not self._charge():
@@ -214,6 +234,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_pong(self, event: Frame) -> None:
         if self._charge():
             super().handle_pong(event)
+
+    def _refuse_handshake(self) -> None:
+        """uvicorn forgets one that has a body, or more or longer lines than the WebSocket library reads."""
+        answer = b"".join(self.conn.data_to_send())
+        detail = "this is no WebSocket handshake as RFC 6455 has it"
+        self.transport.write(answer or _last_words(Problem.NOT_HTTP, detail))
+        self.transport.close()
 
     def _charge(self) -> bool:
         if self._cut:
@@ -229,6 +256,14 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.transport.write(b"".join(self.conn.data_to_send()))
         self.transport.close()
         return False
+
+
+def _last_words(problem: Problem, detail: str) -> bytes:
+    """An answer to what did not become a request."""
+    answer = response(problem, detail)
+    head = [f"HTTP/1.1 {answer.status_code} {problem.value.title}\r\n".encode()]
+    head += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
+    return b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)])
 
 
 class PeersMistakes(logging.Filter):

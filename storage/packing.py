@@ -55,6 +55,10 @@ def pack_record(record: Record) -> bytes:
     return value
 
 
+_FIELDS = 13
+"""Of a record without its rev; the last three are lists."""
+
+
 class Damaged(Exception):
     """A stored value that we have not written."""
 
@@ -71,10 +75,12 @@ def unpack_record(value: bytes) -> Record:
         unpacker = msgpack.Unpacker(max_buffer_size=len(value))
         unpacker.feed(value)
         rev, body = unpacker
-        *numbers, seen, again, flat = body
-        guards = [Guard(*flat[i : i + 5]) for i in range(0, len(flat), 5)]
-        record = Record(rev, *numbers, seen, again, guards)
-        _check(record, [rev, *numbers])
+        if len(body) != _FIELDS:
+            raise ValueError("of another length")
+        flat = body[-1]
+        body[-1] = [Guard(*flat[i : i + 5]) for i in range(0, len(flat), 5)]
+        record = Record(rev, *body)
+        _check(record, [rev, *body[:-3]])
         return record
     except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise Damaged(str(error)) from error
@@ -91,7 +97,7 @@ def _check(record: Record, numbers: list[Any]) -> None:
             raise ValueError("a session's name is text")
         numbers += (guard.seq, guard.at, guard.settle_ms, guard.buried)
     for seconds in (record.seen, record.again):
-        if type(seconds) is not list or len(seconds) % 2 or not all(map(lt, seconds, seconds[1:])):
+        if type(seconds) is not list or len(seconds) % 2 or not all(map(lt, [-1, *seconds], seconds)):
             raise ValueError("a set of seconds is sorted pairs")
         numbers += seconds
     if set(map(type, numbers)) != {int} or min(numbers) < ABSENT:

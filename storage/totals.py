@@ -1,13 +1,13 @@
 """The totals and curves of a video, as stage 2 of a commit keeps them, and their recount from the audience."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import msgpack
 
-from protocol.intervals import pairs
+from protocol.intervals import cell, pairs
 from storage.keys import Keys
 
 
@@ -31,7 +31,11 @@ class Curve:
 
 
 class VideoTotals:
-    """Reads what `lua/videos.lua` writes. Raises the store's StoreUnavailable."""
+    """Reads what `lua/videos.lua` writes. Raises the store's StoreUnavailable.
+
+    Records take a catalogue's duration over with their next report, which for some never comes. So that no claim from
+    before can be read for ever, what is read here is held to the duration: nobody watched more, or beyond the end.
+    """
 
     def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys, live_ms: int) -> None:
         self._run = run
@@ -39,23 +43,22 @@ class VideoTotals:
         self._live_ms = live_ms
 
     async def read(self, video_id: str) -> Totals:
-        (reply,) = await self._run([self._totals(video_id)])
-        return Totals(*(int(value or 0) for value in reply))
+        return _totals(*await self._run(self._queries(video_id)))
 
     async def read_all(self, video_id: str, now: int) -> tuple[Totals, Curve, int]:
         """Totals, curve, and how many are watching at `now` (ms since 1970)."""
-        totals, points, watching = await self._run(
+        totals, duration, points, watching = await self._run(
             [
-                self._totals(video_id),
+                *self._queries(video_id),
                 ("HGETALL", self._keys.curve(video_id)),
                 ("ZCOUNT", self._keys.live(video_id), now - self._live_ms, "+inf"),
             ]
         )
-        return Totals(*(int(value or 0) for value in totals)), curve(points), watching
+        return _totals(totals, duration), curve(points, int(duration or 0)), watching
 
     async def recount(self, video_id: str) -> tuple[Totals, Curve]:
         """The same from nothing but the audience: what the totals must always equal."""
-        (audience,) = await self._run([("HGETALL", self._keys.audience(video_id))])
+        _, duration, audience = await self._run([*self._queries(video_id), ("HGETALL", self._keys.audience(video_id))])
         viewers = completed = watched = 0
         points: dict[bytes, int] = {}
         for entry in audience.values():
@@ -69,18 +72,29 @@ class VideoTotals:
                 for start, end in pairs(seconds):
                     points[f"{letter}{start}".encode()] = points.get(f"{letter}{start}".encode(), 0) + 1
                     points[f"{letter}{end}".encode()] = points.get(f"{letter}{end}".encode(), 0) - 1
-        return Totals(viewers, completed, watched), curve(points)
+        return _totals((viewers, completed, watched), duration), curve(points, int(duration or 0))
 
-    def _totals(self, video_id: str) -> tuple[Any, ...]:
-        return ("HMGET", self._keys.summary(video_id), "viewers", "completed", "watched")
+    def _queries(self, video_id: str) -> list[tuple[Any, ...]]:
+        return [
+            ("HMGET", self._keys.summary(video_id), "viewers", "completed", "watched"),
+            ("HGET", self._keys.catalogue(video_id), "duration_ms"),
+        ]
 
 
-def curve(points: Mapping[bytes, Any]) -> Curve:
-    """Prefix sums of the two difference arrays."""
+def _totals(reply: Iterable[Any], duration: Any) -> Totals:
+    viewers, completed, watched = (int(value or 0) for value in reply)
+    duration_s = int(duration or 0) // 1_000
+    return Totals(viewers, completed, min(watched, viewers * duration_s) if duration_s else watched)
+
+
+def curve(points: Mapping[bytes, Any], duration_ms: int = 0) -> Curve:
+    """Prefix sums of the two difference arrays, up to the end of the video where that is known (0: it is not)."""
+    end = cell(duration_ms)
     steps: dict[str, dict[int, int]] = {"s": {}, "a": {}}
     for name, by in points.items():
-        steps[chr(name[0])][int(name[1:])] = int(by)
-    length = max(steps["s"], default=0)
+        second = min(int(name[1:]), end) if duration_ms else int(name[1:])
+        steps[chr(name[0])][second] = steps[chr(name[0])].get(second, 0) + int(by)
+    length = max((second for second, by in steps["s"].items() if by), default=0)
     viewers, replays = (
         list(accumulate(steps[letter].get(second, 0) for second in range(length))) for letter in ("s", "a")
     )

@@ -11,10 +11,15 @@
 // ---- 1. Who is watching what ------------------------------------------------------------------------------
 
 const query = new URLSearchParams(location.search);
-const userId = query.get("user") ?? remembered("playhead.user");
+const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined; // a fragment is sent to nobody
+const userId = token ? subject(token) : (query.get("user") ?? remembered("playhead.user"));
 const videoId = query.get("video") ?? "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10";
 const device = remembered("playhead.device");
 const session = crypto.randomUUID(); // one page load; its heartbeats are numbered 1, 2, 3…
+
+function subject(token) {
+  return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).sub;
+}
 
 function remembered(key) {
   const value = localStorage.getItem(key) ?? crypto.randomUUID();
@@ -40,7 +45,7 @@ let unanswered = 0; // pings since we last heard anything
 function connect() {
   state = "connecting";
   socket = new WebSocket(location.origin.replace(/^http/, "ws") + "/ws", "playhead.v1.json");
-  socket.onopen = () => send({ type: "hello", device, session, userId, since: rev, epoch: welcome.epoch });
+  socket.onopen = () => send({ type: "hello", device, session, token, userId, since: rev, epoch: welcome.epoch });
   socket.onmessage = ({ data }) => {
     unanswered = 0;
     const message = JSON.parse(data);
@@ -77,6 +82,9 @@ const received = {
   },
   error({ title, detail }) {
     reason = detail ?? title;
+  },
+  expiring({ expiresIn }) {
+    reason = `The token expires in ${Math.round(expiresIn)} s`; // a real page would get a fresh one and send `auth`
   },
   goodbye(message) {
     retryAfter = message.retryAfter ?? 0; // the close follows
@@ -195,7 +203,7 @@ addEventListener("pagehide", () => {
   beat();
   // The socket may be gone before the last heartbeat is. A beacon outlives the page; twice does no harm.
   const heartbeats = outbox.map(onWire);
-  const body = JSON.stringify({ userId, session, heartbeats });
+  const body = JSON.stringify({ token, userId, session, heartbeats }); // a beacon has no headers
   if (heartbeats.length) navigator.sendBeacon("/progress/realtime", body);
 });
 

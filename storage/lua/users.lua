@@ -106,11 +106,20 @@ local function with_guard(guards, skip, name, seq, at, settle, buried)
   return out
 end
 
-local function join_seconds(r, p, news)
+local function joined(r, p, news)
   local seen = union(r[SEEN], p[R_SEEN])
+  if not news then return seen, r[AGAIN] end
+  return seen, union(union(r[AGAIN], p[R_AGAIN]), intersection(r[SEEN], p[R_SEEN]))
+end
+
+-- What lies beyond the end of the video (nil where it is not known) goes when its room is needed.
+local function join_seconds(r, p, news, video)
+  local seen, again = joined(r, p, news)
+  if video and max(#seen, #again) > 2 * MAX_INTERVALS then
+    r[SEEN], r[AGAIN] = intersection(r[SEEN], video), intersection(r[AGAIN], video)
+    seen, again = joined(r, p, news)
+  end
   if #seen > 2 * MAX_INTERVALS then return true end
-  local again = r[AGAIN]
-  if news then again = union(union(again, p[R_AGAIN]), intersection(r[SEEN], p[R_SEEN])) end
   r[SEEN] = seen
   if #again > 2 * MAX_INTERVALS then return true end
   r[AGAIN] = again
@@ -145,9 +154,7 @@ local function is_complete(r)
 end
 
 -- The report without what lies beyond the end of the video.
-local function clip(p, catalogue)
-  local video = { 0, math.floor((catalogue + 499) / 1000) }
-  if video[2] == 0 then video = {} end
+local function clip(p, video, catalogue)
   p[R_SEEN], p[R_AGAIN] = intersection(p[R_SEEN], video), intersection(p[R_AGAIN], video)
   p[R_POSITION] = min(p[R_POSITION], catalogue)
 end
@@ -157,7 +164,8 @@ local function join(r, p, catalogue)
   local g = find_guard(guards, name)
   local again = g and seq <= guards[g + 1]
   if p[R_FIRST_AT] <= r[DELETED_AT] or (g and seq <= guards[g + 4]) then return DELETED end
-  if catalogue > 0 then clip(p, catalogue) end
+  local video = catalogue > 0 and { 0, math.floor((catalogue + 499) / 1000) } or nil
+  if video then clip(p, video, catalogue) end
   local news, settled = false, false
   if name ~= '' then
     local partial = g and not again and p[R_FIRST_SEQ] <= guards[g + 1]
@@ -171,7 +179,7 @@ local function join(r, p, catalogue)
       r[GUARDS] = with_guard(guards, g, name, seq, at, settle, g and guards[g + 4] or 0)
     end
   end
-  local capped = join_seconds(r, p, news)
+  local capped = join_seconds(r, p, news, video)
   join_position(r, p, settled)
   if news then r[PLAYED] = r[PLAYED] + p[R_PLAYED] end
   r[CLAIMED] = max(r[CLAIMED], p[R_CLAIMED])

@@ -94,7 +94,7 @@ async def test_last_watched_is_taken_as_iso_8601_and_given_in_utc(
     assert answer["lastWatched"] == taken
 
 
-@pytest.mark.parametrize("future", ["2099-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"])
+@pytest.mark.parametrize("future", ["2099-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
 async def test_a_future_last_watched_is_clamped_to_the_receipt(
     server: Running, api: httpx.AsyncClient, future: str
 ) -> None:

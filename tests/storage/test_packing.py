@@ -83,6 +83,8 @@ def test_value_is_the_rev_and_then_the_record() -> None:
         b"\x01" + msgpack.packb([[0, 5], [], []]),
         b"\xa11" + msgpack.packb([*[0] * 10, [], [], []]),
         b"\x01" + msgpack.packb([*[0] * 9, "0", [], [], []]),
+        b"\x01" + msgpack.packb([*[0] * 9, [], [], []]),
+        b"\x01" + msgpack.packb([*[0] * 11, [], [], []]),
         b"\x01" + msgpack.packb([*[0] * 10, [1], [], []]),
         b"\x01" + msgpack.packb([*[0] * 10, [5, 1], [], []]),
         b"\x01" + msgpack.packb([*[0] * 10, [], "abcd", []]),

@@ -1,0 +1,541 @@
+"""Poison: what a hostile learner may report, and that it harms no other learner, no video's totals, and not his own
+record for ever. Every report here is valid on the wire; each row of POISONS is sent to a real server."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from protocol.intervals import MAX_INTERVALS
+from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_SEQ, format_instant
+from storage.keys import Keys
+from storage.store import Store
+from tests.conftest import StoreServer
+from tests.device import Device, device
+from tests.rest import ok, rest
+from tests.serving import Running, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DURATION = 90
+"""s of the video that is poisoned, as the catalogue has it when it has it."""
+STEP = 5
+FAR = "9999-12-31T23:59:59.999Z"
+HONEST = "honest-page"
+"""The session name of the honest devices: names are no secret, and anybody may use another's."""
+Beat = dict[str, Any]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(store_server: StoreServer) -> AsyncIterator[Running]:
+    """One server for all poisons; its clock goes forward only."""
+    async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", flush_interval_s=0.01) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def store(server: Running) -> AsyncIterator[Store]:
+    """The same store, read past the server."""
+    opened = Store(str(server.settings.redis_url), worker="reader", keys=Keys(server.settings.key_prefix))
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def http(server: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with rest(server) as client:
+        yield client
+
+
+@dataclass
+class Learner:
+    """A learner and the video; what they may say, over each transport."""
+
+    server: Running
+    http: httpx.AsyncClient
+    video: str
+    user: str = field(default_factory=lambda: str(uuid4()))
+
+    async def socket(self, *beats: Beat, session: str | None = None) -> list[dict[str, Any]]:
+        """A page load that sends heartbeats one by one, each acked before the next; the acks."""
+        async with device(self.server, self.user, session) as page:
+            acks = []
+            for beat in beats:
+                await page.beat(self.video, **beat)
+                acks.append(await page.acked())
+            return acks
+
+    async def envelope(self, *beats: Beat, session: str | None = None) -> dict[str, Any]:
+        """The same heartbeats by POST, all at once; the acks."""
+        numbered = [{"seq": n, "videoId": self.video, **beat} for n, beat in enumerate(beats, 1)]
+        body = {"userId": self.user, "session": session or uuid4().hex, "heartbeats": numbered}
+        return dict(ok(await self.http.post("/progress/realtime", json=body)))
+
+    async def document(self, watched: int, last_watched: str, *paths: str) -> None:
+        """The documented bodies."""
+        item = {"videoId": self.video, "watchedDuration": watched, "lastWatched": last_watched}
+        for path in paths or ("update", "sync", "realtime"):
+            body = {"userId": self.user, **({"progressData": [item]} if path == "sync" else item)}
+            ok(await self.http.post(f"/progress/{path}", json=body))
+
+    async def delete(self) -> None:
+        ok(await self.http.delete(f"/progress/{self.user}/{self.video}"))
+
+    async def record(self) -> dict[str, Any]:
+        return dict(ok(await self.http.get(f"/progress/{self.user}/{self.video}?detail=full")))
+
+    @property
+    def now(self) -> str:
+        return format_instant(self.server.clock.wall)
+
+
+def every_other(first: int, count: int) -> list[list[int]]:
+    """Single seconds, none touching another."""
+    return [[first + 2 * n, first + 2 * n + 1] for n in range(count)]
+
+
+TWO_DAYS_MS = MAX_MEDIA_S * 1_000
+
+
+async def far_future(mallory: Learner) -> None:
+    await mallory.document(7, FAR)
+    await mallory.socket({"watchedDuration": 7, "lastWatched": FAR}, {"played": [[0, 5]], "lastWatched": FAR})
+
+
+async def far_past(mallory: Learner) -> None:
+    await mallory.document(7, "1970-01-01T00:00:00.001Z")
+    await mallory.socket({"played": [[0, 5]], "position": 5, "lastWatched": "1970-01-02T00:00:00Z"})
+
+
+async def largest_seq_first(mallory: Learner) -> None:
+    first = {"seq": MAX_SEQ, "played": [[0, 5]], "position": 80}
+    await mallory.socket(first, *({"seq": n, "played": [[5 * n, 5 * n + 5]], "position": 1} for n in range(1, 5)))
+
+
+async def largest_seq_in_the_name_of_another(mallory: Learner) -> None:
+    await mallory.socket({"seq": MAX_SEQ, "played": [[0, 5]], "position": 80, "seek": True}, session=HONEST)
+    await mallory.envelope({"seq": MAX_SEQ, "played": [[0, 5]]}, session=HONEST)
+
+
+async def ages_at_the_bounds(mallory: Learner) -> None:
+    ages = (MAX_AGE_MS, 0, MAX_AGE_MS, 0.4, MAX_AGE_MS - 1)
+    await mallory.socket(*({"age": age, "played": [[0, 90]] * 500, "position": 90} for age in ages))
+
+
+async def more_sessions_than_are_remembered(mallory: Learner) -> None:
+    await mallory.envelope(*({"session": f"s{n}", "seq": 1, "played": [[n, n + 1]], "position": n} for n in range(64)))
+    for n in range(20):
+        await mallory.envelope({"played": [[n, n + 60]], "position": n, "seek": True})
+
+
+async def two_days_long(mallory: Learner) -> None:
+    await mallory.socket({"duration": MAX_MEDIA_S, "played": [[0, 5]], "position": 5})
+
+
+async def a_millisecond_long(mallory: Learner) -> None:
+    await mallory.socket({"duration": 0.001, "position": 2, "state": "playing"}, {"played": [[0, 10]]})
+
+
+async def a_second_long(mallory: Learner) -> None:
+    await mallory.socket({"duration": 1, "played": [[0, 1]], "position": 1, "state": "ended"})
+
+
+async def at_the_end(mallory: Learner) -> None:
+    await mallory.socket(
+        {"position": DURATION, "seek": True},
+        {"position": MAX_MEDIA_S, "seek": True, "state": "ended"},
+        {"position": MAX_MEDIA_S, "state": "playing"},
+    )
+
+
+async def claims_two_days(mallory: Learner) -> None:
+    await mallory.document(MAX_MEDIA_S, FAR)
+    await mallory.socket({"watchedDuration": MAX_MEDIA_S, "state": "paused"})
+
+
+async def claims_a_second_that_is_all(mallory: Learner) -> None:
+    await mallory.socket({"watchedDuration": MAX_MEDIA_S, "duration": 1, "state": "playing"})
+
+
+async def plays_two_days_at_once(mallory: Learner) -> None:
+    played = {"played": [[0, MAX_MEDIA_S]] * 4, "span": TWO_DAYS_MS, "position": MAX_MEDIA_S}
+    await mallory.socket(played)
+    await mallory.envelope(*({"session": f"s{n}", **played} for n in range(64)))
+
+
+async def plays_only_beyond_the_end(mallory: Learner) -> None:
+    await mallory.socket({"played": [[1_000, 1_200]], "position": 1_200})
+
+
+async def as_many_intervals_as_may_be(mallory: Learner) -> None:
+    beats = [
+        {"played": every_other(1_000 + 1_024 * n, 512), "span": TWO_DAYS_MS, "position": 5_000}
+        for n in range(MAX_INTERVALS // 512)
+    ]
+    await mallory.envelope(*beats, *beats)
+    await mallory.socket({"played": every_other(10_000, 60)})
+
+
+async def ended_and_seeks(mallory: Learner) -> None:
+    await mallory.socket(
+        *({"position": at, "seek": True, "state": state} for at in (0, 90, 3) for state in ("ended", "paused")),
+        {"state": "ended", "position": 90, "duration": 90},
+        {"state": "ended", "position": 90, "duration": 90, "seek": True},
+    )
+
+
+async def plays_while_paused(mallory: Learner) -> None:
+    await mallory.socket(*({"played": [[80, 90]], "position": 90, "state": "paused", "age": 5} for _ in range(3)))
+
+
+async def the_same_again_and_again(mallory: Learner) -> None:
+    beat = {"seq": 1, "played": [[0, 20]], "position": 20}
+    await mallory.socket(*[beat] * 10)
+    await mallory.envelope(*[beat] * 500)
+
+
+async def deletes_and_comes_back(mallory: Learner) -> None:
+    for _ in range(3):
+        await mallory.document(MAX_MEDIA_S, FAR)
+        await mallory.socket({"seq": MAX_SEQ, "played": [[0, 60]], "position": 60})
+        await mallory.delete()
+        await mallory.socket({"seq": MAX_SEQ, "played": [[0, 60]], "position": 60, "age": 1})
+        mallory.server.clock.advance(1)
+        await mallory.document(1, FAR)
+
+
+Poison = Callable[[Learner], Awaitable[None]]
+POISONS: list[Poison] = [
+    far_future,
+    far_past,
+    largest_seq_first,
+    largest_seq_in_the_name_of_another,
+    ages_at_the_bounds,
+    more_sessions_than_are_remembered,
+    two_days_long,
+    a_millisecond_long,
+    a_second_long,
+    at_the_end,
+    claims_two_days,
+    claims_a_second_that_is_all,
+    plays_two_days_at_once,
+    plays_only_beyond_the_end,
+    as_many_intervals_as_may_be,
+    ended_and_seeks,
+    plays_while_paused,
+    the_same_again_and_again,
+    deletes_and_comes_back,
+]
+poisons = pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__.replace("_", "-"))
+
+
+async def catalogue(http: httpx.AsyncClient, *videos: str) -> None:
+    for video in videos:
+        ok(await http.put(f"/videos/{video}", json={"title": "Sets", "duration": DURATION}))
+
+
+async def watch(server: Running, start: int, end: int, *devices: tuple[Device, str], **fields: Any) -> None:
+    """Normal watching, on each device its video, at the same instants."""
+    for at in range(start, end, STEP):
+        server.clock.advance(STEP)
+        for page, video in devices:
+            ack = await page.play(video, at, at + STEP, **fields)
+            assert (ack["rejected"], ack["capped"]) == ([], [])
+
+
+async def stored(store: Store, learner: Learner) -> bytes:
+    """The record's value, every byte of it."""
+    value: bytes = await store.redis.hget(store.keys.progress(learner.user), learner.video)
+    assert value
+    return value
+
+
+async def audience_entry(store: Store, learner: Learner) -> bytes:
+    value: bytes = await store.redis.hget(store.keys.audience(learner.video), learner.user)
+    assert value
+    return value
+
+
+async def totals_in_bounds(store: Store, http: httpx.AsyncClient, video: str, duration: int) -> dict[str, Any]:
+    """The video's analytics, after a look at all that must hold of them whatever was reported."""
+    analytics: dict[str, Any] = ok(await http.get(f"/analytics/videos/{video}"))
+    totals, curve, _ = await store.totals.read_all(video, 0)
+    assert (totals, curve) == await store.totals.recount(video)
+    assert (analytics["retention"], analytics["replays"]) == (curve.viewers, curve.replays)
+    assert 0 <= analytics["completed"] <= analytics["viewers"]
+    assert 0 <= analytics["completionRate"] <= 1
+    assert 0 <= analytics["averageWatchedDuration"] <= duration
+    assert len(analytics["retention"]) == len(analytics["replays"]) <= duration
+    for viewers, replays in zip(analytics["retention"], analytics["replays"], strict=True):
+        assert 0 <= replays <= viewers <= analytics["viewers"]
+    summary = ok(await http.get(f"/progress/summary/{video}"))
+    assert {name: analytics[name] for name in summary} == summary
+    return analytics
+
+
+@poisons
+async def test_another_learner_is_not_harmed(
+    server: Running, store: Store, http: httpx.AsyncClient, poison: Poison
+) -> None:
+    """The honest learner's record and audience entry are byte for byte what they are where nobody poisons; the totals
+    differ by one viewer, who counts as at most the whole video."""
+    honest = Learner(server, http, str(uuid4()))
+    control = Learner(server, http, str(uuid4()))
+    mallory = Learner(server, http, honest.video)
+    await catalogue(http, honest.video, control.video)
+    async with device(server, honest.user, HONEST) as page, device(server, control.user, HONEST) as other:
+        both = ((page, honest.video), (other, control.video))
+        await watch(server, 0, 20, *both)
+        await poison(mallory)
+        await watch(server, 20, 40, *both)
+        await poison(mallory)
+        await watch(server, 40, 60, *both)
+        await watch(server, 0, 10, *both)
+        assert page.inbox == [], "nothing of the other's was pushed"
+    assert await stored(store, honest) == await stored(store, control)
+    assert await audience_entry(store, honest) == await audience_entry(store, control)
+    poisoned = await totals_in_bounds(store, http, honest.video, DURATION)
+    clean = await totals_in_bounds(store, http, control.video, DURATION)
+    assert poisoned["viewers"] - clean["viewers"] in (0, 1)
+    assert poisoned["completed"] - clean["completed"] in (0, 1)
+    watched = (await store.totals.read(honest.video)).watched - (await store.totals.read(control.video)).watched
+    assert 0 <= watched <= DURATION
+    for name in ("retention", "replays"):
+        shorter = clean[name] + [0] * (len(poisoned[name]) - len(clean[name]))
+        assert len(clean[name]) <= len(poisoned[name])
+        assert {now - was for now, was in zip(poisoned[name], shorter, strict=True)} <= {0, 1}
+
+
+@poisons
+@pytest.mark.parametrize("known_to", ["nobody", "the-catalogue-later"])
+async def test_totals_stay_in_bounds(
+    server: Running, store: Store, http: httpx.AsyncClient, poison: Poison, known_to: str
+) -> None:
+    """Poisoned before the catalogue has the video: within 48 h, and as soon as the catalogue has its duration within
+    that, though the hostile learner never reports again."""
+    honest, mallory = (Learner(server, http, video) for video in [str(uuid4())] * 2)
+    async with device(server, honest.user) as page:
+        await watch(server, 0, 20, (page, honest.video))
+    await poison(mallory)
+    duration = MAX_MEDIA_S
+    if known_to == "the-catalogue-later":
+        duration = DURATION
+        await catalogue(http, honest.video)
+    before = await totals_in_bounds(store, http, honest.video, duration)
+    assert before["retention"][:20] >= [1] * 20
+    server.clock.advance(1)
+    await mallory.socket({"played": [[0, 1]], "position": 1})
+    after = await totals_in_bounds(store, http, honest.video, duration)
+    assert after["viewers"] == 2
+
+
+@poisons
+async def test_an_honest_device_gets_the_record_right_again(
+    server: Running, store: Store, http: httpx.AsyncClient, poison: Poison
+) -> None:
+    """Of the same learner: the next ten seconds of honest play move the position and no instant lies in the future;
+    with a catalogue entry the duration is right with the next report, every second watched is there, and the video
+    completes."""
+    learner = Learner(server, http, str(uuid4()))
+    await poison(learner)
+    poisoned = await learner.record()
+    assert poisoned["lastWatched"] <= learner.now
+    assert poisoned.get("completedAt", "") <= learner.now
+    async with device(server, learner.user) as page:
+        await catalogue(http, learner.video)
+        await watch(server, 30, 40, (page, learner.video), duration=DURATION)
+        record = await learner.record()
+        assert (record["position"], record["duration"], record["lastWatched"]) == (40, DURATION, learner.now)
+        assert record["watchedDuration"] <= DURATION
+        played = record["playedDuration"]
+        await watch(server, 40, 90, (page, learner.video))
+        await watch(server, 0, 40, (page, learner.video))
+    record = await learner.record()
+    assert (record["position"], record["duration"], record["lastWatched"]) == (40, DURATION, learner.now)
+    assert (record["completed"], record["watchedDuration"]) == (True, DURATION)
+    assert record["seen"][0][0] == 0
+    assert record["seen"][0][1] >= DURATION, "beyond the end may stand what was told before the end was known"
+    assert record["playedDuration"] == played + 90
+    assert record["completedAt"] <= learner.now
+    await totals_in_bounds(store, http, learner.video, DURATION)
+
+
+@poisons
+async def test_without_a_catalogue_the_position_moves_again(
+    server: Running, http: httpx.AsyncClient, poison: Poison
+) -> None:
+    """Ten seconds of honest play on another page, and the player resumes where that was."""
+    learner = Learner(server, http, str(uuid4()))
+    await poison(learner)
+    async with device(server, learner.user) as page:
+        for at in (30, 35):
+            server.clock.advance(STEP)
+            assert (await page.play(learner.video, at, at + STEP))["rejected"] == []
+    record = await learner.record()
+    assert (record["position"], record["lastWatched"]) == (40, learner.now)
+
+
+@poisons
+@pytest.mark.parametrize("in_catalogue", [False, True], ids=["unknown-video", "catalogue"])
+async def test_a_delete_starts_afresh(
+    server: Running, http: httpx.AsyncClient, poison: Poison, in_catalogue: bool
+) -> None:
+    """From the next millisecond on, also for a page that was open before: the record is that of a learner who never
+    had one."""
+    learner, fresh = (Learner(server, http, video) for video in [str(uuid4())] * 2)
+    if in_catalogue:
+        await catalogue(http, learner.video)
+    async with device(server, learner.user) as page, device(server, fresh.user) as other:
+        await watch(server, 0, 5, (page, learner.video))
+        await poison(learner)
+        await learner.delete()
+        response = await http.get(f"/progress/{learner.user}/{learner.video}")
+        assert response.status_code == 404
+        server.clock.advance(0.001)
+        await watch(server, 30, 50, (page, learner.video), (other, fresh.video))
+    again, first = await learner.record(), await fresh.record()
+    assert first["seen"] == [[30, 50]]
+    same = set(first) - {"userId", "rev"}
+    assert {name: again[name] for name in same} == {name: first[name] for name in same}
+    assert set(again) == set(first)
+
+
+async def test_a_duration_under_a_second_is_none(server: Running, http: httpx.AsyncClient) -> None:
+    """Seconds of a video that nobody can have watched a second of would be on the curve, and their viewer would not be
+    among the viewers."""
+    mallory = Learner(server, http, str(uuid4()))
+    await mallory.socket({"duration": 0.999, "played": [[0, 5]], "position": 5})
+    record = await mallory.record()
+    assert "duration" not in record
+    assert (record["watchedDuration"], record["completed"]) == (5, False)
+    analytics = ok(await http.get(f"/analytics/videos/{mallory.video}"))
+    assert (analytics["viewers"], analytics["retention"]) == (1, [1] * 5)
+
+
+async def test_a_claim_from_before_the_catalogue_counts_no_more_than_the_video_lasts(
+    server: Running, http: httpx.AsyncClient
+) -> None:
+    """Of a learner who never reports again, so that his record keeps it; another catalogue entry holds it anew."""
+    mallory = Learner(server, http, str(uuid4()))
+    await mallory.document(MAX_MEDIA_S, FAR, "update")
+    await mallory.socket({"played": [[80, 100]]}, {"played": [[200, 220]]})
+    for duration, retention in ((90.5, 90), (210, 210), (300, 220), (60, 0)):
+        ok(await http.put(f"/videos/{mallory.video}", json={"title": "Sets", "duration": duration}))
+        analytics = ok(await http.get(f"/analytics/videos/{mallory.video}"))
+        assert (analytics["viewers"], analytics["averageWatchedDuration"]) == (1, int(duration))
+        assert len(analytics["retention"]) == len(analytics["replays"]) == retention
+        assert sum(analytics["retention"]) == sum(
+            max(0, min(end, int(duration)) - start) for start, end in ((80, 100), (200, 220))
+        )
+
+
+async def test_full_of_seconds_beyond_the_end_is_not_full(server: Running, http: httpx.AsyncClient) -> None:
+    """As many intervals as a set may hold, all beyond the end, from before the catalogue knew it: they make room."""
+    learner = Learner(server, http, str(uuid4()))
+    await as_many_intervals_as_may_be(learner)
+    (refused,) = await learner.socket({"played": [[0, 5]]})
+    assert refused["capped"] == [1], "nothing is known of the video, so nothing can make room"
+    await catalogue(http, learner.video)
+    server.clock.advance(1)
+    (taken,) = await learner.socket({"played": [[0, 5]]})
+    assert (taken["rejected"], taken["capped"]) == ([], [])
+    assert (await learner.record())["seen"] == [[0, 5]]
+
+
+async def test_a_short_video_gets_its_position_back(server: Running, http: httpx.AsyncClient) -> None:
+    """One of 8 s gives no page the ten seconds that it takes to pull a position back; from beyond its end none need."""
+    learner = Learner(server, http, str(uuid4()))
+    await at_the_end(learner)
+    ok(await http.put(f"/videos/{learner.video}", json={"title": "Bell", "duration": 8}))
+    async with device(server, learner.user) as page:
+        await watch(server, 0, 5, (page, learner.video))
+    assert (await learner.record())["position"] == 5
+
+
+HOUR_S = 3_600
+
+
+async def test_a_server_clock_set_back_costs_no_more_than_the_step(store_server: StoreServer, prefix: str) -> None:
+    """Until the hour has passed again what was told in it is newest; other records know nothing of it."""
+    async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as http:
+        learner, other = (Learner(server, http, str(uuid4())) for _ in range(2))
+        await learner.document(7, FAR)
+        for n in range(20):
+            await learner.envelope({"played": [[n, n + 1]], "position": 80, "seek": True})
+        server.clock.wall -= HOUR_S * 1_000
+        async with device(server, learner.user) as page, device(server, other.user) as untouched:
+            await watch(server, 0, 20, (page, learner.video), (untouched, other.video))
+            record = await learner.record()
+            assert (record["seen"], record["position"]) == ([[0, 20]], 80)
+            assert (await other.record())["position"] == 20
+            server.clock.advance(HOUR_S)
+            await watch(server, 20, 40, (page, learner.video))
+        record = await learner.record()
+        assert (record["seen"], record["position"], record["lastWatched"]) == ([[0, 40]], 40, learner.now)
+
+
+async def test_a_delete_while_the_clock_is_back_holds_until_the_step_is_over(
+    store_server: StoreServer, prefix: str
+) -> None:
+    """A delete covers all that the record holds, so reports up to its newest instant are refused, and no longer."""
+    async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as http:
+        learner = Learner(server, http, str(uuid4()))
+        await learner.document(7, FAR)
+        last = server.clock.wall
+        server.clock.wall -= HOUR_S * 1_000
+        await learner.delete()
+        (early,) = await learner.socket({"played": [[0, 5]]})
+        assert [rejection["code"] for rejection in early["rejected"]] == ["deleted"]
+        server.clock.wall = last
+        (early,) = await learner.socket({"played": [[0, 5]]})
+        assert [rejection["code"] for rejection in early["rejected"]] == ["deleted"]
+        server.clock.advance(0.001)
+        (late,) = await learner.socket({"played": [[0, 5]]})
+        assert late["rejected"] == []
+        assert (await learner.record())["seen"] == [[0, 5]]
+
+
+async def test_what_a_poisoned_page_may_still_say(server: Running, http: httpx.AsyncClient) -> None:
+    """A page whose first seq is the largest: what it says later adds seconds, and counts as no play and moves no
+    position back; every other page of the learner is as good as ever, for every video."""
+    learner, elsewhere = (Learner(server, http, str(uuid4())) for _ in range(2))
+    elsewhere.user = learner.user
+    page = uuid4().hex
+    await learner.socket({"seq": MAX_SEQ, "played": [[0, 20]], "position": 20}, session=page)
+    server.clock.advance(60)
+    await learner.socket({"seq": 2, "played": [[20, 40]], "position": 2}, session=page)
+    record = await learner.record()
+    assert (record["seen"], record["playedDuration"], record["position"]) == ([[0, 40]], 20, 20)
+    await elsewhere.socket({"seq": 3, "played": [[0, 20]], "position": 20}, session=page)
+    assert (await elsewhere.record())["playedDuration"] == 20
+    await learner.socket({"played": [[0, 10]], "position": 10})
+    record = await learner.record()
+    assert (record["playedDuration"], record["again"], record["position"]) == (30, [[0, 10]], 10)
+
+
+@pytest.mark.parametrize(
+    ("beats", "seen", "played", "capped"),
+    [
+        pytest.param([{"played": [[0, 300]]}], 242, 242, True, id="at-once"),
+        pytest.param([{"played": [[0, 300]], "span": 75_000}], 300, 300, False, id="with-a-span"),
+        pytest.param([{"played": [[0, 300]]}, {"played": [[0, 300]]}], 242, 242, True, id="twice-at-once"),
+        pytest.param([{"played": [[0, 5]]}, {"span": TWO_DAYS_MS, "played": [[0, 300]]}], 237, 242, True, id="later"),
+        pytest.param([{"age": 75_000, "state": "paused"}, {"played": [[0, 600]]}], 542, 542, True, id="ages"),
+        pytest.param([{"session": f"s{n}", "played": [[242 * n, 900]]} for n in range(3)], 726, 726, True, id="pages"),
+    ],
+)
+async def test_how_much_a_learner_can_pretend(
+    server: Running, http: httpx.AsyncClient, beats: list[Beat], seen: int, played: int, capped: bool
+) -> None:
+    """A page is believed 60 s × 4 + 2 s of media at first, or its span × 4; then what passes between its reports × 4;
+    and each page anew. So plays can be pretended, and SECURITY says so."""
+    mallory = Learner(server, http, str(uuid4()))
+    acks = (await mallory.envelope(*beats))["acks"]
+    assert any(ack.get("capped") for ack in acks) == capped
+    record = await mallory.record()
+    assert record["seen"] == [[0, seen]]
+    assert record["playedDuration"] == played
