@@ -6,7 +6,7 @@ PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check format fuzz lock audit
+.PHONY: help setup run test check format fuzz bench lock audit
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,12 @@ format: setup ## Format the code and repair what ruff can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-fuzz: setup ## Run the property tests much longer
-	@HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/property
+fuzz: setup ## Search for inputs that break a promise, FUZZ_SECONDS long (600)
+	@$(BIN)/python -m tests.fuzz
+
+bench: setup ## Measure, about five minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
+	@$(BIN)/python $(PIP) install --require-hashes -r bench/requirements.lock
+	@$(BIN)/python -m bench $(BENCH)
 
 # Without an index address or a path in it, the lock serves any mirror and any machine.
 lock: ## Pin anew every dependency, with hashes, for each platform and python >= 3.11
@@ -39,6 +43,10 @@ lock: ## Pin anew every dependency, with hashes, for each platform and python >=
 	@.cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file requirements.lock pyproject.toml
+	@.cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra bench \
+		--constraints requirements.lock \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--output-file bench/requirements.lock pyproject.toml
 
 # --strict: what the database does not know is a failure, not a pass; a mirror of the index may have no database.
 audit: ## Look for known vulnerabilities in what requirements.lock pins

@@ -24,6 +24,10 @@ class Codec(Protocol):
 
     def encode(self, message: Message) -> str | bytes: ...
 
+    def plain_ack(self, session: str, seq: int) -> str | bytes:
+        """`Ack(session=session, seq=seq)` encoded, for a tenth: the one message that is sent all the time."""
+        ...
+
 
 def read_json(text: bytes) -> Any:
     """One JSON value.
@@ -53,6 +57,9 @@ class JsonCodec:
     def encode(self, message: Message) -> str:
         return message.model_dump_json(by_alias=True, exclude_none=True)
 
+    def plain_ack(self, session: str, seq: int) -> str:
+        return f'{{"type":"ack","session":"{session}","seq":{seq}}}'  # a session's name needs no escapes
+
 
 class MsgpackCodec:
     """`playhead.v1.msgpack`: binary frames."""
@@ -70,6 +77,10 @@ class MsgpackCodec:
 
     def encode(self, message: Message) -> bytes:
         packed: bytes = msgpack.packb(message.model_dump(by_alias=True, exclude_none=True))
+        return packed
+
+    def plain_ack(self, session: str, seq: int) -> bytes:
+        packed: bytes = msgpack.packb({"type": "ack", "session": session, "seq": seq})
         return packed
 
 

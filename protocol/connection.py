@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from protocol.codecs import Codec
 from protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
-from protocol.messages import Ack, Auth, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
+from protocol.messages import Auth, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
 from protocol.record import Outcome, Report
 from protocol.session import Now, Plausibility, Sessions
 
@@ -153,8 +153,13 @@ class Connection:
 
     def stored(self) -> Iterable[str | bytes]:
         """The batch on its way is stored: the frames that say so."""
-        acks: Iterable[Ack] = self._sessions.stored() if self._sessions is not None else ()
-        return [self._codec.encode(ack) for ack in acks]
+        if self._sessions is None:
+            return ()
+        codec = self._codec
+        return [
+            codec.encode(ack) if ack.rejected or ack.capped else codec.plain_ack(ack.session, ack.seq)
+            for ack in self._sessions.stored()
+        ]
 
     def goodbye(self, problem: str, code: CloseCode, retry_after_s: float) -> Sequence[Effect]:
         """The server wants to end this; nothing for a connection that is closed already."""

@@ -4,7 +4,7 @@ Flat, because the same lists travel through msgpack into the store's Lua, where 
 the same two merges. Invariant: strictly increasing, so neighbours never touch ([0, 5, 5, 9] is [0, 9]).
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 MAX_INTERVALS = 2_048
 """Most intervals that one set of a record may hold; what would pass it is reported as `capped`."""
@@ -66,11 +66,14 @@ def size(a: list[int]) -> int:
     return sum(a[1::2]) - sum(a[::2])
 
 
-def coverage(plays_ms: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
+def coverage(plays_ms: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """(seconds played at least once, seconds played at least twice) by plays given in ms of media time, any order.
 
     One sweep over the edges: joining play by play would take time by the square of their number.
     """
+    if len(plays_ms) == 1:  # nearly always
+        start, end = cell(plays_ms[0][0]), cell(plays_ms[0][1])
+        return ([start, end] if start < end else []), []
     steps: dict[int, int] = {}
     for start_ms, end_ms in plays_ms:
         start, end = cell(start_ms), cell(end_ms)

@@ -91,8 +91,9 @@ class Report:
         """One report for both, `later` being of the same session and after this one."""
         position = max((self.position_at, self.position_ms), (later.position_at, later.position_ms))
         both = intersection(self.seen, later.seen)
-        return replace(
-            self,
+        return type(self)(
+            session=self.session,
+            first_seq=self.first_seq,
             first_at=min(self.first_at, later.first_at),
             at=max(self.at, later.at),
             seq=later.seq,

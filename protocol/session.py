@@ -18,10 +18,12 @@ from protocol.record import ABSENT, Outcome, Report
 MAX_SESSIONS = 64
 """Sessions of one conversation whose seqs are remembered; a drained outbox brings a few old ones along."""
 MAX_REJECTED = 512
-"""Rejections that one ack of a session may carry; a peer that makes more of them is sent away."""
+"""Rejections that one ack of a session may carry. A peer that makes more is sent away; of the store's, the first."""
 SHORTEST_MS = 1_000
 """A duration below this is no duration: nobody could have seen a whole second of that video, and its totals would
 count seconds of no viewer."""
+MAX_CAPPED = 512
+"""Seqs that one ack of a session may tell to have been cut; of more, the first."""
 OVERRUN_MS = 2_000
 """How far a position or a play may lie beyond the duration: players round, and encoders disagree."""
 
@@ -53,6 +55,9 @@ class _Waiting:
     seq: int = 0
     rejected: list[Rejection] = field(default_factory=list)
     capped: list[int] = field(default_factory=list)
+
+    def cap(self, seqs: Sequence[int]) -> None:
+        self.capped.extend(seqs[: max(0, MAX_CAPPED - len(self.capped))])
 
 
 @dataclass(slots=True)
@@ -112,11 +117,12 @@ class Sessions:
             return
         waiting = session.flushing
         if outcome is Outcome.CAPPED:
-            waiting.capped.extend(seqs)
+            waiting.cap(seqs)
         elif outcome in (Outcome.DELETED, Outcome.FAILED):
             problem = Problem.DELETED if outcome is Outcome.DELETED else Problem.INTERNAL
             detail = problem.value.title
-            waiting.rejected.extend(Rejection(seq=s, code=problem.code, detail=detail) for s in seqs)
+            room = max(0, MAX_REJECTED - len(waiting.rejected))
+            waiting.rejected.extend(Rejection(seq=s, code=problem.code, detail=detail) for s in seqs[:room])
 
     def stored(self) -> Iterable[Ack]:
         """The batch is stored: one ack for each session that had something in it."""
@@ -160,7 +166,7 @@ class Sessions:
         allowed_ms = self._allow(session, now.mono - age_ms, message.span or 0)
         if played_ms > allowed_ms:
             plays, played_ms = _cut(plays, allowed_ms), allowed_ms
-            waiting.capped.append(message.seq)
+            waiting.cap((message.seq,))
         session.allowance_ms -= played_ms
         claimed = message.watched_duration or 0
         if not (played_ms or message.seek or message.state == "playing"):

@@ -20,6 +20,7 @@ from server.access import Access
 from server.admission import Admission
 from server.bodies import BodyReader
 from server.clock import Clock, system_clock
+from server.garbage import Garbage
 from server.gate import Gate, cors
 from server.health import HealthEndpoints
 from server.hub import Hub
@@ -54,8 +55,12 @@ def create_store(settings: Settings) -> Store:
     )
 
 
-def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
-    """One process of the service. Its lifespan connects to the store and owns every background task."""
+def create_app(settings: Settings, clock: Clock = system_clock, own_process: bool = False) -> Starlette:
+    """One process of the service. Its lifespan connects to the store and owns every background task.
+
+    Args:
+        own_process: nothing else lives in this process, so its memory is ours to manage.
+    """
     router = Router(redirect_slashes=False)  # a redirect would lead to whatever Host the request names
     access = Access(settings, clock)
 
@@ -87,7 +92,8 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> Starlette:
             *player_page(),
         ]
         try:
-            async with _running(hub.run()):
+            garbage = [Garbage().run()] if own_process else []
+            async with _running(hub.run(), *garbage):
                 async with _running(*(lane.run() for lane in lanes)):
                     yield
                 drained = await asyncio.gather(*(lane.drain(settings.drain_timeout_s) for lane in lanes))

@@ -40,6 +40,14 @@ class DirectWebSocket(BoundedWebSocket):
         self.scope[SCOPE_KEY] = self  # type: ignore[literal-required] # a server may add keys of its own
         await super().run_asgi()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # Nothing may be left that only a search for cycles would free: the server does without those searches.
+        self._listener = None
+        if self.handshake_initiated:
+            self.scope.pop(SCOPE_KEY, None)  # type: ignore[misc]
+        self.conn.parser = iter(())  # type: ignore[assignment]
+
     def listen(self, listener: Listener) -> None:
         """Give messages to `listener` from now on; where some wait for `receive` those come first: ask again then."""
         if self.queue.empty() and not self.close_sent:

@@ -213,6 +213,8 @@ class Hub:
 
     def _remote(self, user_id: str, data: bytes) -> None:
         worker, before, rev, records = msgpack.unpackb(data, raw=True)
+        if type(before) is not int or type(rev) is not int:
+            raise ValueError("no push of ours")
         if worker.decode() == self._store.worker:
             return
         news = [(video_id.decode(), value) for video_id, value in records]
@@ -229,8 +231,9 @@ class Hub:
         else:
             records = [(video_id, unpack_record(value)) for video_id, value in news]
             fresh = [(video_id, record) for video_id, record in records if record.rev > channel.rev]
+            told = list(pages(fresh, rev))
             channel.rev = rev
-            for page in pages(fresh, rev):
+            for page in told:
                 channel.tell(page)
 
     def _catch_up(self, channel: Channel) -> None:

@@ -64,7 +64,7 @@ def uvicorn_config(settings: Settings, log_config: dict[str, Any] | None) -> Ser
     """How uvicorn is run, also by the tests: what it can be told to bound, it is told here."""
     return ServiceConfig(
         settings,
-        app=functools.partial(create_app, settings),
+        app=functools.partial(create_app, settings, own_process=True),
         factory=True,
         workers=settings.workers,
         loop="uvloop" if sys.platform != "win32" else "asyncio",

@@ -74,6 +74,7 @@ class SocketEndpoint:
                 services.admission.leave(channel.user_id)
             if channel.lease is not None:
                 channel.lease.cancel()
+                channel.lease = None  # it holds the channel
 
 
 class Conversation:

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
@@ -32,6 +32,8 @@ ALL_FRAMES = 4
 """Frames of all kinds, pings and fragments too, to the messages that may come."""
 FRAGMENTS = 64
 """Pieces of one message that are kept apart: empty ones would cost memory and never reach the limit of a frame."""
+LAST_WORD_S = 1.0
+"""For the close of a flood to arrive: to close with its frames unread resets the connection, and drops what is sent."""
 HEADER_BYTES = 4
 """Of a header line beside name and value."""
 
@@ -85,6 +87,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._bytes = 0
         self._in_head = True
         self._problem = Problem.NOT_HTTP
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -96,7 +99,14 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
+        if self._answering is not None:  # uvicorn tells the last request only, which may wait behind this one
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -142,6 +152,7 @@ class BoundedHttp(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self._leave()
         super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment] # it holds us as we hold it, and is done
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn calls this for what it can't read; we, for what we won't, with `_problem` set."""
@@ -249,12 +260,16 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             return True
         self._cut = True
         self.frames = []
-        if not self.close_sent:
-            self.close_sent = True
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.RATE, "reason": "rate"})
-            self.conn.send_close(CloseCode.RATE, "rate")
-            self.transport.write(b"".join(self.conn.data_to_send()))
-        self.transport.close()
+        if self.close_sent:
+            self.transport.close()
+            return False
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.RATE, "reason": "rate"})
+        self.conn.send_close(CloseCode.RATE, "rate")
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.pause_reading()
+        self.read_paused = False  # so that uvicorn does not resume it
+        self.close_timer = self.loop.call_later(LAST_WORD_S, self.transport.close)
         return False
 
 

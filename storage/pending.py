@@ -14,6 +14,8 @@ from protocol.record import Outcome, Report
 
 APART = 8
 """Reports of one record that wait apart, before those that may be are joined."""
+MAX_RUN = 512
+"""Most that may be joined into one: each is remembered by its seq."""
 MAX_WAITING = 1_024
 """Most that may wait for one record: an envelope of old heartbeats fits, and a whole sync."""
 
@@ -109,7 +111,7 @@ class Delta:
         if newest is None or len(self.ops) < APART:
             return False
         i, earlier = newest
-        if op.seq < earlier.seq or min(earlier.first_at, op.first_at) < since:
+        if op.seq < earlier.seq or len(earlier.run) >= MAX_RUN or min(earlier.first_at, op.first_at) < since:
             return False
         self.ops[i] = earlier.then(op)
         return True

@@ -23,7 +23,8 @@ settings.register_profile(
     "default", max_examples=DEFAULT_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("ci", settings.get_profile("default"), print_blob=True)
-settings.register_profile("fuzz", settings.get_profile("ci"), max_examples=20 * DEFAULT_EXAMPLES)
+# tests/fuzz runs round after round of these, each with another seed, as long as its time lasts.
+settings.register_profile("fuzz", settings.get_profile("ci"), max_examples=2 * DEFAULT_EXAMPLES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
 

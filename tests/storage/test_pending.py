@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.record import Outcome, Record, Report, delete, join
 from storage.packing import pack_record
-from storage.pending import APART, MAX_WAITING, Committed, Delta, Full, Pending
+from storage.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Pending
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000
@@ -68,12 +68,14 @@ def test_a_few_reports_wait_apart() -> None:
 
 
 def test_beyond_them_neighbours_of_a_session_are_joined() -> None:
-    """An outage of an hour costs a few reports of memory, and each seq is still known."""
+    """An outage of an hour costs a few reports of memory, and each seq is known; none holds more than MAX_RUN."""
     ops = waiting([beat("a", seq) for seq in range(1, 721)])
-    assert short(ops) == [*(("a", [seq]) for seq in range(1, APART)), ("a", list(range(APART, 721)))]
+    full = APART + MAX_RUN
+    apart = [("a", [seq]) for seq in range(1, APART)]
+    assert short(ops) == [*apart, ("a", list(range(APART, full))), ("a", list(range(full, 721)))]
     last = ops[-1]
     assert isinstance(last, Report)
-    assert (last.first_seq, last.seq, last.played_ms) == (APART, 720, (721 - APART) * 1_000)
+    assert (last.first_seq, last.seq, last.played_ms) == (full, 720, (721 - full) * 1_000)
 
 
 def test_sessions_are_joined_each_with_its_own() -> None:
@@ -184,7 +186,7 @@ def test_batch_that_is_full_takes_nothing() -> None:
 def test_joined_reports_take_no_room() -> None:
     """An outage fills memory with who is connected, not with what they send."""
     pending = Pending(2 * APART, SINCE)
-    for seq in range(1, 1_000):
+    for seq in range(1, MAX_RUN):
         pending.add("u", "v", beat("a", seq), Sender())
     assert len(pending) == APART
 

@@ -1,0 +1,68 @@
+"""Foreign bytes on a learner's channel in the store."""
+
+from functools import cache
+from typing import Any
+
+from protocol.codecs import CODECS
+from protocol.messages import Message, Progress
+from server.hub import Hub
+from storage.keys import Keys
+from storage.store import Store
+
+USER = "00000000-0000-4000-8000-000000000001"
+
+
+def push(data: bytes) -> None:
+    """Either an Exception, upon which the subscription is made anew and what is missing is read; then the device was
+    told nothing. Or progress that it can read, and a rev that only rises.
+    """
+    hub, name = _hub()
+    device = _Device()
+    hub._rooms[USER] = {device: None}
+    try:
+        hub._heard(name, data)
+    except Exception:
+        heard = False
+    else:
+        heard = True
+    assert type(device.rev) is int
+    assert heard or (device.told, device.rev) == ([], _Device.rev)
+    assert device.rev >= _Device.rev
+    for message in device.told:
+        assert isinstance(message, Progress)
+        assert message.rev <= device.rev
+        for codec in CODECS.values():
+            codec.encode(message)
+
+
+class _Device:
+    """A connected device, up to date as of revision 5."""
+
+    user_id = USER
+    rev: int = 5
+    ready = True
+    missed = 0
+
+    def __init__(self) -> None:
+        self.told: list[Message] = []
+
+    def tell(self, message: Message) -> None:
+        self.told.append(message)
+
+    async def drained(self) -> None: ...
+
+    def restart(self) -> None: ...
+
+
+@cache
+def _hub() -> tuple[Hub, str]:
+    """A hub that listens to one learner, and whose reads of the store come to nothing: it is about to end."""
+    keys = Keys("fuzz")
+    hub = Hub(Store("unix:///nowhere", worker="w", keys=keys), "epoch")
+    name = keys.push(USER)
+    hub._users[name] = USER
+    hub._ending, hub._tasks = True, _NO_TASKS
+    return hub, name
+
+
+_NO_TASKS: Any = object()

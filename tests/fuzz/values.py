@@ -1,0 +1,108 @@
+"""Ids, instants and numbers, from a body, the path or the query: taken within their bounds, or refused by name."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+
+from protocol import scalars
+from protocol.codecs import read_json
+from protocol.errors import FrameError
+from server.parameters import path_id, query_choice, query_int
+from server.problems import RestError
+
+_HEX = "[0-9a-f]"
+_SHAPES = {
+    "Id": f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}",
+    "SessionId": "[A-Za-z0-9_-]{1,64}",
+    "DeviceId": "[A-Za-z0-9 ._:-]{1,64}",
+    "Title": r"(?s:.){1,300}",
+}
+_BOUNDS = {
+    "Seq": (1, 2**53 - 1),
+    "Rev": (0, 2**53 - 1),
+    "WholeSeconds": (0, 172_800),
+    "Seconds": (0, 172_800),
+    "AgeMs": (0, 366 * 86_400_000),
+    "SpanMs": (0, 172_800_000),
+}
+_WHOLE = ("Seq", "Rev", "WholeSeconds")
+_types: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(getattr(scalars, name)) for name in (*_SHAPES, *_BOUNDS)}
+_instant: TypeAdapter[int] = TypeAdapter(scalars.InstantIn)
+LAST_INSTANT = scalars.MAX_INSTANT
+NOTHING = object()
+
+
+def value(data: bytes) -> None:
+    """The input as text, as a JSON value, as a path segment and as a query."""
+    text = data.decode("utf-8", "surrogateescape")
+    _text(text)
+    try:
+        tree = read_json(data)
+    except FrameError:
+        pass
+    else:
+        if isinstance(tree, str):
+            _text(tree)
+        _number(tree)
+    _parameters(data, text)
+
+
+def _taken(adapter: TypeAdapter[Any], sent: Any) -> Any:
+    """Strict, as all messages are."""
+    try:
+        return adapter.validate_python(sent, strict=True)
+    except ValidationError:
+        return NOTHING
+
+
+def _text(text: str) -> None:
+    for name, shape in _SHAPES.items():
+        taken = _taken(_types[name], text)
+        if taken is not NOTHING:
+            assert re.fullmatch(shape, taken), name
+            assert taken == (text.lower() if name == "Id" else text)
+            assert _taken(_types[name], taken) == taken
+    ms = _taken(_instant, text)
+    if ms is not NOTHING:
+        assert type(ms) is int
+        assert 1 <= ms <= LAST_INSTANT
+        assert scalars.parse_instant(scalars.format_instant(ms)) == ms
+
+
+def _number(sent: Any) -> None:
+    for name, (low, high) in _BOUNDS.items():
+        taken = _taken(_types[name], sent)
+        if taken is not NOTHING:
+            assert type(taken) is (int if name in _WHOLE else float)
+            assert type(sent) in ((int,) if name in _WHOLE else (int, float))
+            assert math.isfinite(taken)
+            assert low <= taken <= high
+            assert taken == sent
+    assert _taken(_instant, sent) is NOTHING or isinstance(sent, str)
+    if type(sent) is int and 0 < sent <= LAST_INSTANT:
+        assert scalars.parse_instant(scalars.format_instant(sent)) == sent
+
+
+def _parameters(data: bytes, text: str) -> None:
+    scope = {"type": "http", "headers": [], "path_params": {"userId": text}, "query_string": data}
+    request = Request(scope)
+    user_id = _refused_as("/userId", lambda: path_id(request, "userId"))
+    assert user_id is NOTHING or re.fullmatch(_SHAPES["Id"], user_id)
+    choice = _refused_as("/limit", lambda: query_choice(request, "limit", ("full",)))
+    assert choice in (NOTHING, None, "full")
+    limit = _refused_as("/limit", lambda: query_int(request, "limit", 1, 100))
+    assert limit in (NOTHING, None) or (type(limit) is int and 1 <= limit <= 100)
+
+
+def _refused_as(pointer: str, read: Callable[[], Any]) -> Any:
+    """What is read; NOTHING where it is refused, by that name."""
+    try:
+        return read()
+    except RestError as error:
+        refusal = error
+    assert [field.pointer for field in refusal.fields] == [pointer]
+    return NOTHING
