@@ -1,5 +1,6 @@
 """Who sends this request, and whether it may come so often."""
 
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 
 from protocol.errors import PeerError
@@ -25,13 +26,21 @@ class Access:
         Raises:
             PeerError: no valid token, or too many requests.
         """
-        try:
-            identity = await self.authenticator.identify(bearer(request.headers) or token)
-        except PeerError:
-            self._addresses.take(address_of(request), self._now())
-            raise
+        identity = await self.verify(address_of(request), request.headers, token)
         self.charge(request, identity)
         return identity
+
+    async def verify(self, address: str, headers: Headers, token: str | None = None) -> Identity:
+        """Who a request's header or else `token` speaks for; a bad one is paid for by the address that it came from.
+
+        Raises:
+            PeerError: no valid token, or too many that were not.
+        """
+        try:
+            return await self.authenticator.identify((bearer(headers) if self.authenticator.on else None) or token)
+        except PeerError:
+            self._addresses.take(address, self._now())
+            raise
 
     def charge(self, request: Request, identity: Identity, cost: float = 1.0) -> None:
         """Raises TooFast. Users pay for themselves; where there are no tokens, addresses do; services do not."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from protocol.codecs import read_json
 from protocol.errors import FrameError, Problem
 from protocol.messages import Message, field_errors
-from server.problems import RestError
+from server.problems import NOT_KEPT, RestError
 
 M = TypeVar("M", bound=Message)
 
@@ -66,4 +66,5 @@ def validated(model: type[M], tree: Any) -> M:
 
 def answer(message: Message, status: int = 200) -> Response:
     """A model as JSON, absent fields left out."""
-    return Response(message.model_dump_json(by_alias=True, exclude_none=True), status, media_type="application/json")
+    text = message.model_dump_json(by_alias=True, exclude_none=True)
+    return Response(text, status, NOT_KEPT, media_type="application/json")

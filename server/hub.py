@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 READS_AT_ONCE = 16
 """Devices that are brought up to date at a time, when many lack something at once."""
+USERS_AT_ONCE = 200
+"""Whose devices are told of a commit without a break."""
 PAGE_BYTES = 262_144
 """Most that a frame of records holds, by estimate, plus one record: far less than may wait for a connection."""
 RECORD_BYTES, SECOND_BYTES = 300, 8
@@ -124,7 +126,7 @@ class Hub:
             del self._rooms[channel.user_id]
             self._idle[channel.user_id] = asyncio.get_running_loop().time()
 
-    def committed(self, batch: Batch, committed: Committed) -> None:
+    async def committed(self, batch: Batch, committed: Committed) -> None:
         """Push what a batch changed to the devices that don't know it from themselves."""
         if batch.deltas and committed.epoch != self._epoch:
             self._new_epoch(committed.epoch)
@@ -133,9 +135,11 @@ class Hub:
         for key in batch.deltas:
             if key[0] in self._rooms:
                 changed.setdefault(key[0], []).append(key)
-        for user_id, keys in changed.items():
+        for done, (user_id, keys) in enumerate(changed.items(), 1):
+            if not done % USERS_AT_ONCE:
+                await asyncio.sleep(0)
             before, rev = committed.revs[user_id]
-            for channel in list(self._rooms[user_id]):
+            for channel in list(self._rooms.get(user_id, ())):
                 news = [
                     (key[1], committed.results[key].value)
                     for key in keys
@@ -174,14 +178,14 @@ class Hub:
             if data.decode() != self._epoch:
                 self._new_epoch(data.decode())
         elif name == self._store.endings.channel:
-            self._end_sessions(*parse_ending(data))
+            self._end_sessions(parse_ending(data)[0])
         elif (user_id := self._users.get(name)) is not None:
             self._remote(user_id, data)
 
-    def _end_sessions(self, user_id: str, at: int) -> None:
-        """An operator has ended what this user began until `at`."""
+    def _end_sessions(self, user_id: str, at: int | None = None) -> None:
+        """An operator has just ended all sessions of this user; or, at `at`, all that there were."""
         for channel in list(self._rooms.get(user_id, ())):
-            if channel.since <= at:
+            if at is None or channel.since <= at:
                 channel.refuse(PeerError(Problem.ENDED, "an operator has ended all sessions of this user"))
 
     async def _end_missed(self) -> None:

@@ -4,13 +4,17 @@ Without tokens there is one danger more: a page of any site may have its own nam
 counts as our own (DNS rebinding). So then the Host must be one that can't be had by others.
 """
 
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 _PORTS = {"http": 80, "https": 443}
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII | re.IGNORECASE
+)
+"""A name in another script is its punycode here, as browsers send it."""
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -21,16 +25,11 @@ def parse_origin(value: str) -> str:
     Raises:
         ValueError: anything more or less than scheme://host or scheme://host:port.
     """
-    parts = urlsplit(value)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    bare = not (parts.path or parts.query or parts.fragment or parts.username is not None or value.endswith(("?", "#")))
-    if parts.scheme not in _PORTS or not parts.hostname or not bare or port == -1 or "*" in value:
+    found = _ORIGIN.fullmatch(value)
+    if found is None or int(found["port"] or 0) > 65_535:
         raise ValueError("an origin is exact: https://academy.example or http://localhost:3000, no path, no *")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + ("" if port in (None, _PORTS[parts.scheme]) else f":{port}")
+    scheme, host, port = found["scheme"].lower(), found["host"].lower(), found["port"]
+    return f"{scheme}://{host}" + ("" if port is None or int(port) == _PORTS[scheme] else f":{int(port)}")
 
 
 class Origins:
@@ -47,10 +46,8 @@ class Origins:
         if len(hosts) > 1 or len(origins) > 1:
             return False
         own = _own_origin(_SCHEMES[scope["scheme"]], hosts[0]) if hosts else None
-        if self._own_names is not None and hosts and own not in self._allowed:
-            name = hosts[0].lower().rpartition(":")[0] if _has_port(hosts[0]) else hosts[0].lower()
-            if name not in self._own_names:
-                return False
+        if self._own_names is not None and hosts and own not in self._allowed and _host_of(own) not in self._own_names:
+            return False
         return not origins or origins[0] in self._allowed or origins[0] == own
 
 
@@ -61,5 +58,6 @@ def _own_origin(scheme: str, host: str) -> str | None:
         return None
 
 
-def _has_port(host: str) -> bool:
-    return host.rpartition("]")[2].count(":") == 1
+def _host_of(origin: str | None) -> str | None:
+    found = _ORIGIN.fullmatch(origin or "")
+    return found["host"] if found is not None else None

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:playhead:problem:"
 RETRY_AFTER_S = 2
+NOT_KEPT = {"Cache-Control": "no-store"}
+"""On every answer about a learner: no cache on the way keeps it."""
 _BY_STATUS = {404: Problem.NOT_FOUND, 405: Problem.METHOD, 413: Problem.TOO_LARGE}
 
 
@@ -48,11 +50,11 @@ def response(
     }
     if fields:
         body["errors"] = [{"pointer": f.pointer, "detail": f.detail, "in": where} for f in fields]
-    answer = Response(json.dumps(body), problem.value.status, media_type="application/problem+json")
+    answer = Response(json.dumps(body), problem.value.status, NOT_KEPT, media_type="application/problem+json")
     if problem.value.status in (429, 503):
         answer.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if problem.value.status == 401:
-        answer.headers["WWW-Authenticate"] = "Bearer"
+        answer.headers["WWW-Authenticate"] = 'Bearer realm="playhead"'  # RFC 6750, 3
     return answer
 
 

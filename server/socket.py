@@ -17,7 +17,6 @@ from protocol.errors import CloseCode, PeerError, Problem
 from protocol.messages import Hello, Synced, Welcome
 from protocol.session import Plausibility
 from server.access import address_of, has_token_in_url
-from server.auth import bearer
 from server.channel import SocketChannel
 from server.direct import SCOPE_KEY, DirectWebSocket
 from server.identity import Identity
@@ -26,6 +25,8 @@ from server.limits import Bucket, TooFast
 from server.services import Services
 from storage.pending import Full
 from storage.store import Changes, StoreUnavailable
+
+NO_HEADERS = Headers()
 
 
 class SocketEndpoint:
@@ -47,9 +48,9 @@ class SocketEndpoint:
         connection = Connection(codec or next(iter(CODECS.values())), self._rules)
         direct = scope.get(SCOPE_KEY)
         channel = SocketChannel(connection, settings.max_queue_bytes, services.clock().wall, direct)
-        conversation = Conversation(services, connection, channel, direct)
-        writer = asyncio.create_task(channel.write(send, settings.write_timeout_s))
         address = address_of(HTTPConnection(scope))
+        conversation = Conversation(services, connection, channel, direct, address)
+        writer = asyncio.create_task(channel.write(send, settings.write_timeout_s))
         try:
             services.admission.connect(address)
         except PeerError as error:
@@ -80,12 +81,18 @@ class SocketEndpoint:
 class Conversation:
     """One connection's frames and effects. `direct` is the transport, where it can hand frames over by itself."""
 
-    __slots__ = ("_bucket", "_channel", "_connection", "_direct", "_known", "_left", "_services")
+    __slots__ = ("_address", "_bucket", "_channel", "_connection", "_direct", "_known", "_left", "_services")
 
     def __init__(
-        self, services: Services, connection: Connection, channel: SocketChannel, direct: DirectWebSocket | None
+        self,
+        services: Services,
+        connection: Connection,
+        channel: SocketChannel,
+        direct: DirectWebSocket | None,
+        address: str,
     ) -> None:
         settings = services.settings
+        self._address = address
         self._services = services
         self._connection = connection
         self._channel = channel
@@ -163,13 +170,14 @@ class Conversation:
         Raises:
             PeerError: a token that is not valid, or is in the URL, or none where no browser guards the Origin.
         """
-        authenticator, headers = self._services.access.authenticator, Headers(scope=scope)
+        access, headers = self._services.access, Headers(scope=scope)
         if has_token_in_url(scope["query_string"]):
             raise PeerError(Problem.UNAUTHORIZED, "a token has no place in the URL: send it in hello")
-        token = bearer(headers) if authenticator.on else None
-        if token is not None:
-            return await authenticator.identify(token)
-        if authenticator.on and "origin" not in headers:
+        if not access.authenticator.on:
+            return None
+        if "authorization" in headers:
+            return await access.verify(self._address, headers)
+        if "origin" not in headers:
             raise PeerError(Problem.UNAUTHORIZED, "without an Origin, give Authorization: Bearer and a token")
         return None
 
@@ -187,10 +195,10 @@ class Conversation:
         services, settings, channel = self._services, self._services.settings, self._channel
         identity = self._known
         try:
-            services.admission.greet()
             if identity is None or hello.token is not None:
-                identity = await services.access.authenticator.identify(hello.token)
+                identity = await services.access.verify(self._address, NO_HEADERS, hello.token)
             user_id = identity.act_for(hello.user_id)
+            services.admission.greet()  # after the token: a slot is not to be had for nothing
             services.admission.join(user_id)
         except PeerError as error:
             channel.refuse(error)
@@ -219,7 +227,7 @@ class Conversation:
         """A token that is not valid changes nothing: the one in use lasts as long as it does."""
         assert self._channel.lease is not None  # noqa: S101 by the table: auth comes only after hello
         try:
-            identity = await self._services.access.authenticator.identify(token)
+            identity = await self._services.access.verify(self._address, NO_HEADERS, token)
         except PeerError as error:
             self._channel.carry_out((self._connection.error(error),))
             return

@@ -103,6 +103,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
+        self.pipeline.clear()  # what was never answered leads back to us
+        self.cycle = self._answering = None  # type: ignore[assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -208,6 +210,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self._place is not None:
             self._place.leave()
         super().connection_lost(exc)
+        error: BaseException | None = self.conn.handshake_exc
+        self.conn.handshake_exc = None
+        while error is not None:  # their tracebacks lead back to themselves and to us: cycles
+            error.with_traceback(None)
+            error = error.__context__
+        if self.handshake_initiated:
+            self.request._exception = None
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), SLICE):

@@ -1,4 +1,5 @@
-"""Cuts a batch into script calls: many records in one call, and none so long that it holds up the store.
+"""Cuts a batch into slices, and a slice into script calls: many records in one call, and none so long that it holds
+up the store, nor a slice so large that making and reading its calls holds up the event loop.
 
 On one server a call may touch any keys, so partitions don't matter here; a cluster will want calls cut at their edges.
 """
@@ -12,15 +13,31 @@ from storage.pending import Delta, Key
 
 WEIGHT_PER_CALL = 200
 """Reports, or records, in one script call: a few ms, during which the store serves nobody else."""
+WEIGHT_PER_SLICE = 400
+"""Reports in the calls that are made, or read, without a break: a few ms of this process."""
 T = TypeVar("T")
 UserItems = tuple[str, list[tuple[str, Delta]]]
 VideoRecords = tuple[str, list[tuple[str, bytes]]]
 
 
-def user_calls(deltas: dict[Key, Delta]) -> Iterator[list[UserItems]]:
+def slices(deltas: dict[Key, Delta]) -> Iterator[list[tuple[Key, Delta]]]:
+    """Deltas in order, in lists of about WEIGHT_PER_SLICE reports."""
+    part: list[tuple[Key, Delta]] = []
+    weight = 0
+    for item in deltas.items():
+        part.append(item)
+        weight += len(item[1].ops)
+        if weight >= WEIGHT_PER_SLICE:
+            yield part
+            part, weight = [], 0
+    if part:
+        yield part
+
+
+def user_calls(part: list[tuple[Key, Delta]]) -> Iterator[list[UserItems]]:
     """Deltas by learner; one with many appears in several calls, in order."""
     by_user: dict[str, list[tuple[str, Delta]]] = {}
-    for (user_id, video_id), delta in deltas.items():
+    for (user_id, video_id), delta in part:
         by_user.setdefault(user_id, []).append((video_id, delta))
     return _cut((user_id, part) for user_id, items in by_user.items() for part in _parts(items, _reports))
 
@@ -32,8 +49,7 @@ def video_calls(by_video: dict[str, list[tuple[str, bytes]]]) -> Iterator[list[V
 
 def video_keys(keys: Keys, call: list[VideoRecords]) -> list[str]:
     """The four keys of each video, in the order that `lua/videos.lua` takes them."""
-    kinds = (keys.audience, keys.summary, keys.curve, keys.live)
-    return [kind(video_id) for video_id, _ in call for kind in kinds]
+    return [key for video_id, _ in call for key in keys.of_video(video_id)]
 
 
 def ops(delta: Delta) -> list[Any]:

@@ -46,7 +46,7 @@ class Channels:
         self._commands: list[tuple[str, str]] = []
         self._wake = asyncio.Event()
         self._unconfirmed: dict[str, int] = {}
-        """SUBSCRIBEs sent and not confirmed: the confirmation of one that was dropped since proves nothing."""
+        """SUBSCRIBEs not confirmed yet: the confirmation of one that was dropped since proves nothing."""
         self._delay_s = RECONNECT_MIN_S
 
     def is_confirmed(self, name: str) -> bool:
@@ -87,7 +87,7 @@ class Channels:
     async def _converse(self, connection: AbstractConnection) -> None:
         with kept_cancellation():
             await connection.connect()  # type: ignore[no-untyped-call] # nor here
-        self._unconfirmed.clear()
+        self._unconfirmed = dict.fromkeys(self._wanted, 1)
         self._commands = [("SUBSCRIBE", name) for name in self._wanted]
         self._wake.set()
         async with asyncio.TaskGroup() as both:
@@ -109,9 +109,6 @@ class Channels:
             self._wake.clear()
             commands, self._commands = self._commands, []
             for command, names in _runs(commands):
-                if command == "SUBSCRIBE":
-                    for name in names:
-                        self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
                 with kept_cancellation():
                     await connection.send_command(command, *names, check_health=False)
 
@@ -125,6 +122,8 @@ class Channels:
             self._on_confirmed(name)
 
     def _queue(self, command: str, name: str) -> None:
+        if command == "SUBSCRIBE":
+            self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
         self._commands.append((command, name))
         self._wake.set()
 

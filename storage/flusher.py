@@ -7,7 +7,7 @@ batch on its way is tried again and again, unchanged, and the next one fills beh
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from protocol.record import Outcome, Report
 from protocol.session import Now
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
+AT_ONCE = 200
+"""Origins that are told without a break."""
 
 
 class Flusher:
@@ -39,7 +41,7 @@ class Flusher:
         max_reports: int,
         now: Callable[[], Now],
         subscribed: Callable[[str], bool],
-        after: Callable[[Batch, Committed], None],
+        after: Callable[[Batch, Committed], Awaitable[None]],
     ) -> None:
         self._store = store
         self.interval_s = interval_s
@@ -104,8 +106,8 @@ class Flusher:
                 return
             self._batch = batch
         committed = await self._commit(self._batch)
-        batch, self._batch = self._batch, None
-        self._tell(batch, committed)
+        await self._tell(self._batch, committed)
+        self._batch = None
 
     async def _commit(self, batch: Batch) -> Committed:
         delay_s = RETRY_MIN_S
@@ -124,13 +126,22 @@ class Flusher:
                 self.trouble = None
                 return committed
 
-    def _tell(self, batch: Batch, committed: Committed) -> None:
+    async def _tell(self, batch: Batch, committed: Committed) -> None:
+        """Everyone, some at a time: thousands of acks in one go would hold up whoever sends meanwhile."""
         for key, result in committed.results.items():
             codes = result.outcomes
             for i in range(0, len(codes), 2):
                 delta = batch.deltas[key]
                 for origin in delta.origins:
                     origin.outcome(delta.ops[codes[i]], Outcome(codes[i + 1]))
-        self._after(batch, committed)
-        for origin in batch.origins:
-            origin.stored(committed)
+        await self._after(batch, committed)
+        for told, origin in enumerate(list(batch.origins), 1):
+            if origin in batch.origins:  # else it is gone since
+                del batch.origins[origin]
+                origin.stored(committed)
+            if not told % AT_ONCE:
+                await asyncio.sleep(0)
+        for freed in range(len(batch.deltas)):
+            batch.deltas.popitem()  # thousands at once would take their time too
+            if not freed % AT_ONCE:
+                await asyncio.sleep(0)

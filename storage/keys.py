@@ -48,6 +48,16 @@ class Keys:
         """Hash: title, duration_ms."""
         return self._video("catalogue", video_id)
 
+    def of_video(self, video_id: str) -> tuple[str, str, str, str]:
+        """audience, summary, curve, live."""
+        head = f"{self.prefix}:{{v{_partition(video_id)}}}:"
+        return (
+            f"{head}audience:{video_id}",
+            f"{head}summary:{video_id}",
+            f"{head}curve:{video_id}",
+            f"{head}live:{video_id}",
+        )
+
     def _video(self, kind: str, video_id: str) -> str:
         return f"{self.prefix}:{{v{_partition(video_id)}}}:{kind}:{video_id}"
 

@@ -8,7 +8,7 @@ for the rest there is a bound.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from protocol.record import Outcome, Report
 
@@ -40,8 +40,7 @@ class Full(Exception):
     """No room before the next flush. Nothing was taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """One record after the commit."""
 
     value: bytes

@@ -20,13 +20,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from protocol.record import Record
-from storage.calls import ops, user_calls, video_calls, video_keys
+from storage.calls import ops, slices, user_calls, video_calls, video_keys
 from storage.cancellation import kept_cancellation
 from storage.catalogue import Catalogue
 from storage.endings import Endings
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
-from storage.pending import Batch, Committed, Result
+from storage.pending import Batch, Committed, Delta, Key, Result
 from storage.totals import VideoTotals
 
 MAX_CONNECTIONS = 64
@@ -155,9 +155,26 @@ class Store:
         """
         if not batch.deltas:
             return Committed(self._epoch or await self.epoch())
-        durations = await self.catalogue.durations({video_id for _, video_id in batch.deltas})
-        calls = list(user_calls(batch.deltas))
-        commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence), ("GET", self.keys.epoch)]
+        committed = Committed("")
+        parts = list(slices(batch.deltas))
+        for part in parts:
+            await self._commit_slice(part, now, subscribed, committed, final=part is parts[-1])
+        return committed
+
+    async def _commit_slice(
+        self,
+        part: list[tuple[Key, Delta]],
+        now: int,
+        subscribed: Callable[[str], bool],
+        committed: Committed,
+        final: bool = False,
+    ) -> None:
+        """Both stages of some deltas; `committed` gets what came of them."""
+        durations = await self.catalogue.durations({video_id for (_, video_id), _ in part})
+        calls = list(user_calls(part))
+        first = not committed.epoch
+        commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence)] if first else []
+        commands.append(("GET", self.keys.epoch))
         for call in calls:
             groups = [
                 (
@@ -169,20 +186,22 @@ class Store:
             keys = [self.keys.progress(user_id) for user_id, _ in call]
             commands.append(self._users.call(keys, self._threshold_permille, self.worker, msgpack.packb(groups)))
         known = self._fence
-        fence, epoch, *answers = await self.run(commands)
-        committed = Committed(await self._recognise(known, fence, epoch))
+        replies = await self.run(commands)
+        if first:
+            committed.epoch = await self._recognise(known, replies[0], replies[1])
+        elif replies[0] is None or replies[0].decode() != committed.epoch:
+            raise StoreUnavailable("the store became another in the middle of a commit")
         by_video: dict[str, list[tuple[str, bytes]]] = {}
-        for call, answer in zip(calls, answers, strict=True):
+        for call, answer in zip(calls, replies[2 if first else 1 :], strict=True):
             for (user_id, items), (before, rev, results) in zip(call, _unpack(answer), strict=True):
                 # Between two calls another worker may have changed something: revs spans only what is surely ours.
-                first, last = committed.revs.get(user_id, (before, before))
-                committed.revs[user_id] = (first if last == before else before, rev)
+                oldest, newest = committed.revs.get(user_id, (before, before))
+                committed.revs[user_id] = (oldest if newest == before else before, rev)
                 for (video_id, _), (value, outcomes) in zip(items, results, strict=True):
                     committed.results[user_id, video_id] = Result(value, tuple(outcomes))
                     if value:
                         by_video.setdefault(video_id, []).append((user_id, value))
-        await self._commit_videos(by_video, now)
-        return committed
+        await self._commit_videos(by_video, now, final)
 
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
@@ -243,7 +262,7 @@ class Store:
                 replies: list[Any] = await pipe.execute(raise_on_error=False)
         return replies
 
-    async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
+    async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int, final: bool) -> None:
         commands = [
             self._videos.call(
                 video_keys(self.keys, call),
@@ -253,11 +272,12 @@ class Store:
             )
             for call in video_calls(by_video)
         ]
-        if self._durability == "fsync":
+        to_disk = final and self._durability == "fsync"
+        if to_disk:
             commands += self._on_disk()
         if commands:
             replies = await self.run(commands)
-            if self._durability == "fsync" and replies[-1][0] < 1:
+            if to_disk and replies[-1][0] < 1:
                 raise StoreUnavailable("the store has not written to its disk in time")
 
     async def _recognise(self, known: int, fence: int, epoch: bytes | None) -> str:

@@ -228,7 +228,9 @@ async def test_a_herd_of_two_thousand_comes_back_paced(
         raise AssertionError("never let in")
 
     async with (
-        serving(system_clock, **store, hellos_per_s=500, hellos_burst=100, max_connections_per_address=HERD + 1) as server,
+        serving(
+            system_clock, **store, hellos_per_s=500, hellos_burst=100, max_connections_per_address=HERD + 1
+        ) as server,
         rest(server) as api,
         device(server, str(uuid4())) as bystander,
     ):

@@ -73,6 +73,10 @@ def play(seq: int = 1, session: str = "a") -> Report:
     return report_of(session, seq, 100 + seq, [(seq * 1_000, seq * 1_000 + 1_000)])
 
 
+async def nothing(batch: Batch, committed: Committed) -> None:
+    """Nobody else is told."""
+
+
 def flusher_on(store: Store, interval_s: float = NEVER_S, max_reports: int = 1_000, **more: Any) -> Flusher:
     return Flusher(
         store,
@@ -80,7 +84,7 @@ def flusher_on(store: Store, interval_s: float = NEVER_S, max_reports: int = 1_0
         max_reports=max_reports,
         now=lambda: NOW,
         subscribed=lambda user_id: False,
-        after=more.get("after", lambda batch, committed: None),
+        after=more.get("after", nothing),
     )
 
 
@@ -186,7 +190,11 @@ async def test_full_takes_nothing(store: Counting) -> None:
 async def test_everyone_is_told_once_and_outcomes_come_first(store: Counting) -> None:
     """`after` hears of the batch before the origins do; who only touched is told as well."""
     order: list[str] = []
-    flusher = flusher_on(store, after=lambda batch, committed: order.append(f"after {len(batch.deltas)}"))
+
+    async def after(batch: Batch, committed: Committed) -> None:
+        order.append(f"after {len(batch.deltas)}")
+
+    flusher = flusher_on(store, after=after)
     first, second, touching = Sender(), Sender(), Sender()
     first.stored = lambda committed: order.append("stored")  # type: ignore[method-assign]
     flusher.add("u", "v", play(), first)

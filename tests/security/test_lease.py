@@ -1,0 +1,366 @@
+"""How long a connection may last: as long as a token says, or until an operator ends it."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis.asyncio as redis
+from websockets.asyncio.client import ClientConnection
+
+from protocol.scalars import parse_instant
+from server.clock import system_clock
+from storage.endings import Endings
+from storage.keys import Keys
+from tests.conftest import StoreServer
+from tests.device import PATIENCE_S, Device
+from tests.rest import rest
+from tests.security.callers import (
+    OTHER,
+    USER,
+    VIDEO,
+    bearer,
+    by_hello,
+    close_code,
+    greeted,
+    guarded,
+    learner,
+    received,
+    socket,
+    word,
+)
+from tests.security.issuer import SECRET, token
+from tests.server.program import Program, free_port, serve
+from tests.server.test_workers import workers
+from tests.serving import Running, serving
+
+SHORT_S = 1.5
+"""Validity of a token whose end a test waits for."""
+
+
+any_store = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
+"""What does not depend on which store it is."""
+
+
+def expiring(sub: str = USER, within_s: float = SHORT_S, **more: Any) -> str:
+    """Valid for so long, to the fraction of a second."""
+    return token(sub, exp=time.time() + within_s, **more)
+
+
+def operator() -> str:
+    return token("operations", scope="progress:any")
+
+
+@pytest.fixture
+async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
+    """Tells of a token's end well before, and takes it to the second."""
+    async with guarded(store_server, prefix, jwt_leeway_s=0, token_notice_s=1) as running:
+        yield running
+
+
+async def refusal(opened: ClientConnection) -> tuple[str, int | None]:
+    """The code of the next error or goodbye, and the close code."""
+    while (message := await received(opened))["type"] not in ("error", "goodbye"):
+        pass
+    return message["code"], await close_code(opened)
+
+
+@any_store
+async def test_a_token_comes_in_hello_or_in_the_handshake(server: Running) -> None:
+    """Pages send it in hello, programs as they do with REST; each speaks for the token's subject."""
+    assert await by_hello(server, token(USER)) == ("welcome", None)
+    async with socket(server, token=token(USER), origin=False) as opened:
+        assert (await greeted(opened))["type"] == "welcome"
+    async with socket(server, token=token(USER)) as opened:
+        assert (await greeted(opened, userId=USER.upper()))["type"] == "welcome"
+
+
+@any_store
+async def test_a_connection_without_a_token_is_refused(server: Running) -> None:
+    """4500: by hello without one; at once where neither a page's Origin nor a token comes with the handshake."""
+    assert await by_hello(server, None) == ("unauthorized", 4500)
+    assert await by_hello(server, None, userId=USER) == ("unauthorized", 4500)
+    async with socket(server, origin=False) as opened:
+        assert await refusal(opened) == ("unauthorized", 4500)
+    async with socket(server, origin=False) as opened:
+        assert (await greeted(opened, token(USER)))["code"] == "unauthorized"
+        assert await close_code(opened) == 4500
+    async with socket(server, token=token(USER, key="another-secret-of-32-bytes-or-more")) as opened:
+        assert (await greeted(opened, token(USER)))["code"] == "unauthorized"
+        assert await close_code(opened) == 4500
+
+
+@any_store
+async def test_a_token_in_hello_counts_rather_than_that_of_the_handshake(server: Running) -> None:
+    """Each has to be valid."""
+    async with socket(server, token=token(USER)) as opened:
+        assert (await greeted(opened, token(OTHER), userId=USER))["code"] == "forbidden"
+        assert await close_code(opened) == 4503
+    async with socket(server, token=token(USER)) as opened:
+        assert (await greeted(opened, "not.a.token"))["code"] == "unauthorized"
+        assert await close_code(opened) == 4500
+
+
+@any_store
+@pytest.mark.parametrize("name", ["token", "access_token", "ACCESS_TOKEN", "id_token", "jwt", "authorization"])
+async def test_a_token_in_the_url_is_refused_even_beside_a_good_one(server: Running, name: str) -> None:
+    """URLs end up in logs (RFC 6750, 5.3): 401 by REST, 4500 by WebSocket."""
+    made = token(USER)
+    for query in (f"?{name}={made}", f"?a=b&{name}={made}", f"?{name}"):
+        async with rest(server) as api:
+            assert word(await api.get(f"/progress/{USER}{query}", headers=bearer(made))) == "unauthorized"
+        async with socket(server, path=query, token=made) as opened:
+            assert await refusal(opened) == ("unauthorized", 4500)
+
+
+@any_store
+async def test_a_hello_names_another_learner_only_with_the_scope_for_it(server: Running) -> None:
+    """4503; and a token that names no learner has to name one."""
+    assert await by_hello(server, token(USER), userId=OTHER) == ("forbidden", 4503)
+    assert await by_hello(server, token(USER, scope="analytics"), userId=OTHER) == ("forbidden", 4503)
+    assert await by_hello(server, token("a service"), userId=OTHER) == ("forbidden", 4503)
+    assert await by_hello(server, token("a service", scope="progress:any")) == ("bad_frame", 4501)
+    assert await by_hello(server, token("a service", scope="analytics progress:any"), userId=OTHER) == ("welcome", None)
+
+
+@any_store
+async def test_who_says_no_hello_is_let_go(store_server: StoreServer, prefix: str) -> None:
+    """4008 after the deadline, a valid token in the handshake or not."""
+    async with guarded(store_server, prefix, hello_timeout_s=0.1) as server:
+        for made in (None, token(USER)):
+            async with socket(server, token=made) as opened:
+                assert await refusal(opened) == ("no_hello", 4008)
+
+
+@any_store
+async def test_a_connection_ends_with_its_token_and_what_it_reported_is_stored(server: Running) -> None:
+    """First the notice, with the s that are left; then an error and 4005. Nothing that was acked is lost."""
+    async with learner(server, expiring()) as player:
+        await player.play(VIDEO, 0, 10)
+        notice = await player.until("expiring")
+        assert 0 < notice["expiresIn"] <= 1
+        await player.beat(VIDEO, played=[[10, 20]], position=20)
+        assert (await player.until("error"))["code"] == "token_expired"
+        assert await close_code(player.socket) == 4005
+    async with learner(server, token(USER)) as player:
+        assert player.records[VIDEO]["seen"] == [[0, 20]]
+
+
+@any_store
+async def test_a_fresh_token_lets_a_connection_outlive_the_first(server: Running) -> None:
+    """`authorized` tells how long the fresh one lasts; the end of the first passes, and nothing is heard of it."""
+    async with learner(server, expiring()) as player:
+        notice = await player.until("expiring")
+        await player.send(type="auth", token=token(USER))
+        authorized = await player.until("authorized")
+        assert 3_000 < authorized["expiresIn"] <= 3_600
+        assert notice["expiresIn"] <= 1
+        async with learner(server, expiring(OTHER, notice["expiresIn"] + 0.5), OTHER) as clock:
+            await clock.until("error")  # by now the first has expired too
+        await player.play(VIDEO, 0, 10)
+        assert [message["type"] for message in player.inbox] == []
+
+
+@any_store
+async def test_a_shorter_token_shortens_the_connection(server: Running) -> None:
+    """The one in use is the last one that was sent."""
+    async with learner(server, token(USER)) as player:
+        await player.send(type="auth", token=expiring())
+        assert (await player.until("authorized"))["expiresIn"] <= SHORT_S
+        await player.until("expiring")
+        assert await refusal(player.socket) == ("token_expired", 4005)
+
+
+@any_store
+async def test_a_fresh_token_that_is_not_valid_changes_nothing(server: Running) -> None:
+    """An error; the connection stands, and ends when it would have ended."""
+    async with learner(server, expiring()) as player:
+        for bad in (token(USER, key="another-secret-of-32-bytes-or-more"), token(USER, aud="other"), "garbled"):
+            await player.send(type="auth", token=bad)
+            assert (await player.until("error"))["code"] == "unauthorized"
+        await player.send(type="auth", token=token(USER, exp=1))
+        assert (await player.until("error"))["code"] == "token_expired"
+        await player.send(type="auth")
+        assert (await player.until("error"))["code"] == "invalid"
+        await player.play(VIDEO, 0, 10)
+        await player.until("expiring")
+        assert await refusal(player.socket) == ("token_expired", 4005)
+
+
+@any_store
+@pytest.mark.parametrize("sub", [OTHER, "a service"])
+async def test_a_fresh_token_of_another_subject_ends_the_connection(server: Running, sub: str) -> None:
+    """4503, whatever else it may do."""
+    async with learner(server, token(USER)) as player:
+        await player.send(type="auth", token=token(sub, scope="progress:any analytics"))
+        assert await refusal(player.socket) == ("forbidden", 4503)
+
+
+@any_store
+async def test_scopes_are_those_of_the_token_in_use(server: Running) -> None:
+    """A service that acts for a learner has to keep the scope for it; to gain one is no reason to part."""
+    service = token("a service", scope="progress:any")
+    async with learner(server, service) as player:
+        await player.send(type="auth", token=token("a service", scope="progress:any analytics"))
+        await player.until("authorized")
+        await player.play(VIDEO, 0, 10)
+        await player.send(type="auth", token=token("a service", scope="analytics"))
+        assert await refusal(player.socket) == ("forbidden", 4503)
+    async with learner(server, token(USER)) as player:
+        await player.send(type="auth", token=token(USER, scope="progress:any"))
+        await player.until("authorized")
+        await player.play(VIDEO, 10, 20)
+        await player.send(type="auth", token=token(USER))
+        await player.until("authorized")
+
+
+@any_store
+async def test_auth_has_no_place_before_hello(server: Running) -> None:
+    """The first message is hello."""
+    async with socket(server) as opened:
+        await opened.send(json.dumps({"type": "auth", "token": token(USER)}))
+        assert await refusal(opened) == ("no_hello", 4008)
+
+
+@any_store
+async def test_without_tokens_auth_is_taken_and_limits_nothing(store_server: StoreServer, prefix: str) -> None:
+    """A player that always sends one works with a server that asks for none."""
+    settings = {"redis_url": store_server.url, "key_prefix": prefix}
+    async with serving(clock=system_clock, **settings) as server, learner(server, "anything") as player:
+        await player.send(type="auth", token="anything else")
+        assert await player.until("authorized") == {"type": "authorized"}
+
+
+async def end(server: Running, user_id: str, made: str) -> str:
+    """DELETE a user's sessions."""
+    async with rest(server) as api:
+        return word(await api.delete(f"/sessions/{user_id}", headers=bearer(made)))
+
+
+@contextlib.asynccontextmanager
+async def pair(store: StoreServer, prefix: str) -> AsyncIterator[tuple[Running, Running]]:
+    """Two processes, in all that matters here, on one store."""
+    async with guarded(store, prefix) as here, guarded(store, prefix) as there:
+        yield here, there
+
+
+async def stands(player: Device) -> None:
+    await player.send(type="ping")
+    await player.until("pong")
+
+
+async def test_an_operator_ends_all_sessions_of_a_user_in_every_process(store_server: StoreServer, prefix: str) -> None:
+    """4500, after what was reported is stored or can be sent again; others' sessions, and later ones, stand."""
+    async with pair(store_server, prefix) as (here, there), contextlib.AsyncExitStack() as stack:
+
+        async def joined(server: Running, made: str, user_id: str = USER) -> Device:
+            return await stack.enter_async_context(learner(server, made, user_id))
+
+        service = token("a service", scope="progress:any")
+        ended = [await joined(server, made) for server in (here, there) for made in (token(USER), token(USER), service)]
+        others = [await joined(server, token(OTHER), OTHER) for server in (here, there)]
+        await ended[0].play(VIDEO, 0, 10)
+        assert await end(here, USER.upper(), operator()) == "ok"
+        for player in ended:
+            assert await refusal(player.socket) == ("ended", 4500)
+        for player in others:
+            await stands(player)
+        again = await joined(there, token(USER))
+        assert again.records[VIDEO]["seen"] == [[0, 10]]
+        assert await end(there, str(uuid4()), operator()) == "ok"
+        await stands(again)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (token(USER), "forbidden"),
+        (token(USER, scope="analytics"), "forbidden"),
+        (token("progress:any"), "forbidden"),
+        (token(USER, scope="progress:anyone"), "forbidden"),
+        (token(USER, scope="progress:any", key="another-secret-of-32-bytes-or-more"), "unauthorized"),
+    ],
+    ids=["the user", "an instructor", "a misleading subject", "a longer scope", "a forger"],
+)
+async def test_nobody_else_ends_sessions(store_server: StoreServer, prefix: str, made: str, expected: str) -> None:
+    """Not even one's own: the scope decides."""
+    async with guarded(store_server, prefix) as server, learner(server, token(USER)) as player:
+        assert await end(server, USER, made) == expected
+        await stands(player)
+
+
+async def test_what_was_ended_while_a_process_could_not_hear_it_ends_when_it_can(
+    store_server: StoreServer, prefix: str
+) -> None:
+    """Its subscription is cut, and the ending is never published to it: it asks when it is connected again.
+
+    Cut again later, it ends nothing that began after.
+    """
+    keys = Keys(prefix)
+    async with guarded(store_server, prefix) as server, redis.Redis.from_url(store_server.url) as store:
+
+        async def unheard(commands: list[tuple[Any, ...]]) -> list[Any]:
+            """All that an ending is, but for its being heard."""
+            return [await store.execute_command(*command) for command in commands if command[0] != "PUBLISH"]
+
+        async def cut() -> None:
+            """Cut every subscription, and wait until they are back."""
+            assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
+            async with asyncio.timeout(PATIENCE_S):
+                while not dict(await store.pubsub_numsub(keys.ended))[keys.ended.encode()]:  # noqa: ASYNC110 theirs
+                    await asyncio.sleep(0.01)
+
+        async with learner(server, token(USER)) as player, learner(server, token(OTHER), OTHER) as other:
+            await Endings(unheard, keys).add(USER, player_time(player) + 1)
+            await stands(player)
+            await cut()
+            assert await refusal(player.socket) == ("ended", 4500)
+            await stands(other)
+            async with asyncio.timeout(PATIENCE_S):
+                while (await fresh(server))["serverTime"] <= player.welcome["serverTime"]:  # noqa: ASYNC110 a clock's
+                    await asyncio.sleep(0.005)
+            async with learner(server, token(USER)) as again:
+                await cut()
+                await again.play(VIDEO, 0, 10)
+                await stands(again)
+
+
+def player_time(player: Device) -> int:
+    """When it was welcomed, ms since 1970."""
+    return parse_instant(player.welcome["serverTime"])
+
+
+async def fresh(server: Running) -> dict[str, Any]:
+    async with socket(server) as opened:
+        return await greeted(opened, token(str(uuid4())))
+
+
+@pytest.fixture
+async def program(tmp_path: Path) -> AsyncIterator[Program]:
+    """Two workers and the embedded store."""
+    options = ("--workers", "2", "--data-dir", str(tmp_path / "data"), "--flush-interval-s", "0.05")
+    async with serve(free_port(), *options, PLAYHEAD_JWT_SECRET=SECRET) as running:
+        yield running
+
+
+async def test_an_operator_ends_all_sessions_of_a_user_in_all_workers(program: Program) -> None:
+    """Of real processes behind one port."""
+    server = program.running
+    async with contextlib.AsyncExitStack() as stack:
+        ended: list[Device] = []
+        while len(ended) < 8 or len(workers(program)) < 2:
+            assert len(ended) < 31, "one worker takes all connections"
+            ended.append(await stack.enter_async_context(learner(server, token(USER))))
+        other = await stack.enter_async_context(learner(server, token(OTHER), OTHER))
+        assert await end(server, USER, token(USER)) == "forbidden"
+        assert await end(server, USER, operator()) == "ok"
+        for player in ended:
+            assert await refusal(player.socket) == ("ended", 4500)
+        await stands(other)
+        again = await stack.enter_async_context(learner(server, token(USER)))
+        await again.play(VIDEO, 0, 10)
