@@ -32,7 +32,7 @@ format: setup ## Format the code and repair what ruff can
 fuzz: setup ## Search for inputs that break a promise, FUZZ_SECONDS long (600)
 	@$(BIN)/python -m tests.fuzz
 
-bench: setup ## Measure, six minutes or so, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
+bench: setup ## Measure, six to nine minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
 	@$(BIN)/python $(PIP) install --require-hashes -r bench/requirements.lock
 	@$(BIN)/python -m bench $(BENCH)
 

@@ -44,7 +44,7 @@ class DirectWebSocket(BoundedWebSocket):
         super().connection_lost(exc)
         # Nothing may be left that only a search for cycles would free: the server does without those searches.
         self._listener = None
-        if self.handshake_initiated:
+        if hasattr(self, "scope"):  # else the handshake was refused
             self.scope.pop(SCOPE_KEY, None)  # type: ignore[misc]
         self.conn.parser = iter(())  # type: ignore[assignment]
 

@@ -98,8 +98,8 @@ class Settings(BaseSettings):
     max_head_bytes: int = Field(default=32_768, ge=1_024)
     """Request line and headers."""
     max_body_bytes: int = Field(default=1_048_576, ge=1_024)
-    max_queue_bytes: int = Field(default=1_048_576, ge=65_536)
-    """What may wait for a slow reader of one connection."""
+    max_queue_bytes: int = Field(default=1_048_576, ge=524_288)
+    """What may wait for a slow reader of one connection; two of the largest frames must fit."""
     hello_timeout_s: float = Field(default=10.0, gt=0, le=120)
     head_timeout_s: float = Field(default=10.0, gt=0, le=120)
     body_timeout_s: float = Field(default=15.0, gt=0, le=120)

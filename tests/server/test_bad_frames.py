@@ -502,7 +502,7 @@ async def test_a_slow_reader_is_closed_and_holds_up_nobody(store_server: StoreSe
     raw = sockets.socket()
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4_096)
     async with (
-        serving(redis_url=store_server.url, key_prefix=prefix, max_queue_bytes=524_288) as own,
+        serving(redis_url=store_server.url, key_prefix=prefix, max_queue_bytes=524_288, write_timeout_s=120) as own,
         rest(own) as api,
         device(own, user) as fast,
     ):
