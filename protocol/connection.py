@@ -157,8 +157,8 @@ class Connection:
             return ()
         codec = self._codec
         return [
-            codec.encode(ack) if ack.rejected or ack.capped else codec.plain_ack(ack.session, ack.seq)
-            for ack in self._sessions.stored()
+            codec.plain_ack(session, seq) if ack is None else codec.encode(ack)
+            for session, seq, ack in self._sessions.acked()
         ]
 
     def goodbye(self, problem: str, code: CloseCode, retry_after_s: float) -> Sequence[Effect]:

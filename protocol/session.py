@@ -93,7 +93,8 @@ class Sessions:
         except Refused as refusal:
             _reject(waiting, message.seq, str(refusal))
             return None
-        waiting.seq = max(waiting.seq, message.seq)
+        if message.seq > waiting.seq:
+            waiting.seq = message.seq
         return report
 
     def refuse(self, error: InvalidMessage) -> bool:
@@ -126,15 +127,23 @@ class Sessions:
 
     def stored(self) -> Iterable[Ack]:
         """The batch is stored: one ack for each session that had something in it."""
+        return (told if told is not None else Ack(session=name, seq=seq) for name, seq, told in self.acked())
+
+    def acked(self) -> Iterable[tuple[str, int, Ack | None]]:
+        """What `stored` says, as (session, seq, the ack itself where it says more than that)."""
         for name, session in self._sessions.items():
             waiting, session.flushing = session.flushing, None
-            if waiting is not None:
-                yield Ack(
+            if waiting is None:
+                continue
+            ack = None
+            if waiting.rejected or waiting.capped:
+                ack = Ack(
                     session=name,
                     seq=waiting.seq,
                     rejected=sorted(waiting.rejected, key=lambda r: r.seq) or None,
                     capped=sorted(set(waiting.capped)) or None,
                 )
+            yield name, waiting.seq, ack
 
     def _take(self, name: str) -> tuple[_Session, _Waiting]:
         session = self._sessions.get(name)
@@ -154,18 +163,20 @@ class Sessions:
         raise PeerError(Problem.TOO_MANY_SESSIONS, f"at most {MAX_SESSIONS} sessions may wait for their ack")
 
     def _report(self, name: str, session: _Session, waiting: _Waiting, message: Heartbeat, now: Now) -> Report | None:
-        duration_ms = round((message.duration or 0) * 1_000)
+        duration_ms = round(message.duration * 1_000) if message.duration else 0
         if duration_ms < SHORTEST_MS:
             duration_ms = 0
-        plays = _plays(message, duration_ms)
+        plays, played_ms = _plays(message.played, duration_ms) if message.played else ([], 0)
         position_ms = ABSENT
         if message.position is not None:
-            position_ms = _within(round(message.position * 1_000), duration_ms, "/position")
-        age_ms = round(message.age or 0)
-        played_ms = sum(end - start for start, end in plays)
-        allowed_ms = self._allow(session, now.mono - age_ms, message.span or 0)
-        if played_ms > allowed_ms:
-            plays, played_ms = _cut(plays, allowed_ms), allowed_ms
+            position_ms = round(message.position * 1_000)
+            if duration_ms and position_ms > duration_ms:
+                position_ms = _within(position_ms, duration_ms, "/position")
+        age_ms = round(message.age) if message.age else 0
+        self._allow(session, now.mono - age_ms, message.span)
+        if played_ms > session.allowance_ms:
+            played_ms = int(session.allowance_ms)
+            plays = _cut(plays, played_ms)
             waiting.cap((message.seq,))
         session.allowance_ms -= played_ms
         claimed = message.watched_duration or 0
@@ -174,42 +185,40 @@ class Sessions:
                 return None
             position_ms = ABSENT
         at = now.wall - age_ms
-        if message.age is None and message.last_watched is not None:
+        if message.last_watched is not None and message.age is None:
             at = min(message.last_watched, now.wall)
-        at = max(at, 1)
+        if at < 1:
+            at = 1
         seen, again = coverage(plays)
         return Report(
-            first_at=at,
-            at=at,
-            session=name,
-            first_seq=message.seq,
-            seq=message.seq,
-            seen=seen,
-            again=again,
-            played_ms=played_ms,
-            position_ms=position_ms,
-            position_at=0 if position_ms == ABSENT else at,
-            seek=bool(message.seek),
-            claimed=claimed,
-            duration_ms=duration_ms,
+            at,
+            at,
+            name,
+            message.seq,
+            message.seq,
+            seen,
+            again,
+            played_ms,
+            position_ms,
+            0 if position_ms == ABSENT else at,
+            bool(message.seek),
+            claimed,
+            duration_ms,
         )
 
-    def _allow(self, session: _Session, event: int, span_ms: float) -> int:
-        """Media ms that the session may still be credited.
+    def _allow(self, session: _Session, event: int, span_ms: float | None) -> None:
+        """Add what the session may be credited for the time since its last report, media ms.
 
         What one report leaves of its time the next may use: after a stall of the network several heartbeats
         arrive at once, and the second of them is as true as the first. Slack is given once a session.
         """
-        rules = self._rules
-        if session.last_event is None:
-            elapsed = max(rules.first_elapsed_ms, span_ms)
-            session.allowance_ms = rules.slack_ms
+        rules, last = self._rules, session.last_event
+        if last is None:
+            session.allowance_ms = rules.slack_ms + max(rules.first_elapsed_ms, span_ms or 0) * rules.max_rate
             session.last_event = event
-        else:
-            elapsed = max(0, event - session.last_event)
-            session.last_event = max(event, session.last_event)
-        session.allowance_ms += elapsed * rules.max_rate
-        return int(session.allowance_ms)
+        elif event > last:
+            session.allowance_ms += (event - last) * rules.max_rate
+            session.last_event = event
 
 
 def _reject(waiting: _Waiting, seq: int, detail: str) -> None:
@@ -228,14 +237,20 @@ def _within(ms: int, duration_ms: int, pointer: str) -> int:
     return duration_ms
 
 
-def _plays(message: Heartbeat, duration_ms: int) -> list[tuple[int, int]]:
-    plays = []
-    for index, (start, end) in enumerate(message.played or ()):
+def _plays(played: list[tuple[float, float]], duration_ms: int) -> tuple[list[tuple[int, int]], int]:
+    """Plays in ms, and how much they are together."""
+    plays: list[tuple[int, int]] = []
+    total = 0
+    for index, (start, end) in enumerate(played):
         if start > end:
             raise Refused(f"/played/{index}: should not end before it starts")
-        start_ms = _within(round(start * 1_000), duration_ms, f"/played/{index}/0")
-        plays.append((start_ms, _within(round(end * 1_000), duration_ms, f"/played/{index}/1")))
-    return plays
+        start_ms, end_ms = round(start * 1_000), round(end * 1_000)
+        if duration_ms and end_ms > duration_ms:
+            start_ms = _within(start_ms, duration_ms, f"/played/{index}/0")
+            end_ms = _within(end_ms, duration_ms, f"/played/{index}/1")
+        plays.append((start_ms, end_ms))
+        total += end_ms - start_ms
+    return plays, total
 
 
 def _cut(plays: list[tuple[int, int]], allowed_ms: int) -> list[tuple[int, int]]:

@@ -53,6 +53,10 @@ class DirectWebSocket(BoundedWebSocket):
         if self.queue.empty() and not self.close_sent:
             self._listener = listener
 
+    def ignore(self) -> None:
+        """The conversation is over: what still comes is counted by the transport alone, and goes to nobody."""
+        self._listener = None
+
     def hand_back(self) -> None:
         """Give messages to ASGI's `receive` again, and wake who waits there with an event of no meaning."""
         self._listener = None
@@ -113,8 +117,7 @@ class DirectWebSocket(BoundedWebSocket):
                 message = payload.decode()
             except UnicodeDecodeError:
                 return False
-        if self._charge():
-            listener(message)
+        listener(message)
         return True
 
 

@@ -125,13 +125,15 @@ class Conversation:
 
     def _listen(self, frame: str | bytes) -> None:
         """A frame that came the short way. What must be waited for is left to `run`, and so is what follows."""
+        assert self._direct is not None  # noqa: S101 it is who calls
         effects = self._effects(frame)
         for index, effect in enumerate(effects):
             if not self._carried_out(effect):
-                assert self._direct is not None  # noqa: S101 it is who calls
                 self._left = effects[index:]
                 self._direct.hand_back()
                 return
+        if self._connection.state is State.CLOSED:
+            self._direct.ignore()
 
     def _effects(self, frame: str | bytes) -> Sequence[Effect]:
         if self._connection.state is State.CLOSED:

@@ -76,11 +76,11 @@ class Delta:
         Raises:
             Full: MAX_WAITING wait already, and this one can't be joined to any of them.
         """
-        if not self._fold(op, since):
+        if not self.ops or not self._fold(op, since):
             if len(self.ops) >= MAX_WAITING:
                 raise Full
             self.ops.append(op)
-        if origin not in self.origins:
+        if not self.origins or origin not in self.origins:
             self.origins.append(origin)
 
     def _fold(self, op: Report | int, since: int) -> bool:

@@ -43,11 +43,11 @@ class CrashesBetweenStages(Store):
 
     alive = True
 
-    async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
+    async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int, final: bool) -> None:
         if not self.alive:
             self.alive = True
             raise StoreUnavailable("killed between the stages")
-        await super()._commit_videos(by_video, now)
+        await super()._commit_videos(by_video, now, final)
 
 
 @dataclass
