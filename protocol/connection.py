@@ -7,7 +7,7 @@ as effects too; a LocalError is a bug of ours, and changes nothing.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from protocol.codecs import Codec
 from protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
@@ -16,7 +16,7 @@ from protocol.record import Outcome, Report
 from protocol.session import Now, Plausibility, Sessions
 
 
-class State(Enum):
+class State(IntEnum):
     OPENING = auto()
     CHECKING = auto()
     """The hello is here; the endpoint finds out who that is."""

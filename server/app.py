@@ -3,18 +3,15 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import FileResponse
-from starlette.routing import Mount, Route, Router, WebSocketRoute
+from starlette.routing import Mount, Router, WebSocketRoute
 
 from server.access import Access
 from server.admission import Admission
@@ -25,6 +22,7 @@ from server.gate import Gate, cors
 from server.health import HealthEndpoints
 from server.hub import Hub
 from server.operations import OperationEndpoints
+from server.pages import pages
 from server.problems import HANDLERS
 from server.progress import ProgressEndpoints
 from server.services import Services
@@ -36,8 +34,6 @@ from storage.keys import Keys
 from storage.store import Store
 
 logger = logging.getLogger(__name__)
-
-PLAYER_PAGE = Path(__file__).parent.parent / "examples" / "player"
 
 
 def create_store(settings: Settings) -> Store:
@@ -89,7 +85,7 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
             *VideoEndpoints(services, bodies).routes(),
             *OperationEndpoints(services).routes(),
             *HealthEndpoints(services).routes(),
-            *player_page(),
+            *pages(),
         ]
         try:
             garbage = [Garbage().run()] if own_process else []
@@ -108,22 +104,6 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
-
-
-def player_page() -> Iterator[Route]:
-    """A route for each file of the example player, and `/` for its page; none where the examples are not there.
-
-    Not a mount: it would answer for every path, and turn a wrong method elsewhere into 404.
-    """
-
-    def serves(file: Path) -> Callable[[Request], Awaitable[FileResponse]]:
-        async def respond(request: Request) -> FileResponse:
-            return FileResponse(file)
-
-        return respond
-
-    for file in sorted(PLAYER_PAGE.glob("*.*")):
-        yield Route("/" if file.name == "index.html" else f"/{file.name}", serves(file))
 
 
 @asynccontextmanager

@@ -17,9 +17,10 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from server import logs
-from server.app import PLAYER_PAGE, create_app, create_store
+from server.app import create_app, create_store
 from server.auth import Authenticator
 from server.direct import DirectWebSocket
+from server.pages import PLAYER
 from server.settings import Settings
 from server.transport import BoundedHttp, ServiceConfig
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
@@ -156,7 +157,7 @@ def _announce(host: str, port: int) -> None:
             connection.request("GET", "/readyz")
             if connection.getresponse().status == 200:
                 address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-                page = f"; the player page is {address}/" if PLAYER_PAGE.is_dir() else ""
+                page = f"; the player page is {address}/" if PLAYER.is_dir() else ""
                 print(f"Playhead is ready on {address}{page}", flush=True)
                 return
         time.sleep(0.05)

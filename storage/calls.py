@@ -4,7 +4,7 @@ up the store, nor a slice so large that making and reading its calls holds up th
 On one server a call may touch any keys, so partitions don't matter here; a cluster will want calls cut at their edges.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from storage.keys import Keys
@@ -38,13 +38,17 @@ def user_calls(part: list[tuple[Key, Delta]]) -> Iterator[list[UserItems]]:
     """Deltas by learner; one with many appears in several calls, in order."""
     by_user: dict[str, list[tuple[str, Delta]]] = {}
     for (user_id, video_id), delta in part:
-        by_user.setdefault(user_id, []).append((video_id, delta))
-    return _cut((user_id, part) for user_id, items in by_user.items() for part in _parts(items, _reports))
+        items = by_user.get(user_id)
+        if items is None:
+            by_user[user_id] = [(video_id, delta)]
+        else:
+            items.append((video_id, delta))
+    return _cut(by_user, lambda item: len(item[1].ops))
 
 
 def video_calls(by_video: dict[str, list[tuple[str, bytes]]]) -> Iterator[list[VideoRecords]]:
     """(userId, stored value) by video; a hot video appears in several calls."""
-    return _cut((video_id, part) for video_id, records in by_video.items() for part in _parts(records, _one))
+    return _cut(by_video, lambda item: 1)
 
 
 def video_keys(keys: Keys, call: list[VideoRecords]) -> list[str]:
@@ -57,37 +61,27 @@ def ops(delta: Delta) -> list[Any]:
     return [op if isinstance(op, int) else pack_report(op) for op in delta.ops]
 
 
-def _cut(parts: Iterable[tuple[str, tuple[list[T], int]]]) -> Iterator[list[tuple[str, list[T]]]]:
+def _cut(groups: dict[str, list[T]], weigh: Callable[[T], int]) -> Iterator[list[tuple[str, list[T]]]]:
+    """Calls of about WEIGHT_PER_CALL each; a group that does not fit goes on in the next."""
     call: list[tuple[str, list[T]]] = []
-    room = WEIGHT_PER_CALL
-    for name, (part, weight) in parts:
-        if weight > room and call:
+    weight = 0
+    for name, items in groups.items():
+        if weight >= WEIGHT_PER_CALL:
             yield call
-            call, room = [], WEIGHT_PER_CALL
-        call.append((name, part))
-        room -= weight
+            call, weight = [], 0
+        if len(items) == 1:
+            call.append((name, items))
+            weight += weigh(items[0])
+            continue
+        run: list[T] = []
+        for item in items:
+            if weight >= WEIGHT_PER_CALL:
+                if run:
+                    call.append((name, run))
+                yield call
+                call, run, weight = [], [], 0
+            run.append(item)
+            weight += weigh(item)
+        call.append((name, run))
     if call:
         yield call
-
-
-def _parts(items: list[T], weigh: Callable[[T], int]) -> Iterator[tuple[list[T], int]]:
-    """Runs of at most WEIGHT_PER_CALL, each with its weight; one item that weighs more is a run of its own."""
-    run: list[T] = []
-    total = 0
-    for item in items:
-        weight = weigh(item)
-        if run and total + weight > WEIGHT_PER_CALL:
-            yield run, total
-            run, total = [], 0
-        run.append(item)
-        total += weight
-    if run:
-        yield run, total
-
-
-def _reports(item: tuple[str, Delta]) -> int:
-    return len(item[1].ops)
-
-
-def _one(item: object) -> int:
-    return 1

@@ -76,12 +76,25 @@ class Delta:
         Raises:
             Full: MAX_WAITING wait already, and this one can't be joined to any of them.
         """
-        if not self.ops or not self._fold(op, since):
+        if self._follows(op) or not self._fold(op, since):
             if len(self.ops) >= MAX_WAITING:
                 raise Full
             self.ops.append(op)
         if not self.origins or origin not in self.origins:
             self.origins.append(origin)
+
+    def _follows(self, op: Report | int) -> bool:
+        """Whether it waits apart anyway, as nearly always: the first here, or news of who reported last."""
+        if not self.ops:
+            return True
+        last = self.ops[-1]
+        return (
+            len(self.ops) < APART
+            and isinstance(op, Report)
+            and isinstance(last, Report)
+            and op.session == last.session
+            and op.seq > last.seq
+        )
 
     def _fold(self, op: Report | int, since: int) -> bool:
         """Join `op` to a report of its session, if it surely repeats it or surely is news.

@@ -6,6 +6,7 @@ and a crash between the stages heals with the next report of the record. A commi
 video's catalogue entry isn't cached, whatever the number of records.
 """
 
+import asyncio
 import importlib.resources
 import logging
 from collections.abc import Callable
@@ -20,17 +21,20 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from protocol.record import Record
-from storage.calls import ops, slices, user_calls, video_calls, video_keys
+from storage.calls import UserItems, VideoRecords, ops, slices, user_calls, video_calls, video_keys
 from storage.cancellation import kept_cancellation
 from storage.catalogue import Catalogue
 from storage.endings import Endings
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
-from storage.pending import Batch, Committed, Delta, Key, Result
+from storage.pending import Batch, Committed, Result
 from storage.totals import VideoTotals
+from storage.wire import packs_in_c
 
 MAX_CONNECTIONS = 64
 """To the store, from one process; who finds none free waits."""
+CALLS_AT_ONCE = 2
+"""Answers of stage 1 that are read without a break."""
 Durability = Literal["memory", "fsync"]
 
 
@@ -97,6 +101,7 @@ class Store:
         )
         if pool.connection_kwargs.get("decode_responses"):
             raise ValueError("decode_responses can't be asked for: records are not text")
+        packs_in_c(pool)
         self.redis: Redis = Redis.from_pool(pool)
         self.keys = keys or Keys()
         self.worker = worker
@@ -155,53 +160,51 @@ class Store:
         """
         if not batch.deltas:
             return Committed(self._epoch or await self.epoch())
-        committed = Committed("")
-        parts = list(slices(batch.deltas))
-        for part in parts:
-            await self._commit_slice(part, now, subscribed, committed, final=part is parts[-1])
+        known = self._fence
+        commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence), ("GET", self.keys.epoch)]
+        calls: list[list[UserItems]] = []
+        for part in slices(batch.deltas):
+            durations = await self.catalogue.durations({video_id for (_, video_id), _ in part})
+            for call in user_calls(part):
+                calls.append(call)
+                commands.append(self._user_command(call, durations, subscribed))
+            await asyncio.sleep(0)
+        replies = await self.run(commands)
+        committed = Committed(await self._recognise(known, replies[0], replies[1]))
+        commands = []
+        for done, (call, answer) in enumerate(zip(calls, replies[2:], strict=True), 1):
+            by_video = _take_results(call, answer, committed)
+            commands += [self._video_command(records, now) for records in video_calls(by_video)]
+            if not done % CALLS_AT_ONCE:
+                await asyncio.sleep(0)
+        await self._commit_videos(commands)
         return committed
 
-    async def _commit_slice(
-        self,
-        part: list[tuple[Key, Delta]],
-        now: int,
-        subscribed: Callable[[str], bool],
-        committed: Committed,
-        final: bool = False,
-    ) -> None:
-        """Both stages of some deltas; `committed` gets what came of them."""
-        durations = await self.catalogue.durations({video_id for (_, video_id), _ in part})
-        calls = list(user_calls(part))
-        first = not committed.epoch
-        commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence)] if first else []
-        commands.append(("GET", self.keys.epoch))
-        for call in calls:
-            groups = [
-                (
-                    1 if subscribed(user_id) else 0,
-                    [(video_id, durations[video_id], ops(delta)) for video_id, delta in items],
-                )
-                for user_id, items in call
-            ]
-            keys = [self.keys.progress(user_id) for user_id, _ in call]
-            commands.append(self._users.call(keys, self._threshold_permille, self.worker, msgpack.packb(groups)))
-        known = self._fence
-        replies = await self.run(commands)
-        if first:
-            committed.epoch = await self._recognise(known, replies[0], replies[1])
-        elif replies[0] is None or replies[0].decode() != committed.epoch:
-            raise StoreUnavailable("the store became another in the middle of a commit")
-        by_video: dict[str, list[tuple[str, bytes]]] = {}
-        for call, answer in zip(calls, replies[2 if first else 1 :], strict=True):
-            for (user_id, items), (before, rev, results) in zip(call, _unpack(answer), strict=True):
-                # Between two calls another worker may have changed something: revs spans only what is surely ours.
-                oldest, newest = committed.revs.get(user_id, (before, before))
-                committed.revs[user_id] = (oldest if newest == before else before, rev)
-                for (video_id, _), (value, outcomes) in zip(items, results, strict=True):
-                    committed.results[user_id, video_id] = Result(value, tuple(outcomes))
-                    if value:
-                        by_video.setdefault(video_id, []).append((user_id, value))
-        await self._commit_videos(by_video, now, final)
+    def _user_command(
+        self, call: list[UserItems], durations: dict[str, int], subscribed: Callable[[str], bool]
+    ) -> tuple[Any, ...]:
+        groups = [
+            (
+                1 if subscribed(user_id) else 0,
+                [(video_id, durations[video_id], ops(delta)) for video_id, delta in items],
+            )
+            for user_id, items in call
+        ]
+        keys = [self.keys.progress(user_id) for user_id, _ in call]
+        return self._users.call(keys, self._threshold_permille, self.worker, msgpack.packb(groups))
+
+    def _video_command(self, call: list[VideoRecords], now: int) -> tuple[Any, ...]:
+        packed = msgpack.packb([records for _, records in call], use_bin_type=False)
+        return self._videos.call(video_keys(self.keys, call), now, self._live_ms, packed)
+
+    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
+        """Stage 2, and the disk."""
+        if self._durability == "fsync":
+            commands = commands + self._on_disk()
+        if commands:
+            replies = await self.run(commands)
+            if self._durability == "fsync" and replies[-1][0] < 1:
+                raise StoreUnavailable("the store has not written to its disk in time")
 
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
@@ -262,24 +265,6 @@ class Store:
                 replies: list[Any] = await pipe.execute(raise_on_error=False)
         return replies
 
-    async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int, final: bool) -> None:
-        commands = [
-            self._videos.call(
-                video_keys(self.keys, call),
-                now,
-                self._live_ms,
-                msgpack.packb([records for _, records in call], use_bin_type=False),
-            )
-            for call in video_calls(by_video)
-        ]
-        to_disk = final and self._durability == "fsync"
-        if to_disk:
-            commands += self._on_disk()
-        if commands:
-            replies = await self.run(commands)
-            if to_disk and replies[-1][0] < 1:
-                raise StoreUnavailable("the store has not written to its disk in time")
-
     async def _recognise(self, known: int, fence: int, epoch: bytes | None) -> str:
         """The epoch of a store that answered `fence` where we knew of `known` commits.
 
@@ -300,6 +285,20 @@ class Store:
     def _on_disk(self) -> list[tuple[Any, ...]]:
         """Wait for the disk. WAITAOF waits for the last write of its own connection, so there must be one."""
         return [("INCR", self.keys.fence), ("WAITAOF", 1, 0, int(self.timeout_s * 900))]
+
+
+def _take_results(call: list[UserItems], answer: bytes, committed: Committed) -> dict[str, list[tuple[str, bytes]]]:
+    """Put what a call of stage 1 answered into `committed`; the records by video, for stage 2."""
+    by_video: dict[str, list[tuple[str, bytes]]] = {}
+    for (user_id, items), (before, rev, results) in zip(call, _unpack(answer), strict=True):
+        # Between two calls another worker may have changed something: revs spans only what is surely ours.
+        oldest, newest = committed.revs.get(user_id, (before, before))
+        committed.revs[user_id] = (oldest if newest == before else before, rev)
+        for (video_id, _), (value, outcomes) in zip(items, results, strict=True):
+            committed.results[user_id, video_id] = Result(value, tuple(outcomes))
+            if value:
+                by_video.setdefault(video_id, []).append((user_id, value))
+    return by_video
 
 
 def _unpack(answer: bytes) -> list[Any]:

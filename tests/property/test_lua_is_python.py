@@ -5,6 +5,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -43,11 +44,11 @@ class CrashesBetweenStages(Store):
 
     alive = True
 
-    async def _commit_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int, final: bool) -> None:
+    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
         if not self.alive:
             self.alive = True
             raise StoreUnavailable("killed between the stages")
-        await super()._commit_videos(by_video, now, final)
+        await super()._commit_videos(commands)
 
 
 @dataclass

@@ -1,0 +1,36 @@
+"""Whether a heartbeat costs the same among 100, 1,000 and 10,000 connections.
+
+The rate is the same for all, so of few connections each beats often, and shares its acks and its place in a flush
+between its beats. That makes few connections cheap for another reason than their number, so a fourth run has
+1,000 that beat among 9,000 idle ones, which do nothing but answer pings.
+"""
+
+from collections.abc import Callable
+
+from bench.cases.variants import compare
+from bench.load.spec import Load
+from bench.options import Options
+from bench.report import Row, Section, ratios
+from bench.servers import playhead
+
+RATE = 2_000
+COUNTS = (100, 1_000, 10_000)
+ACTIVE = 1_000
+
+
+def run(options: Options, say: Callable[[str], None]) -> Section:
+    section = Section(f"CPU a heartbeat by number of connections, {RATE:,} heartbeats/s")
+
+    def load(connections: int, idle: int = 0) -> Load:
+        once_s = (connections - idle) / RATE  # the first beats make the records
+        return Load(0, "json", connections, RATE, options.window_s, warmup_s=1 + once_s, idle=idle)
+
+    variants = {f"{count:,} beat": (playhead, load(count)) for count in COUNTS}
+    most = COUNTS[-1]
+    variants[f"{ACTIVE:,} beat among {most:,}"] = playhead, load(most, most - ACTIVE)
+    costs = compare(section, variants, 1, say, at_most=1.2)
+    alone, among = (costs[name] for name in (f"{ACTIVE:,} beat", f"{ACTIVE:,} beat among {most:,}"))
+    if alone and among:
+        pairs = ratios([cost.server_us for cost in among], [cost.server_us for cost in alone])
+        section.rows.append(Row(f"**{ACTIVE:,} beat among {most:,} / {ACTIVE:,} beat**", pairs, "×", 1.2))
+    return section

@@ -1,0 +1,140 @@
+"""A flush from inside: its cost a record for the process and for the store, its longest script, the longest it holds
+up the loop, and what a record takes that waits for it.
+
+In this process, with the service's own Flusher and Store on a store of their own: 20,000 learners, each with one
+heartbeat waiting, whose records exist already. The origins hear that all is stored and do nothing, so making and
+writing acks is not in it. The process' CPU is the kernel's account (getrusage). The loop is held up by what runs on it
+between two turns of a ticker; that is counted in CPU time of the thread, which a busy machine does not lengthen, and
+in flushes of its own, for the ticker never rests. Python's garbage collector is off as in the service; the full
+collection that the service makes when its memory has grown is not in any of this.
+"""
+
+import asyncio
+import gc
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import uvloop
+
+from bench.learners import Nobody, heartbeat
+from bench.load.spec import learner, video
+from bench.options import Options
+from bench.processes import Failed, cpu_s
+from bench.report import Row, Section
+from bench.servers import store
+from protocol.session import Now
+from server.garbage import Garbage
+from storage.embedded import EmbeddedValkey
+from storage.flusher import Flusher
+from storage.store import Store
+
+RECORDS = 20_000
+ROUNDS = 3
+SCRIPT_US = 200
+"""What takes longer is a script."""
+
+
+def run(options: Options, say: Callable[[str], None]) -> Section:
+    with store() as (valkey, _):
+        return uvloop.run(_run(valkey, say))
+
+
+async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
+    target = Store(valkey.url, worker="bench", durability="fsync", timeout_s=60)
+    bench = _Flushes(target)
+    await bench.fill_and_drain()  # makes the records
+    Garbage()  # no collections of its own accord, as in the service
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(ROUNDS):
+        bench.fill()
+        before, store_before = time.process_time(), cpu_s(valkey.pid)
+        await bench.drain()
+        ours.append(1e6 * (time.process_time() - before) / RECORDS)
+        theirs.append(1e6 * (cpu_s(valkey.pid) - store_before) / RECORDS)
+        say(f"{ours[-1]:.1f} µs a record, store {theirs[-1]:.1f} µs")
+    stalls: list[float] = []
+    for _ in range(ROUNDS):
+        bench.fill()
+        ticks: list[float] = []
+        ticker = asyncio.create_task(_tick(ticks))
+        await asyncio.sleep(0)
+        await bench.drain()
+        ticker.cancel()
+        stalls.append(1e3 * max(ticks))
+        say(f"loop held up {stalls[-1]:.1f} ms")
+    waiting = bench.memory_of_waiting()
+    # The threshold keeps the scripts' own commands out: they would crowd the log, and logging them costs.
+    await target.run([("CONFIG", "SET", "slowlog-log-slower-than", SCRIPT_US, "slowlog-max-len", 10_000)])
+    await target.run([("SLOWLOG", "RESET"), ("CONFIG", "RESETSTAT")])
+    await bench.drain()
+    (log,) = await target.run([("SLOWLOG", "GET", 10_000)])
+    calls = (await target.redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    scripts = sorted(entry[2] / 1e3 for entry in log if entry[3][0].upper() == b"EVALSHA")
+    await target.close()
+    return Section(
+        f"A flush of {RECORDS:,} records",
+        [
+            Row("server CPU a record, acks apart", ours, "µs", 4),
+            Row("store CPU a record", theirs, "µs", 20),
+            Row("longest script, by the store's own clock", [scripts[-1]], "ms", 5, f"of {calls}"),
+            Row("median script", [scripts[-calls // 2 :][0]], "ms"),
+            Row("longest that the loop is held up (CPU)", stalls, "ms", 10),
+            Row("memory of a record that waits", [waiting], "B", note="its origin apart"),
+        ],
+        ["The store clocks its scripts by the wall: waiting for a core is in it."],
+    )
+
+
+class _Flushes:
+    """A Flusher, and heartbeats for it: one of each learner a flush."""
+
+    def __init__(self, store: Store) -> None:
+        self._flusher = Flusher(
+            store,
+            interval_s=3_600,
+            max_reports=1_000_000,
+            now=lambda: Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000),
+            subscribed=lambda _: True,
+            after=_nothing,
+        )
+        self._records = [(learner(1, i), video(1, i % 100)) for i in range(RECORDS)]
+        self._origins = [Nobody() for _ in range(RECORDS)]
+        self._seq = 0
+
+    def fill(self) -> None:
+        self._seq += 1
+        for (user_id, video_id), origin in zip(self._records, self._origins, strict=True):
+            self._flusher.add(user_id, video_id, heartbeat((user_id, video_id), self._seq), origin)
+
+    async def drain(self) -> None:
+        if not await self._flusher.drain(120):
+            raise Failed("the store did not take a flush")
+
+    async def fill_and_drain(self) -> None:
+        self.fill()
+        await self.drain()
+
+    def memory_of_waiting(self) -> float:
+        """Bytes a record; they wait when this returns."""
+        gc.collect()
+        tracemalloc.start()
+        self.fill()
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return size / RECORDS
+
+
+async def _tick(longest: list[float]) -> None:
+    """Thread CPU time from one turn of the loop to the next, s. The ticker's own turns are in it, and are tiny."""
+    last = time.thread_time()
+    while True:
+        await asyncio.sleep(0)
+        now = time.thread_time()
+        longest.append(now - last)
+        last = now
+
+
+async def _nothing(batch: object, committed: object) -> None:
+    """Nobody else is told."""

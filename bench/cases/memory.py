@@ -1,0 +1,75 @@
+"""What a connection takes in the server, idle and active, and what a record takes in the store.
+
+Connections: the growth of the server's private memory from 500 to 3,500 of them, so that what every server has anyway
+does not count; active ones beat every second, with a flush a second. Records: the growth of the store's used_memory
+over 1,000 learners with 20 videos each, watched in two sittings with some seconds twice, user side, audience, curves
+and keys all together.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from bench.drive import drive
+from bench.learners import commit, keys
+from bench.load.spec import Load
+from bench.options import Options
+from bench.report import Row, Section
+from bench.servers import playhead, store
+from storage.store import Store
+
+FEW, MANY = 500, 3_500
+LEARNERS, VIDEOS = 1_000, 20
+
+
+def run(options: Options, say: Callable[[str], None]) -> Section:
+    section = Section("Memory")
+    idle: list[float] = []
+    active: list[float] = []
+    with playhead() as server:
+        still = Load(server.port, "json", FEW, 0, 1.0)
+        few = drive(server, still).rss_bytes
+        many = drive(server, replace(still, connections=MANY)).rss_bytes
+        idle.append((many - few) / (MANY - FEW) / 1_024)
+        say(f"idle: {idle[-1]:.1f} KiB")
+    with playhead() as server:
+        beating = Load(server.port, "json", FEW, FEW, 3.0)
+        few = drive(server, beating).rss_bytes
+        many = drive(server, replace(beating, connections=MANY, rate=MANY)).rss_bytes
+        active.append((many - few) / (MANY - FEW) / 1_024)
+        say(f"active: {active[-1]:.1f} KiB")
+    section.rows.append(Row("an idle connection", idle, "KiB", 32))
+    section.rows.append(Row("an active connection, a beat each second", active, "KiB"))
+    with store() as (valkey, _):
+        whole, kinds = asyncio.run(_records(valkey.url))
+    note = "two sittings, some seconds twice"
+    section.rows.append(Row("a record in the store, all together", [whole], "B", 400, note))
+    section.rows += [Row(f"… of it, {kind}", [size], "B") for kind, size in kinds.items()]
+    return section
+
+
+async def _records(url: str) -> tuple[float, dict[str, float]]:
+    """Bytes a record: all, and by kind of key as the store estimates them."""
+    target = Store(url, worker="bench", timeout_s=30)
+    await commit(target, keys(2, 1, 1), sittings=2)  # scripts and buffers are there
+    before = await _data_bytes(target)
+    records = keys(1, LEARNERS, VIDEOS)
+    await commit(target, records, sittings=2)
+    after = await _data_bytes(target)
+    names = {
+        "the users' hashes": {target.keys.progress(user_id) for user_id, _ in records},
+        "the audiences": {target.keys.audience(video_id) for _, video_id in records},
+        "the curves": {target.keys.curve(video_id) for _, video_id in records},
+        "who is watching": {target.keys.live(video_id) for _, video_id in records},
+    }
+    sizes = {}
+    for kind, some in names.items():
+        sizes[kind] = sum(await target.run([("MEMORY", "USAGE", name, "SAMPLES", 0) for name in some])) / len(records)
+    await target.close()
+    return (after - before) / len(records), sizes
+
+
+async def _data_bytes(target: Store) -> int:
+    """used_memory without what connections and the append-only file hold for a moment."""
+    info = await target.redis.info("memory")
+    return int(info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"])

@@ -1,0 +1,75 @@
+"""CPU of a device that comes back: accept, hello and what it lacks, beside a bare uvicorn accept.
+
+First with nothing stored, then devices of learners with 200 records each, all at once: those that know all of it, that
+lack a few changes, and that know nothing and get everything.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from bench.drive import Cost, drive
+from bench.learners import commit, keys
+from bench.load.spec import Load
+from bench.options import Options
+from bench.processes import Failed
+from bench.report import Row, Section, ratios
+from bench.servers import bare, playhead
+from storage.store import Store
+
+DEVICES, RECORDS = 1_000, 200
+LACKING = (0, 20, 200)
+AT_ONCE = 500
+SEED = 5
+
+
+def run(options: Options, say: Callable[[str], None]) -> Section:
+    learners = DEVICES // 4 if options.quick else DEVICES
+    section = Section("Coming back: CPU a device")
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(options.side_turns):
+        for start, kind, costs in ((playhead, "json", ours), (bare, "bare", theirs)):
+            with start() as server:
+                costs.append(_us(drive(server, Load(server.port, kind, DEVICES, 0, 0.2))))
+        say(f"accept, hello, sync of nothing: {ours[-1]:.0f} µs; bare accept: {theirs[-1]:.0f} µs")
+    section.rows += [
+        Row("Playhead: accept, hello, sync of nothing", ours, "µs"),
+        Row("bare uvicorn: accept", theirs, "µs"),
+        Row("**Playhead / bare accept**", ratios(ours, theirs), "×", 1.5),
+    ]
+    with playhead() as server:
+        assert server.store is not None  # noqa: S101 it has one
+        epoch, rev = asyncio.run(_past(server.store.url, learners))
+        load = Load(server.port, "json", learners, 0, 0.2, seed=SEED, connecting=AT_ONCE, epoch=epoch)
+        synced: dict[int, float] = {}
+        for lacking in LACKING:
+            before = server.cpu_s()[1]
+            cost = drive(server, replace(load, since=rev - lacking))
+            if cost.outcome.records != lacking * learners:
+                raise Failed(f"{cost.outcome.records} records came, not {lacking} for each of {learners} devices")
+            store = (server.cpu_s()[1] - before) / learners * 1e6
+            say(f"{lacking} of {RECORDS} records lacking: {_us(cost, learners):.0f} µs, store {store:.0f} µs")
+            what = f"{learners:,} devices come back at once, {RECORDS} records each, {lacking} of them changed"
+            section.rows.append(Row(f"{what}: server", [_us(cost, learners)], "µs"))
+            section.rows.append(Row(f"{what}: store", [store], "µs"))
+            synced[lacking] = _us(cost, learners)
+        none, some, everything = (synced[lacking] for lacking in LACKING)
+        each = [(some - none) / LACKING[1], (everything - none) / LACKING[2]]
+        section.rows.append(
+            Row("server, a changed record (of few, of all)", each, "µs", note="the two are equal if cost ∝ changes")
+        )
+    return section
+
+
+def _us(cost: Cost, devices: int = DEVICES) -> float:
+    return 1e6 * cost.connect_cpu_s / devices
+
+
+async def _past(url: str, learners: int) -> tuple[str, int]:
+    """Records for each learner; the store's epoch and the learners' revision."""
+    target = Store(url, worker="bench", timeout_s=60)
+    committed = await commit(target, keys(SEED, learners, RECORDS), sittings=2)
+    revs = {rev for _, rev in committed.revs.values()}
+    await target.close()
+    return committed.epoch, max(revs)

@@ -1,0 +1,79 @@
+"""Puts a load on a server and reads both processes' CPU at the edges of the steady window."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.load.spec import Load, Mark, Outcome
+from bench.processes import Failed, python, rss_bytes, running
+from bench.servers import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a window cost, by what came of it."""
+
+    outcome: Outcome
+    window_s: float
+    server_cpu_s: float
+    store_cpu_s: float
+    connect_cpu_s: float
+    """Of the server, from the first handshake until all were ready."""
+    rss_bytes: int
+    """Of the server at the end of the window."""
+
+    done: int
+    """Heartbeats acked in the window; received, where the protocol has no acks."""
+
+    @property
+    def server_us(self) -> float:
+        return 1e6 * self.server_cpu_s / self.done
+
+    @property
+    def store_us(self) -> float:
+        return 1e6 * self.store_cpu_s / self.done
+
+    @property
+    def busy(self) -> float:
+        """Of one core."""
+        return self.server_cpu_s / self.window_s
+
+    @property
+    def caveat(self) -> str:
+        """What a reader must know before trusting it; empty if nothing."""
+        said = [] if self.outcome.kept_up else [f"generator {self.outcome.lag_p99_ms:.0f} ms late"]
+        said += [] if self.outcome.steady else ["acks in no bursts"]
+        said += [f"{self.outcome.unacked} never acked"] if self.outcome.unacked else []
+        return "; ".join(said + self.outcome.trouble[:1])
+
+
+def drive(server: Server, load: Load) -> Cost:
+    """Raises Failed where the generator does not get through."""
+    with TemporaryDirectory(prefix="playhead-bench-") as work:
+        log = Path(work) / "load.log"
+        connecting = server.cpu_s()[0]
+        with running(python("bench.load", load.dumps()), log) as process:
+            assert process.stdout is not None  # noqa: S101 asked for
+            assert process.stdin is not None  # noqa: S101 asked for
+            seen: dict[str, tuple[float, tuple[float, float]]] = {}
+            outcome, rss = None, 0
+            for line in process.stdout:
+                mark = Mark.loads(line)
+                seen[mark.name] = time.monotonic(), server.cpu_s()
+                if mark.name == "end":
+                    rss = rss_bytes(server.pid)
+                if mark.name == "done":
+                    outcome = mark.outcome
+                    break
+            if outcome is None:
+                raise Failed(f"the generator died: {log.read_text()[-800:]}")
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.wait(20)
+    (began, (server_0, store_0)), (ended, (server_1, store_1)) = seen["begin"], seen["end"]
+    connect = seen["connected"][1][0] - connecting
+    done = outcome.sent if load.kind == "bare" else outcome.acked
+    if load.rate and done < load.rate * load.window_s / 4:
+        raise Failed(f"only {done:,} of {outcome.sent:,} heartbeats were acked in the window: {outcome.trouble}")
+    return Cost(outcome, ended - began, server_1 - server_0, store_1 - store_0, connect, rss, done)

@@ -1,0 +1,21 @@
+"""The floor: Starlette routes to an ASGI endpoint that receives and does nothing at all."""
+
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from bench.peers.serving import arguments, serve
+
+
+class Endpoint:
+    """Accept, then receive until the end."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+
+if __name__ == "__main__":
+    serve(Starlette(routes=[WebSocketRoute("/ws", Endpoint())]), arguments().port)

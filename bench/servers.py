@@ -1,0 +1,127 @@
+"""The service and its peers, each with a store of its own: the embedded Valkey, set as for the service."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote
+
+from bench.processes import ROOT, Failed, await_port, cpu_s, free_port, python, running
+from storage.embedded import EmbeddedValkey
+
+UNBOUND = {
+    "MAX_CONNECTIONS": "30000",
+    "MAX_CONNECTIONS_PER_ADDRESS": "30000",
+    "HELLOS_PER_S": "100000",
+    "HELLOS_BURST": "100000",
+    "FRAMES_PER_S": "1000",
+    "FRAMES_BURST": "10000",
+    "REQUESTS_PER_S": "1000000",
+    "REQUESTS_BURST": "1000000",
+    "ADDRESS_REQUESTS_PER_S": "1000000",
+    "ADDRESS_REQUESTS_BURST": "1000000",
+}
+"""Limits that a load from one address by one generator would meet; all else is as by default."""
+NODE_HOME = ROOT / ".cache" / "bench-node"
+
+
+class Unavailable(Exception):
+    """This machine has not what a peer needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that runs, and its store."""
+
+    port: int
+    pid: int
+    store: EmbeddedValkey | None
+
+    def cpu_s(self) -> tuple[float, float]:
+        """Of server and store so far."""
+        return cpu_s(self.pid), cpu_s(self.store.pid) if self.store else 0.0
+
+
+Start = Callable[[], contextlib.AbstractContextManager[Server]]
+
+
+@contextlib.contextmanager
+def store(fsync: bool = True) -> Iterator[tuple[EmbeddedValkey, Path]]:
+    """A store whose directory goes with the block. fsync: each write is synced, the service's default."""
+    with (
+        TemporaryDirectory(prefix="playhead-bench-") as work,
+        EmbeddedValkey(Path(work) / "data", fsync=fsync) as valkey,
+    ):
+        yield valkey, Path(work)
+
+
+@contextlib.contextmanager
+def playhead(durability: str = "fsync", **settings: str) -> Iterator[Server]:
+    """`playhead serve` with one worker; `settings` by their names in the environment, without the prefix."""
+    with store(fsync=durability == "fsync") as (valkey, work):
+        port, log = free_port(), work / "server.log"
+        env = {f"PLAYHEAD_{name}": value for name, value in {**UNBOUND, **settings}.items()}
+        command = python("server", "serve", "--port", str(port), "--redis-url", valkey.url, "--durability", durability)
+        with running(command, log, env) as process:
+            assert process.stdout is not None  # noqa: S101 asked for
+            if not process.stdout.readline().startswith("Playhead is ready"):
+                raise Failed(f"the service did not start: {log.read_text()[-500:]}")
+            yield Server(port, process.pid, valkey)
+
+
+@contextlib.contextmanager
+def bare() -> Iterator[Server]:
+    with TemporaryDirectory(prefix="playhead-bench-") as work, _peer("bare", Path(work)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def naive() -> Iterator[Server]:
+    with store() as (valkey, work), _peer("naive", work, valkey) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def socketio() -> Iterator[Server]:
+    with store() as (valkey, work), _peer("socketio_server", work, valkey) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def node() -> Iterator[Server]:
+    """Raises Unavailable where there is no Node, or no npm registry to install from."""
+    _install_node()
+    with store() as (valkey, work):
+        port, log = free_port(), work / "server.log"
+        path = unquote(valkey.url.removeprefix("unix://"))
+        command = ["node", str(ROOT / "bench" / "node" / "server.js"), str(port), path]
+        env = {"NODE_PATH": str(NODE_HOME / "node_modules"), "NODE_ENV": "production"}
+        with running(command, log, env) as process:
+            await_port(port, process, log)
+            yield Server(port, process.pid, valkey)
+
+
+@contextlib.contextmanager
+def _peer(module: str, work: Path, valkey: EmbeddedValkey | None = None) -> Iterator[Server]:
+    port, log = free_port(), work / "server.log"
+    arguments = ["--port", str(port), *(["--store", valkey.url] if valkey else [])]
+    with running(python(f"bench.peers.{module}", *arguments), log) as process:
+        await_port(port, process, log)
+        yield Server(port, process.pid, valkey)
+
+
+def _install_node() -> None:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        raise Unavailable("there is no Node on this machine")
+    if (NODE_HOME / "node_modules" / "ioredis").is_dir():
+        return
+    NODE_HOME.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "bench" / "node" / "package.json", NODE_HOME)
+    command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+    done = subprocess.run(command, cwd=NODE_HOME, env=os.environ, capture_output=True, text=True, timeout=180)
+    if done.returncode:
+        raise Unavailable(f"npm could not install ws and ioredis: {done.stderr[-300:]}")
