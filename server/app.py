@@ -11,7 +11,7 @@ from uuid import uuid4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Mount, Router, WebSocketRoute
+from starlette.routing import WebSocketRoute
 
 from server.access import Access
 from server.admission import Admission
@@ -57,7 +57,6 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
     Args:
         own_process: nothing else lives in this process, so its memory is ours to manage.
     """
-    router = Router(redirect_slashes=False)  # a redirect would lead to whatever Host the request names
     access = Access(settings, clock)
 
     @asynccontextmanager
@@ -79,7 +78,7 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
         lanes = flusher(settings.flush_interval_s), flusher(0)
         services = Services(settings, clock, access, admission, store, hub, *lanes)
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
-        router.routes[:] = [
+        app.router.routes[:] = [
             WebSocketRoute("/ws", SocketEndpoint(services)),
             *ProgressEndpoints(services, bodies).routes(),
             *VideoEndpoints(services, bodies).routes(),
@@ -98,12 +97,12 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
         finally:
             await store.close()
 
-    return Starlette(
-        routes=[Mount("/", router)],
-        middleware=[Middleware(Gate, settings), Middleware(CORSMiddleware, **cors(settings))],
-        exception_handlers=HANDLERS,
-        lifespan=lifespan,
-    )
+    middleware = [Middleware(Gate, settings)]
+    if settings.allowed_origins:
+        middleware.append(Middleware(CORSMiddleware, **cors(settings)))
+    app = Starlette(middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)
+    app.router.redirect_slashes = False  # a redirect would lead to whatever Host the request names
+    return app
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ A bucket holds `burst` tokens and fills by `per_s`; times are s of any one monot
 """
 
 from collections.abc import Hashable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from protocol.errors import PeerError, Problem
@@ -89,6 +90,7 @@ class Slots:
         return self._next - now
 
 
+@lru_cache(maxsize=10_000)
 def network_of(address: str) -> str:
     """What one caller has: an IPv4 address, or the /64 that an IPv6 customer is given whole."""
     try:

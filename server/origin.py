@@ -6,6 +6,7 @@ counts as our own (DNS rebinding). So then the Host must be one that can't be ha
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -51,6 +52,7 @@ class Origins:
         return not origins or origins[0] in self._allowed or origins[0] == own
 
 
+@lru_cache(maxsize=1_000)
 def _own_origin(scheme: str, host: str) -> str | None:
     try:
         return parse_origin(f"{scheme}://{host.lower()}")
