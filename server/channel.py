@@ -1,12 +1,11 @@
-"""One accepted WebSocket: what is said to it goes through a bounded queue to one writing task.
+"""One accepted WebSocket: what is said to it is written at once, or goes through a bounded queue to a writing task.
 
 So a slow reader holds up nobody, and is let go when its queue is full.
 """
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from starlette.types import Send
@@ -18,6 +17,7 @@ from protocol.messages import Message
 from protocol.record import Outcome, Report
 from server.direct import DirectWebSocket
 from server.lease import Lease
+from server.settings import Settings
 from storage.pending import Committed
 
 RETRY_AFTER_S = 2.0
@@ -28,8 +28,10 @@ class SocketChannel:
     """A hub's channel and a flusher's origin.
 
     Args:
-        since: ms since 1970, when it came.
+        send: ASGI's.
         direct: the transport, where it can be written to at once.
+        settings: the bounds of the queue, in bytes and time.
+        since: ms since 1970, when it came.
     """
 
     __slots__ = (
@@ -37,12 +39,13 @@ class SocketChannel:
         "_close",
         "_connection",
         "_direct",
-        "_drained",
-        "_limit",
         "_queue",
-        "_wake",
+        "_send",
+        "_settings",
+        "_writer",
         "lease",
         "missed",
+        "on_end",
         "ready",
         "rev",
         "since",
@@ -50,15 +53,17 @@ class SocketChannel:
         "videos",
     )
 
-    def __init__(self, connection: Connection, limit: int, since: int, direct: DirectWebSocket | None) -> None:
-        self._direct = direct
+    def __init__(
+        self, connection: Connection, send: Send, direct: DirectWebSocket | None, settings: Settings, since: int
+    ) -> None:
         self._connection = connection
-        self._limit = limit
-        self._queue: deque[str | bytes] = deque()
+        self._send = send
+        self._direct = direct
+        self._settings = settings
+        self._queue: list[str | bytes] = []
         self._bytes = 0
-        self._wake = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._drained.set()
+        self._writer: asyncio.Task[None] | None = None
+        """While something waits."""
         self._close: Close | None = None
         self.since = since
         self.user_id = ""
@@ -68,6 +73,8 @@ class SocketChannel:
         self.lease: Lease | None = None
         self.videos: set[str] = set()
         """Reported on since the last flush began."""
+        self.on_end: Callable[[], None] | None = None
+        """Called when nothing more can be written: our close is, or the peer takes no byte."""
 
     def taken(self) -> None:
         self.videos.clear()
@@ -108,50 +115,64 @@ class SocketChannel:
                 self.queue(effect.frame)
             elif isinstance(effect, Close):
                 self._close = self._close or effect
-                self._wake.set()
+                self._wake()
 
     def queue(self, frame: str | bytes) -> None:
-        """Let the writer send it; where too much waits already, drop all and close."""
+        """Write it, or let the writer; where too much waits already, drop all and close."""
         if self._close is not None:
             return
-        if self._direct is not None and not self._queue and self._direct.write(frame):
+        if self._writer is None and self._direct is not None and self._direct.write(frame):
             return
         self._bytes += len(frame)
-        if self._bytes > self._limit:
+        if self._bytes > self._settings.max_queue_bytes:
             self._queue.clear()
             self._connection.closed()
             self._close = Close(CloseCode.TOO_SLOW, "too slow")
         else:
             self._queue.append(frame)
-            self._drained.clear()
-        self._wake.set()
+        self._wake()
 
     async def drained(self) -> None:
         """All that was queued is written, or never will be. Bounded by the writer's own deadlines."""
-        await self._drained.wait()
+        while self._writer is not None:
+            await asyncio.wait({self._writer})
 
-    async def write(self, send: Send, timeout_s: float) -> None:
-        """Send what is queued until the close is. A peer that takes no byte for `timeout_s` is given up."""
+    def cancel(self) -> None:
+        """Write no more."""
+        self._close = self._close or Close(CloseCode.RESTART, "gone")
+        if self._writer is not None:
+            self._writer.cancel()
+
+    def _wake(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        """Send what is queued, and the close if there is one. A peer that takes no byte for long is given up."""
+        lost = True
         try:
             # RuntimeError: uvicorn's, when it has closed by itself (a frame too large, no pong) a moment ago.
             with suppress(TimeoutError, OSError, RuntimeError):
-                await self._write_all(send, timeout_s)
+                await self._write_all()
+                lost = self._close is not None
         finally:
-            self._drained.set()
+            self._writer = None
+            if lost:
+                self._close = self._close or Close(CloseCode.TOO_SLOW, "takes nothing")
+                if self.on_end is not None:
+                    self.on_end()
 
-    async def _write_all(self, send: Send, timeout_s: float) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                frame = self._queue.popleft()
+    async def _write_all(self) -> None:
+        timeout_s = self._settings.write_timeout_s
+        while self._queue:
+            frames, self._queue = self._queue, []
+            for frame in frames:
+                if self._close is not None and self._close.code is CloseCode.TOO_SLOW:
+                    break
+                async with asyncio.timeout(timeout_s):
+                    await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
                 self._bytes -= len(frame)
-                kind = "text" if isinstance(frame, str) else "bytes"
-                async with asyncio.timeout(timeout_s):
-                    await send({"type": "websocket.send", kind: frame})
-            self._drained.set()
-            if self._close is not None:
-                async with asyncio.timeout(timeout_s):
-                    code, reason = self._close.code, self._close.reason
-                    await send({"type": "websocket.close", "code": code, "reason": reason})
-                return
+        if self._close is not None:
+            async with asyncio.timeout(timeout_s):
+                code, reason = self._close.code, self._close.reason
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})

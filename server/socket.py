@@ -4,8 +4,7 @@ From a received frame to the pending buffer nothing is awaited.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -47,28 +46,29 @@ class SocketEndpoint:
             return
         connection = Connection(codec or next(iter(CODECS.values())), self._rules)
         direct = scope.get(SCOPE_KEY)
-        channel = SocketChannel(connection, settings.max_queue_bytes, services.clock().wall, direct)
+        channel = SocketChannel(connection, send, direct, settings, services.clock().wall)
         address = address_of(HTTPConnection(scope))
-        conversation = Conversation(services, connection, channel, direct, address)
-        writer = asyncio.create_task(channel.write(send, settings.write_timeout_s))
         try:
             services.admission.connect(address)
         except PeerError as error:
             channel.refuse(error)
-            await asyncio.wait({writer}, timeout=settings.write_timeout_s)
-            writer.cancel()
+            await channel.drained()
             return
+        conversation = Conversation(services, connection, channel, direct, address)
         try:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
-                with _ends_with(writer, deadline):
-                    await conversation.run(scope, receive, deadline)
+                channel.on_end = lambda: deadline.reschedule(0)  # nothing can be answered: stop reading
+                await conversation.run(scope, receive, deadline)
+                channel.on_end = None
         except TimeoutError:
+            channel.on_end = None
             channel.carry_out(connection.no_hello())
-            await asyncio.wait({writer}, timeout=settings.write_timeout_s)
+            await channel.drained()
         finally:
+            channel.on_end = None
             connection.closed()
             services.heartbeats.forget(channel)
-            writer.cancel()
+            channel.cancel()
             services.hub.leave(channel)
             services.admission.disconnect(address)
             if channel.user_id:
@@ -108,6 +108,8 @@ class Conversation:
             self._known = await self._handshake_identity(scope)
         except PeerError as error:
             self._channel.refuse(error)
+        if self._direct is not None:
+            self._direct.forget_handshake()
         while True:
             event = await receive()
             if event["type"] == "websocket.disconnect":
@@ -252,19 +254,3 @@ class Conversation:
         await self._services.hub.tell_all(self._channel, changes)
         self._channel.tell(Synced(rev=changes.rev))
         self._services.hub.follow(self._channel, changes.rev)
-
-
-@contextmanager
-def _ends_with(writer: asyncio.Task[None], deadline: asyncio.Timeout) -> Iterator[None]:
-    """Stop reading as soon as nothing can be written: the close is sent, or the peer takes no byte."""
-    reading = True
-
-    def give_up(_: asyncio.Task[None]) -> None:
-        if reading:
-            deadline.reschedule(0)
-
-    writer.add_done_callback(give_up)
-    try:
-        yield
-    finally:
-        reading = False

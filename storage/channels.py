@@ -16,6 +16,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
 from storage.cancellation import kept_cancellation
+from storage.latch import Latch
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Channels:
         self._pool = pool
         self._on_message = on_message
         self._on_confirmed = on_confirmed
-        self._wanted: dict[str, asyncio.Event] = {}
+        self._wanted: dict[str, Latch] = {}
         self._commands: list[tuple[str, str]] = []
         self._wake = asyncio.Event()
         self._unconfirmed: dict[str, int] = {}
@@ -54,11 +55,11 @@ class Channels:
         event = self._wanted.get(name)
         return event is not None and event.is_set()
 
-    def want(self, name: str) -> asyncio.Event:
-        """Subscribe; the event is set while the subscription is confirmed."""
+    def want(self, name: str) -> Latch:
+        """Subscribe; the latch is set while the subscription is confirmed."""
         event = self._wanted.get(name)
         if event is None:
-            event = self._wanted[name] = asyncio.Event()
+            event = self._wanted[name] = Latch()
             self._queue("SUBSCRIBE", name)
         return event
 
