@@ -116,6 +116,8 @@ class DirectWebSocket(BoundedWebSocket):
                 or not self._heard(self._listener, data, start, mask, end)
             ):
                 super().data_received(data[start:end])
+                if not self.queue.empty():
+                    self._listener = None  # what follows waits behind it, until `listen` is asked again
             start = end
         self._tail = data[start:]
 

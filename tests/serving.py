@@ -14,7 +14,7 @@ from protocol.session import Now
 from server.app import create_app
 from server.serve import bound, uvicorn_config
 from server.settings import Settings
-from server.transport import PeersMistakes
+from server.transport import BoundedWebSocket, PeersMistakes
 
 START_MS = 1_764_000_000_000
 PATIENT = {"frames_burst": 1_000_000, "address_requests_burst": 1_000_000, "requests_burst": 1_000_000}
@@ -63,12 +63,17 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(clock: FakeClock | None = None, **settings: Any) -> AsyncIterator[Running]:
-    """Serve until the block ends; `settings` as the environment could give them, `redis_url` among them."""
+async def serving(clock: FakeClock | None = None, *, direct: bool = True, **settings: Any) -> AsyncIterator[Running]:
+    """Serve until the block ends; `settings` as the environment could give them, `redis_url` among them.
+
+    `direct=False`: frames go by ASGI alone, as under a server that is not ours.
+    """
     clock = clock or FakeClock()
     chosen = Settings(port=0, **{"flush_interval_s": 0.05, **PATIENT, **settings})
     config = uvicorn_config(chosen, None)
     config.app = lambda: create_app(chosen, clock)
+    if not direct:
+        config.ws = BoundedWebSocket
     logging.getLogger("uvicorn.error").addFilter(_MISTAKES)
     server = _Server(config)
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:  # without it asyncio leaves Nagle on

@@ -1,0 +1,145 @@
+"""The short way of frames past ASGI: the same conversation as by ASGI, however the bytes are cut."""
+
+import asyncio
+import base64
+import json
+import random
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.conftest import StoreServer
+from tests.device import JSON, MSGPACK, PATIENCE_S, device
+from tests.rest import ok, rest
+from tests.serving import Running, serving
+
+V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+TEXT, PING, CONTINUATION, FIN = 0x1, 0x9, 0x0, 0x80
+
+
+@pytest.fixture(params=[True, False], ids=["direct", "asgi"])
+async def server(request: pytest.FixtureRequest, store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
+    async with serving(redis_url=store_server.url, key_prefix=prefix, direct=request.param) as running:
+        yield running
+
+
+def frame(payload: bytes, kind: int = FIN | TEXT) -> bytes:
+    """A client's, masked."""
+    size = len(payload)
+    length = bytes((0x80 | size,)) if size < 126 else bytes((0x80 | 126,)) + struct.pack("!H", size)
+    mask = b"\x01\x02\x03\x04"
+    return bytes((kind,)) + length + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
+
+
+def said(**message: Any) -> bytes:
+    return frame(json.dumps(message).encode())
+
+
+async def conversation(server: Running, user: str, chunks: list[bytes], last: str) -> list[dict[str, Any]]:
+    """Send hello, and when it is answered the chunks, each by itself; what was told until a message of type `last`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    key = base64.b64encode(bytes(16)).decode()
+    lines = [
+        "GET /ws HTTP/1.1",
+        f"Host: localhost:{server.port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {key}",
+        f"Sec-WebSocket-Protocol: {JSON}",
+        "\r\n",
+    ]
+    writer.write("\r\n".join(lines).encode())
+    told: list[dict[str, Any]] = []
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(said(type="hello", device="raw", session="page", userId=user))
+            while not told or told[-1]["type"] != "synced":
+                told += await messages(reader)
+            for chunk in chunks:
+                writer.write(chunk)
+                await writer.drain()
+                await asyncio.sleep(0)
+            while told[-1]["type"] != last:
+                told += await messages(reader)
+    finally:
+        writer.close()
+    return told
+
+
+async def messages(reader: asyncio.StreamReader) -> list[dict[str, Any]]:
+    """The next frame, if it is a message."""
+    kind, size = await reader.readexactly(2)
+    if size == 126:
+        (size,) = struct.unpack("!H", await reader.readexactly(2))
+    payload = await reader.readexactly(size)
+    return [json.loads(payload)] if kind == FIN | TEXT else []
+
+
+def beats() -> list[bytes]:
+    """Twenty heartbeats, with what does not take the short way in between, and a pong asked for at the end."""
+    frames = []
+    for seq in range(1, 21):
+        text = json.dumps({"type": "heartbeat", "seq": seq, "videoId": V, "played": [[seq, seq + 1]], "position": seq})
+        if seq % 5 == 0:
+            half = len(text) // 2
+            frames += [frame(text[:half].encode(), TEXT), frame(b"?", FIN | PING)]
+            frames.append(frame(text[half:].encode(), FIN | CONTINUATION))
+        else:
+            frames.append(frame(text.encode()))
+        if seq % 7 == 0:
+            frames.append(said(type="sync", since=0))
+    return [*frames, said(type="ping")]
+
+
+@pytest.mark.parametrize("cut", ["whole", "at once", "byte by byte", "anywhere"])
+async def test_however_the_bytes_are_cut_the_conversation_is_the_same(server: Running, cut: str) -> None:
+    """Each heartbeat is taken once, in order, around those that must be waited for; nothing is answered too early."""
+    user, frames = str(uuid4()), beats()
+    whole = b"".join(frames)
+    chunks = {
+        "whole": frames,
+        "at once": [whole],
+        "byte by byte": [whole[i : i + 1] for i in range(len(whole))],
+        "anywhere": [],
+    }[cut]
+    dice, at = random.Random(7), 0
+    while not chunks or (cut == "anywhere" and at < len(whole)):
+        size = dice.randint(1, 200)
+        chunks.append(whole[at : at + size])
+        at += size
+    told = await conversation(server, user, chunks, "pong")
+    assert [m["type"] for m in told].count("synced") == 3
+    assert not [m for m in told if m["type"] in ("error", "goodbye")]
+    async with rest(server) as api, asyncio.timeout(PATIENCE_S):
+        record: dict[str, Any] = {}
+        while record.get("seen") != [[1, 21]]:
+            answer = await api.get(f"/progress/{user}/{V}", params={"detail": "full"})
+            record = answer.json() if answer.status_code == 200 else {}
+        assert (record["playedDuration"], record.get("again", [])) == (20, [])
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+async def test_devices_see_each_other_on_both_ways(server: Running, codec: str) -> None:
+    """Heartbeats, acks, pushes, rejections, pings and pages, as everywhere."""
+    user = str(uuid4())
+    async with (
+        device(server, user, codec=codec) as one,
+        device(server, user, codec=codec) as other,
+        rest(server) as api,
+    ):
+        assert (await one.play(V, 0, 5))["rejected"] == []
+        assert (await other.pushed(V))["seen"] == [[0, 5]]
+        await one.beat(V, played=[[9, 3]])
+        assert [r["seq"] for r in (await one.acked())["rejected"]] == [2]
+        items = [{"videoId": str(uuid4()), "watchedDuration": 9, "lastWatched": "2024-05-01"} for _ in range(900)]
+        ok(await api.post("/progress/sync", json={"userId": user, "progressData": items}))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(other.records) < 901:
+                await other.receive()
+        await other.send(type="ping")
+        assert (await other.until("pong"))["type"] == "pong"

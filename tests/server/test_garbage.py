@@ -1,0 +1,74 @@
+"""What happens often leaves no reference cycles, so that nothing has to look for them; and who looks, looks seldom."""
+
+import gc
+from collections import Counter
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from server.garbage import SPARE_BLOCKS, Garbage
+from tests.conftest import StoreServer
+from tests.device import JSON, MSGPACK, device
+from tests.rest import ok, rest
+from tests.serving import Running, serving
+
+V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+OURS = ("server.", "storage.", "protocol.", "uvicorn.", "starlette.", "httptools.", "websockets.server")
+
+
+@pytest.fixture
+def kept_garbage() -> Iterator[list[object]]:
+    """Python's own collector off; what only it could free is kept, to be looked at."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield gc.garbage
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()
+
+
+async def used(server: Running, times: int) -> None:
+    """Connections that come, play, sync and go; some refused; requests."""
+    async with rest(server) as api:
+        for n in range(times):
+            user = str(uuid4())
+            async with device(server, user, codec=(JSON, MSGPACK)[n % 2]) as player:
+                await player.play(V, 0, 5)
+                await player.send(type="sync", since=0)
+                await player.until("synced")
+                if n % 3 == 0:
+                    await player.send(type="dance")
+            ok(await api.get(f"/progress/{user}/{V}"))
+            assert (await api.post("/progress/update", json={"userId": 1})).status_code == 422
+
+
+async def test_connections_and_requests_leave_no_cycles(
+    store_server: StoreServer, prefix: str, kept_garbage: list[object]
+) -> None:
+    """Not one object of ours, of the server's or of the library's is left for a collector to find."""
+    async with serving(redis_url=store_server.url, key_prefix=prefix) as server:
+        await used(server, 5)
+        gc.collect()
+        kept_garbage.clear()
+        await used(server, 20)
+        gc.collect()
+        kinds = Counter(f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in kept_garbage)
+    assert {kind: n for kind, n in kinds.items() if kind.startswith(OURS)} == {}
+
+
+def test_it_looks_when_memory_has_grown_and_not_before() -> None:
+    """And finds what there is."""
+    garbage = Garbage()
+    try:
+        assert not garbage.look()
+        for _ in range(SPARE_BLOCKS):
+            ring: list[object] = []
+            ring.append(ring)
+        garbage._blocks = 0
+        assert garbage.look()
+        assert not garbage.look()
+    finally:
+        gc.enable()
+        gc.unfreeze()
