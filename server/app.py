@@ -17,6 +17,7 @@ from server.access import Access
 from server.admission import Admission
 from server.bodies import BodyReader
 from server.clock import Clock, system_clock
+from server.durations import Durations
 from server.garbage import Garbage
 from server.gate import Gate, cors
 from server.health import HealthEndpoints
@@ -76,7 +77,8 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
 
         admission = Admission(settings, clock)
         lanes = flusher(settings.flush_interval_s), flusher(0)
-        services = Services(settings, clock, access, admission, store, hub, *lanes)
+        durations = Durations(store, lanes[1])
+        services = Services(settings, clock, access, admission, store, hub, *lanes, durations)
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         app.router.routes[:] = [
             WebSocketRoute("/ws", SocketEndpoint(services)),
@@ -89,7 +91,7 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
         try:
             garbage = [Garbage().run()] if own_process else []
             async with _running(hub.run(), *garbage):
-                async with _running(*(lane.run() for lane in lanes)):
+                async with _running(*(lane.run() for lane in lanes)), _running(durations.run()):
                     yield
                 drained = await asyncio.gather(*(lane.drain(settings.drain_timeout_s) for lane in lanes))
                 if not all(drained):

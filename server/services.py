@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from server.access import Access
 from server.admission import Admission
 from server.clock import Clock
+from server.durations import Durations
 from server.hub import Hub
 from server.settings import Settings
 from storage.flusher import Flusher
@@ -23,3 +24,4 @@ class Services:
     """The scheduled lane: heartbeats, batched for a flush interval."""
     requests: Flusher
     """The immediate lane: what a REST answer waits for; concurrent requests share a commit."""
+    durations: Durations

@@ -63,12 +63,15 @@ class VideoEndpoints:
         return await (self.put if request.method == "PUT" else self.get)(request)
 
     async def put(self, request: Request) -> Response:
-        """Records of the video take a new duration over with their next report."""
+        """Records of the video take a new duration over at once, where there are thousands soon."""
         (await self._services.access.identify(request)).require(PROGRESS_ANY)
         video_id = path_id(request, "videoId")
         body = await self._bodies.message(request, VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
+        known = await self._services.store.catalogue.get(video_id)
         await self._services.store.catalogue.put(video_id, video)
+        if video.duration_ms and (known is None or known.duration_ms != video.duration_ms):
+            await self._services.durations.changed(video_id)
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
     async def get(self, request: Request) -> Response:

@@ -1,6 +1,6 @@
 """The totals and curves of a video, as stage 2 of a commit keeps them, and their recount from the audience."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -9,6 +9,8 @@ import msgpack
 
 from protocol.intervals import cell, pairs
 from storage.keys import Keys
+
+AUDIENCE_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,7 @@ class Curve:
 class VideoTotals:
     """Reads what `lua/videos.lua` writes. Raises the store's StoreUnavailable.
 
-    Records take a catalogue's duration over with their next report, which for some never comes. So that no claim from
-    before can be read for ever, what is read here is held to the duration: nobody watched more, or beyond the end.
+    Until a new duration has reached every record, what is read here is held to it: nobody watched more, or beyond it.
     """
 
     def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys, live_ms: int) -> None:
@@ -55,6 +56,17 @@ class VideoTotals:
             ]
         )
         return _totals(totals, duration), curve(points, int(duration or 0)), watching
+
+    async def audience(self, video_id: str) -> AsyncIterator[list[str]]:
+        """Everybody with an entry, some at a time; who comes or goes meanwhile may be in it, or not, or twice."""
+        cursor = 0
+        while True:
+            command = ("HSCAN", self._keys.audience(video_id), cursor, "COUNT", AUDIENCE_PAGE)
+            ((position, entries),) = await self._run([command])
+            yield [user_id.decode() for user_id in entries]
+            cursor = int(position)
+            if not cursor:
+                return
 
     async def recount(self, video_id: str) -> tuple[Totals, Curve]:
         """The same from nothing but the audience: what the totals must always equal."""

@@ -1,5 +1,6 @@
 """The catalogue and a video's analytics, on a real socket: what a duration does, and who saw which second."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import StoreServer
-from tests.device import device
+from tests.device import PATIENCE_S, device
 from tests.rest import iso, ok, refused, rest
 from tests.serving import Running, serving
 
@@ -199,3 +200,23 @@ async def test_rewatching_never_lowers_a_total(server: Running, api: httpx.Async
     record = ok(await api.get(f"/progress/{user}/{video}?detail=full"))
     assert (record["completed"], record["completedAt"]) == (True, iso(completed_at))
     assert (record["watchedDuration"], record["playedDuration"]) == (20, 23.0)
+
+
+async def test_a_new_duration_reaches_those_who_never_report_again(server: Running, api: httpx.AsyncClient) -> None:
+    """Their claims from before are held to it, in their records and so in the totals; deleted ones stay deleted."""
+    video, users = str(uuid4()), [str(uuid4()) for _ in range(450)]
+    for n, user in enumerate(users):
+        claim = 172_800 if n == 0 else 45
+        body = {"userId": user, "videoId": video, "watchedDuration": claim, "lastWatched": "2024-05-01T10:00:00Z"}
+        ok(await api.post("/progress/update", json=body))
+    ok(await api.delete(f"/progress/{users[-1]}/{video}"))
+    ok(await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 90}))
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            liar = ok(await api.get(f"/progress/{users[0]}/{video}", params={"detail": "full"}))
+            totals = ok(await api.get(f"/analytics/videos/{video}"))
+            if (liar["watchedDuration"], totals["completionRate"]) == (90, 1 / 449):
+                break
+    assert (liar["duration"], liar["completed"], liar["lastWatched"]) == (90, True, "2024-05-01T10:00:00.000Z")
+    assert (totals["viewers"], totals["averageWatchedDuration"]) == (449, 45)
+    assert (await api.get(f"/progress/{users[-1]}/{video}")).status_code == 404

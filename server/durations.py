@@ -1,0 +1,76 @@
+"""Brings a video's new duration to the records of those who watched it before, and may never report again.
+
+A record takes the catalogue's duration over with its next report. Here everybody gets one that says nothing else: it is
+as old as what the record knows, so by the usual rules it changes the duration, what follows from it, and no more.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+from protocol.record import Report
+from server.waiting import Waiter
+from storage.flusher import Flusher
+from storage.packing import Damaged, unpack_record
+from storage.pending import Full
+from storage.store import Store, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 5.0
+PATIENCE_S = 2.0
+
+
+class Durations:
+    """Works through the videos whose duration has changed, one after another, some learners at a time.
+
+    If the process ends meanwhile, the rest take it over with their next report, or when the duration is put again.
+    """
+
+    def __init__(self, store: Store, lane: Flusher) -> None:
+        self._store = store
+        self._lane = lane
+        self._videos: dict[str, asyncio.Event] = {}
+        """Those whose records don't have it yet, and who waits for them."""
+        self._wake = asyncio.Event()
+
+    async def changed(self, video_id: str) -> None:
+        """The catalogue has another duration. Returns when the records do, or after PATIENCE_S; it goes on alone."""
+        done = self._videos.setdefault(video_id, asyncio.Event())
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                await done.wait()
+
+    async def run(self) -> None:
+        """Work for ever; cancel it to stop."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._videos:
+                video_id, done = next(iter(self._videos.items()))
+                del self._videos[video_id]
+                try:
+                    await self._bring(video_id)
+                except (StoreUnavailable, Full):
+                    logger.warning("The store is away: a new duration reaches records later")
+                    self._videos.setdefault(video_id, done)
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    done.set()
+
+    async def _bring(self, video_id: str) -> None:
+        async for user_ids in self._store.totals.audience(video_id):
+            keys = [self._store.keys.progress(user_id) for user_id in user_ids]
+            values = await self._store.run([("HGET", key, video_id) for key in keys]) if keys else []
+            waiter = Waiter()
+            for user_id, value in zip(user_ids, values, strict=True):
+                try:
+                    at = unpack_record(value or b"").last_watched
+                except Damaged:
+                    continue
+                if at:
+                    self._lane.add(user_id, video_id, Report(first_at=at, at=at), waiter)
+            self._lane.touch(waiter)
+            self._lane.hurry()
+            await waiter.wait(self._lane)
