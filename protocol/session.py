@@ -7,7 +7,7 @@ Invariant: a seq is acked only when everything the conversation has taken up to 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from protocol.errors import InvalidMessage, PeerError, Problem
@@ -53,11 +53,19 @@ class _Waiting:
     """What the next ack of a session says, or the one after it."""
 
     seq: int = 0
-    rejected: list[Rejection] = field(default_factory=list)
-    capped: list[int] = field(default_factory=list)
+    rejected: list[Rejection] | None = None
+    capped: list[int] | None = None
 
     def cap(self, seqs: Sequence[int]) -> None:
+        if self.capped is None:
+            self.capped = []
         self.capped.extend(seqs[: max(0, MAX_CAPPED - len(self.capped))])
+
+    def reject(self, rejections: Sequence[Rejection]) -> None:
+        """As many of them as there is room for."""
+        if self.rejected is None:
+            self.rejected = []
+        self.rejected.extend(rejections[: max(0, MAX_REJECTED - len(self.rejected))])
 
 
 @dataclass(slots=True)
@@ -122,8 +130,8 @@ class Sessions:
         elif outcome in (Outcome.DELETED, Outcome.FAILED):
             problem = Problem.DELETED if outcome is Outcome.DELETED else Problem.INTERNAL
             detail = problem.value.title
-            room = max(0, MAX_REJECTED - len(waiting.rejected))
-            waiting.rejected.extend(Rejection(seq=s, code=problem.code, detail=detail) for s in seqs[:room])
+            told = seqs[:MAX_REJECTED]
+            waiting.reject([Rejection(seq=seq, code=problem.code, detail=detail) for seq in told])
 
     def stored(self) -> Iterable[Ack]:
         """The batch is stored: one ack for each session that had something in it."""
@@ -140,8 +148,8 @@ class Sessions:
                 ack = Ack(
                     session=name,
                     seq=waiting.seq,
-                    rejected=sorted(waiting.rejected, key=lambda r: r.seq) or None,
-                    capped=sorted(set(waiting.capped)) or None,
+                    rejected=sorted(waiting.rejected or (), key=lambda r: r.seq) or None,
+                    capped=sorted(set(waiting.capped or ())) or None,
                 )
             yield name, waiting.seq, ack
 
@@ -222,10 +230,10 @@ class Sessions:
 
 
 def _reject(waiting: _Waiting, seq: int, detail: str) -> None:
-    if len(waiting.rejected) >= MAX_REJECTED:
+    if waiting.rejected is not None and len(waiting.rejected) >= MAX_REJECTED:
         raise PeerError(Problem.TOO_MANY_BAD, f"more than {MAX_REJECTED} bad heartbeats between two acks")
     waiting.seq = max(waiting.seq, seq)
-    waiting.rejected.append(Rejection(seq=seq, code=Problem.INVALID.code, detail=detail[:200]))
+    waiting.reject((Rejection(seq=seq, code=Problem.INVALID.code, detail=detail[:200]),))
 
 
 def _within(ms: int, duration_ms: int, pointer: str) -> int:

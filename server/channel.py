@@ -71,13 +71,13 @@ class SocketChannel:
         self.ready = False
         self.missed = 0
         self.lease: Lease | None = None
-        self.videos: set[str] = set()
-        """Reported on since the last flush began."""
+        self.videos = 0
+        """Whose first report of the running batch came by this connection."""
         self.on_end: Callable[[], None] | None = None
         """Called when nothing more can be written: our close is, or the peer takes no byte."""
 
     def taken(self) -> None:
-        self.videos.clear()
+        self.videos = 0
         self._connection.taken()
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:

@@ -36,9 +36,13 @@ class Bucket:
 
     def take(self, now: float, cost: float = 1.0) -> bool:
         """Pay, if there is enough; a cost beyond the burst counts as the burst."""
-        tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
+        burst = self._burst
+        tokens = self._tokens + (now - self._at) * self._per_s
+        if tokens > burst:
+            tokens = burst
+        if cost > burst:
+            cost = burst
         self._at = now
-        cost = min(cost, self._burst)
         if tokens < cost:
             self._tokens = tokens
             return False

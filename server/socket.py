@@ -186,14 +186,14 @@ class Conversation:
         return None
 
     def _take(self, effect: Take) -> None:
-        self._channel.videos.add(effect.video_id)
-        if len(self._channel.videos) > self._services.settings.max_pending_videos:
-            self._channel.refuse(TooFast("videos", self._services.settings.flush_interval_s))
-            return
+        channel, services = self._channel, self._services
         try:
-            self._services.heartbeats.add(self._channel.user_id, effect.video_id, effect.report, self._channel)
+            if services.heartbeats.add(channel.user_id, effect.video_id, effect.report, channel):
+                channel.videos += 1
+                if channel.videos > services.settings.max_pending_videos:
+                    channel.refuse(TooFast("videos", services.settings.flush_interval_s))
         except Full:
-            self._channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+            channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
 
     async def _greet(self, hello: Hello) -> None:
         services, settings, channel = self._services, self._services.settings, self._channel

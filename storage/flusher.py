@@ -55,11 +55,15 @@ class Flusher:
         self.trouble: str | None = None
         """Why the batch on its way isn't stored yet; None while all is well."""
 
-    def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> None:
-        """Merge into the running batch. Raises Full, and takes nothing, where there is no room."""
-        self._pending.add(user_id, video_id, op, origin)
+    def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> bool:
+        """Merge into the running batch; whether it is the first of its record there.
+
+        Raises Full, and takes nothing, where there is no room.
+        """
+        first = self._pending.add(user_id, video_id, op, origin)
         if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()
+        return first
 
     def touch(self, origin: Origin) -> None:
         """The next flush owes `origin` a word."""
@@ -76,17 +80,23 @@ class Flusher:
             self._batch.origins.pop(origin, None)
 
     async def run(self) -> None:
-        """Flush for ever; cancel it to stop. A commit that is cut off is made again by `drain`."""
+        """Flush for ever; cancel it to stop. A commit that is cut off is made again by `drain`.
+
+        The interval runs from the start of a flush to that of the next, however long the commit takes.
+        """
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.interval_s
         while True:
             if self.interval_s:
                 try:
-                    async with asyncio.timeout(self.interval_s):
+                    async with asyncio.timeout_at(due):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
             else:
                 await self._wake.wait()
             self._wake.clear()
+            due = loop.time() + self.interval_s
             await self._flush()
 
     async def drain(self, timeout_s: float) -> bool:

@@ -159,8 +159,8 @@ class Pending:
         """Reports that wait."""
         return self._waiting
 
-    def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> None:
-        """Take a report, or a deletion.
+    def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> bool:
+        """Take a report, or a deletion; whether it is the first of its record.
 
         Raises:
             Full: `max_reports` wait already, or MAX_WAITING for this record.
@@ -176,6 +176,7 @@ class Pending:
         delta.add(op, origin, self._since)
         self._waiting += len(delta.ops) - before
         batch.origins[origin] = None
+        return not before
 
     def touch(self, origin: Origin) -> None:
         """The next flush owes `origin` a word, though nothing of it is to be stored."""
