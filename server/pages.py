@@ -21,8 +21,8 @@ def pages() -> Iterator[Route]:
     """
     for file in sorted(PLAYER.glob("*.*")):
         yield Route("/" if file.name == "index.html" else f"/{file.name}", _serves(file))
-    for file in sorted((*CLIENT.glob("*.js"), *CLIENT.glob("*.d.ts"))):
-        yield Route(f"/client/{file.name}", _serves(file))
+    for file in sorted((*CLIENT.rglob("*.js"), *CLIENT.rglob("*.d.ts"))):
+        yield Route(f"/client/{file.relative_to(CLIENT).as_posix()}", _serves(file))
 
 
 def _serves(file: Path) -> Callable[[Request], Awaitable[FileResponse]]:

@@ -1,0 +1,50 @@
+"""The Python client: reports what was played until it is stored, and tells what changed on other devices.
+
+Imports protocol/ and nothing else of the service. The browser's client, `playhead.js`, lies beside it.
+"""
+
+from client.engine import Receipt
+from client.errors import (
+    ClientError,
+    Deleted,
+    Denied,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotStored,
+    OutboxBusy,
+    OutboxFull,
+    Refused,
+    Rejected,
+    RestError,
+    Terminal,
+    TokenExpired,
+    TooFast,
+    Unauthorized,
+    Unavailable,
+)
+from client.opening import playhead_client
+from client.playhead import Playhead
+
+__all__ = [
+    "ClientError",
+    "Deleted",
+    "Denied",
+    "Forbidden",
+    "Invalid",
+    "NotFound",
+    "NotStored",
+    "OutboxBusy",
+    "OutboxFull",
+    "Playhead",
+    "Receipt",
+    "Refused",
+    "Rejected",
+    "RestError",
+    "Terminal",
+    "TokenExpired",
+    "TooFast",
+    "Unauthorized",
+    "Unavailable",
+    "playhead_client",
+]

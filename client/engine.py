@@ -1,0 +1,299 @@
+"""What runs behind a client: connects, comes back, gives way to HTTP, and lets those know who wait. One task, `run`.
+
+The policy is the one that the server's close codes carry: x500-x999 end the client with a typed error, all else comes
+back after a jittered delay, never sooner than a `goodbye` asks for; an expired token is renewed once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from client.connection import Conversation, Ended
+from client.credentials import Credentials
+from client.errors import (
+    ClientError,
+    Rejected,
+    RestError,
+    Terminal,
+    TokenExpired,
+    is_terminal,
+    terminal_answer,
+    terminal_close,
+)
+from client.outbox import WINDOW, Outbox, Settled
+from client.pace import Backoff, Pace
+from client.records import Records
+from client.rest import Rest
+from protocol.codecs import Codec
+from protocol.errors import CloseCode, PlayheadError
+from protocol.messages import Ack, Hello, RecordView, Welcome
+
+logger = logging.getLogger(__name__)
+
+FAILURES = 3
+"""Attempts in a row without a welcome, after which HTTP is tried."""
+STABLE_MS = 10_000
+"""A conversation that lasted so long was a good one, though nothing was acked in it."""
+MAX_REJECTED = 100
+"""Rejections of reports that nobody waits for; the newest are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A report is stored. `capped`: in part, for it told more than the time allows, or more than a record holds."""
+
+    capped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the service is and how it is spoken to. Intervals in s."""
+
+    ws_url: str
+    codec: Codec
+    tls: ssl.SSLContext | None
+    websocket: bool
+    http: bool
+    websocket_retry_s: float
+    """While HTTP serves, how often the WebSocket is tried again."""
+    poll_s: float
+    """While HTTP serves, how often changes are asked for."""
+
+
+class Engine:
+    """The owner of the outbox, the records and the conversations.
+
+    Args:
+        clock: ms since 1970, steady.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        hello: Hello,
+        outbox: Outbox,
+        credentials: Credentials,
+        rest: Rest,
+        backoff: Backoff,
+        clock: Callable[[], int],
+    ) -> None:
+        self._route = route
+        self._hello = hello
+        self._credentials = credentials
+        self._rest = rest
+        self._backoff = backoff
+        self._clock = clock
+        self.outbox = outbox
+        self.records = Records()
+        self.pace = Pace()
+        self.wake = asyncio.Event()
+        self.syncs: deque[asyncio.Future[None]] = deque()
+        self.state = "connecting"
+        self.trouble = ""
+        self.error: ClientError | None = None
+        self.rejected: deque[Rejected] = deque(maxlen=MAX_REJECTED)
+        self._waiting: dict[int, list[asyncio.Future[Receipt]]] = {}
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
+        self._first_sync = asyncio.Event()
+        self._failures = 0
+        self._renew = False
+        """The token in use has expired: get a fresh one first."""
+        self._renewed = False
+        """That was done, and no conversation came about since."""
+
+    async def run(self) -> None:
+        """For ever, or until the server will not have us; then `error` says why."""
+        try:
+            while True:
+                await self._attempt()
+        except Terminal as terminal:
+            self._end(terminal)
+        except Exception as bug:
+            logger.exception("The client ends by a mistake of its own")
+            error = ClientError(f"{type(bug).__name__}: {bug}")
+            error.__cause__ = bug
+            self._end(error)
+
+    def _end(self, error: ClientError) -> None:
+        self.error, self.state, self.trouble = error, "ended", str(error)
+        self.fail(error)
+        self.records.close()
+
+    def fail(self, error: ClientError) -> None:
+        """Nothing more is sent: all who wait are told."""
+        waiting: list[asyncio.Future[Receipt] | asyncio.Future[None]] = [*self.syncs]
+        waiting += [future for futures in self._waiting.values() for future in futures]
+        waiting += [future for _, future in self._flushes]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting.clear()
+        self._flushes.clear()
+        self.syncs.clear()
+
+    async def stored(self, key: int) -> Receipt:
+        """Wait until an entry of the outbox is stored. Raises Rejected, or what ended the client."""
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(future)
+        return await future
+
+    async def flushed(self) -> None:
+        """Wait until all that is in the outbox now is settled. Raises what ended the client."""
+        if len(self.outbox):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flushes.append((self.outbox.last_key, future))
+            await future
+
+    async def up_to_date(self) -> None:
+        """Wait until the service was asked for all that changed, and has answered."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.syncs.append(future)
+        self.wake.set()
+        await future
+
+    def hello(self) -> Hello:
+        """Without the token: the handshake has it in a header, as is asked of those who are no browser."""
+        return self._hello.model_copy(update={"since": self.records.rev, "epoch": self.records.epoch})
+
+    def online(self, welcome: Welcome) -> None:
+        self.state, self.trouble = "online", ""
+        self._failures = 0
+        self._renewed = False
+
+    def settle(self, ack: Ack) -> None:
+        settled = self.outbox.acked(ack)
+        if settled:
+            self._backoff.reset()
+        for each in settled:
+            self._tell(each)
+        oldest = self.outbox.oldest_key
+        due = [future for last, future in self._flushes if oldest is None or oldest > last]
+        self._flushes = [(last, future) for last, future in self._flushes if oldest is not None and oldest <= last]
+        for future in due:
+            if not future.done():
+                future.set_result(None)
+
+    def _tell(self, settled: Settled) -> None:
+        futures = [future for future in self._waiting.pop(settled.entry.key, []) if not future.done()]
+        if settled.rejection is None:
+            for future in futures:
+                future.set_result(Receipt(settled.capped))
+            return
+        rejection = settled.rejection
+        error = Rejected(rejection.code, rejection.detail, settled.entry.beat.video_id)
+        for future in futures:
+            future.set_exception(error)
+        if not futures:
+            logger.warning("A report was refused for good: %s", error)
+            self.rejected.append(error)
+
+    async def fresh_token(self) -> str | None:
+        if not self._credentials.renewable:
+            return None
+        try:
+            return await self._credentials.fresh()
+        except Exception as error:  # the user's own function: the token in use lasts as long as it does
+            logger.warning("No fresh token: %s", type(error).__name__)
+            return None
+
+    async def _attempt(self) -> None:
+        """One conversation, and the time until the next may begin. Raises Terminal."""
+        ended, began = Ended(0, "", refused=True), self._clock()
+        if self._route.websocket:
+            ended = await self._converse()
+            self._judge(ended)
+            if ended.greeted and self._clock() - began >= STABLE_MS:
+                self._backoff.reset()
+            self.state, self.trouble = "offline", ended.reason
+            logger.info("Not connected: %s", ended.reason)
+        delay_s = self._backoff.next_s(ended.retry_after_s)
+        if self._route.http and self._rest.user_id is not None and (ended.refused or self._failures >= FAILURES):
+            await self._by_http(delay_s)
+        else:
+            await asyncio.sleep(delay_s)
+        if self.state != "http":
+            self.state = "connecting"
+
+    async def _converse(self) -> Ended:
+        try:
+            token = await (self._credentials.fresh() if self._renew else self._credentials.token())
+        except Exception as error:  # the user's own function, which may need the network too
+            return Ended(0, f"get_token: {type(error).__name__}")
+        self._renewed, self._renew = self._renewed or self._renew, False
+        route = self._route
+        conversation = Conversation(route.ws_url, route.codec, self, self._clock, route.tls)
+        return await conversation.run(self._credentials.headers(token))
+
+    def _judge(self, ended: Ended) -> None:
+        """Raises Terminal where that conversation was the last."""
+        if ended.code == CloseCode.TOKEN_EXPIRED:
+            if not self._credentials.renewable or self._renewed:
+                raise TokenExpired(ended.code, ended.reason)
+            self._renew = True
+        elif is_terminal(ended.code):
+            raise terminal_close(ended.code, ended.reason)
+        elif ended.code == CloseCode.RATE:
+            self.pace.slow_down(self._clock() / 1_000)
+        if not ended.greeted:
+            self._failures += 1
+
+    async def _by_http(self, delay_s: float) -> None:
+        """Store and ask by HTTP for a while, then let the WebSocket be tried again. Raises Terminal."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + max(delay_s, self._route.websocket_retry_s)
+        poll_at = 0.0
+        while (now := loop.time()) < until:
+            self.wake.clear()
+            try:
+                while self.outbox.has_work:
+                    await self._post()
+                if now >= poll_at or self.syncs:
+                    await self._poll()
+                    poll_at = loop.time() + self._route.poll_s
+            except RestError as error:
+                terminal = terminal_answer(error)
+                if terminal is not None:
+                    raise terminal from error
+                self.state, self.trouble = "offline", str(error)
+                await asyncio.sleep(self._backoff.next_s(error.retry_after_s))
+                continue
+            except (OSError, PlayheadError) as error:
+                self.state, self.trouble = "offline", f"{type(error).__name__}: {error}"
+                await asyncio.sleep(delay_s)
+                return
+            self.state, self.trouble = "http", ""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(poll_at, until) - loop.time())):
+                    await self.wake.wait()
+
+    async def _post(self) -> None:
+        heartbeats = self.outbox.take(self._clock(), WINDOW)
+        try:
+            acks = await self._rest.heartbeats(self.outbox.session, heartbeats)
+            self.state, self.trouble = "http", ""
+            before = len(self.outbox)
+            for ack in acks:
+                self.settle(ack)
+            if len(self.outbox) == before:
+                raise ConnectionError("nothing was acked")
+        finally:
+            self.outbox.disconnected()
+
+    async def _poll(self) -> None:
+        waiting, records = list(self.syncs), self.records
+        self.syncs.clear()
+        try:
+            changes = await self._rest.changes(records.rev, records.epoch)
+        except BaseException:
+            self.syncs.extend(waiting)
+            raise
+        records.welcome(changes.epoch or "")
+        records.told([each for each in changes.progress_data if isinstance(each, RecordView)], changes.rev or 0)
+        records.synced(changes.rev or 0)
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)

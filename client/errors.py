@@ -1,0 +1,166 @@
+"""What can go wrong for a user of the client.
+
+PlayheadError (protocol.errors)
+└── ClientError
+    ├── Terminal          the server will not have this client; nothing is sent any more
+    │   ├── Unauthorized      the token is not valid, or the sessions of the user were ended (4500, 401)
+    │   ├── TokenExpired      it has expired, and no fresh one was to be had (4005, 401)
+    │   ├── Forbidden         it does not permit this (4503, 403)
+    │   └── Refused           any other close code x500-x999: another version, or a bug
+    ├── Rejected          one report will never be stored
+    ├── OutboxFull        too much waits already: the report was not taken
+    ├── OutboxBusy        the file belongs to another process, or to another user
+    ├── NotStored         closed while reports were waiting, and no file keeps them
+    └── RestError         a REST call was answered with a problem (RFC 9457)
+        └── NotFound, Invalid, Denied, Deleted, TooFast, Unavailable
+"""
+
+from protocol.errors import CloseCode, FieldError, PlayheadError, Problem
+
+
+class ClientError(PlayheadError):
+    """Root of what the client raises on purpose."""
+
+
+class Terminal(ClientError):
+    """Coming back is pointless. `code`: the WebSocket's close code, or the HTTP status."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Unauthorized(Terminal):
+    """The token is not valid, or an operator has ended the user's sessions."""
+
+
+class TokenExpired(Terminal):
+    """The token has expired and no fresh one was to be had."""
+
+
+class Forbidden(Terminal):
+    """The token does not permit this."""
+
+
+class Refused(Terminal):
+    """The server does not understand this client."""
+
+
+class Rejected(ClientError):
+    """One report was refused for good; `code` is the problem's stable code: `invalid`, `deleted`, `internal`."""
+
+    def __init__(self, code: str, detail: str, video_id: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.video_id = video_id
+
+
+class OutboxFull(ClientError):
+    """As many reports wait as may, and this one fits into none of them."""
+
+
+class OutboxBusy(ClientError):
+    """The outbox's file is in use by another client, or holds the reports of another user."""
+
+
+class NotStored(ClientError):
+    """`count` reports were still waiting when the client was closed; lost, where no `outbox_path` keeps them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} reports were still waiting to be stored when the client was closed")
+        self.count = count
+
+
+class RestError(ClientError):
+    """A problem that a REST call was answered with.
+
+    Attributes:
+        status: HTTP status.
+        code: the problem's stable code, such as `not_found`; `""` where the answer was not Playhead's.
+        fields: for 422, a JSON pointer to each bad field.
+        retry_after_s: when to try again, where the server says so; else 0.
+    """
+
+    def __init__(
+        self, status: int, code: str, detail: str, fields: tuple[FieldError, ...] = (), retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(f"{status} {code}: {detail}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.fields = fields
+        self.retry_after_s = retry_after_s
+
+
+class NotFound(RestError):
+    """There is no such progress or video."""
+
+
+class Invalid(RestError):
+    """A field, the body or its size is not acceptable."""
+
+
+class Denied(RestError):
+    """No valid token (401), or one that does not permit this (403)."""
+
+
+class Deleted(RestError):
+    """The progress was deleted after what the update tells happened."""
+
+
+class TooFast(RestError):
+    """Too many requests; come back after `retry_after_s`."""
+
+
+class Unavailable(RestError):
+    """The service or its store is away; come back after `retry_after_s`."""
+
+
+_BY_STATUS: dict[int, type[RestError]] = {
+    400: Invalid,
+    401: Denied,
+    403: Denied,
+    404: NotFound,
+    408: Unavailable,
+    409: Deleted,
+    413: Invalid,
+    415: Invalid,
+    422: Invalid,
+    429: TooFast,
+    500: Unavailable,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+}
+_BY_CLOSE: dict[int, type[Terminal]] = {
+    CloseCode.UNAUTHORIZED: Unauthorized,
+    CloseCode.TOKEN_EXPIRED: TokenExpired,
+    CloseCode.FORBIDDEN: Forbidden,
+}
+
+
+def rest_error(
+    status: int, code: str, detail: str, fields: tuple[FieldError, ...] = (), retry_after_s: float = 0.0
+) -> RestError:
+    """The error that says what a status means."""
+    return _BY_STATUS.get(status, RestError)(status, code, detail, fields, retry_after_s)
+
+
+def terminal_close(code: int, reason: str) -> Terminal:
+    """The error for a close code that says: don't come back."""
+    return _BY_CLOSE.get(code, Refused)(code, reason)
+
+
+def is_terminal(code: int) -> bool:
+    """The policy in a close code: of the application's ranges 3000-4999, x500-x999 do not come back."""
+    return code >= 3_000 and code % 1_000 >= 500
+
+
+def terminal_answer(error: RestError) -> Terminal | None:
+    """What a POST of heartbeats was answered with, where to send the same again is pointless."""
+    if error.code == Problem.TOKEN_EXPIRED.code:
+        return TokenExpired(error.status, error.detail)
+    kind = {401: Unauthorized, 403: Forbidden, 400: Refused, 413: Refused, 415: Refused, 422: Refused}.get(error.status)
+    return kind(error.status, error.detail) if kind is not None and error.code else None

@@ -1,0 +1,84 @@
+"""One HTTP request on asyncio streams: cancelled at once, bounded in time and size, no thread and no dependency.
+
+The standard library has no asyncio HTTP client, and its blocking one in a thread outlives a cancellation. So the
+request is written here, a connection for each, and the answer is parsed by `http.client` once it has come.
+"""
+
+import asyncio
+import http.client
+import io
+import ssl
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+MAX_ANSWER_BYTES = 64 * 1_048_576
+TIMEOUT_S = 30.0
+"""For the whole exchange: longer than the service itself waits for its store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class _Received:
+    """Bytes that came, as the socket that http.client reads from."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, *_: Any) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+async def exchange(
+    method: str, url: str, headers: dict[str, str], body: bytes = b"", tls: ssl.SSLContext | None = None
+) -> Answer:
+    """Send a request and read its answer; redirects are not followed.
+
+    Args:
+        url: http or https, absolute, quoted already.
+
+    Raises:
+        OSError: no answer, or half of one, or a larger one than can be; TimeoutError among them.
+    """
+    where = urlsplit(url)
+    secure = where.scheme == "https"
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                where.hostname,
+                where.port or (443 if secure else 80),
+                ssl=(tls or ssl.create_default_context()) if secure else None,
+                limit=1_048_576,
+            )
+            try:
+                target = where.path + (f"?{where.query}" if where.query else "")
+                lines = [f"{method} {target or '/'} HTTP/1.1", f"Host: {where.netloc}", "Connection: close"]
+                lines += [f"{name}: {value}" for name, value in headers.items()]
+                lines += [f"Content-Length: {len(body)}", "", ""]
+                writer.write("\r\n".join(lines).encode("ascii") + body)
+                return _parsed(method, await _read(reader))
+            finally:
+                writer.transport.abort()
+    except http.client.HTTPException as error:
+        raise OSError(f"not an HTTP answer: {type(error).__name__}") from None
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    """Until the server closes, as it was asked to."""
+    data = bytearray()
+    while chunk := await reader.read(65_536):
+        data += chunk
+        if len(data) > MAX_ANSWER_BYTES:
+            raise OSError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(data)
+
+
+def _parsed(method: str, data: bytes) -> Answer:
+    response = http.client.HTTPResponse(_Received(data), method=method)  # type: ignore[arg-type]
+    response.begin()
+    return Answer(response.status, response.headers, response.read())

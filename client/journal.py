@@ -1,0 +1,192 @@
+"""The outbox on disk: a file of JSON lines, appended to; what a killed process has not sent is sent by the next one.
+
+A line is written before its effect is visible to anybody: kill -9 at any instant leaves at most a torn last line, of
+what nobody was told yet. Lines are in the system's hands, not on the platter: a power cut may take the last seconds.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from client.errors import OutboxBusy
+from client.outbox import Beat, Entry, Restored, heartbeat
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody keeps a second client away there
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+COMPACT_BYTES = 262_144
+"""Rewritten when it has grown by so much: the lines of what is gone are dropped."""
+
+
+class Journal:
+    """A `Keeper` in a file, which this process alone uses until `close`.
+
+    Args:
+        user: whose reports these are, "" where that is not known.
+
+    Raises:
+        OutboxBusy: another client has the file, or it holds another user's reports.
+        OSError: it can't be read or written.
+    """
+
+    def __init__(self, path: Path, user: str) -> None:
+        self._path = path
+        self._user = user
+        self._lock = _locked(path)
+        self._file: IO[str] | None = None
+        self._torn = False
+        try:
+            self.restored = self._read()
+            self._entries = {entry.key: _tree(entry) for entry in self.restored.entries}
+            self._last_seq = dict(self.restored.last_seq)
+            self._rewrite()
+        except BaseException:
+            self.close()
+            raise
+
+    def kept(self, entry: Entry) -> None:
+        tree = _tree(entry)
+        self._entries[entry.key] = tree
+        if entry.seq:
+            self._last_seq[entry.session] = max(entry.seq, self._last_seq.get(entry.session, 0))
+        self._append(tree)
+
+    def gone(self, keys: Sequence[int]) -> None:
+        for key in keys:
+            self._entries.pop(key, None)
+        self._append({"gone": list(keys)})
+
+    def close(self) -> None:
+        """Let others have the file. What it holds stays; an empty one goes."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+            if not self._entries:
+                self._path.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _append(self, tree: dict[str, Any]) -> None:
+        """A disk that takes no more must not cost what is in memory: it is logged, and tried again with the next."""
+        if self._file is None:
+            return
+        try:
+            if self._torn or self._file.tell() > self._compact_at:
+                self._rewrite()
+            else:
+                self._file.write(_line(tree))
+                self._file.flush()
+            self._torn = False
+        except OSError as error:
+            if not self._torn:
+                logger.error("The outbox can't be written, it is in memory alone now: %s", error)
+            self._torn = True
+
+    def _rewrite(self) -> None:
+        """Replace the file at once by one that holds what is there now."""
+        fresh = self._path.with_name(self._path.name + ".new")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(_line({"playhead-outbox": VERSION, "user": self._user, "last": self._last_seq}))
+            file.writelines(_line(tree) for tree in self._entries.values())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, self._path)
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what could not be written to it is in the new one
+                self._file.close()
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 closed by `close`
+        self._compact_at = self._path.stat().st_size + COMPACT_BYTES
+
+    def _read(self) -> Restored:
+        data = self._path.read_bytes() if self._path.exists() else b""
+        if not data:
+            return Restored()
+        head, *trees = [_parsed(line) for line in data.split(b"\n")]
+        if head.get("playhead-outbox") != VERSION:
+            raise OutboxBusy(f"{self._path} is not an outbox of this version")
+        if head.get("user", "") != self._user:
+            raise OutboxBusy(f"{self._path} holds the reports of another user")
+        last_seq: dict[str, int] = dict(head.get("last", {}))
+        entries: dict[int, Entry] = {}
+        for tree in trees:
+            if "gone" in tree:
+                for key in tree["gone"]:
+                    entries.pop(key, None)
+            elif "key" in tree:
+                try:
+                    entry = _entry(tree)
+                except (KeyError, TypeError, ValueError) as error:
+                    logger.warning(
+                        "An entry of the outbox's file is not valid, and is skipped: %s", type(error).__name__
+                    )
+                    continue
+                entries[entry.key] = entry
+                last_seq[entry.session] = max(entry.seq, last_seq.get(entry.session, 0))
+        sessions = {entry.session for entry in entries.values()}
+        kept = {session: seq for session, seq in last_seq.items() if session in sessions}
+        return Restored([entries[key] for key in sorted(entries)], kept)
+
+
+def _locked(path: Path) -> IO[str]:
+    """A lock that the system takes back from a process that dies; beside the file, for that is replaced."""
+    lock = open(path.with_name(path.name + ".lock"), "a", encoding="utf-8")  # noqa: SIM115 closed by `Journal.close`
+    if fcntl is not None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise OutboxBusy(f"{path} is in use by another client") from None
+    return lock
+
+
+def _tree(entry: Entry) -> dict[str, Any]:
+    beat = entry.beat
+    said = {
+        "videoId": beat.video_id,
+        "played": beat.played,
+        "position": beat.position,
+        "duration": beat.duration,
+        "state": beat.state,
+        "seek": beat.seek,
+    }
+    times = {"since": entry.since_ms, "at": entry.at_ms}
+    return {"key": entry.key, "session": entry.session, "seq": entry.seq, **times, "beat": said}
+
+
+def _entry(tree: dict[str, Any]) -> Entry:
+    said = tree["beat"]
+    beat = Beat(
+        video_id=said["videoId"],
+        played=tuple((start, end) for start, end in said["played"]),
+        position=said["position"],
+        duration=said["duration"],
+        state=said["state"],
+        seek=said["seek"],
+    )
+    entry = Entry(tree["key"], tree["session"], beat, tree["since"], tree["at"], tree["seq"])
+    heartbeat(replace(entry, seq=entry.seq or 1), "", 0)  # one that could not be sent would be in the way for ever
+    return entry
+
+
+def _line(tree: dict[str, Any]) -> str:
+    return json.dumps(tree, separators=(",", ":")) + "\n"
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """One line; nothing for a torn one."""
+    with contextlib.suppress(ValueError):
+        tree = json.loads(line) if line else {}
+        if isinstance(tree, dict):
+            return tree
+    logger.warning("A line of the outbox's file can't be read, and is skipped")
+    return {}

@@ -1,0 +1,72 @@
+"""From a decoded tree, by JSON or msgpack, to the models of protocol/, which are made for writing: instants are text on
+the wire and ms in the model, intervals are lists there and tuples here."""
+
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from protocol.errors import FrameError
+from protocol.messages import (
+    Ack,
+    Authorized,
+    Error,
+    Expiring,
+    Goodbye,
+    Message,
+    Pong,
+    Progress,
+    Synced,
+    Welcome,
+)
+from protocol.scalars import parse_instant
+
+M = TypeVar("M", bound=Message)
+ServerMessage = Welcome | Progress | Synced | Ack | Expiring | Authorized | Error | Goodbye | Pong
+
+_INSTANTS = ("lastWatched", "completedAt", "deletedAt", "serverTime")
+_INTERVALS = ("seen", "again")
+_KINDS: dict[str, type[ServerMessage]] = {
+    "welcome": Welcome,
+    "progress": Progress,
+    "synced": Synced,
+    "ack": Ack,
+    "expiring": Expiring,
+    "authorized": Authorized,
+    "error": Error,
+    "goodbye": Goodbye,
+    "pong": Pong,
+}
+
+
+def read(model: type[M], tree: Any) -> M:
+    """A tree as a model.
+
+    Raises:
+        FrameError: it is none.
+    """
+    try:
+        return model.model_validate(_revived(tree), by_alias=True, by_name=False)
+    except (ValidationError, ValueError, TypeError):
+        raise FrameError(f"not a {model.__name__}") from None
+
+
+def message(tree: Any) -> ServerMessage | None:
+    """What the server says; None for a type that a newer server may have. Raises FrameError."""
+    kind = _KINDS.get(str(tree.get("type"))) if isinstance(tree, dict) else None
+    return None if kind is None else read(kind, tree)
+
+
+def _revived(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_revived(each) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _value(name, value) for name, value in tree.items()}
+
+
+def _value(name: Any, value: Any) -> Any:
+    if name in _INSTANTS and isinstance(value, str):
+        return parse_instant(value)
+    if name in _INTERVALS and isinstance(value, list):
+        return [tuple(each) for each in value]
+    return _revived(value)

@@ -1,0 +1,43 @@
+"""A running server, a line to it that can be cut, and the promise that no test leaves a task behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from server.clock import system_clock
+from storage.embedded import EmbeddedValkey
+from tests.client.line import Line, line
+from tests.conftest import StoreServer
+from tests.serving import Running, serving
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left() -> AsyncIterator[None]:
+    """Whatever a client started has ended with it."""
+    before = asyncio.all_tasks()
+    yield
+    left = [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task() and not task.done()]
+    assert not left
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """One store is enough: no client can tell them apart."""
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), fsync=False) as valkey:
+        yield StoreServer("valkey", valkey.url)
+
+
+@pytest.fixture
+async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
+    """A server whose clock runs: so does a client's, and of two moments the later one must be so for both."""
+    clock = system_clock
+    async with serving(clock, redis_url=store_server.url, key_prefix=prefix) as running:  # type: ignore[arg-type]
+        yield running
+
+
+@pytest.fixture
+async def wire(server: Running) -> AsyncIterator[Line]:
+    """A line to the server."""
+    async with line(server.port) as opened:
+        yield opened

@@ -1,0 +1,270 @@
+"""Servers that are killed, stores that are away, WebSockets that are blocked: nothing lost, nothing doubled."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as scripted
+from websockets.typing import Subprotocol
+
+from client import Forbidden, Refused, Terminal, Unauthorized
+from server.clock import system_clock
+from storage.embedded import EmbeddedValkey
+from tests.client.line import PATIENCE_S, Line, client, line, until
+from tests.client.test_watching import stored
+from tests.conftest import StoreServer
+from tests.server.program import free_port, serve
+from tests.serving import Running, serving
+
+
+async def test_the_server_is_killed_and_restarted_while_watching(tmp_path: Path) -> None:
+    """kill -9 in the middle, twice: the record is what was reported, to the second, each as often as it was played."""
+    user, video, port = str(uuid4()), str(uuid4()), free_port()
+    stop = asyncio.Event()
+    watched: list[tuple[int, int]] = []
+
+    async def watch() -> None:
+        """5 s after 5 s, as fast as can be, every tenth of them played twice; each dated as if in real time."""
+        while not stop.is_set() or len(watched) < 60:
+            start = 5 * (len(watched) - len(watched) // 10)
+            age_s = max(0.0, 5.0 * (2_000 - len(watched)))
+            watched.append((start, start + 5))
+            p.report(video, [(start, start + 5)], start + 5, age_s=age_s)
+            await asyncio.sleep(0.002 if len(watched) < 1_500 else 0.02)
+
+    with EmbeddedValkey(tmp_path, fsync=False) as valkey:
+        options = ("--redis-url", valkey.url, "--flush-interval-s", "0.02")
+        async with client(f"http://127.0.0.1:{port}", user, close_timeout_s=PATIENCE_S) as p:
+            playing = asyncio.create_task(watch())
+            for _ in range(2):
+                async with serve(port, *options) as program:
+                    before = len(watched)
+                    await until(lambda before=before: p.state == "online" and len(watched) > before + 20)
+                    await program.stop(signal.SIGKILL)
+                    await until(lambda: p.state != "online")
+            async with serve(port, *options) as program:
+                stop.set()
+                await playing
+                async with asyncio.timeout(PATIENCE_S):
+                    await p.flush()
+                assert not p.rejected
+                record = await stored(program.running, user, video)
+    end = max(end for _, end in watched)
+    twice = [list(play) for index, play in enumerate(watched) if watched.index(play) != index]
+    assert record == {"seen": [[0, end]], "again": twice, "playedDuration": 5.0 * len(watched), "position": float(end)}
+
+
+async def test_the_store_is_away_for_a_while(tmp_path: Path) -> None:
+    """`watch` waits as long as the store does not take it, and returns when it has; it counts once."""
+    user, video = str(uuid4()), str(uuid4())
+    with EmbeddedValkey(tmp_path, fsync=False) as valkey:
+        async with serving(system_clock, redis_url=valkey.url, store_timeout_s=0.2) as server:  # type: ignore[arg-type]
+            async with client(server.http, user) as p:
+                await p.watch(video, [(0, 5)], 5)
+                os.kill(valkey.pid, signal.SIGSTOP)
+                try:
+                    watching = asyncio.create_task(p.watch(video, [(5, 10)], 10))
+                    done, _ = await asyncio.wait({watching}, timeout=0.6)
+                    assert not done
+                    assert p.pending
+                finally:
+                    os.kill(valkey.pid, signal.SIGCONT)
+                async with asyncio.timeout(PATIENCE_S):
+                    await watching
+                    await p.watch(video, [(10, 15)], 15)
+            record = await stored(server, user, video)
+    assert record == {"seen": [[0, 15]], "again": [], "playedDuration": 15.0, "position": 15.0}
+
+
+async def test_a_line_that_breaks_again_and_again(server: Running, wire: Line) -> None:
+    """Cut at many moments, acks lost with it: nothing lost, nothing doubled."""
+    user, video = str(uuid4()), str(uuid4())
+    async with client(wire.http, user, transports=("ws",), close_timeout_s=PATIENCE_S) as p:
+        for index in range(40):
+            p.report(video, [(5 * index, 5 * index + 5)], 5 * index + 5, age_s=5 * (40 - index))
+            if index % 8 == 3:
+                await until(lambda: p.state == "online")
+                await asyncio.sleep(0.01 * (index % 5))
+                wire.cut()
+                wire.up = True
+            await asyncio.sleep(0.005)
+        await p.flush()
+    assert await stored(server, user, video) == {
+        "seen": [[0, 200]],
+        "again": [],
+        "playedDuration": 200.0,
+        "position": 200.0,
+    }
+
+
+async def test_without_websockets_it_goes_by_http_and_returns_when_it_can(server: Running, wire: Line) -> None:
+    """A refused upgrade: reports are stored by POST and changes asked for; when the WebSocket is to be had again, it
+    is taken. One session all the time, nothing doubled."""
+    user, video, other = (str(uuid4()) for _ in range(3))
+    wire.websockets = False
+    async with client(wire.http, user) as p, client(server.http, user) as tv:
+        await p.watch(video, [(0, 5)], 5)
+        assert p.state == "http"
+        changes = p.changes()
+        await tv.watch(other, [(0, 7)], 7)
+        async with asyncio.timeout(PATIENCE_S):
+            while (heard := await anext(changes)).video_id != other:
+                pass
+        assert heard.seen == [(0, 7)]
+        await p.watch(video, [(5, 10)], 10)
+        await p.refresh()
+        assert p.record(video).seen == [(0, 10)]  # type: ignore[union-attr]
+        wire.websockets = True
+        await until(lambda: p.state == "online")
+        requests = wire.requests
+        await p.watch(video, [(10, 15)], 15)
+        assert wire.requests == requests
+    record = await stored(server, user, video)
+    assert record == {"seen": [[0, 15]], "again": [], "playedDuration": 15.0, "position": 15.0}
+
+
+async def test_a_server_of_low_limits_is_sent_less(store_server: StoreServer, prefix: str) -> None:
+    """4003 with a time to come back: the client slows down until all is stored."""
+    user = str(uuid4())
+    limits = {"frames_burst": 40, "frames_per_s": 50}
+    settings = {"clock": system_clock, "redis_url": store_server.url, "key_prefix": prefix, **limits}
+    async with (
+        serving(**settings) as server,  # type: ignore[arg-type]
+        line(server.port) as wire,
+        client(wire.http, user, transports=("ws",)) as p,
+    ):
+        for number in range(60):
+            p.report(UUID(int=number), [(0, 5)], 5, span_s=60)
+        async with asyncio.timeout(PATIENCE_S):
+            await p.flush()
+        assert wire.upgrades > 1
+        assert len(await p.rest.get_all()) == 60
+
+
+@asynccontextmanager
+async def script(answer: Callable[[ServerConnection, int], Any]) -> AsyncIterator[tuple[str, list[float]]]:
+    """A server that says what no real one can be made to say, to its n-th connection; when each came."""
+    came: list[float] = []
+
+    async def handle(socket: ServerConnection) -> None:
+        came.append(asyncio.get_running_loop().time())
+        await answer(socket, len(came))
+
+    async with scripted(handle, "127.0.0.1", 0, subprotocols=[Subprotocol("playhead.v1.json")]) as listener:
+        (bound,) = listener.sockets
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}", came
+
+
+def welcome() -> str:
+    said = {"type": "welcome", "serverTime": "2026-11-23T10:00:00.000Z", "epoch": "e", "rev": 0}
+    return json.dumps({**said, "heartbeatInterval": 5.0, "flushInterval": 1.0, "maxFrame": 16384})
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(4500, Unauthorized), (4501, Refused), (4502, Refused), (4503, Forbidden), (4999, Refused), (3500, Refused)],
+)
+async def test_a_terminal_code_ends_the_client_with_its_error(code: int, error: type[Terminal]) -> None:
+    """x500-x999: no second attempt; every call raises the typed error, and what was not stored is still there."""
+
+    async def answer(socket: ServerConnection, _: int) -> None:
+        await socket.recv()
+        await socket.close(code, "said so")
+
+    async with script(answer) as (url, came):
+        async with client(url, str(uuid4())) as p:
+            changes = p.changes()
+            with pytest.raises(error) as ended:
+                await p.watch(uuid4(), [(0, 5)], 5)
+            assert ended.value.code == code
+            with pytest.raises(error):
+                await anext(changes)
+            with pytest.raises(error):
+                await p.flush()
+            with pytest.raises(error):
+                p.report(uuid4(), [(0, 5)], 5)
+            assert p.state == "ended"
+            assert "said so" in p.trouble
+            assert len(p.pending) == 1
+        assert len(came) == 1
+
+
+async def test_an_end_that_nobody_was_told_of_is_raised_at_the_end() -> None:
+    """Whoever only reports, and never waits, hears of it when the block ends."""
+
+    async def answer(socket: ServerConnection, _: int) -> None:
+        await socket.close(4503, "no")
+
+    async with script(answer) as (url, _):
+        p = client(url, str(uuid4()))
+        with pytest.raises(Forbidden):
+            async with p:
+                await until(lambda: p.state == "ended")
+
+
+@pytest.mark.parametrize("code", [1001, 1006, 1009, 1011, 1012, 4001, 4002, 4003, 4008])
+async def test_other_codes_come_back(code: int) -> None:
+    """Everything else: the next conversation brings what the first one lost, under the same seq."""
+    heard: list[Any] = []
+
+    async def answer(socket: ServerConnection, number: int) -> None:
+        await socket.recv()
+        await socket.send(welcome())
+        heard.append(json.loads(await socket.recv()))
+        if number == 1:
+            await socket.close(code) if code != 1006 else socket.transport.abort()
+            return
+        await socket.send(json.dumps({"type": "ack", "session": p.session, "seq": heard[-1]["seq"]}))
+        await socket.wait_closed()
+
+    async with script(answer) as (url, came), client(url, str(uuid4()), transports=("ws",)) as p:
+        async with asyncio.timeout(PATIENCE_S):
+            await p.watch(uuid4(), [(0, 5)], 5)
+    assert len(came) == 2
+    first, second = ({**each, "age": 0} for each in heard)
+    assert first == second
+    assert first["seq"] == 1
+
+
+async def test_goodbye_is_obeyed() -> None:
+    """Not before `retryAfter`, however short the client's own backoff is."""
+
+    async def answer(socket: ServerConnection, number: int) -> None:
+        await socket.recv()
+        if number == 1:
+            await socket.send(json.dumps({"type": "goodbye", "code": "busy", "retryAfter": 0.5}))
+            await socket.close(4001, "busy")
+            return
+        await socket.send(welcome())
+        await socket.wait_closed()
+
+    async with script(answer) as (url, came), client(url, str(uuid4()), backoff_s=(0.0, 0.0)) as p:
+        await until(lambda: p.state == "offline")
+        assert p.trouble == "busy"
+        await until(lambda: p.state == "online")
+        assert came[1] - came[0] >= 0.5
+
+
+async def test_a_newer_server_and_a_broken_one() -> None:
+    """A message of an unknown type is skipped; what can't be read ends the conversation, not the client."""
+
+    async def answer(socket: ServerConnection, number: int) -> None:
+        await socket.recv()
+        await socket.send(json.dumps({"type": "news"}))
+        await socket.send(welcome() if number > 1 else "{")
+        await socket.send(json.dumps({"type": "news"}))
+        await socket.send(json.dumps({"type": "synced", "rev": 0}))
+        await socket.wait_closed()
+
+    async with script(answer) as (url, came), client(url, str(uuid4())) as p:
+        async with asyncio.timeout(PATIENCE_S):
+            await p.refresh()
+        assert len(came) == 2

@@ -1,0 +1,154 @@
+"""The outbox's file: what it gives back after any end of a process, and whom it is given to."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from client.errors import OutboxBusy
+from client.journal import COMPACT_BYTES, Journal
+from client.outbox import Beat, Outbox
+from protocol.messages import Ack
+
+VIDEO = "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10"
+NOW = 1_764_000_000_000
+
+
+def opened(path: Path, session: str, user: str = "me") -> tuple[Journal, Outbox]:
+    journal = Journal(path, user)
+    return journal, Outbox(session, journal, journal.restored)
+
+
+def play(start: float) -> Beat:
+    return Beat(VIDEO, ((start, start + 5),), start + 5, 90.0, "playing", True)
+
+
+def test_the_next_run_has_what_the_last_one_left(tmp_path: Path) -> None:
+    """Sent or not, with session, seq and times; what was acked is gone. Its seqs go on where they were."""
+    path = tmp_path / "outbox"
+    journal, first = opened(path, "one")
+    for start in (0, 5, 10):
+        first.put(play(start), NOW + 1_000 * int(start), NOW + 1_000 * int(start + 5))
+        if start < 10:
+            first.take(NOW)
+    first.acked(Ack(session="one", seq=1))
+    left = first.entries
+    journal.close()
+
+    journal, second = opened(path, "two")
+    assert second.entries == left
+    second.put(play(15), NOW, NOW + 20_000)
+    sent = second.take(NOW + 20_000)
+    assert [(each.session, each.seq, each.age) for each in sent] == [
+        ("one", 2, 10_000),
+        ("one", 3, 5_000),
+        (None, 1, 0),
+    ]
+    second.acked(Ack(session="one", seq=3))
+    second.acked(Ack(session="two", seq=1))
+    journal.close()
+    assert not path.exists()
+
+
+def test_a_seq_that_was_used_and_acked_is_not_used_again(tmp_path: Path) -> None:
+    """Only the file remembers it, over as many runs as it takes: else other content would count as a repeat."""
+    path = tmp_path / "outbox"
+    journal, outbox = opened(path, "one")
+    outbox.put(play(0), NOW, NOW)
+    outbox.take(NOW)
+    outbox.acked(Ack(session="one", seq=1))
+    outbox.put(play(5), NOW, NOW)  # never sent
+    for session in ("two", "three"):
+        journal.close()
+        journal, outbox = opened(path, session)
+    (sent,) = outbox.take(NOW)
+    journal.close()
+    assert (sent.session, sent.seq) == ("one", 2)
+
+
+POISON = {
+    "key": 9,
+    "session": "s",
+    "seq": 0,
+    "since": 0,
+    "at": 0,
+    "beat": {"videoId": "none", "played": [], "position": 1, "duration": None, "state": None, "seek": False},
+}
+
+
+@pytest.mark.parametrize(
+    "torn", [json.dumps(POISON).encode(), b'{"key":9,"sess', b"\xff\xfe\n", b'{"gone":[1]', b"[]\n", b"\n"]
+)
+def test_a_bad_line_costs_itself_alone(tmp_path: Path, torn: bytes) -> None:
+    """Killed while it wrote, or of an entry that can't be sent: the lines before are read, and those that follow."""
+    path = tmp_path / "outbox"
+    journal, outbox = opened(path, "one")
+    outbox.put(play(0), NOW, NOW)
+    journal.close()
+    with path.open("ab") as file:
+        file.write(torn)
+    journal, outbox = opened(path, "two")
+    outbox.put(play(5), NOW, NOW)
+    journal.close()
+    journal, outbox = opened(path, "three")
+    journal.close()
+    assert [entry.beat for entry in outbox.entries] == [play(0), play(5)]
+
+
+def test_it_is_one_clients_and_one_users(tmp_path: Path) -> None:
+    """A second client is refused while the first has it; another user always, for it would send in his name; and no
+    file of something else is overwritten."""
+    path = tmp_path / "outbox"
+    journal, outbox = opened(path, "one")
+    outbox.put(play(0), NOW, NOW)
+    with pytest.raises(OutboxBusy):
+        Journal(path, "me")
+    journal.close()
+    with pytest.raises(OutboxBusy):
+        Journal(path, "somebody else")
+    (tmp_path / "letter").write_text("Dear all\n")
+    with pytest.raises(OutboxBusy):
+        Journal(tmp_path / "letter", "me")
+    assert (tmp_path / "letter").read_text() == "Dear all\n"
+    again = Journal(path, "me")
+    assert len(again.restored.entries) == 1
+    again.close()
+
+
+def test_it_is_private_and_does_not_grow(tmp_path: Path) -> None:
+    """Nobody else may read it; and what is gone goes from it too, however long the client runs."""
+    path = tmp_path / "outbox"
+    journal, outbox = opened(path, "one")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    largest = 0
+    for index in range(3_000):
+        outbox.put(play(index), NOW, NOW)
+        outbox.take(NOW)
+        outbox.acked(Ack(session="one", seq=index + 1))
+        largest = max(largest, path.stat().st_size)
+    assert largest < COMPACT_BYTES + 2_000
+    outbox.put(play(0), NOW, NOW)
+    journal.close()
+    journal, outbox = opened(path, "two")
+    (sent,) = outbox.take(NOW)
+    journal.close()
+    assert sent.seq == 3_001
+
+
+def test_a_disk_that_takes_no_more_costs_nothing_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once, the outbox goes on; and when the disk takes it again, all that is there is written."""
+    path = tmp_path / "folder" / "outbox"
+    path.parent.mkdir()
+    journal, outbox = opened(path, "one")
+    outbox.put(play(0), NOW, NOW)
+    assert journal._file is not None
+    journal._file.close()
+    journal._file = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115 the journal closes it
+    outbox.put(play(5), NOW, NOW)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    outbox.put(play(10), NOW, NOW)
+    journal.close()
+    journal, restored = opened(path, "two")
+    journal.close()
+    assert restored.entries == outbox.entries

@@ -1,0 +1,290 @@
+"""The outbox by itself, against the service's own rules: `protocol.session` judges and `protocol.record` joins."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.errors import OutboxFull
+from client.journal import Journal
+from client.outbox import WINDOW, Beat, Entry, Outbox, Restored
+from protocol.codecs import CODECS, Codec
+from protocol.intervals import coverage
+from protocol.messages import Ack, Heartbeat, Rejection
+from protocol.record import Record, join
+from protocol.scalars import MAX_SEQ
+from protocol.session import Now, Plausibility, Sessions
+from server.settings import Settings
+
+A, B = (str(UUID(int=number)) for number in (1, 2))
+NOW = 1_764_000_000_000
+
+
+def play(start: float, end: float, video: str = A, **more: object) -> Beat:
+    return Beat(video, played=((start, end),), position=end, state="playing", **more)  # type: ignore[arg-type]
+
+
+def put(outbox: Outbox, *beats: Beat) -> None:
+    """Reports of 5 s each, one after the other."""
+    for index, beat in enumerate(beats):
+        outbox.put(beat, NOW + 5_000 * index, NOW + 5_000 * (index + 1))
+
+
+def test_what_waits_is_merged_and_tells_age_and_span() -> None:
+    """Three reports that were never sent are one heartbeat: all that was played, the newest position, the time of it
+    all."""
+    outbox = Outbox("s")
+    put(outbox, play(0, 5), play(5, 10), play(60, 65, seek=True, duration=90.0))
+    (sent,) = outbox.take(NOW + 25_000)
+    assert sent == Heartbeat(
+        seq=1,
+        video_id=A,
+        played=[(0, 10), (60, 65)],
+        position=65,
+        duration=90,
+        state="playing",
+        seek=True,
+        age=10_000,
+        span=15_000,
+    )
+
+
+def test_what_was_sent_never_changes_and_is_sent_again_after_a_disconnect() -> None:
+    """A later report gets a heartbeat of its own; after a reconnect both are sent, the first as it was, only older."""
+    outbox = Outbox("s")
+    put(outbox, play(0, 5))
+    (first,) = outbox.take(NOW + 5_000)
+    put(outbox, play(5, 10))
+    outbox.disconnected()
+    again, second = outbox.take(NOW + 65_000)
+    assert again == first.model_copy(update={"age": first.age + 60_000})
+    assert (second.seq, second.played) == (2, [(5, 10)])
+
+
+def test_an_ack_takes_out_what_was_sent_up_to_it_and_nothing_else() -> None:
+    """Cumulative, of its session alone, and never of a heartbeat that this connection has not sent again yet."""
+    outbox = Outbox("s")
+    put(outbox, play(0, 5))
+    outbox.take(NOW)
+    put(outbox, play(5, 10))
+    outbox.take(NOW)
+    put(outbox, play(10, 15))
+    assert outbox.acked(Ack(session="another", seq=9)) == []
+    settled = outbox.acked(
+        Ack(session="s", seq=2, rejected=[Rejection(seq=2, code="deleted", detail="gone")], capped=[1])
+    )
+    assert [(each.entry.seq, each.rejection is not None, each.capped) for each in settled] == [
+        (1, False, True),
+        (2, True, False),
+    ]
+    assert [entry.beat.played for entry in outbox.entries] == [((10, 15),)]
+    outbox.take(NOW)
+    outbox.disconnected()
+    assert outbox.acked(Ack(session="s", seq=3)) == []
+    assert len(outbox) == 1
+
+
+@pytest.mark.parametrize(
+    ("beats", "played", "position", "state"),
+    [
+        pytest.param([play(0, 5), play(0, 5)], ((0, 5), (0, 5)), 5, "playing", id="twice-counts-twice"),
+        pytest.param(
+            [play(0, 5), Beat(A, position=99, state="paused")], ((0, 5),), 5, "playing", id="paused-moves-nothing"
+        ),
+        pytest.param([Beat(A, position=99, state="paused"), play(0, 5)], ((0, 5),), 5, "playing", id="after-a-pause"),
+        pytest.param([play(0, 5), Beat(A, state="ended", seek=True)], ((0, 5),), 5, "ended", id="without-a-position"),
+    ],
+)
+def test_merging(beats: list[Beat], played: object, position: float, state: str) -> None:
+    """The merged report says what the reports say one after the other."""
+    outbox = Outbox("s")
+    put(outbox, *beats)
+    (entry,) = outbox.entries
+    assert (entry.beat.played, entry.beat.position, entry.beat.state) == (played, position, state)
+
+
+def test_a_report_with_too_many_stretches_is_several_heartbeats() -> None:
+    """All of them are told, in order; only the last tells the position."""
+    outbox = Outbox("s", max_played=3)
+    stretches = tuple((10.0 * i, 10.0 * i + 5) for i in range(8))
+    outbox.put(Beat(A, played=stretches, position=75), NOW - 40_000, NOW)
+    sent = outbox.take(NOW)
+    assert [each.played for each in sent] == [list(stretches[:3]), list(stretches[3:6]), list(stretches[6:])]
+    assert [each.position for each in sent] == [None, None, 75]
+
+
+def test_a_full_outbox_refuses_what_fits_nowhere_and_takes_what_does() -> None:
+    """The bound: another video is refused, and nothing of it is kept; more of the same is merged."""
+    outbox = Outbox("s", max_entries=1)
+    put(outbox, play(0, 5))
+    with pytest.raises(OutboxFull):
+        put(outbox, play(0, 5, video=B))
+    put(outbox, play(5, 10))
+    assert [entry.beat for entry in outbox.entries] == [play(0, 10)]
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.subprotocol)
+def test_every_heartbeat_fits_into_the_smallest_frame_that_a_server_may_take(codec: Codec) -> None:
+    """However much is merged: a frame that is too large would end the connection again and again."""
+    old = Outbox("s" * 64)
+    for index in range(100):
+        start = 172_000.123 - 0.25 * index
+        old.put(Beat(A, ((start, start + 0.111),), start, 172_799.123, "playing", True), NOW, NOW + 172_800_000)
+    restored = Restored([replace(entry, seq=MAX_SEQ) for entry in old.entries])
+    outbox = Outbox("t", restored=restored)
+    sent = outbox.take(NOW + 366 * 86_400_000)
+    assert len(sent) == 5
+    smallest = next(each for each in Settings.model_fields["max_frame_bytes"].metadata if hasattr(each, "ge")).ge
+    assert max(len(codec.encode(each)) for each in sent) <= smallest
+
+
+def test_no_more_than_the_window_waits_for_acks() -> None:
+    """However much there is, WINDOW heartbeats are under way at most; an ack lets the next go."""
+    outbox = Outbox("s")
+    for _ in range(WINDOW + 2):
+        put(outbox, play(0, 5, video=str(uuid4())))
+    assert len(outbox.take(NOW, 10)) == 10
+    assert len(outbox.take(NOW)) == WINDOW - 10
+    assert not outbox.take(NOW)
+    assert not outbox.has_work
+    outbox.acked(Ack(session="s", seq=1))
+    assert [each.seq for each in outbox.take(NOW)] == [WINDOW + 1]
+
+
+@dataclass
+class Service:
+    """What the real one does with heartbeats, without its transport and its store."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    sessions: Sessions = field(default_factory=lambda: Sessions("?", Plausibility()))
+    said: dict[tuple[str, int], Heartbeat] = field(default_factory=dict)
+
+    def connect(self, session: str) -> None:
+        self.sessions = Sessions(session, Plausibility())
+
+    def take(self, heartbeat: Heartbeat, session: str, now_ms: int) -> None:
+        name = (heartbeat.session or session, heartbeat.seq)
+        content = heartbeat.model_copy(update={"age": None, "session": None})
+        assert self.said.setdefault(name, content) == content, "a seq was used again, for something else"
+        report = self.sessions.heartbeat(heartbeat, Now(now_ms, now_ms))
+        assert report is not None
+        record = self.records.get(heartbeat.video_id, Record())
+        self.records[heartbeat.video_id], _ = join(record, report, 0, 900)
+
+    def acks(self) -> list[Ack]:
+        self.sessions.taken()
+        return list(self.sessions.stored())
+
+
+@dataclass
+class Evening:
+    """A client and the service, and a line between them that may break at any moment; so may the client's process."""
+
+    path: Path
+    service: Service = field(default_factory=Service)
+    now_ms: int = NOW
+    wire: list[tuple[Heartbeat, int]] = field(default_factory=list)
+    """What was sent, and when: the line takes no time, for what it takes the service can't know."""
+    plays: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    positions: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.last_ms = self.now_ms
+        self.start()
+
+    def start(self) -> None:
+        self.session = uuid4().hex
+        self.journal = Journal(self.path, "user")
+        self.outbox = Outbox(self.session, self.journal, self.journal.restored, max_entries=50, max_played=4)
+        self.drop()
+
+    def watch(self, video: str, start: int, seconds: int, rate: int) -> None:
+        """`seconds` of wall time at a speed of `rate`."""
+        self.now_ms += 1_000 * seconds
+        end = start + rate * seconds
+        self.outbox.put(Beat(video, ((start, end),), end, None, "playing", True), self.last_ms, self.now_ms)
+        self.last_ms = self.now_ms
+        self.plays.setdefault(video, []).append((1_000 * start, 1_000 * end))
+        self.positions[video] = end
+
+    def send(self, most: int) -> None:
+        self.wire += ((heartbeat, self.now_ms) for heartbeat in self.outbox.take(self.now_ms, most))
+
+    def arrive(self, most: int) -> None:
+        for heartbeat, sent_ms in self.wire[:most]:
+            self.service.take(heartbeat, self.session, sent_ms)
+        del self.wire[:most]
+
+    def ack(self) -> None:
+        for ack in self.service.acks():
+            assert not ack.rejected
+            assert not ack.capped, "what was truly played was not believed"
+            self.outbox.acked(ack)
+
+    def lose_acks(self) -> None:
+        """Stored, and nobody was told: the line breaks behind it."""
+        self.service.acks()
+        self.drop()
+
+    def drop(self) -> None:
+        self.wire.clear()
+        self.outbox.disconnected()
+        self.service.connect(self.session)
+
+    def crash(self) -> None:
+        self.journal.close()
+        self.start()
+
+    def end(self) -> None:
+        """The line is good at last."""
+        self.drop()
+        while len(self.outbox):
+            self.send(WINDOW)
+            assert self.wire
+            self.arrive(len(self.wire))
+            self.ack()
+        self.journal.close()
+
+
+VIDEOS = st.sampled_from([str(UUID(int=number)) for number in range(1, 4)])
+STEPS = st.one_of(
+    st.tuples(st.just("watch"), VIDEOS, st.integers(0, 600), st.integers(1, 900), st.sampled_from([1, 2, 4])),
+    st.tuples(st.just("send"), st.integers(1, 8)),
+    st.tuples(st.just("arrive"), st.integers(1, 8)),
+    st.sampled_from([("ack",), ("lose_acks",), ("drop",)]),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=60), crashes=st.sets(st.integers(0, 59), max_size=6))
+def test_whatever_happens_nothing_is_lost_or_doubled(steps: Sequence[tuple[object, ...]], crashes: set[int]) -> None:
+    """Acks that are lost, lines that break, processes that die, at any moment: in the end the record says what was
+    played, to the second and each second as often as it was; nothing of it was capped, and no seq was used for two
+    things."""
+    with tempfile.TemporaryDirectory() as directory:
+        evening = Evening(Path(directory) / "outbox")
+        for index, (step, *arguments) in enumerate(steps):
+            getattr(evening, str(step))(*arguments)
+            if index in crashes:
+                evening.crash()
+        evening.end()
+    assert set(evening.service.records) == set(evening.plays)
+    for video, plays in evening.plays.items():
+        record = evening.service.records[video]
+        assert (record.seen, record.again) == coverage(plays)
+        assert record.played_ms == sum(end - start for start, end in plays)
+        assert record.position == 1_000 * evening.positions[video]
+
+
+def test_an_entry_knows_its_times() -> None:
+    """A clock that was set back between two runs makes no negative age, and a span is what the service takes."""
+    restored = Entry(1, "old", play(0, 5), since_ms=NOW - 10**12, at_ms=NOW + 5_000, seq=3)
+    outbox = Outbox("s")
+    outbox._entries[1] = restored
+    outbox.disconnected()
+    (sent,) = outbox.take(NOW)
+    assert (sent.age, sent.span, sent.session, sent.seq) == (0, 172_800_000, "old", 3)

@@ -1,0 +1,242 @@
+"""The client on a real server: what it reports is stored, what others do it hears, and it ends cleanly."""
+
+import asyncio
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from client import NotStored, OutboxFull, Rejected
+from tests.client.line import PATIENCE_S, Line, client, until
+from tests.rest import iso, ok, rest
+from tests.serving import Running
+
+NOWHERE = "http://127.0.0.1:1"
+"""Nobody listens there."""
+CODECS = pytest.mark.parametrize("codec", ["json", "msgpack"])
+
+
+async def stored(server: Running, user: str, video: str) -> dict[str, object]:
+    """What matters of the record, by plain REST."""
+    async with rest(server) as http:
+        record = ok(await http.get(f"/progress/{user}/{video}?detail=full"))
+    return {name: record[name] for name in ("seen", "again", "playedDuration", "position")}
+
+
+@CODECS
+async def test_what_is_watched_is_stored_when_watch_returns(server: Running, codec: str) -> None:
+    """Over both subprotocols; the record, asked for, says the same as REST, in seconds and ms since 1970."""
+    user, video = str(uuid4()), uuid4()
+    async with client(server.http, user, codec=codec) as p:
+        receipt = await p.watch(video, played=[(0, 5)], position=5, duration=100)
+        assert not receipt.capped
+        await p.watch(video, played=[(3, 5), (50, 60)], position=60, seek=True)
+        assert await stored(server, user, str(video)) == {
+            "seen": [[0, 5], [50, 60]],
+            "again": [[3, 5]],
+            "playedDuration": 17.0,
+            "position": 60.0,
+        }
+        assert p.state == "online"
+        assert p.pending == ()
+        await p.refresh()
+        record = p.record(video)
+        assert record is not None
+        assert (record.seen, record.again) == ([(0, 5), (50, 60)], [(3, 5)])
+        assert (record.position, record.resume, record.duration, record.watched_duration) == (60, 60, 100, 15)
+        assert record.last_watched is not None
+        assert abs(record.last_watched - time.time() * 1_000) < PATIENCE_S * 1_000
+        assert p.record(uuid4()) is None
+
+
+@CODECS
+async def test_two_clients_of_one_user_see_each_others_changes(server: Running, codec: str) -> None:
+    """Each hears of what the other reported, and of nothing that it reported itself; a deletion is told too."""
+    user, one, other = str(uuid4()), str(uuid4()), str(uuid4())
+    async with client(server.http, user, codec=codec) as laptop, client(server.ws, user, codec=codec) as tv:
+        await asyncio.gather(laptop.refresh(), tv.refresh())
+        on_laptop, on_tv = laptop.changes(), tv.changes()
+        async with asyncio.timeout(PATIENCE_S):
+            await laptop.watch(one, played=[(0, 5)], position=5)
+            heard = await anext(on_tv)
+            assert (heard.video_id, heard.seen, heard.position) == (one, [(0, 5)], 5)
+            await tv.watch(other, played=[(0, 7)], position=7)
+            heard = await anext(on_laptop)  # not its own first
+            assert (heard.video_id, heard.seen) == (other, [(0, 7)])
+            await tv.rest.delete(one)
+            while (heard := await anext(on_laptop)).video_id != one:
+                pass
+            assert heard.deleted_at is not None
+            assert heard.position is None
+            assert laptop.record(one) is None
+            assert laptop.record(other) is not None
+
+
+async def test_changes_while_the_line_was_down_come_after_it(server: Running, wire: Line) -> None:
+    """Since the revision that was known, and of one video once, however often it changed."""
+    user, old, new = (str(uuid4()) for _ in range(3))
+    async with client(server.http, user) as tv, client(wire.http, user, transports=("ws",)) as laptop:
+        await tv.watch(old, played=[(0, 5)], position=5)
+        await laptop.refresh()
+        changes = laptop.changes()
+        wire.cut()
+        await until(lambda: laptop.state != "online")
+        for start in (0, 5, 10):
+            await tv.watch(new, played=[(start, start + 5)], position=start + 5)
+        wire.up = True
+        async with asyncio.timeout(PATIENCE_S):
+            heard = await anext(changes)
+        assert (heard.video_id, heard.seen) == (new, [(0, 15)])
+        await laptop.refresh()
+        assert not changes._waiting
+        assert laptop.record(old) is not None
+
+
+async def test_a_thousand_reports_offline_are_a_few_heartbeats(server: Running, wire: Line) -> None:
+    """An hour and more without a line: a handful of entries, and in the end every second, as often as it was played."""
+    user, video = str(uuid4()), str(uuid4())
+    wire.cut()
+    async with client(wire.http, user, close_timeout_s=PATIENCE_S) as p:
+        for index in range(1_000):
+            start = 5 * (index % 990)  # the last ten are played twice
+            p.report(video, [(start, start + 5)], start + 5, age_s=5.0 * (999 - index), seek=index == 990)
+        assert len(p.pending) == 1
+        wire.up = True
+        async with asyncio.timeout(PATIENCE_S):
+            await p.flush()
+        assert not p.rejected
+    assert await stored(server, user, video) == {
+        "seen": [[0, 4950]],
+        "again": [[0, 50]],
+        "playedDuration": 5000.0,
+        "position": 50.0,
+    }
+
+
+async def test_a_report_that_will_never_be_stored(server: Running) -> None:
+    """`watch` raises Rejected with the code; of a `report` that nobody waits for, `rejected` tells. The rest stands."""
+    user, video = str(uuid4()), str(uuid4())
+    async with client(server.http, user) as p:
+        with pytest.raises(Rejected) as refusal:
+            await p.watch(video, played=[(200, 210)], position=210, duration=100)
+        assert (refusal.value.code, refusal.value.video_id) == ("invalid", video)
+        p.report(video, played=[(300, 310)], duration=100)
+        await p.flush()
+        assert [each.code for each in p.rejected] == ["invalid"]
+        await p.watch(video, played=[(0, 5)], position=5)
+    assert (await stored(server, user, video))["seen"] == [[0, 5]]
+
+
+async def test_a_bad_report_is_refused_at_once() -> None:
+    """ValueError before anything is queued."""
+    bad: list[dict[str, object]] = [
+        {"video_id": "not a video"},
+        {"played": [(5, 0)]},
+        {"played": [(0, float("nan"))]},
+        {"position": -1},
+        {"state": "asleep"},
+        {"age_s": -1},
+        {"span_s": 200_000},
+    ]
+    async with client(NOWHERE, str(uuid4())) as p:
+        for told in bad:
+            with pytest.raises(ValueError):  # noqa: PT011 whatever it says
+                p.report(**{"video_id": uuid4(), **told})  # type: ignore[arg-type]
+        assert p.pending == ()
+
+
+async def test_a_full_outbox_says_so() -> None:
+    """Nothing is dropped silently: what can't be kept is refused."""
+    async with client(NOWHERE, str(uuid4()), max_pending=2, close_timeout_s=0) as p:
+        videos = [uuid4() for _ in range(3)]
+        p.report(videos[0], [(0, 5)])
+        p.report(videos[1], [(0, 5)])
+        with pytest.raises(OutboxFull):
+            p.report(videos[2], [(0, 5)])
+        p.report(videos[0], [(5, 10)])
+        assert [entry.beat.played for entry in p.pending] == [((0, 10),), ((0, 5),)]
+        with pytest.raises(NotStored) as lost:
+            await p.aclose()
+        assert lost.value.count == 2
+
+
+async def test_closing_stores_what_waits(server: Running) -> None:
+    """The end of `async with` is a flush."""
+    user, video = str(uuid4()), str(uuid4())
+    async with client(server.http, user) as p:
+        p.report(video, [(0, 5)], 5)
+    assert (await stored(server, user, video))["seen"] == [[0, 5]]
+    with pytest.raises(NotStored):
+        p.report(video, [(5, 10)], 10)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with-a-file", "in-memory"])
+async def test_closing_without_a_line_is_bounded_and_loses_nothing_silently(tmp_path: Path, kept: bool) -> None:
+    """Within `close_timeout_s`; what a file keeps is no error, what is lost is, also for a `watch` that waits."""
+    options = {"outbox_path": tmp_path / "outbox"} if kept else {}
+    p = client(NOWHERE, str(uuid4()), close_timeout_s=0.05, **options)
+    await p.__aenter__()
+    watching = asyncio.create_task(p.watch(uuid4(), [(0, 5)], 5))
+    await until(lambda: p.pending)
+    if kept:
+        await p.aclose()
+    else:
+        with pytest.raises(NotStored):
+            await p.aclose()
+    with pytest.raises(NotStored):
+        await watching
+    assert len(p.pending) == 1
+    await p.aclose()  # twice is once
+
+
+async def test_a_cancelled_watch_stays_queued_and_a_cancelled_client_ends(
+    server: Running, wire: Line, tmp_path: Path
+) -> None:
+    """Cancelling the wait takes nothing back; cancelling the block ends it, and the file has what was not stored."""
+    user, video = str(uuid4()), str(uuid4())
+    wire.cut()
+    inside = asyncio.Event()
+
+    async def block() -> None:
+        async with client(wire.http, user, close_timeout_s=0.05, outbox_path=tmp_path / "outbox") as p:
+            waiting = asyncio.create_task(p.watch(video, [(0, 5)], 5))
+            await until(lambda: p.pending)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            inside.set()
+            await p.watch(video, [(5, 10)], 10)
+
+    task = asyncio.create_task(block())
+    await inside.wait()
+    task.cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.wait({task})
+    assert task.cancelled()
+    async with client(server.http, user, outbox_path=tmp_path / "outbox") as p:
+        await p.flush()
+    assert (await stored(server, user, video))["seen"] == [[0, 10]]
+
+
+async def test_a_report_is_dated_when_it_happened(server: Running) -> None:
+    """`age_s`: what happened an hour ago is told so, by whatever clock this machine has."""
+    user, video = str(uuid4()), str(uuid4())
+    async with client(server.http, user) as p:
+        await p.watch(video, [(0, 5)], 5, age_s=3_600)
+        record = await p.rest.get(video)
+    assert record.last_watched is not None
+    assert abs(time.time() * 1_000 - 3_600_000 - record.last_watched) < PATIENCE_S * 1_000, iso(record.last_watched)
+
+
+async def test_pacing_stays_below_the_servers_limits(server: Running, wire: Line) -> None:
+    """More heartbeats than may be sent at once go out over one connection, and none too many."""
+    user = str(uuid4())
+    began = time.monotonic()
+    async with client(wire.http, user, close_timeout_s=PATIENCE_S) as p:
+        for number in range(130):
+            p.report(UUID(int=number), [(0, 5)], 5, span_s=60)
+        await p.flush()
+    assert wire.upgrades == 1
+    assert 100 + 15 * (time.monotonic() - began) + 1 >= 130
+    async with rest(server) as http:
+        assert len(ok(await http.get(f"/progress/{user}"))["progressData"]) == 130
