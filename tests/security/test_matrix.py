@@ -18,6 +18,7 @@ from protocol.connection import TRANSITIONS
 from protocol.scalars import format_instant
 from server.app import create_app
 from server.clock import system_clock
+from server.pages import pages
 from tests.conftest import StoreServer
 from tests.rest import dump, rest
 from tests.security.callers import bearer, close_code, greeted, guarded, received, socket
@@ -58,9 +59,6 @@ GET    /analytics/videos/{videoId}              401         403         403     
 DELETE /sessions/{userId}                       401         403         403         200         403
 GET    /livez                                   200         200         200         200         200
 GET    /readyz                                  200         200         200         200         200
-GET    /                                        200         200         200         200         200
-GET    /player.js                               200         200         200         200         200
-GET    /numbered.webm                           200         200         200         200         200
 WS     /ws                 hello                4500        welcome     4503        welcome     4503
 WS     /ws                 heartbeat            4500        ack         4503        ack         4503
 WS     /ws                 sync                 4500        progress    4503        progress    4503
@@ -98,6 +96,8 @@ def rows() -> list[Row]:
         method, path = operation[0].split() if " " in operation[0] else operation[:2]
         kind = operation[-1] if operation[-1] not in (path, operation[0]) else ""
         found.append(Row(method, path, kind, dict(zip(head, cells, strict=True))))
+    # The pages and the SDK are files in the open, whoever asks.
+    found += [Row("GET", route.path, "", dict.fromkeys(head, "200")) for route in pages()]
     return found
 
 
