@@ -1,378 +1,453 @@
-// A video page that speaks Playhead's WebSocket directly, to show the wire. A real page would use the SDK.
+// The demo: one line attaches the SDK, and the rest of this file is the page around it.
 //
 //   1. Who is watching what
-//   2. The wire: connect, say hello, read what comes
-//   3. The outbox: a heartbeat is kept until the server says that it is stored
-//   4. The playhead: which seconds of the film were really played
-//   5. The page
-//
-// One rule holds it together: send what was played, keep it until it is acked, send it again when in doubt.
+//   2. The one line
+//   3. What is stored
+//   4. The light: stored, waiting, offline
+//   5. The heat strip
+//   6. Continue from 12:34?
+//   7. Controls and keys
+//   8. Another device
+//   9. The last frames
+
+import { attach } from "./client/playhead.js";
+
+const video = document.querySelector("video");
+const element = (id) => document.getElementById(id);
 
 // ---- 1. Who is watching what ------------------------------------------------------------------------------
 
 const query = new URLSearchParams(location.search);
 const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined; // a fragment is sent to nobody
-const userId = token ? subject(token) : (query.get("user") ?? remembered("playhead.user"));
+const userId = token ? undefined : (query.get("user") ?? remembered("playhead.user"));
 const videoId = query.get("video") ?? "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10";
-const device = remembered("playhead.device");
-const session = crypto.randomUUID(); // one page load; its heartbeats are numbered 1, 2, 3…
+addEventListener("hashchange", () => location.reload()); // another token
+
+function remembered(key) {
+  const fresh = crypto.randomUUID();
+  try {
+    const value = localStorage.getItem(key) ?? fresh;
+    localStorage.setItem(key, value);
+    return value;
+  } catch {
+    return fresh; // the browser forbids it: somebody new on each visit
+  }
+}
+
+// ---- 2. The one line --------------------------------------------------------------------------------------
+
+tapTheWire(); // for part 9 only
+const tracker = attach(video, { videoId, userId, getToken: token && (() => token), resume: "prompt" });
+
+tracker.on("state", render);
+tracker.on("synced", ({ record }) => record?.rev && refresh()); // else there is nothing yet
+tracker.on("ack", refresh);
+tracker.on("completed", refresh);
+tracker.on("elsewhere", movedElsewhere);
+tracker.on("resume", ask);
+tracker.on("error", ({ message, fatal }) => {
+  show("alert", fatal ? `${message.replace(/\.$/, "")}. Nothing more is stored from this page.` : message);
+  element("alert").hidden = false;
+});
+
+// ---- 3. What is stored ------------------------------------------------------------------------------------
+//
+// The tracker's own record runs ahead: it has what was played here at once. This page also shows what is stored and
+// what is not yet, so whenever something has changed it asks the server. Most pages need not.
+
+let record; // the server's
+let asking = false;
+let askAgain = false;
+
+async function refresh() {
+  render();
+  if (asking) return void (askAgain = true);
+  asking = true;
+  do {
+    askAgain = false;
+    try {
+      const headers = token ? { Authorization: `Bearer ${token}` } : {};
+      const answer = await fetch(`progress/${userId ?? subject(token)}/${videoId}?detail=full`, { headers });
+      if (answer.ok) record = await answer.json();
+    } catch {} // offline: the next ack asks again
+  } while (askAgain);
+  asking = false;
+  render();
+}
 
 function subject(token) {
   return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).sub;
 }
 
-function remembered(key) {
-  const value = localStorage.getItem(key) ?? crypto.randomUUID();
-  localStorage.setItem(key, value);
-  return value;
-}
-
-// ---- 2. The wire ------------------------------------------------------------------------------------------
-
-const PINGS_UNANSWERED = 3; // then the line is taken for dead
-
-let socket;
-let state = "connecting"; // connecting | online | offline | refused
-let reason = ""; // what the learner should know about it
-let welcome = { heartbeatInterval: 5 }; // the server's settings, once it has told them
-let record = null; // what the server knows about this learner and this video
-let rev; // the learner's revision up to which we know everything
-let synced = false; // we have been told all there was
-let attempts = 0; // since the last good connection
-let retryAfter = 0; // seconds, when the server asks for more than our own backoff
-let unanswered = 0; // pings since we last heard anything
-
-function connect() {
-  state = "connecting";
-  socket = new WebSocket(location.origin.replace(/^http/, "ws") + "/ws", "playhead.v1.json");
-  socket.onopen = () => send({ type: "hello", device, session, token, userId, since: rev, epoch: welcome.epoch });
-  socket.onmessage = ({ data }) => {
-    unanswered = 0;
-    const message = JSON.parse(data);
-    log("in", message);
-    received[message.type]?.(message); // an unknown type is from a newer server: skip it
-    render();
-  };
-  socket.onclose = closed;
-  render();
-}
-
-const received = {
-  welcome(message) {
-    if (message.epoch !== welcome.epoch) record = null; // another store: what we knew was the old one's
-    welcome = message;
-    state = "online";
-    reason = "";
-    outbox.forEach(deliver); // what was not acked before the line broke, oldest first
-  },
-  progress(message) {
-    rev = message.rev;
-    for (const each of message.records) if (each.videoId === videoId) recordChanged(each);
-  },
-  synced(message) {
-    rev = message.rev;
-    synced = true;
-    attempts = 0;
-    resumeOnce();
-  },
-  ack({ seq, rejected = [] }) {
-    while (outbox.length && outbox[0].seq <= seq) outbox.shift(); // stored, up to and including seq
-    for (const each of rejected) reason = `Heartbeat ${each.seq} was refused: ${each.detail}`;
-    send({ type: "sync", since: rev }); // our own changes are not pushed to us: ask what they came to
-  },
-  error({ title, detail }) {
-    reason = detail ?? title;
-  },
-  expiring({ expiresIn }) {
-    reason = `The token expires in ${Math.round(expiresIn)} s`; // a real page would get a fresh one and send `auth`
-  },
-  goodbye(message) {
-    retryAfter = message.retryAfter ?? 0; // the close follows
-  },
-};
-
-function send(message) {
-  if (socket.readyState !== WebSocket.OPEN) return false;
-  socket.send(JSON.stringify(message));
-  log("out", message);
-  return true;
-}
-
-// The close code says whether to come back: 4500 to 4999 is for good, anything else is not.
-function closed({ code, reason: given }) {
-  if (code >= 4500 && code <= 4999) {
-    state = "refused";
-    reason ||= given || `The server refused this page (close code ${code}).`;
-  } else {
-    state = "offline";
-    reason = `Not connected (close code ${code}). What you watch is kept here until the line is back.`;
-    setTimeout(connect, 1000 * retryAfter + backoff(attempts++));
-    retryAfter = 0;
+/** Whole seconds that the browser has played and the server has not confirmed. */
+function unstored() {
+  if (!tracker.pending && !asking) return [];
+  const known = new Set(seconds(record?.seen ?? []));
+  const played = Array.from({ length: video.played.length }, (_, i) => [
+    Math.round(video.played.start(i)),
+    Math.round(video.played.end(i)),
+  ]);
+  const stretches = [];
+  for (const second of [...new Set(seconds(played))].sort((a, b) => a - b)) {
+    if (known.has(second)) continue;
+    if (stretches.at(-1)?.[1] === second) stretches.at(-1)[1]++;
+    else stretches.push([second, second + 1]);
   }
-  render();
+  return stretches;
 }
 
-// Doubling from 1 s to 30 s, and never the same for everybody: many pages lose a server at one moment.
-function backoff(attempt) {
-  return Math.min(30_000, 1000 * 2 ** attempt) * (0.5 + Math.random() / 2);
+function seconds(stretches) {
+  return stretches.flatMap(([from, to]) => Array.from({ length: to - from }, (_, i) => from + i));
 }
 
-// A browser may not notice a dead line for minutes, so ask. Count pings, not seconds: a hidden tab is slow.
-function watchTheLine() {
-  if (state === "online" && ++unanswered > PINGS_UNANSWERED) socket.close();
-  else if (state === "online") send({ type: "ping" });
-  setTimeout(watchTheLine, 1000 * welcome.heartbeatInterval);
+function length(stretches = []) {
+  return stretches.reduce((sum, [from, to]) => sum + to - from, 0);
 }
 
-// ---- 3. The outbox ----------------------------------------------------------------------------------------
+// ---- 4. The light -----------------------------------------------------------------------------------------
 
-const MOST_PLAYED = 100; // stretches in one heartbeat, to stay far below the server's maxFrame
-const POSITIONS_KEPT = 20;
+const GRACE_MS = 2_000; // an ack takes up to a flush, a second: before that nobody waits
+const WORDS = { stored: "Stored", waiting: "Waiting", offline: "Offline", refused: "Refused" };
 
-const outbox = []; // heartbeats that are not acked, oldest first
-const sentPositions = []; // the last few, to tell our own position from another device's
-let lastSeq = 0;
+let met = false; // the server has answered once
+let lateSince; // since when more waits than what is being played now
 
-// A heartbeat that was ever sent never changes, for the server may have stored it. One that was not, because
-// the line is down, takes in the next: an hour offline is one entry, not seven hundred.
-function post(heartbeat) {
-  const last = outbox.at(-1);
-  if (last && !last.sent && last.played.length < MOST_PLAYED) {
-    for (const stretch of heartbeat.played) append(last.played, stretch);
-    Object.assign(last, heartbeat, {
-      played: last.played,
-      seek: last.seek || heartbeat.seek,
-      span: last.span + heartbeat.span,
-    });
-  } else {
-    outbox.push({ seq: ++lastSeq, sent: false, ...heartbeat });
+function light() {
+  const { state, pending } = tracker;
+  const connected = state === "online" || state === "fallback";
+  if (connected) met = true;
+  if (pending > (video.paused ? 0 : 1)) lateSince ??= Date.now();
+  else lateSince = undefined;
+  if (state === "stopped") return "refused";
+  if (!connected) return met || state === "offline" ? "offline" : "waiting";
+  return Date.now() - lateSince > GRACE_MS ? "waiting" : "stored";
+}
+
+function detail(now) {
+  const { state, pending } = tracker;
+  const heartbeats = pending === 1 ? "1 heartbeat" : `${pending} heartbeats`;
+  switch (now) {
+    case "refused":
+      return "this page may not report";
+    case "offline":
+      return pending ? `${heartbeats} kept in this browser until the line is back` : "trying to reach the server";
+    case "waiting":
+      return met ? `${heartbeats} not confirmed yet` : "connecting to the server";
+    default:
+      if (!pending && !record) return "nothing watched yet";
+      return (pending ? "all but the last few seconds" : "all you watched") + (state === "fallback" ? ", by HTTP" : "");
   }
-  sentPositions.push(heartbeat.position);
-  if (sentPositions.length > POSITIONS_KEPT) sentPositions.shift();
-  if (state === "online") deliver(outbox.at(-1));
-  render();
 }
 
-function deliver(heartbeat) {
-  if (send({ type: "heartbeat", ...onWire(heartbeat) })) heartbeat.sent = true;
+function renderLight() {
+  const now = light();
+  element("light").dataset.light = now;
+  show("state", now === "waiting" && !met ? "Connecting" : WORDS[now]);
+  show("detail", detail(now));
 }
 
-// The server dates a heartbeat by its age, so this machine's clock may be as wrong as it likes.
-function onWire({ sent, madeAt, ...fields }) {
-  return { ...fields, age: Math.max(0, Date.now() - madeAt) };
-}
+// ---- 5. The heat strip ------------------------------------------------------------------------------------
 
-// ---- 4. The playhead --------------------------------------------------------------------------------------
-//
-// What was played is measured on the film's own clock, not with a timer: a stall, a slow machine or double
-// speed cannot make it wrong. A stretch runs from where playing began to where it stopped; a seek ends one
-// and begins another.
+const strip = element("strip");
+const LEAST_CELL_PX = 4; // narrower seconds are drawn without a gap
+const AXIS_STEPS = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];
+const LABEL_PX = 60;
 
-const TIMEUPDATE_S = 0.25; // while it plays, a browser reports the playhead at least this often
-const SEEK_SETTLES_MS = 250; // dragging the bar is many seeks, and one heartbeat
+let drawn; // what the strip shows, as text: it is drawn anew only if that changes
 
-const video = document.querySelector("video");
-const played = []; // finished stretches since the last heartbeat, [from, to] in seconds of the film
-let from = null; // where the running stretch began; null while nothing plays
-let head = 0; // the last playhead that was seen,
-let headAt = 0; // and when
-let moved = false; // the learner has moved the playhead since the last heartbeat
-let resuming = "not yet"; // not yet | seeking | done
-let resumeTo = 0;
-let lastBeat = Date.now();
-let seekSettles;
+const duration = () => video.duration || record?.duration || 0;
+const percent = (second) => `${duration() ? Math.min(100, (100 * second) / duration()) : 0}%`;
 
-for (const event of ["playing", "timeupdate", "seeked", "pause"]) video.addEventListener(event, follow);
-video.addEventListener("timeupdate", () => {
-  if (Date.now() - lastBeat >= 1000 * welcome.heartbeatInterval) beat();
-});
-video.addEventListener("pause", beat); // at the end of the film too: a browser pauses, then says `ended`
-video.addEventListener("seeking", () => {
-  finish(headBeforeSeek());
-  if (resuming !== "seeking" || Math.abs(video.currentTime - resumeTo) > 0.1) moved = true;
-});
-video.addEventListener("seeked", () => {
-  if (video.seeking) return; // the next one has begun
-  if (resuming === "seeking") resuming = "done";
-  clearTimeout(seekSettles);
-  seekSettles = setTimeout(beat, SEEK_SETTLES_MS);
-});
-video.addEventListener("loadedmetadata", resumeOnce);
-document.addEventListener("visibilitychange", () => document.hidden && beat());
-addEventListener("pagehide", () => {
-  beat();
-  // The socket may be gone before the last heartbeat is. A beacon outlives the page; twice does no harm.
-  const heartbeats = outbox.map(onWire);
-  const body = JSON.stringify({ token, userId, session, heartbeats }); // a beacon has no headers
-  if (heartbeats.length) navigator.sendBeacon("/progress/realtime", body);
-});
-
-function follow() {
-  if (video.seeking) return; // currentTime is already the target
-  head = video.currentTime;
-  headAt = performance.now();
-  if (video.paused) finish(head);
-  else from ??= head;
-}
-
-function finish(to) {
-  if (from !== null && to > from) append(played, [from, to]);
-  from = null;
-}
-
-// At `seeking` the old playhead is gone. By the clock it was at most one `timeupdate` beyond the last that we
-// saw; and video.played ends just there, unless what follows was played before. The nearer one is right.
-function headBeforeSeek() {
-  const sinceSeen = Math.min((performance.now() - headAt) / 1000, TIMEUPDATE_S);
-  const stretch = ranges(video.played).find(([start, end]) => start <= head && head <= end);
-  return Math.min(head + sinceSeen * video.playbackRate, stretch ? stretch[1] : head);
-}
-
-function beat() {
-  if (resuming !== "done" || video.seeking) return;
-  follow();
-  if (from !== null) {
-    finish(head);
-    from = head; // and on it plays
+function renderStrip() {
+  const layers = { seen: record?.seen ?? [], again: record?.again ?? [], unstored: unstored() };
+  const shape = JSON.stringify([layers, duration(), strip.clientWidth]);
+  if (shape !== drawn) {
+    drawn = shape;
+    draw(layers);
   }
-  if (!played.length && !moved) return; // a paused player has nothing to say
-  const now = Date.now();
-  post({
-    videoId,
-    position: round(head),
-    played: played.splice(0).map((stretch) => stretch.map(round)),
-    duration: round(video.duration),
-    state: video.ended ? "ended" : video.paused ? "paused" : "playing",
-    seek: moved,
-    span: now - lastBeat, // ms of wall time that this covers
-    madeAt: now,
-  });
-  moved = false;
-  lastBeat = now;
+  element("head").style.left = percent(video.currentTime);
+  mark("resume-flag", record?.resume || undefined);
+  mark("there", there);
+
+  strip.ariaValueMax = String(Math.round(duration()));
+  strip.ariaValueNow = String(Math.floor(video.currentTime));
+  strip.ariaValueText = `${clock(video.currentTime)} of ${clock(duration())}, ${kind(Math.floor(video.currentTime))}`;
 }
 
-// Once, when both the record and the film are there; not if the learner has gone ahead without waiting.
-function resumeOnce() {
-  if (resuming !== "not yet" || !synced || video.readyState < HTMLMediaElement.HAVE_METADATA) return;
-  resumeTo = record?.resume ?? 0;
-  resuming = resumeTo > 0 && !moved && video.currentTime < 1 ? "seeking" : "done";
-  if (resuming === "seeking") video.currentTime = resumeTo;
-  else beat(); // what the learner did while we waited
-}
-
-function append(stretches, [start, end]) {
-  const last = stretches.at(-1);
-  if (last && last[1] === start) last[1] = end;
-  else stretches.push([start, end]);
-}
-
-function ranges(timeRanges) {
-  return Array.from({ length: timeRanges.length }, (_, i) => [timeRanges.start(i), timeRanges.end(i)]);
-}
-
-function round(seconds) {
-  return Math.round(seconds * 1000) / 1000;
-}
-
-// ---- 5. The page ------------------------------------------------------------------------------------------
-
-const LOG_LINES = 40;
-const CONNECTION = {
-  connecting: "Connecting…",
-  online: "Live",
-  offline: "Reconnecting…",
-  refused: "Refused",
-};
-
-let elsewhere = null; // another device's position, while that is the one which counts
-
-// Whose is a new position? Ours, if this page has sent it; else another device of this learner has moved on.
-function recordChanged(next) {
-  if (synced && next.position !== undefined && next.position !== record?.position) {
-    const ours = sentPositions.some((each) => Math.abs(each - next.position) < 0.01);
-    elsewhere = ours ? null : next.position;
-  }
-  record = next.deletedAt ? null : next;
-}
-
-function render() {
-  const duration = video.duration || record?.duration || 0;
-  const seen = record?.seen ?? [];
-  const unacked = [...outbox.flatMap((heartbeat) => heartbeat.played), ...played];
-  if (from !== null) unacked.push([from, head]);
-
-  document.body.dataset.state = state;
-  show("connection", CONNECTION[state]);
-  show("reason", reason);
-  show("position", `${clock(video.currentTime)} / ${clock(duration)}`);
-  show("watched", `${record?.watchedDuration ?? 0} of ${Math.round(duration)} s`);
-  show("completed", record?.completed ? "Completed" : "");
-  show("resume", record?.resume ? clock(record.resume) : "the start");
-  show("waiting", outbox.length === 1 ? "1 heartbeat" : `${outbox.length} heartbeats`);
-  show("elsewhere", elsewhere === null ? "" : `Another device is at ${clock(elsewhere)}.`);
-  element("follow").hidden = elsewhere === null;
-
-  const percent = (seconds) => `${duration ? Math.min(100, (100 * seconds) / duration) : 0}%`;
-  const segments = (kind, stretches) =>
-    stretches.map(([start, end]) => {
+function draw(layers) {
+  const segments = Object.entries(layers).flatMap(([kind, stretches]) =>
+    stretches.map(([from, to]) => {
       const segment = document.createElement("i");
       segment.className = kind;
-      segment.style.left = percent(start);
-      segment.style.width = percent(end - start);
+      segment.style.left = percent(from);
+      segment.style.width = percent(Math.min(to, duration()) - from);
       return segment;
-    });
-  element("bar").replaceChildren(
-    ...segments("seen", seen),
-    ...segments("again", record?.again ?? []),
-    ...segments("unacked", unacked),
-    ...segments("head", [[video.currentTime, video.currentTime]]),
+    }),
   );
-  const spoken = seen.map(([start, end]) => `${clock(start)} to ${clock(end)}`).join(", ");
-  element("bar").setAttribute("aria-label", `Seconds seen: ${spoken || "none yet"}`);
+  element("seconds").replaceChildren(...segments);
+
+  const width = strip.clientWidth;
+  element("cells").hidden = !(width / duration() >= LEAST_CELL_PX);
+  element("cells").style.setProperty("--cell", `calc(100% / ${duration()})`);
+
+  const most = Math.max(1, Math.floor(width / LABEL_PX));
+  const step = AXIS_STEPS.find((each) => duration() / each <= most) ?? duration();
+  const labels = [];
+  for (let at = 0; duration() && at <= duration(); at += step) {
+    const label = document.createElement("span");
+    label.textContent = clock(at);
+    label.style.left = percent(at);
+    labels.push(label);
+  }
+  element("axis").replaceChildren(...labels);
+  element("axis").classList.toggle("whole", duration() % step === 0);
+
+  const spoken = layers.seen.map(([from, to]) => `${clock(from)} to ${clock(to)}`).join(", ");
+  show("seen-words", spoken ? `Seen: ${spoken}.` : "Nothing seen yet.");
 }
 
-function element(id) {
-  return document.getElementById(id);
+function mark(id, second) {
+  element(id).hidden = second === undefined;
+  if (second !== undefined) element(id).style.left = percent(second);
 }
 
-// Only what changed is written, or a screen reader would say it all again four times a second.
+function kind(second) {
+  const within = ([from, to]) => from <= second && second < to;
+  if (record?.again?.some(within)) return "seen again";
+  return record?.seen?.some(within) ? "seen" : unstored().some(within) ? "not stored yet" : "not seen";
+}
+
+function secondAt({ clientX }) {
+  const { left, width } = strip.getBoundingClientRect();
+  const second = Math.floor((duration() * (clientX - left)) / width);
+  return Math.max(0, Math.min(second, Math.ceil(duration()) - 1));
+}
+
+function hover(event) {
+  const second = secondAt(event);
+  element("bubble").hidden = !duration();
+  element("bubble").style.left = percent(second + 0.5);
+  show("bubble", `${clock(second)} · ${kind(second)}`);
+}
+
+strip.addEventListener("pointerdown", (event) => {
+  if (event.button || !duration()) return;
+  strip.setPointerCapture(event.pointerId);
+  seek(secondAt(event));
+});
+strip.addEventListener("pointermove", (event) => {
+  hover(event);
+  if (strip.hasPointerCapture(event.pointerId) && !video.seeking) seek(secondAt(event));
+});
+strip.addEventListener("pointerup", (event) => {
+  if (strip.hasPointerCapture(event.pointerId) && Math.floor(video.currentTime) !== secondAt(event))
+    seek(secondAt(event));
+});
+strip.addEventListener("pointerleave", () => (element("bubble").hidden = true));
+new ResizeObserver(render).observe(strip);
+
+// ---- 6. Continue from 12:34? ------------------------------------------------------------------------------
+
+let answer; // { accept, dismiss }, while the question stands
+
+function ask(resume) {
+  answer = resume;
+  video.pause(); // somebody may have begun without waiting
+  show("question", `Continue from ${clock(resume.position)}?`);
+  show("so-far", `You have watched ${tracker.watched} of ${Math.round(duration())} seconds.`);
+  element("prompt").hidden = false;
+  element("continue").focus({ preventScroll: true });
+}
+
+function answered(how) {
+  const { [how]: act } = answer ?? {};
+  answer = undefined;
+  if (element("prompt").contains(document.activeElement)) strip.focus({ preventScroll: true, focusVisible: false });
+  element("prompt").hidden = true;
+  act?.();
+}
+
+element("continue").addEventListener("click", () => {
+  answered("accept");
+  play();
+});
+element("restart").addEventListener("click", () => {
+  answered("dismiss");
+  play();
+});
+video.addEventListener("seeking", () => answer && answered("dismiss")); // an answer too
+video.addEventListener("play", () => answer && answered("accept")); // by a media key
+
+// ---- 7. Controls and keys ---------------------------------------------------------------------------------
+
+const STEP_S = 5;
+
+video.removeAttribute("controls"); // ours follow; without scripts there are the browser's
+
+function play() {
+  video.play().catch(() => {}); // the browser wants a gesture first: the button says that it is paused
+}
+
+function toggle() {
+  if (answer) answered("accept");
+  if (video.paused) play();
+  else video.pause();
+}
+
+function seek(second) {
+  video.currentTime = Math.max(0, Math.min(second, duration()));
+}
+
+function fullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else element("stage").requestFullscreen?.();
+}
+
+const KEYS = {
+  " ": toggle,
+  k: toggle,
+  f: fullScreen,
+  ArrowLeft: () => seek(video.currentTime - STEP_S),
+  ArrowRight: () => seek(video.currentTime + STEP_S),
+  Home: () => seek(0),
+  End: () => seek(duration()),
+  Escape: () => answer && answered("dismiss"),
+};
+
+/** Whether what has the focus has a use for the key itself. */
+function isTheirs({ key, target }) {
+  if (key === "Escape") return false;
+  return target.closest("input, select, #frames, #prompt") || (key === " " && target.closest("button, a, summary"));
+}
+
+document.addEventListener("keydown", (event) => {
+  const act = KEYS[event.key];
+  if (!act || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || isTheirs(event)) return;
+  event.preventDefault();
+  act();
+});
+
+element("play").addEventListener("click", toggle);
+video.addEventListener("click", toggle);
+element("back").addEventListener("click", KEYS.ArrowLeft);
+element("ahead").addEventListener("click", KEYS.ArrowRight);
+element("full").addEventListener("click", fullScreen);
+element("full").hidden = !document.fullscreenEnabled;
+element("speed").addEventListener("change", (event) => (video.playbackRate = Number(event.target.value)));
+
+function renderControls() {
+  element("play").classList.toggle("playing", !video.paused);
+  element("play").ariaLabel = video.paused ? "Play" : "Pause";
+  show("now", clock(video.currentTime));
+  show("total", `/ ${clock(duration())}`);
+  show("watched", `${record?.watchedDuration ?? 0} of ${Math.round(duration())} s`);
+  show("share", duration() ? `${Math.floor((100 * (record?.watchedDuration ?? 0)) / duration())} %` : "");
+  show("completed", record?.completed ? "Completed" : "");
+  show("again", `${length(record?.again)} s`);
+  show("resume", record?.resume ? clock(record.resume) : "the start");
+  const { pending } = tracker;
+  show("pending", pending ? `${pending} ${pending === 1 ? "heartbeat" : "heartbeats"}` : "nothing");
+}
+
+// ---- 8. Another device ------------------------------------------------------------------------------------
+
+let there; // where another device is, while that is the latest word
+let staying = false; // the learner has said so: then only the mark moves
+
+function movedElsewhere({ position }) {
+  there = position;
+  show("elsewhere-words", `Another device is at ${clock(position)}.`);
+  element("elsewhere").hidden = staying || !video.paused || Boolean(answer);
+  refresh();
+}
+
+function forgetElsewhere() {
+  there = undefined;
+  element("elsewhere").hidden = true;
+  render();
+}
+
+element("follow").addEventListener("click", () => {
+  seek(there);
+  forgetElsewhere();
+});
+element("stay").addEventListener("click", () => {
+  staying = true;
+  element("elsewhere").hidden = true;
+});
+video.addEventListener("play", forgetElsewhere);
+
+const same = new URL(token ? `?${new URLSearchParams({ video: videoId })}` : "?", location.href);
+if (token) same.hash = new URLSearchParams({ token });
+else same.search = new URLSearchParams({ user: userId, video: videoId });
+element("link").value = element("second").href = same.href;
+element("link").addEventListener("focus", () => element("link").select());
+element("by-hand").href = `wire.html${same.search}${same.hash}`;
+
+element("copy").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(same.href);
+    show("copy", "Copied");
+    setTimeout(show, 2_000, "copy", "Copy link");
+  } catch {
+    element("link").focus(); // no clipboard without https: it is selected, to be copied by hand
+  }
+});
+
+// ---- 9. The last frames -----------------------------------------------------------------------------------
+
+const FRAMES_SHOWN = 40;
+
+/** Stands between the SDK and the browser's WebSocket, and changes nothing. */
+function tapTheWire() {
+  globalThis.WebSocket = class extends WebSocket {
+    constructor(...given) {
+      super(...given);
+      this.addEventListener("message", ({ data }) => frame("received", data));
+      this.addEventListener("close", ({ code }) => frame("received", JSON.stringify({ type: "closed", code })));
+    }
+    send(data) {
+      frame("sent", data);
+      super.send(data);
+    }
+  };
+}
+
+function frame(direction, text) {
+  const { type, ...rest } = JSON.parse(text, (key, value) => (key === "token" ? "…" : value));
+  if (type === "ping" || type === "pong") return; // every few seconds, and never news
+  const said = `${direction === "sent" ? "↑" : "↓"} ${type} ${JSON.stringify(rest)}`;
+  const line = document.createElement("li");
+  line.className = direction;
+  line.textContent = said;
+  element("frames").prepend(line);
+  while (element("frames").children.length > FRAMES_SHOWN) element("frames").lastChild.remove();
+  show("last", said);
+}
+
+// ---- All of it --------------------------------------------------------------------------------------------
+
+/** Only what changed is written, or a screen reader would say it all again four times a second. */
 function show(id, text) {
   if (element(id).textContent !== text) element(id).textContent = text;
 }
 
-function clock(seconds) {
-  const whole = Math.floor(seconds || 0);
-  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+function clock(at) {
+  const whole = Math.floor(at || 0);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const tail = String(whole % 60).padStart(2, "0");
+  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
 }
 
-function log(direction, message) {
-  if (message.type === "ping" || message.type === "pong") return; // every few seconds, and never news
-  const line = document.createElement("li");
-  line.className = direction;
-  line.textContent = JSON.stringify(message);
-  element("log").prepend(line);
-  while (element("log").children.length > LOG_LINES) element("log").lastChild.remove();
+function render() {
+  renderLight();
+  renderStrip();
+  renderControls();
 }
 
-for (const event of ["timeupdate", "seeked", "durationchange"]) video.addEventListener(event, render);
-element("follow").addEventListener("click", () => {
-  video.currentTime = elsewhere;
-  elsewhere = null;
-});
-element("second").href = `?${new URLSearchParams({ user: userId, video: videoId })}`;
+for (const event of ["timeupdate", "seeking", "seeked", "durationchange", "play", "pause"])
+  video.addEventListener(event, render);
+setInterval(render, 500); // what waits too long is told by no event
+render();
 
-// For the browser's console, and for tests.
-window.playhead = {
-  get record() {
-    return record;
-  },
-  get pending() {
-    return outbox;
-  },
-  get state() {
-    return state;
-  },
-};
-
-connect();
-watchTheLine();
+window.playhead = tracker; // for the browser's console, and for tests

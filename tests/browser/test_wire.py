@@ -1,4 +1,4 @@
-"""The demo player, end to end: what Chromium says it has played is what the server has stored.
+"""The page that speaks the wire by hand, end to end: what Chromium says it has played is what the server has stored.
 
 The browser keeps its own account of what it played, `video.played`, and never shows it to the server. These
 tests drive the player as a learner would and then hold the server's record against that account.
@@ -33,7 +33,7 @@ class Player:
         self.sent: list[str] = []
         self.socket: WebSocket
         page.on("websocket", self._listen)
-        page.goto(f"{server.url}/?user={user}&video={video}")
+        page.goto(f"{server.url}/wire.html?user={user}&video={video}")
         self.settled()
 
     def _listen(self, socket: WebSocket) -> None:

@@ -1,0 +1,514 @@
+"""The demo page, as a person meets it: what it shows is true, and every hand, eye and screen can use it."""
+
+import os
+import re
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import STEP_WITHIN_S, Server, until
+from tests.security.issuer import SECRET, token
+
+pytestmark = pytest.mark.browser
+
+DURATION_S = 90
+FRAME_S = 1 / 12
+"""The film's: a seek shows one, and says its time."""
+LEAST_CONTRAST = 4.5
+"""Of text on its background: WCAG 2.2, 1.4.3."""
+
+CONTRAST = """element => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const rgba = (colour) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const luminance = (colour) => {
+        const [r, g, b] = rgba(colour).map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let behind = element;
+    while (rgba(getComputedStyle(behind).backgroundColor)[3] < 255) behind = behind.parentElement;
+    const pair = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(luminance);
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}"""
+
+
+class Demo:
+    """The page in one tab, and a learner's hands."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.asked: list[str] = []
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(url)
+
+    def ready(self) -> "Demo":
+        """Connected, told what is known, the film loaded."""
+        expect(self["#state"]).to_have_text("Stored")
+        self.wait("[...document.querySelectorAll('#frames li')].some((line) => line.textContent.includes('synced'))")
+        self.wait("document.querySelector('video').readyState >= 2")
+        return self
+
+    def __getitem__(self, selector: str) -> Locator:
+        return self.page.locator(selector)
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def do(self, script: str) -> Any:
+        return self.page.evaluate(f"() => {{ const video = document.querySelector('video'); {script} }}")
+
+    def wait(self, condition: str) -> None:
+        self.page.wait_for_function(condition)
+
+    def play_until(self, second: float) -> None:
+        """Play, not jump, to a place ahead."""
+        self.do("void video.play()")
+        self.wait(
+            f"!document.querySelector('video').seeking && document.querySelector('video').currentTime >= {second}"
+        )
+
+    def pause(self) -> None:
+        """And wait until all is stored, and shown as that."""
+        self.do("video.pause()")
+        expect(self["#pending"]).to_have_text("nothing")
+
+    def at(self, second: float) -> None:
+        """The film shows this second."""
+        self.wait(
+            "!document.querySelector('video').seeking"
+            f" && Math.abs(document.querySelector('video').currentTime - {second}) <= {FRAME_S}"
+        )
+
+    @property
+    def position(self) -> float:
+        return float(self.do("return video.currentTime"))
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.do("return video.paused"))
+
+    def drawn(self, kind: str) -> list[tuple[int, int]]:
+        """The stretches of a kind, measured on the strip: seconds, from and to."""
+        script = """segments => {
+            const strip = document.querySelector("#strip").getBoundingClientRect();
+            const second = (x) => (90 * (x - strip.left)) / strip.width;
+            const boxes = segments.map((each) => each.getBoundingClientRect());
+            return boxes.map(({ left, right }) => [second(left), second(right)]);
+        }"""
+        return [(round(start), round(end)) for start, end in self[f"#seconds .{kind}"].evaluate_all(script)]
+
+    def marked(self, selector: str) -> float:
+        """The second that a mark's middle is at."""
+        script = """mark => {
+            const strip = document.querySelector("#strip").getBoundingClientRect();
+            const { left, width } = mark.getBoundingClientRect();
+            return (90 * (left + width / 2 - strip.left)) / strip.width;
+        }"""
+        return float(self[selector].evaluate(script))
+
+    def click_second(self, second: int) -> None:
+        box = self["#strip"].bounding_box()
+        assert box is not None
+        self["#strip"].click(position={"x": box["width"] * (second + 0.5) / DURATION_S, "y": box["height"] / 2})
+
+
+@pytest.fixture(autouse=True)
+def patience() -> Iterator[None]:
+    expect.set_options(timeout=1000 * STEP_WITHIN_S)
+    yield
+    expect.set_options(timeout=5_000)  # Playwright's own
+
+
+@pytest.fixture
+def learner() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.fixture
+def video() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.fixture
+def open_demo(server: Server, new_page: Callable[[], Page], learner: str, video: str) -> Callable[[], Demo]:
+    """Each call is another device of one learner with one video."""
+    return lambda: Demo(new_page(), f"{server.url}/?user={learner}&video={video}").ready()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that asks for tokens."""
+    monkeypatch.setenv("PLAYHEAD_JWT_SECRET", SECRET)
+    server = Server(tmp_path / "guarded")
+    server.start()
+    yield server
+    server.stop()
+
+
+def covered(seen: list[tuple[int, int]]) -> set[int]:
+    return {second for start, end in seen for second in range(start, end)}
+
+
+def freeze(server: Server) -> None:
+    """It takes what is sent, and answers nothing."""
+    assert server._process is not None
+    os.kill(server._process.pid, signal.SIGSTOP)
+
+
+def stretches(record: dict[str, Any], kind: str) -> list[tuple[int, int]]:
+    return [(start, end) for start, end in record[kind]]
+
+
+def test_the_light_says_what_became_of_what_was_watched(
+    server: Server, open_demo: Callable[[], Demo], learner: str, video: str
+) -> None:
+    """Stored; waiting while no answer comes; offline when the server is gone; stored again, with nothing lost.
+
+    Each state has a word of its own, a colour of its own, and says in words what that means.
+    """
+    demo = open_demo()
+    light, words = demo["#state"], demo["#detail"]
+    tones = set()
+
+    def tone() -> None:
+        tones.add(light.evaluate("light => getComputedStyle(light).color"))
+
+    assert light.get_attribute("aria-live") == "polite"
+    expect(words).to_have_text("nothing watched yet")
+    tone()
+    demo.play_until(1.6)
+    expect(light).to_have_text("Stored")
+    expect(words).to_have_text("all but the last few seconds")
+    expect(demo["#seconds .unstored"]).to_have_count(1)
+
+    freeze(server)
+    demo.do("video.pause()")
+    expect(light).to_have_text("Waiting")
+    expect(words).to_have_text("1 heartbeat not confirmed yet")
+    tone()
+
+    server.kill()
+    expect(light).to_have_text("Offline")
+    tone()
+    demo.do("video.currentTime = 30")
+    demo.play_until(32)
+    demo.do("video.pause()")
+    expect(words).to_have_text(re.compile("^[0-9]+ heartbeats kept in this browser until the line is back$"))
+    expect(light).to_have_text("Offline")
+    shown = demo.drawn("seen") + demo.drawn("unstored")
+    assert demo.drawn("unstored")[-1] == (30, 32)
+    assert len(tones) == 3
+
+    server.start()
+    expect(light).to_have_text("Stored")
+    expect(words).to_have_text("all you watched")
+    expect(demo["#seconds .unstored"]).to_have_count(0)
+    assert covered(stretches(server.progress(learner, video), "seen")) == covered(shown)
+
+
+def test_the_heat_strip_is_the_record(server: Server, open_demo: Callable[[], Demo], learner: str, video: str) -> None:
+    """Seen, seen again, where the playhead is and where it will go on: as the server has it, to the second."""
+    demo = open_demo()
+    assert not demo.drawn("seen")
+    expect(demo["#seen-words"]).to_have_text("Nothing seen yet.")
+    demo.play_until(4)
+    demo.do("video.currentTime = 1")
+    demo.play_until(3)
+    demo.do("video.currentTime = 45")
+    demo.play_until(48)
+    demo.pause()
+
+    record = server.progress(learner, video)
+    expect(demo["#watched"]).to_have_text(f"{record['watchedDuration']} of {DURATION_S} s")
+    assert demo.drawn("seen") == stretches(record, "seen")
+    assert demo.drawn("again") == stretches(record, "again")
+    assert [start for start, _ in demo.drawn("seen")] == [0, 45]
+    assert [start for start, _ in demo.drawn("again")] == [1]
+    again = sum(end - start for start, end in stretches(record, "again"))
+    expect(demo["#again"]).to_have_text(f"{again} s")
+    expect(demo["#resume"]).to_have_text("0:48")
+    assert demo.marked("#head") == pytest.approx(demo.position, abs=0.5)
+    assert demo.marked("#resume-flag") == pytest.approx(record["resume"], abs=0.5)
+    expect(demo["#seen-words"]).to_have_text(re.compile("^Seen: 0:00 to 0:04, 0:45 to 0:48.$"))
+    tones = demo["#seconds .seen, #seconds .again"].evaluate_all(
+        "all => [...new Set(all.map((each) => getComputedStyle(each).backgroundColor))]"
+    )
+    assert len(tones) == 2
+
+    demo.click_second(2)
+    demo.at(2)
+    expect(demo["#bubble"]).to_have_text("0:02 · seen again")
+    demo.click_second(70)
+    demo.at(70)
+    expect(demo["#bubble"]).to_have_text("1:10 · not seen")
+
+
+@pytest.mark.parametrize("says", ["Continue", "Start again"])
+def test_the_second_visit_is_asked_where_to_go_on(
+    server: Server, open_demo: Callable[[], Demo], learner: str, video: str, says: str
+) -> None:
+    """The first visit is not asked; the second is, and nothing changes before the answer, which is then obeyed."""
+    demo = open_demo()
+    expect(demo.page.get_by_role("dialog")).to_be_hidden()
+    demo.do("video.currentTime = 40")
+    demo.play_until(42)
+    demo.pause()
+    before = server.progress(learner, video)
+
+    demo.page.reload()
+    demo.ready()
+    asked = demo.page.get_by_role("dialog", name="Continue from 0:42?")
+    expect(asked).to_be_visible()
+    expect(asked).to_contain_text(f"You have watched {before['watchedDuration']} of {DURATION_S} seconds.")
+    expect(demo.button("Continue")).to_be_focused()
+    assert demo.position == 0
+    assert demo.paused
+    assert server.progress(learner, video) == before
+
+    demo.button(says).click()
+    expect(asked).to_be_hidden()
+    starts_at = before["resume"] if says == "Continue" else 0
+    demo.wait(f"document.querySelector('video').currentTime > {starts_at + 1}")
+    demo.pause()
+    assert starts_at < demo.position < starts_at + 10
+    record = server.progress(learner, video)
+    if says == "Continue":
+        assert record["position"] == pytest.approx(demo.position, abs=0.1)
+        assert [start for start, _ in record["seen"]] == [40]
+    else:  # the position follows when it has settled: a moment at the start takes nobody's place away
+        assert [start for start, _ in record["seen"]] == [0, 40]
+
+
+def test_the_link_is_the_same_learner_on_another_device(
+    open_demo: Callable[[], Demo], new_page: Callable[[], Page]
+) -> None:
+    """Copied or clicked, it opens where the first device is; from then on each tells the other."""
+    first = open_demo()
+    first.do("video.currentTime = 20")
+    first.play_until(22)
+    first.pause()
+
+    first.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    first["#copy"].click()
+    expect(first["#copy"]).to_have_text("Copied")
+    link = first.do("return navigator.clipboard.readText()")
+    assert link == first["#link"].input_value() == first.page.get_by_role("link", name="Open").get_attribute("href")
+
+    second = Demo(new_page(), link).ready()
+    expect(second.page.get_by_role("dialog", name="Continue from 0:22?")).to_be_visible()
+    assert second.drawn("seen") == first.drawn("seen")
+    second.button("Continue").click()
+    second.wait("document.querySelector('video').currentTime > 22")
+    second.pause()
+
+    first.do("video.currentTime = 60")
+    first.play_until(61)
+    first.pause()
+    expect(second["#elsewhere"]).to_contain_text("Another device is at 1:01.")
+    assert second.marked("#there") == pytest.approx(first.position, abs=0.5)
+    assert second.drawn("seen") == first.drawn("seen")
+    second.button("Go there").click()
+    second.at(first.position)
+    expect(second["#elsewhere"]).to_be_hidden()
+
+    expect(first["#elsewhere"]).to_be_hidden()  # the same place: nowhere to go
+
+
+def test_the_keyboard_is_enough(open_demo: Callable[[], Demo]) -> None:
+    """Every control is reached by Tab with a ring to see and a name to hear; space and arrows work anywhere."""
+    demo = open_demo()
+    keyboard = demo.page.keyboard
+    keyboard.press("Space")
+    expect(demo.button("Pause")).to_be_visible()
+    demo.wait("document.querySelector('video').currentTime > 0.5")
+    keyboard.press("Space")
+    expect(demo.button("Play")).to_be_visible()
+    assert demo.paused
+
+    start = demo.position
+    keyboard.press("ArrowRight")
+    demo.at(start + 5)
+    keyboard.press("ArrowRight")
+    demo.at(start + 10)
+    keyboard.press("ArrowLeft")
+    demo.at(start + 5)
+    keyboard.press("Home")
+    demo.at(0)
+
+    reached = []
+    ring = """() => {
+        const focused = document.activeElement;
+        const ringed = focused.id === "strip" ? document.querySelector("#seconds") : focused;
+        const { outlineStyle, outlineWidth } = getComputedStyle(ringed);
+        return outlineStyle === "none" ? 0 : parseFloat(outlineWidth);
+    }"""
+    for _ in range(12):
+        keyboard.press("Tab")
+        focused = demo.page.locator(":focus")
+        if not focused.count():
+            break
+        reached.append(focused.evaluate("element => element.id || element.tagName"))
+        assert demo.page.evaluate(ring) >= 2, f"no ring around {reached[-1]}"
+    assert reached == [
+        "strip",
+        "play",
+        "back",
+        "ahead",
+        "speed",
+        "full",
+        "link",
+        "copy",
+        "second",
+        "SUMMARY",
+        "by-hand",
+    ]
+
+    strip = demo.page.get_by_role("slider", name="Position in the film")
+    strip.focus()
+    keyboard.press("ArrowRight")
+    expect(strip).to_have_attribute("aria-valuenow", "5")
+    expect(strip).to_have_attribute("aria-valuemax", str(DURATION_S))
+    expect(strip).to_have_attribute("aria-valuetext", "0:05 of 1:30, not seen")
+    for role, name in [
+        ("button", "Back 5 seconds"),
+        ("button", "Ahead 5 seconds"),
+        ("button", "Full screen"),
+        ("combobox", "Speed"),
+        ("textbox", "Link to the same learner"),
+    ]:
+        expect(demo.page.get_by_role(role, name=name)).to_be_visible()  # type: ignore[arg-type]
+
+    demo.button("Play").focus()
+    keyboard.press("Space")  # the button's own: once, not twice
+    demo.wait("!document.querySelector('video').paused")
+
+
+def test_a_phone_needs_no_sideways_scrolling(open_demo: Callable[[], Demo]) -> None:
+    """At 360 px all of it is inside the screen: controls, question, notice and frames."""
+    other = open_demo()
+    other.do("video.currentTime = 30")
+    other.play_until(31)
+    other.pause()
+    demo = open_demo()
+    demo.page.set_viewport_size({"width": 360, "height": 740})
+
+    def fits() -> None:
+        assert demo.do("return document.documentElement.scrollWidth") <= 360
+        for each in demo.page.locator("button:visible, select, a, #light, #time, #strip, dd").all():
+            box = each.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0, each
+            assert box["x"] + box["width"] <= 360, each
+
+    expect(demo.button("Continue")).to_be_visible()
+    fits()
+    demo.button("Continue").click()
+    demo.wait("document.querySelector('video').currentTime > 31")
+    demo.pause()
+    demo["#wire summary"].click()
+    other.do("video.currentTime = 80")
+    expect(demo["#elsewhere"]).to_be_visible()
+    fits()
+    play = demo.button("Play").bounding_box()
+    assert play is not None
+    assert (play["width"], play["height"]) == (48, 48), "big enough for a thumb, and round"
+
+
+def test_it_follows_the_systems_colours(open_demo: Callable[[], Demo]) -> None:
+    """Light or dark as the system is, and every text can be read in both: that of each light too."""
+    demo = open_demo()
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    grounds = {}
+    for scheme in schemes:
+        demo.page.emulate_media(color_scheme=scheme)
+        grounds[scheme] = demo.do("return getComputedStyle(document.body).backgroundColor")
+        for light in ("stored", "waiting", "offline", "refused"):
+            demo["#light"].evaluate("(element, light) => { element.dataset.light = light }", light)
+            assert demo["#state"].evaluate(CONTRAST) >= LEAST_CONTRAST, (scheme, light)
+        for each in demo.page.locator(
+            "h1, h2:visible, .soft:visible, dt, dd, button:visible, select, #last, #axis"
+        ).all():
+            assert each.evaluate(CONTRAST) >= LEAST_CONTRAST, (scheme, each)
+    brightness = {scheme: sum(map(int, re.findall(r"\d+", ground)[:3])) for scheme, ground in grounds.items()}
+    assert brightness["light"] > 3 * 200
+    assert brightness["dark"] < 3 * 60
+
+
+def test_a_developer_sees_the_last_frames(open_demo: Callable[[], Demo]) -> None:
+    """One line with the newest, and behind it those before, newest first."""
+    demo = open_demo()
+    demo.play_until(1)
+    demo.pause()
+    expect(demo["#last"]).to_have_text(re.compile(r"^↓ (ack|progress|synced) \{.*\}$"))
+    expect(demo["#frames"]).to_be_hidden()
+    demo["#wire summary"].click()
+    expect(demo["#frames"]).to_be_visible()
+    kinds = [line.split()[1] for line in demo["#frames li"].all_text_contents()][::-1]
+    assert kinds[:2] == ["hello", "welcome"]
+    assert kinds.index("synced") < kinds.index("heartbeat") < kinds.index("ack")
+
+
+def test_a_token_in_the_fragment_is_the_learner(
+    guarded: Server, new_page: Callable[[], Page], learner: str, video: str
+) -> None:
+    """It reports as the token's learner; the token is in no URL that is asked for, and on no line of the page."""
+    made = token(learner, iss=None, aud=None)
+    demo = Demo(new_page(), f"{guarded.url}/?video={video}#token={made}").ready()
+    demo.play_until(2)
+    demo.pause()
+
+    headers = {"Authorization": f"Bearer {made}"}
+    record = (
+        httpx.get(f"{guarded.url}/progress/{learner}/{video}?detail=full", headers=headers).raise_for_status().json()
+    )
+    assert demo.drawn("seen") == stretches(record, "seen")
+    assert stretches(record, "seen")
+    assert not [url for url in demo.asked if made in url.partition("#")[0]]
+    assert made not in demo["body"].inner_text()
+
+    link = demo["#link"].input_value()
+    assert link == f"{guarded.url}/?video={video}#token={made}"
+    second = Demo(new_page(), link).ready()
+    expect(second.page.get_by_role("dialog", name="Continue from 0:02?")).to_be_visible()
+
+
+def test_a_token_that_is_refused_is_said_aloud(guarded: Server, new_page: Callable[[], Page], learner: str) -> None:
+    """No endless trying: the light says Refused, and an alert says why."""
+    made = token(learner, iss=None, aud=None, key="another-secret-that-is-long-enough-for-any-hash-of-the-family")
+    demo = Demo(new_page(), f"{guarded.url}/#token={made}")
+    expect(demo["#state"]).to_have_text("Refused")
+    expect(demo.page.get_by_role("alert")).to_contain_text("Nothing more is stored from this page.")
+
+
+def test_it_asks_nobody_else(server: Server, new_page: Callable[[], Page]) -> None:
+    """Everything comes from the server, so it works without the internet; also where the browser stores nothing."""
+    page = new_page()
+    forbidden = "Object.defineProperty(window, '{}', {{ get() {{ throw new DOMException('no', 'SecurityError') }} }})"
+    for name in ("localStorage", "indexedDB"):
+        page.add_init_script(forbidden.format(name))
+    demo = Demo(page, server.url).ready()
+    demo.play_until(1.6)
+    demo.pause()
+    expect(demo["#watched"]).to_have_text(f"2 of {DURATION_S} s")
+    until(lambda: any("progress/" in url for url in demo.asked), "the record")
+    assert {httpx.URL(url).host for url in demo.asked if not url.startswith("data:")} == {"127.0.0.1"}
+
+
+def test_the_page_without_the_sdk_is_a_click_away(open_demo: Callable[[], Demo], learner: str) -> None:
+    """And it is the same learner there."""
+    demo = open_demo()
+    demo.page.get_by_role("link", name="the same without the SDK").click()
+    demo.page.wait_for_url(f"**/wire.html?user={learner}&*")
+    expect(demo["#connection"]).to_have_text("Live")
+    demo.page.get_by_role("link", name="the demo").click()
+    expect(demo["#state"]).to_have_text("Stored")
