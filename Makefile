@@ -24,6 +24,7 @@ check: setup ## Lint, check the format, the types and the layers
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports
+	@$(BIN)/python client/check_types.py
 
 format: setup ## Format the code and repair what ruff can
 	@$(BIN)/ruff check --fix

@@ -3,6 +3,7 @@
 Needs node and npm. The compiler is fetched once, into .cache/client.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -37,8 +38,8 @@ def declared() -> str:
 
 def main() -> int:
     if not shutil.which("npm"):
-        print("check_types: npm is not installed", file=sys.stderr)
-        return 2
+        print("check_types: SKIPPED, npm is not installed: the SDK's types were not checked", file=sys.stderr)
+        return 2 if os.environ.get("CI") else 0
     try:
         made = declared()
     except subprocess.CalledProcessError as error:
