@@ -1,0 +1,67 @@
+"""A class that watches: many learners at once, each with the Python client, on a service that runs already.
+
+    python examples/classroom.py http://127.0.0.1:8000 --learners 50 --seconds 30
+
+Each watches at its own speed and jumps now and then. At the end what the service has is what was watched: it says
+so, or that something is missing, and then exits with 1.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from uuid import uuid4
+
+from client import playhead_client
+
+LESSON_S = 1_800
+BEAT_S = 1.0
+
+
+async def learn(url: str, video: str, seconds: float, dice: random.Random) -> tuple[int, int, list[float]]:
+    """One learner; how many s it has watched, how many of them the service knows, and the s that each ack took."""
+    user, seen, waits = str(uuid4()), set[int](), list[float]()
+    async with playhead_client(url, device="classroom", user_id=user, transports=("ws", "http")) as p:
+        position, end = dice.randrange(0, LESSON_S // 2), time.monotonic() + seconds
+        while time.monotonic() < end:
+            began, stretch = time.monotonic(), dice.choice((1, 1, 1, 2))
+            if dice.random() < 0.05:
+                position = dice.randrange(0, LESSON_S - 10)
+            if position + stretch > LESSON_S:
+                break
+            await p.watch(
+                video, played=[(position, position + stretch)], position=position + stretch, duration=LESSON_S
+            )
+            waits.append(time.monotonic() - began)
+            seen.update(range(position, position + stretch))
+            position += stretch
+            await asyncio.sleep(max(0.0, BEAT_S - waits[-1]))
+        await p.flush()
+        record = await p.rest.get(video)
+    return len(seen), record.watched_duration, waits
+
+
+async def classroom(url: str, learners: int, seconds: float, seed: int) -> int:
+    """Everybody at once; the exit code."""
+    video, dice = str(uuid4()), random.Random(seed)  # noqa: S311 a simulation
+    results = await asyncio.gather(*(learn(url, video, seconds, random.Random(dice.random())) for _ in range(learners)))  # noqa: S311
+    watched, known = sum(r[0] for r in results), sum(r[1] for r in results)
+    waits = sorted(wait for _, _, each in results for wait in each)
+    print(f"{learners} learners, {len(waits)} heartbeats, each stored in {waits[len(waits) // 2]:.2f} s (median)")
+    print(f"watched {watched} s, stored {known} s: {'nothing is missing' if watched == known else 'THEY DIFFER'}")
+    return int(watched != known)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Let a class of simulated learners watch a lesson.")
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
+    parser.add_argument("--learners", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    return asyncio.run(classroom(given.url, given.learners, given.seconds, given.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""The simulated class, as its first lines say to run it, on the real program."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.server.program import END_S, ROOT, free_port, serve
+
+
+async def test_a_class_watches_and_nothing_is_missing(tmp_path: Path) -> None:
+    """Every learner's client is told "stored" for all that was watched, and the service has exactly that."""
+    async with serve(free_port(), "--data-dir", str(tmp_path / "data"), "--flush-interval-s", "0.2") as program:
+        command = ["examples/classroom.py", program.running.http, "--learners", "15", "--seconds", "4"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(END_S):
+            out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    assert "15 learners" in out.decode()
+    assert "nothing is missing" in out.decode()
