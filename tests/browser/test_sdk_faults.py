@@ -126,7 +126,7 @@ def test_half_a_minute_without_a_network(open_sdk: Open) -> None:
     page.page.context.set_offline(True)
     page.play_until(16)
     page.play_until(31.5)
-    assert page.do("tracker.state") == "offline"
+    assert page.do("tracker.state") in ("offline", "connecting")  # it tries now and then
     assert 1 <= page.do("tracker.pending") <= 20
     page.page.context.set_offline(False)
     page.play_until(34)
