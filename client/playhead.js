@@ -589,10 +589,13 @@ export function attach(target, options) {
 
   function jump() {
     if (resume !== "seek" || media.seeking || !(media.readyState > 0)) return;
-    if (Math.abs(media.currentTime - resumeTo) < 0.5 || tries++ > 2) return settle();
+    if (there() || tries++ > 2) return settle();
     mine = true;
     media.currentTime = resumeTo;
   }
+
+  // a player may go by itself
+  const there = () => resumeTo && Math.abs(media.currentTime - resumeTo) < 0.5;
 
   function settle() {
     if (resume === "done") return;
@@ -626,7 +629,7 @@ export function attach(target, options) {
   listen(media, "pause ended", beat);
   listen(media, "seeking", () => {
     lookBack();
-    if (!mine) {
+    if (!mine && !there()) {
       moved = true;
       settle();
     }

@@ -144,8 +144,8 @@ def test_an_hour_offline_is_a_few_entries(open_sdk: Open) -> None:
     for target in (40, 50, 60, 70):
         page.seek(target)
         page.play_until(target + 2)
-    assert page.do("tracker.pending") == 1
-    assert page.do("tracker.state") == "offline"
+    assert page.do("tracker.pending") <= 3
+    page.wait("tracker.state === 'offline'")  # it tries now and then
 
 
 def test_websockets_blocked(open_sdk: Open) -> None:
