@@ -11,7 +11,6 @@ from protocol.errors import PeerError, Problem
 
 MAX_BUCKETS = 100_000
 """Callers that are remembered; the one that was added longest ago is forgotten first, and starts anew."""
-
 FIRST_SLOT_S = 1.0
 """Nobody is asked to come back sooner."""
 
@@ -81,7 +80,6 @@ class Slots:
     """
 
     def __init__(self, per_s: float, burst: float, now: float) -> None:
-        """Args: per_s, burst: as a bucket's."""
         self._bucket = Bucket(per_s, burst, now)
         self._gap_s = 1.0 / per_s
         self._next = now

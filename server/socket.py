@@ -59,7 +59,6 @@ class SocketEndpoint:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
                 channel.on_end = lambda: deadline.reschedule(0)  # nothing can be answered: stop reading
                 await conversation.run(scope, receive, deadline)
-                channel.on_end = None
         except TimeoutError:
             channel.on_end = None
             channel.carry_out(connection.no_hello())
