@@ -90,6 +90,10 @@ class Deleted(Message):
     message: Literal["Progress deleted successfully"] = "Progress deleted successfully"
 
 
+class SessionsEnded(Message):
+    message: Literal["Sessions ended successfully"] = "Sessions ended successfully"
+
+
 class Summary(Message):
     video_id: str
     average_watched_duration: int

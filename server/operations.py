@@ -1,11 +1,11 @@
 """What operators do while the service runs."""
 
-import json
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.rest import SessionsEnded
+from server.bodies import answer
 from server.identity import PROGRESS_ANY
 from server.parameters import path_id
 from server.services import Services
@@ -25,4 +25,4 @@ class OperationEndpoints:
         (await self._services.access.identify(request)).require(PROGRESS_ANY)
         user_id = path_id(request, "userId")
         await self._services.store.endings.add(user_id, self._services.clock().wall)
-        return Response(json.dumps({"message": "Sessions ended successfully"}), media_type="application/json")
+        return answer(SessionsEnded())
