@@ -23,8 +23,8 @@ from client.outbox import Beat, Entry, Outbox
 from client.pace import Backoff, steady_clock
 from client.records import Changes
 from client.rest import Rest
-from protocol.messages import MAX_PLAYED, Heartbeat, Hello, RecordView
-from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S
+from protocol.messages import Heartbeat, Hello, RecordView
+from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_PLAYED
 
 logger = logging.getLogger(__name__)
 

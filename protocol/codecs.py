@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jiter
 import msgpack
 
+from protocol.beats import Beat, json_beat, msgpack_beat
 from protocol.errors import FrameError
 from protocol.messages import Message
 
@@ -23,6 +24,13 @@ class Codec(Protocol):
         ...
 
     def encode(self, message: Message) -> str | bytes: ...
+
+    text: bool
+    """Whether its frames are text."""
+
+    def beat(self, payload: bytes) -> Beat | None:
+        """A plain heartbeat, at a tenth of what `decode` and validating it cost; None for all else."""
+        ...
 
     def plain_ack(self, session: str, seq: int) -> str | bytes:
         """`Ack(session=session, seq=seq)` encoded, for a tenth: the one message that is sent all the time."""
@@ -45,6 +53,8 @@ class JsonCodec:
     """`playhead.v1.json`: text frames."""
 
     subprotocol = "playhead.v1.json"
+    text = True
+    beat = staticmethod(json_beat)
 
     def decode(self, frame: str | bytes) -> Any:
         if isinstance(frame, bytes):
@@ -65,6 +75,8 @@ class MsgpackCodec:
     """`playhead.v1.msgpack`: binary frames."""
 
     subprotocol = "playhead.v1.msgpack"
+    text = False
+    beat = staticmethod(msgpack_beat)
 
     def decode(self, frame: str | bytes) -> Any:
         if isinstance(frame, str):

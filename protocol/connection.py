@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
 
+import msgspec
+
+from protocol.beats import Beat
 from protocol.codecs import Codec
 from protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
 from protocol.messages import Auth, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
@@ -64,8 +67,7 @@ class Renew:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(msgspec.Struct, frozen=True, gc=False):
     """Merge this report into the running batch."""
 
     video_id: str
@@ -118,6 +120,22 @@ class Connection:
             return self._other(message)
         except InvalidMessage as error:
             return self._invalid(error)
+        except PeerError as error:
+            return self._end(error)
+
+    def beat(self, payload: bytes, text: bool, now: Now) -> Sequence[Effect] | None:
+        """The short way of a frame that only says how the video plays on, as nearly all do.
+
+        None, and nothing has changed, where it is anything else: `receive` it then.
+        """
+        if self.state is not State.OPEN or text is not self._codec.text:
+            return None
+        assert self._sessions is not None  # noqa: S101 OPEN comes only after hello
+        beat = self._codec.beat(payload)
+        if beat is None or not beat.video_id or beat.video_id != self._sessions.video_id:
+            return None
+        try:
+            return self._heartbeat(beat, now)
         except PeerError as error:
             return self._end(error)
 
@@ -181,10 +199,10 @@ class Connection:
         """A frame of this connection's subprotocol."""
         return self._codec.encode(message)
 
-    def _heartbeat(self, message: Heartbeat, now: Now) -> Sequence[Effect]:
+    def _heartbeat(self, message: Heartbeat | Beat, now: Now) -> Sequence[Effect]:
         assert self._sessions is not None  # noqa: S101 by the table: OPEN comes only after hello
         report = self._sessions.heartbeat(message, now)
-        return _TOUCH if report is None else (Take(message.video_id, report),)
+        return _TOUCH if report is None else (Take(self._sessions.video_id, report),)
 
     def _other(self, message: Hello | Sync | Auth | Ping) -> Sequence[Effect]:
         if isinstance(message, Hello):

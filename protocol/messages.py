@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from protocol.errors import FieldError, FrameError, InvalidMessage
 from protocol.scalars import (
+    MAX_PLAYED,
     PATTERNS,
     AgeMs,
     DeviceId,
@@ -29,8 +30,6 @@ from protocol.scalars import (
     WholeSeconds,
 )
 
-MAX_PLAYED = 512
-"""Most intervals in one heartbeat."""
 PAGE = 500
 """Most records in one progress frame."""
 

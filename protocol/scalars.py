@@ -23,6 +23,8 @@ MAX_TOKEN = 8_192
 """Characters of a token; a longer one is refused unread."""
 MAX_AGE_MS = 366 * 86_400_000
 """How long a player may hold a heartbeat back: a year."""
+MAX_PLAYED = 512
+"""Most intervals in one heartbeat."""
 MAX_INSTANT = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, ms."""
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)

@@ -8,8 +8,10 @@ Invariant: a seq is acked only when everything the conversation has taken up to 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+import msgspec
+
+from protocol.beats import Beat
 from protocol.errors import InvalidMessage, PeerError, Problem
 from protocol.intervals import coverage
 from protocol.messages import Ack, Heartbeat, Rejection
@@ -28,7 +30,7 @@ OVERRUN_MS = 2_000
 """How far a position or a play may lie beyond the duration: players round, and encoders disagree."""
 
 
-class Now(NamedTuple):
+class Now(msgspec.Struct, frozen=True, gc=False):
     """One moment on the server's two clocks, ms."""
 
     wall: int
@@ -48,8 +50,7 @@ class Refused(Exception):
     """A heartbeat that contradicts itself; becomes a rejection with the pointer to the field."""
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct):
     """What the next ack of a session says, or the one after it."""
 
     seq: int = 0
@@ -68,8 +69,7 @@ class _Waiting:
         self.rejected.extend(rejections[: max(0, MAX_REJECTED - len(self.rejected))])
 
 
-@dataclass(slots=True)
-class _Session:
+class _Session(msgspec.Struct):
     allowance_ms: float = 0.0
     last_event: int | None = None
     """Event time of the newest report so far, on the server's monotonic clock."""
@@ -80,20 +80,24 @@ class _Session:
 class Sessions:
     """The sessions of one conversation. Heartbeats go in, reports come out; acks follow the flushes."""
 
-    __slots__ = ("_default", "_rules", "_sessions")
+    __slots__ = ("_default", "_rules", "_sessions", "video_id")
 
     def __init__(self, default: str, rules: Plausibility) -> None:
         self._default = default
         self._rules = rules
         self._sessions: dict[str, _Session] = {}
+        self.video_id = ""
+        """Of the last heartbeat, "" before the first: one string for all that follow it."""
 
-    def heartbeat(self, message: Heartbeat, now: Now) -> Report | None:
+    def heartbeat(self, message: Heartbeat | Beat, now: Now) -> Report | None:
         """What `message` says about its record; None where it changes nothing or was rejected (the ack tells).
 
         Raises:
             PeerError: more sessions wait for their ack than one conversation may have, or more rejections than one ack
                 may carry. Nothing was taken.
         """
+        if message.video_id != self.video_id:
+            self.video_id = message.video_id
         name = message.session or self._default
         session, waiting = self._take(name)
         try:
@@ -170,7 +174,9 @@ class Sessions:
                 return
         raise PeerError(Problem.TOO_MANY_SESSIONS, f"at most {MAX_SESSIONS} sessions may wait for their ack")
 
-    def _report(self, name: str, session: _Session, waiting: _Waiting, message: Heartbeat, now: Now) -> Report | None:
+    def _report(
+        self, name: str, session: _Session, waiting: _Waiting, message: Heartbeat | Beat, now: Now
+    ) -> Report | None:
         duration_ms = round(message.duration * 1_000) if message.duration else 0
         if duration_ms < SHORTEST_MS:
             duration_ms = 0

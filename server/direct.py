@@ -23,11 +23,21 @@ except ImportError:  # a platform without the compiled one
 
 SCOPE_KEY = "playhead.direct"
 _TEXT, _BINARY, _MASKED = 0x80 | Opcode.TEXT, 0x80 | Opcode.BINARY, 0x80
-Listener = Callable[[str | bytes], None]
+Listener = Callable[[bytes, bool], bool]
+"""Takes a message's payload, and whether it is text; False where that is the library's to refuse."""
 
 
 class DirectWebSocket(BoundedWebSocket):
     """Offers itself to the app as `scope["playhead.direct"]`."""
+
+    __slots__ = ("_amid", "_largest", "_listener", "_tail")  # apart from uvicorn's many, which a beat need not meet
+
+    __slots__ = (
+        "_amid",
+        "_largest",
+        "_listener",
+        "_tail",
+    )  # beside uvicorn's many attributes, which a beat need not meet
 
     def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
@@ -62,7 +72,7 @@ class DirectWebSocket(BoundedWebSocket):
 
     def listen(self, listener: Listener) -> None:
         """Give messages to `listener` from now on; where some wait for `receive` those come first: ask again then."""
-        if self.queue.empty() and not self.close_sent:
+        if self.queue.empty() and not self.close_sent and not self._amid:
             self._listener = listener
 
     def ignore(self) -> None:
@@ -91,51 +101,39 @@ class DirectWebSocket(BoundedWebSocket):
         return True
 
     def data_received(self, data: bytes) -> None:
-        if not self.handshake_complete:
-            super().data_received(data)
-            return
         if self._tail:
             data, self._tail = self._tail + data, b""
         start, size = 0, len(data)
         while start < size:
-            if self._cut or self.transport.is_closing():
-                return
-            if (edges := _edges(data, start, size)) is None:
-                break
-            mask, end = edges
-            if end - mask - 4 > self._largest:
-                super().data_received(data[start:])  # refused by its head alone
-                return
-            if end > size:
-                break
-            kind = data[start]
-            if (
-                self._listener is None
-                or (kind != _TEXT and kind != _BINARY)
-                or not data[start + 1] & _MASKED
-                or self.close_sent
-                or self._amid
-                or not self._heard(self._listener, data, start, mask, end)
-            ):
-                if not kind & 0x08:  # no control frame
-                    self._amid = not kind & 0x80
-                super().data_received(data[start:end])
-                if not self.queue.empty():
-                    self._listener = None  # what follows waits behind it, until `listen` is asked again
-            start = end
-        self._tail = data[start:]
+            listener = self._listener
+            if listener is not None and (edges := _message(data, start, size)) is not None:
+                mask, end = edges
+                payload = apply_mask(data[mask + 4 : end], data[mask : mask + 4])
+                if len(payload) <= self._largest and listener(payload, data[start] == _TEXT):
+                    start = end
+                    continue
+            start = self._hand_on(data, start, size)
 
-    def _heard(self, listener: Listener, data: bytes, start: int, mask: int, end: int) -> bool:
-        """Hand a message to who listens; False where that is the library's to refuse."""
-        payload = apply_mask(data[mask + 4 : end], data[mask : mask + 4])
-        message: str | bytes = payload
-        if data[start] == _TEXT:
-            try:
-                message = payload.decode()
-            except UnicodeDecodeError:
-                return False
-        listener(message)
-        return True
+    def _hand_on(self, data: bytes, start: int, size: int) -> int:
+        """Give the library the frame at `start`, whole; where the next one begins. Half a frame waits for its rest."""
+        if not self.handshake_complete:
+            super().data_received(data[start:])
+            return size
+        if self._cut or self.transport.is_closing():
+            return size
+        edges = _edges(data, start, size)
+        if edges is not None and edges[1] - edges[0] - 4 > self._largest:
+            super().data_received(data[start:])  # refused by its head alone
+            return size
+        if edges is None or edges[1] > size:
+            self._tail = data[start:]
+            return size
+        if not data[start] & 0x08:  # no control frame
+            self._amid = not data[start] & 0x80
+        super().data_received(data[start : edges[1]])
+        if self._cut or self._amid or not self.queue.empty():
+            self._listener = None  # what follows waits behind it, until `listen` is asked again
+        return edges[1]
 
 
 class Mailbox:
@@ -163,6 +161,20 @@ class Mailbox:
             finally:
                 self._reader = None
         return self._events.pop(0)
+
+
+def _message(data: bytes, start: int, size: int) -> tuple[int, int] | None:
+    """`_edges`, if all of a message is there in one frame of up to 64 KiB, masked as a client's must be."""
+    kind = data[start]
+    if (kind != _TEXT and kind != _BINARY) or size - start < 6:
+        return None
+    length = data[start + 1] - _MASKED
+    mask = start + 2
+    if length == 126:
+        length = data[mask] << 8 | data[mask + 1]
+        mask += 2
+    end = mask + 4 + length
+    return None if length < 0 or length == 127 or end > size else (mask, end)
 
 
 def _edges(data: bytes, start: int, size: int) -> tuple[int, int] | None:

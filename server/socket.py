@@ -124,27 +124,42 @@ class Conversation:
             if self._direct is not None and self._connection.state is State.OPEN:
                 self._direct.listen(self._listen)
 
-    def _listen(self, frame: str | bytes) -> None:
-        """A frame that came the short way. What must be waited for is left to `run`, and so is what follows."""
+    def _listen(self, payload: bytes, text: bool) -> bool:
+        """A frame that came the short way. What must be waited for is left to `run`, and so is what follows.
+
+        False where it is text that is no UTF-8.
+        """
         assert self._direct is not None  # noqa: S101 it is who calls
-        effects = self._effects(frame)
+        if self._connection.state is State.CLOSED:
+            self._direct.ignore()
+            return True
+        now = self._services.clock()
+        effects = self._connection.beat(payload, text, now) if self._bucket.take(now.mono / 1_000) else self._too_fast()
+        if effects is None:
+            try:
+                frame = payload.decode() if text else payload
+            except UnicodeDecodeError:
+                return False
+            effects = self._connection.receive(frame, now)
         for index, effect in enumerate(effects):
             if not self._carried_out(effect):
                 self._left = effects[index:]
                 self._direct.hand_back()
-                return
-        if self._connection.state is State.CLOSED:
-            self._direct.ignore()
+                break
+        return True
 
     def _effects(self, frame: str | bytes) -> Sequence[Effect]:
         if self._connection.state is State.CLOSED:
             return ()
         now = self._services.clock()
         if not self._bucket.take(now.mono / 1_000):
-            burst = self._services.settings.frames_burst
-            self._channel.refuse(TooFast("frames", self._bucket.wait_s(burst / 2)))
-            return ()
+            return self._too_fast()
         return self._connection.receive(frame, now)
+
+    def _too_fast(self) -> Sequence[Effect]:
+        burst = self._services.settings.frames_burst
+        self._channel.refuse(TooFast("frames", self._bucket.wait_s(burst / 2)))
+        return ()
 
     def _carried_out(self, effect: Effect) -> bool:
         """Do what can be done at once; False where it takes waiting."""

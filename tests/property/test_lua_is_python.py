@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from protocol.intervals import MAX_INTERVALS
 from protocol.record import MAX_SESSIONS, Outcome, Record, Report, delete, join
@@ -219,7 +220,7 @@ def test_long_histories_of_more_sessions_than_are_remembered(
         position_at = at if report.position_at else 0
         seq = 1 + turn // (5 * most)
         ops.append(
-            replace(report, session=f"s{number}", first_seq=seq, seq=seq, first_at=at, at=at, position_at=position_at)
+            replaced(report, session=f"s{number}", first_seq=seq, seq=seq, first_at=at, at=at, position_at=position_at)
         )
     reference = Reference()
     want, outcomes = reference.apply(key, ops)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from protocol.intervals import MAX_INTERVALS, intersection, size
 from protocol.record import MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
@@ -34,7 +35,7 @@ def not_later(op: Op) -> Op:
     if isinstance(op, int):
         return min(op, NOW)
     at, position_at = min(op.at, NOW), min(op.position_at, NOW)
-    return replace(op, first_at=min(op.first_at, NOW), at=at, position_at=position_at)
+    return replaced(op, first_at=min(op.first_at, NOW), at=at, position_at=position_at)
 
 
 @st.composite

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 from protocol.codecs import CODECS, Codec, JsonCodec, MsgpackCodec
 from protocol.errors import FrameError, InvalidMessage, PeerError
 from protocol.messages import (
-    MAX_PLAYED,
     Ack,
     Error,
     Goodbye,
@@ -30,7 +29,7 @@ from protocol.messages import (
     Welcome,
     parse,
 )
-from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
+from protocol.scalars import MAX_MEDIA_S, MAX_PLAYED, MAX_SEQ
 
 USER, VIDEO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-00000000000a"
 JSON, MSGPACK = JsonCodec(), MsgpackCodec()

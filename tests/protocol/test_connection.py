@@ -376,3 +376,52 @@ TestConversation = Conversation.TestCase
 TestPackedConversation = PackedConversation.TestCase
 for _case in (TestConversation, TestPackedConversation):
     _case.settings = settings(stateful_step_count=30)
+
+
+def short(connection: Connection, tree: Any) -> Sequence[Effect] | None:
+    frame = written(connection, tree)
+    return connection.beat(frame.encode() if isinstance(frame, str) else frame, isinstance(frame, str), NOW)
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_the_short_way_needs_an_open_conversation_and_a_video_that_the_long_way_has_taken(codec: Codec) -> None:
+    """Else any text would pass for an id."""
+    for state in (State.OPENING, State.CHECKING, State.CLOSED):
+        assert short(in_state(state, codec), BEAT) is None
+    connection = in_state(State.OPEN, codec)
+    for video in ("", "x", VIDEO, VIDEO.upper()):
+        assert short(connection, {**BEAT, "videoId": video}) is None
+    (long_way,) = connection.receive(written(connection, BEAT), NOW)
+    (short_way,) = short(connection, {**BEAT, "seq": 2}) or ()
+    assert isinstance(long_way, Take)
+    assert isinstance(short_way, Take)
+    assert short_way.video_id is long_way.video_id
+    assert (long_way.report.seq, short_way.report.seq) == (1, 2)
+    other = CODECS["playhead.v1.msgpack" if codec.text else "playhead.v1.json"]
+    frame = written(Connection(other, Plausibility()), {**BEAT, "seq": 3})
+    assert connection.beat(frame.encode() if isinstance(frame, str) else frame, other.text, NOW) is None
+
+
+@given(
+    st.sampled_from(list(CODECS.values())),
+    st.lists(
+        st.tuples(
+            st.integers(1, 9),
+            st.sampled_from([VIDEO, VIDEO, VIDEO.upper(), USER]),
+            st.sampled_from([[[0, 5]], [[5, 0]], [], [[0, 90_000]], None]),
+            st.sampled_from(["playing", "paused", "?"]),
+            st.sampled_from(["", "flush"]),
+        ),
+        max_size=12,
+    ),
+)
+def test_both_ways_have_the_same_effects(codec: Codec, beats: list[tuple[int, str, Any, str, str]]) -> None:
+    two = in_state(State.OPEN, codec), in_state(State.OPEN, codec)
+    for seq, video, played, state, then in beats:
+        tree = {**BEAT, "seq": seq, "videoId": video, "played": played, "state": state}
+        frame = written(two[0], tree)
+        assert two[0].receive(frame, NOW) == (short(two[1], tree) or two[1].receive(frame, NOW))
+        if then:
+            for connection in two:
+                connection.taken()
+            assert list(two[0].stored()) == list(two[1].stored())

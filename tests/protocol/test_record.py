@@ -8,6 +8,7 @@ from functools import reduce
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from protocol.intervals import MAX_INTERVALS, intersection, size, union
 from protocol.record import (
@@ -81,7 +82,7 @@ def assert_completed_in_bounds(record: Record, given_reports: list[Report]) -> N
         suffices = next(
             report.at
             for n, report in enumerate(by_time, 1)
-            if after(replace(r, duration_ms=DURATION_MS) for r in by_time[:n]).completed_at
+            if after(replaced(r, duration_ms=DURATION_MS) for r in by_time[:n]).completed_at
         )
         assert suffices <= record.completed_at <= record.last_watched
 
@@ -224,7 +225,7 @@ def test_joining_neighbours_first_changes_nothing(
 ) -> None:
     """A new run comes to the same record as its reports one by one. One exception: where the session settles within
     the run, the run's earlier positions count as settled too, so the two position registers may differ."""
-    run = [replace(report, session="run") for report in run]
+    run = [replaced(report, session="run") for report in run]
     before = after(data.draw(interleaved(context)))
     split = data.draw(st.integers(0, len(run)))
     before = after(run[:split], before)
@@ -396,7 +397,7 @@ def every_other(first: int, count: int) -> list[int]:
 
 def test_full_set_is_left_as_it_was() -> None:
     """What would make it 2,049 intervals is capped; what fits, and all but the sets, still joins."""
-    full = after([replace(report_of("a", 1, 1), seen=every_other(0, MAX_INTERVALS))])
+    full = after([replaced(report_of("a", 1, 1), seen=every_other(0, MAX_INTERVALS))])
     assert len(full.seen) == 2 * MAX_INTERVALS
     one_more = report_of("a", 2, 9, [(10_000_000, 10_001_000), (0, 1_000)], position_ms=1_000)
     record, outcome = join(full, one_more, 0, THRESHOLD)
@@ -412,13 +413,13 @@ def test_full_again_does_not_hold_up_seen() -> None:
     """Only the set that is full is left as it was."""
     record = after(
         [
-            replace(report_of("a", 1, 1), seen=[0, 10_000]),
-            replace(report_of("a", 2, 1), seen=every_other(0, MAX_INTERVALS)),
+            replaced(report_of("a", 1, 1), seen=[0, 10_000]),
+            replaced(report_of("a", 2, 1), seen=every_other(0, MAX_INTERVALS)),
         ]
     )
     full = record.again
     assert len(full) == 2 * MAX_INTERVALS
-    record, outcome = join(record, replace(report_of("a", 3, 1), seen=[9_000, 9_001, 10_000, 10_001]), 0, THRESHOLD)
+    record, outcome = join(record, replaced(report_of("a", 3, 1), seen=[9_000, 9_001, 10_000, 10_001]), 0, THRESHOLD)
     assert (outcome, record.again, record.seen) == (Outcome.CAPPED, full, [0, 10_001])
 
 
@@ -445,7 +446,9 @@ def stray(session: str, at: int, position_ms: int, seq: int = 1) -> Report:
         pytest.param([settled("a", 1, 300_000), stray("b", 2, 300_000)], 300_000, id="pulls back by 10 s"),
         pytest.param([settled("a", 1, 300_000), stray("b", 2, 900_000)], 900_000, id="a stray may go forward"),
         pytest.param([settled("a", 1, 300_000), settled("b", 2, 0)], 10_000, id="played 10 s: it is where they are"),
-        pytest.param([settled("a", 1, 300_000), replace(stray("b", 2, 0), seek=True)], 0, id="a seek is meant at once"),
+        pytest.param(
+            [settled("a", 1, 300_000), replaced(stray("b", 2, 0), seek=True)], 0, id="a seek is meant at once"
+        ),
         pytest.param(
             [settled("a", 1, 300_000), *(stray("b", 1 + n, n * 1_000, seq=n) for n in range(1, 10))],
             310_000,
@@ -541,7 +544,7 @@ def test_watching_all_of_it_completes(duration_ms: int, threshold: int) -> None:
 )
 def test_watched_is_coverage_or_claim(history: list[Report], watched: int, completed: bool) -> None:
     """The larger of both, at most the duration; rewatching adds nothing to it, and a seek is not watching."""
-    record = after([replace(report, duration_ms=DURATION_MS) for report in history])
+    record = after([replaced(report, duration_ms=DURATION_MS) for report in history])
     assert (record.watched, record.completed_at > 0) == (watched, completed)
 
 

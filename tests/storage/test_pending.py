@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from protocol.record import Outcome, Record, Report, delete, join
 from storage.packing import pack_record
@@ -142,7 +143,7 @@ def test_waiting_changes_nothing(data: st.DataObject) -> None:
     """However the reports of some sessions mix, repeats and deletions among them: the record is that of the reports
     one by one."""
     streams = [
-        [replace(report, at=report.at + SINCE, first_at=report.at + SINCE) for report in stream]
+        [replaced(report, at=report.at + SINCE, first_at=report.at + SINCE) for report in stream]
         for stream in data.draw(sessions_of(3, longest=8))
     ]
     ops: list[Op] = list(data.draw(interleaved([data.draw(with_repeats(stream)) for stream in streams])))
