@@ -4,14 +4,18 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
-from bench.processes import ROOT, Failed, await_port, cpu_s, free_port, python, running
-from storage.embedded import EmbeddedValkey
+import redis
+
+from bench.processes import ROOT, START_S, Failed, await_port, cpu_s, free_port, python, running
+from storage.durability import Level
+from storage.embedded import EmbeddedValkey, _binary
 
 UNBOUND = {
     "MAX_CONNECTIONS": "30000",
@@ -62,7 +66,7 @@ def store(fsync: bool = True) -> Iterator[tuple[EmbeddedValkey, Path]]:
 @contextlib.contextmanager
 def playhead(durability: str = "fsync", **settings: str) -> Iterator[Server]:
     """`playhead serve` with one worker; `settings` by their names in the environment, without the prefix."""
-    with store(fsync=durability == "fsync") as (valkey, work):
+    with store(fsync=durability != "memory") as (valkey, work), _replicas(valkey, work, durability):
         port, log = free_port(), work / "server.log"
         env = {f"PLAYHEAD_{name}": value for name, value in {**UNBOUND, **settings}.items()}
         command = python("server", "serve", "--port", str(port), "--redis-url", valkey.url, "--durability", durability)
@@ -71,6 +75,31 @@ def playhead(durability: str = "fsync", **settings: str) -> Iterator[Server]:
             if not process.stdout.readline().startswith("Playhead is ready"):
                 raise Failed(f"the service did not start: {log.read_text()[-500:]}")
             yield Server(port, process.pid, valkey)
+
+
+@contextlib.contextmanager
+def _replicas(valkey: EmbeddedValkey, work: Path, durability: str) -> Iterator[None]:
+    """As many as the level asks for, in sync when the block begins. The embedded store gets a port of loopback."""
+    wanted = Level.parse(durability).replicas
+    if not wanted:
+        yield
+        return
+    with contextlib.ExitStack() as stack, redis.Redis.from_url(valkey.url) as primary:
+        port = free_port()
+        for name, value in (("bind", "127.0.0.1"), ("port", port), ("repl-diskless-sync-delay", 0)):
+            primary.config_set(name, value)
+        for n in range(wanted):
+            home = work / f"replica{n}"
+            home.mkdir()
+            command = [str(_binary()), "--port", "0", "--unixsocket", str(home / "s"), "--dir", str(home)]
+            command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+            stack.enter_context(running([*command, "--replicaof", f"127.0.0.1 {port}"], work / f"replica{n}.log"))
+        deadline = time.monotonic() + START_S
+        primary.incr("in-sync")
+        while primary.waitaof(1, wanted, 500)[1] < wanted:
+            if time.monotonic() > deadline:
+                raise Failed("the replicas of the store do not get in sync")
+        yield
 
 
 @contextlib.contextmanager

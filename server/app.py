@@ -64,6 +64,7 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         store = create_store(settings)
         hub = Hub(store, await store.epoch())
+        await store.durability.settle(store.run)
 
         def flusher(interval_s: float) -> Flusher:
             return Flusher(

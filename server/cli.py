@@ -13,6 +13,7 @@ from server import logs
 from server.auth import mint
 from server.serve import CannotServe, serve
 from server.settings import ENV_PREFIX, Settings
+from storage.durability import Level
 
 USAGE_ERROR = 2
 
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--workers", type=int, help="processes (1)")
     command.add_argument("--data-dir", type=Path, help="where the embedded store keeps its files (data)")
     command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
-    command.add_argument("--durability", choices=["memory", "fsync"], help="when a heartbeat counts as stored")
+    command.add_argument(
+        "--durability", type=_durability, help="when a heartbeat counts as stored: memory, fsync or replicas:N"
+    )
     command.add_argument("--flush-interval-s", type=float, help="seconds between flushes (1)")
     command.add_argument("--jwt-key-file", type=Path, help="public key (PEM) that tokens are verified by")
     command.add_argument("--jwt-jwks-url", help="https URL of the key set that tokens are verified by")
@@ -75,6 +78,13 @@ def _token(sub: str, scope: str, ttl: float) -> int:
     except ValueError as error:
         return _fail(str(error))
     return 0
+
+
+def _durability(text: str) -> str:
+    try:
+        return Level.parse(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _unknown(environment: Iterable[str]) -> list[str]:

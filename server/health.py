@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.services import Services
-from storage.store import StoreUnavailable
+from storage.durability import NotDurable, StoreUnavailable
 
 
 class HealthEndpoints:
@@ -24,14 +24,21 @@ class HealthEndpoints:
 
     async def ready(self, request: Request) -> Response:
         services = self._services
+        durability = services.store.durability
         try:
             await services.store.run([("PING",)])
+            missing = await durability.missing(services.store.run)
         except StoreUnavailable:
             return _status(503, "the store does not answer")
-        if services.heartbeats.trouble or services.requests.trouble:
+        trouble = services.heartbeats.trouble or services.requests.trouble
+        if isinstance(trouble, NotDurable):
+            missing = missing or str(trouble)
+        if missing:
+            return _status(503, f"nothing is acked: {missing}")
+        if trouble:
             return _status(503, "the store does not take records")
-        return _status(200, "ready")
+        return _status(200, "ready", **({"note": durability.note} if durability.note else {}))
 
 
-def _status(code: int, text: str) -> Response:
-    return Response(json.dumps({"status": text}), code, media_type="application/json")
+def _status(code: int, text: str, **more: str) -> Response:
+    return Response(json.dumps({"status": text, **more}), code, media_type="application/json")

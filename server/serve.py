@@ -131,6 +131,8 @@ async def _check(settings: Settings, theirs: bool) -> None:
         raise CannotServe(f"--redis-url is not one: {error}") from None
     try:
         await store.check()
+        if store.durability.note is not None:
+            logger.warning("%s", store.durability.note)
         for sentence in await concerns(store) if theirs else ():
             logger.warning("%s", sentence)
     except StoreUnavailable as error:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.origin import parse_origin
+from storage.durability import Level
 
 ENV_PREFIX = "PLAYHEAD_"
 MIN_SECRET_BYTES = 32
@@ -23,6 +24,11 @@ def _network(value: str) -> str:
     return str(ip_network(value))
 
 
+def _durability(value: str) -> str:
+    return Level.parse(value).name
+
+
+Durability = Annotated[str, AfterValidator(_durability)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(parse_origin)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 
@@ -40,8 +46,9 @@ class Settings(BaseSettings):
     """Where the embedded store keeps its files."""
     redis_url: str | None = Field(default=None, repr=False)
     """A Redis or Valkey to use instead of the embedded one: redis://, rediss:// or unix://."""
-    durability: Literal["memory", "fsync"] | None = None
-    """When a heartbeat counts as stored. Default: fsync on the embedded store, memory on another."""
+    durability: Durability | None = None
+    """When a heartbeat counts as stored: memory, fsync or replicas:N (see storage/durability.py).
+    Default: fsync on the embedded store, memory on another."""
     key_prefix: str = Field(default="ph", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     store_timeout_s: float = Field(default=5.0, gt=0, le=60)
 
@@ -130,6 +137,12 @@ class Settings(BaseSettings):
         unused = [name for name in ("jwt_algorithm", "jwt_issuer", "jwt_audience") if getattr(self, name) is not None]
         if unused and not given:
             raise ValueError(f"{unused[0]} is given but no key: set jwt_secret, jwt_key_file or jwt_jwks_url")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_of_a_store_of_their_own(self) -> Self:
+        if self.redis_url is None and self.durability is not None and Level.parse(self.durability).replicas:
+            raise ValueError(f"durability {self.durability} needs redis_url: the embedded store has no replicas")
         return self
 
     @model_validator(mode="after")

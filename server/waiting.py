@@ -36,7 +36,7 @@ class Waiter:
             async with asyncio.timeout(lane.interval_s + PATIENCE_S):
                 return await self._stored
         except TimeoutError:
-            raise StoreUnavailable(lane.trouble or "no answer in time") from None
+            raise StoreUnavailable(str(lane.trouble or "no answer in time")) from None
         finally:
             lane.forget(self)
 

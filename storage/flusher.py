@@ -52,7 +52,7 @@ class Flusher:
         self._pending = Pending(max_reports, now().wall)
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
-        self.trouble: str | None = None
+        self.trouble: StoreUnavailable | None = None
         """Why the batch on its way isn't stored yet; None while all is well."""
 
     def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> bool:
@@ -127,7 +127,7 @@ class Flusher:
             except StoreUnavailable as error:
                 if self.trouble is None:
                     logger.warning("The store takes no records, they wait in memory: %s", error)
-                self.trouble = str(error)
+                self.trouble = error
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter, not a secret
                 delay_s = min(RETRY_MAX_S, delay_s * 2)
             else:

@@ -11,7 +11,7 @@ import importlib.resources
 import logging
 from collections.abc import Callable
 from hashlib import sha1
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgpack
@@ -24,6 +24,8 @@ from protocol.record import Record
 from storage.calls import UserItems, VideoRecords, ops, slices, user_calls, video_calls, video_keys
 from storage.cancellation import kept_cancellation
 from storage.catalogue import Catalogue
+from storage.durability import Durability
+from storage.durability import StoreUnavailable as StoreUnavailable
 from storage.endings import Endings
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
@@ -35,14 +37,9 @@ MAX_CONNECTIONS = 64
 """To the store, from one process; who finds none free waits."""
 CALLS_AT_ONCE = 2
 """Answers of stage 1 that are read without a break."""
-Durability = Literal["memory", "fsync"]
 
 
 logger = logging.getLogger(__name__)
-
-
-class StoreUnavailable(Exception):
-    """The store can't be reached, or refuses to write. Try again; nothing of a failed commit is half true."""
 
 
 class Changes(NamedTuple):
@@ -72,12 +69,12 @@ class Store:
         url: redis://, rediss:// or unix://
         worker: this process's name, unique among all that share the store.
         threshold_permille: a record is complete at this part of its duration.
-        durability: "fsync" answers a commit only when it is on the store's disk (WAITAOF).
+        durability: what a commit waits for before it is answered: memory, fsync or replicas:N.
         timeout_s: the longest wait for an answer.
         live_ms: how long after the last moment watched a viewer counts as watching.
 
     Raises:
-        ValueError: `url` is not one.
+        ValueError: `url` or `durability` is not one.
     """
 
     def __init__(
@@ -87,7 +84,7 @@ class Store:
         worker: str,
         keys: Keys | None = None,
         threshold_permille: int = 900,
-        durability: Durability = "memory",
+        durability: str = "memory",
         timeout_s: float = 5.0,
         live_ms: int = 15_000,
     ) -> None:
@@ -113,7 +110,7 @@ class Store:
         """Commits that we know the store has counted."""
         self._epoch = ""
         self._threshold_permille = threshold_permille
-        self._durability = durability
+        self.durability = Durability(durability, self.keys.fence, timeout_s)
         self.timeout_s = timeout_s
         self._users, self._videos, self._changes = Script("users"), Script("videos"), Script("changes")
 
@@ -124,18 +121,11 @@ class Store:
         """Make sure that the store can do what is asked of it.
 
         Raises:
-            StoreUnavailable: it doesn't answer, or lacks WAITAOF where durability is "fsync".
+            StoreUnavailable: it doesn't answer, or can't keep the durability.
         """
         await self.epoch()
-        if self._durability == "fsync":
-            try:
-                on_disk = (await self.run(self._on_disk()))[-1][0] >= 1
-            except StoreUnavailable as error:
-                raise StoreUnavailable(
-                    f"durability fsync needs WAITAOF and an append-only file there ({error})"
-                ) from None
-            if not on_disk:
-                raise StoreUnavailable("durability fsync: the store has not written to its disk in time")
+        await self.durability.settle(self.run)
+        await self.durability.check(self.run)
 
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data.
@@ -198,13 +188,12 @@ class Store:
         return self._videos.call(video_keys(self.keys, call), now, self._live_ms, packed)
 
     async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
-        """Stage 2, and the disk."""
-        if self._durability == "fsync":
-            commands = commands + self._on_disk()
-        if commands:
-            replies = await self.run(commands)
-            if self._durability == "fsync" and replies[-1][0] < 1:
-                raise StoreUnavailable("the store has not written to its disk in time")
+        """Stage 2, and what makes it durable."""
+        waits = self.durability.wait()
+        if commands or waits:
+            replies = await self.run(commands + waits)
+            if waits:
+                self.durability.judge(replies[-1])
 
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
@@ -281,10 +270,6 @@ class Store:
         self._fence = max(self._fence, fence) if current == self._epoch else fence
         self._epoch = current
         return current
-
-    def _on_disk(self) -> list[tuple[Any, ...]]:
-        """Wait for the disk. WAITAOF waits for the last write of its own connection, so there must be one."""
-        return [("INCR", self.keys.fence), ("WAITAOF", 1, 0, int(self.timeout_s * 900))]
 
 
 def _take_results(call: list[UserItems], answer: bytes, committed: Committed) -> dict[str, list[tuple[str, bytes]]]:

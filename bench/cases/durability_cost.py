@@ -1,4 +1,5 @@
-"""The price of "stored": in the store's memory (and within a second in its file), or synced to its disk."""
+"""The price of "stored": in the store's memory (and within a second in its file), or synced to its disk, or to its
+replica's too. The replica runs on the same machine and disk: the cost of waiting for it, without a network's."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from bench.options import Options
 from bench.report import Section
 from bench.servers import playhead
 
-LEVELS = ("memory", "fsync")
+LEVELS = ("memory", "fsync", "replicas:1")
 
 
 def run(options: Options, say: Callable[[str], None]) -> Section:

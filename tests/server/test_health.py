@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 import redis.asyncio
 from websockets.asyncio.client import connect
 
-from tests.device import PATIENCE_S, device
+from tests.device import PATIENCE_S, Device, device
+from tests.replicated import replicated
 from tests.rest import ok, refused, rest
 from tests.serving import Running, serving
 
@@ -168,3 +170,44 @@ async def test_a_device_that_comes_during_an_outage_is_told_to_come_back(store: 
                         break
         async with device(server, user) as player:
             assert (await player.play(video, 0, 5))["rejected"] == []
+
+
+# Replicas
+
+
+async def held_back(api: httpx.AsyncClient, player: Device) -> None:
+    """Nothing is acked, nobody is sent away, and `/readyz` says why."""
+    assert re.search(r"nothing is acked: .*\b0 of 1 replicas", (await readiness(api, 503))["status"])
+    await player.send(type="ping")
+    await player.until("pong")
+    assert "ack" not in {message["type"] for message in player.inbox}
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis7"])
+async def test_acks_wait_for_the_replica_and_readiness_says_why(kind: str, tmp_path: Path) -> None:
+    """No replica yet, then one, stopped, and continued: heartbeats are taken throughout, acks come when it has them.
+
+    Where the store is too old to wait for disks, readiness says by what the level is kept instead.
+    """
+    user, video = str(uuid4()), str(uuid4())
+    with replicated(kind, tmp_path) as nodes:
+        settings = {"redis_url": nodes.url, "durability": "replicas:1", "store_timeout_s": 0.5}
+        async with serving(**settings) as server, rest(server) as api, device(server, user) as player:
+            await player.beat(video, played=[[0, 5]], position=5, state="playing")
+            await held_back(api, player)
+            nodes.follow()
+            assert (await player.acked())["rejected"] == []
+            ready = await readiness(api, 200)
+            if kind == "valkey":
+                assert ready == {"status": "ready"}
+            else:
+                assert ready["note"].endswith("too old for WAITAOF")
+                assert "memory of replicas" in ready["note"]
+            nodes.stop_replica()
+            server.clock.advance(5)
+            await player.beat(video, played=[[5, 10]], position=10, state="playing")
+            await held_back(api, player)
+            nodes.continue_replica()
+            assert (await player.acked())["seq"] == 2
+            await readiness(api, 200)
+            assert ok(await api.get(f"/progress/{user}/{video}?detail=full"))["seen"] == [[0, 10]]

@@ -1,0 +1,169 @@
+"""When a commit counts as stored: what the store is asked to wait for before anybody is told so.
+
+| level | a commit waits for | what may then be lost without harm |
+|---|---|---|
+| memory | the store's answer | our own processes |
+| fsync | WAITAOF 1 0: the store's disk | power |
+| replicas:N | WAITAOF 1 N: its disk and those of N replicas | the store's machine, with a replica in its place |
+
+A level may be kept by weaker means than these only if that was found at the start, and then it is said (`note`).
+Once it runs nothing is weakened: whatever the store can't do any more keeps commits waiting.
+"""
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+Command = tuple[Any, ...]
+Run = Callable[[list[Command]], Awaitable[list[Any]]]
+
+MAX_REPLICAS = 99
+FRESH_S = 3
+"""A replica confirms what it has once a second; one that was silent for longer does not count as there."""
+_LEVEL = re.compile(r"memory|fsync|replicas:([1-9][0-9]?)")
+
+
+class StoreUnavailable(Exception):
+    """The store can't be reached, or refuses to write. Try again; nothing of a failed commit is half true."""
+
+
+class NotDurable(StoreUnavailable):
+    """The store has it, but not yet where it must be. The text is for everybody: it names no address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What was asked for: `disk` on the store's own disk, and on `replicas` more machines."""
+
+    name: str
+    disk: bool
+    replicas: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Level":
+        """Raises ValueError: not memory, fsync or replicas:N."""
+        match = _LEVEL.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not memory, fsync or replicas:N with N from 1 to {MAX_REPLICAS}")
+        return cls(text, text != "memory", int(match[1] or 0))
+
+
+class Durability:
+    """Keeps one level on one store.
+
+    Args:
+        fence: a key to write to. WAIT and WAITAOF wait for the last write of their own connection, so there must be
+            one; and it comes after all that the commit wrote, on whatever connection.
+        timeout_s: the longest wait for an answer of the store.
+    """
+
+    def __init__(self, level: str, fence: str, timeout_s: float) -> None:
+        self.level = Level.parse(level)
+        self.note: str | None = None
+        """What an operator should know about how the level is kept; None where it is kept as asked."""
+        self._fence = fence
+        self._timeout_s = timeout_s
+        self._waits_for_disk = self.level.disk
+        self._waits_for_memory = 0
+        """Of so many replicas, where their disks can't be waited for."""
+
+    async def settle(self, run: Run) -> None:
+        """Find out by which means this store can keep the level.
+
+        Raises:
+            StoreUnavailable: by none, or it does not answer.
+        """
+        if not self.level.disk:
+            return
+        try:
+            await run([("WAITAOF", 1, self.level.replicas, 1)])
+        except StoreUnavailable as error:
+            why = _why_no_waitaof(error)
+            if why is None:
+                raise
+            await (self._settle_for_memory(run, why) if self.level.replicas else self._settle_for_always(run, why))
+
+    def wait(self) -> list[Command]:
+        """What to send after a commit's last write; its last reply is for `judge`."""
+        patience_ms = int(self._timeout_s * 900)  # less than the connection's own
+        if self._waits_for_disk:
+            return [("INCR", self._fence), ("WAITAOF", 1, self.level.replicas, patience_ms)]
+        if self._waits_for_memory:
+            return [("INCR", self._fence), ("WAIT", self._waits_for_memory, patience_ms)]
+        return []
+
+    def judge(self, reply: Any) -> None:
+        """Raises NotDurable: what was waited for has not come."""
+        if self._waits_for_disk and reply[0] < 1:
+            raise NotDurable("the store has not written to its disk in time")
+        if self.level.replicas:
+            confirmed = reply[1] if self._waits_for_disk else reply
+            if confirmed < self.level.replicas:
+                where = " on their disks" if self._waits_for_disk else ""
+                raise NotDurable(f"{confirmed} of {self.level.replicas} replicas have it{where} in time")
+
+    async def check(self, run: Run) -> None:
+        """Whether the store's own disk takes what it is given. Replicas may be away at a start: then acks wait.
+
+        Raises:
+            StoreUnavailable: it doesn't.
+        """
+        if self.level.disk and not self.level.replicas and (commands := self.wait()):
+            self.judge((await run(commands))[-1])
+
+    async def missing(self, run: Run) -> str | None:
+        """Why replicas could not confirm now; None where enough are there, or the store does not let us look.
+
+        Raises:
+            StoreUnavailable: it does not answer.
+        """
+        if not self.level.replicas:
+            return None
+        try:
+            (info,) = await run([("INFO", "replication")])
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):
+                return None
+            raise
+        longest_s = max(FRESH_S, math.ceil(self._timeout_s))
+        replicas = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name)]
+        there = sum(replica["state"] == "online" and int(replica["lag"]) <= longest_s for replica in replicas)
+        if there >= self.level.replicas:
+            return None
+        return f"the store has {there} of {self.level.replicas} replicas that must have a record before it is acked"
+
+    async def _settle_for_memory(self, run: Run, why: str) -> None:
+        needs = f"durability {self.level.name} needs WAIT there"
+        try:
+            await run([("WAIT", 0, 1)])
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{needs} ({error})") from None
+        self._waits_for_disk, self._waits_for_memory = False, self.level.replicas
+        self.note = f"durability {self.level.name} is kept in the memory of replicas and not on disks: {why}"
+
+    async def _settle_for_always(self, run: Run, why: str) -> None:
+        """A store that syncs its file before each answer needs not be waited for."""
+        try:
+            on, policy = await run([("CONFIG GET", "appendonly"), ("CONFIG GET", "appendfsync")])
+        except StoreUnavailable:
+            on = policy = {}
+        if on.get("appendonly") != "yes" or policy.get("appendfsync") != "always":
+            raise StoreUnavailable(f"durability fsync needs WAITAOF and an append-only file there: {why}")
+        self._waits_for_disk = False
+        self.note = f"durability fsync rests on the store's own appendfsync always, which must stay: {why}"
+
+
+def _why_no_waitaof(error: StoreUnavailable) -> str | None:
+    """None: something else is wrong."""
+    said = error.__cause__
+    if isinstance(said, NoPermissionError):
+        return f"its user may not use WAITAOF ({said})"
+    if isinstance(said, ResponseError) and "unknown command" in str(said):
+        return "it is too old for WAITAOF"
+    if isinstance(said, ResponseError) and "appendonly" in str(said):
+        return "its append-only file is off"
+    return None

@@ -1,0 +1,180 @@
+"""A commit is told stored when the store has it where it was asked for, and not before; what a store can't do is said.
+
+On a real primary with a real replica: Valkey, which has WAITAOF, and Redis 7.0, which has WAIT alone.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import redis.asyncio
+
+from protocol.record import Report
+from storage.durability import Level, NotDurable
+from storage.pending import Batch, Delta
+from storage.store import Store, StoreUnavailable
+from tests.replicated import PATIENCE_S, Node, Replicated, replicated
+
+NOW = 1_764_000_000_000
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Replicated]]:
+    with replicated(request.param, tmp_path) as store:
+        yield request.param, store
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, durability: str, timeout_s: float = 1.0) -> AsyncIterator[Store]:
+    store = Store(url, worker="w", durability=durability, timeout_s=timeout_s)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def commit(store: Store, second: int) -> None:
+    report = Report(NOW, NOW, "s", second + 1, second + 1, [second, second + 1], [], 1_000)
+    batch = Batch()
+    batch.deltas["u", "v"] = Delta()
+    batch.deltas["u", "v"].ops.append(report)
+    await store.commit(batch, NOW, lambda _: False)
+
+
+async def stored(store: Store, second: int) -> None:
+    """Commit as a flusher does: again until it is there. A replica that has just come first writes a file anew."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(NotDurable):
+                await commit(store, second)
+                return
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("memory", Level("memory", False, 0)),
+        ("fsync", Level("fsync", True, 0)),
+        ("replicas:1", Level("replicas:1", True, 1)),
+        ("replicas:12", Level("replicas:12", True, 12)),
+    ],
+)
+def test_levels(text: str, level: Level) -> None:
+    assert Level.parse(text) == level
+
+
+@pytest.mark.parametrize(
+    "text", ["", "disk", "replicas", "replicas:", "replicas:0", "replicas:-1", "replicas:100", "replicas:1 "]
+)
+def test_what_is_no_level_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="memory, fsync or replicas:N"):
+        Level.parse(text)
+
+
+async def test_replicas_have_a_commit_before_it_is_told(stores: tuple[str, Replicated]) -> None:
+    """Not while there is no replica, nor while it is stopped; and then at once, on it as well."""
+    kind, nodes = stores
+    async with opened(nodes.url, "replicas:1") as store:
+        await store.check()
+        assert (store.durability.note is None) == (kind == "valkey")
+        with pytest.raises(NotDurable, match="0 of 1 replicas"):
+            await commit(store, 1)
+        assert "0 of 1" in str(await store.durability.missing(store.run))
+        replica = nodes.follow()
+        await stored(store, 1)
+        assert await store.durability.missing(store.run) is None
+        nodes.stop_replica()
+        with pytest.raises(NotDurable, match="0 of 1 replicas"):
+            await commit(store, 2)
+        nodes.continue_replica()
+        await stored(store, 2)
+        nodes.primary.kill()
+        async with redis.asyncio.Redis.from_url(replica.url) as heir:
+            assert await heir.exists(store.keys.progress("u")), "the store's machine is gone, its replica has all"
+    async with opened(replica.url, "memory") as store:
+        assert (await store.record("u", "v")).seen == [1, 3]
+
+
+async def test_two_replicas_are_not_one(stores: tuple[str, Replicated]) -> None:
+    _, nodes = stores
+    nodes.follow()
+    async with opened(nodes.url, "replicas:1") as store:
+        await store.check()
+        await stored(store, 1)
+    async with opened(nodes.url, "replicas:2") as store:
+        await store.check()
+        with pytest.raises(NotDurable, match="1 of 2 replicas"):
+            await commit(store, 1)
+        assert "1 of 2" in str(await store.durability.missing(store.run))
+
+
+async def test_replica_that_writes_to_no_disk_is_not_enough_where_disks_can_be_waited_for(tmp_path: Path) -> None:
+    with replicated("valkey", tmp_path) as nodes:
+        replica = nodes.follow()
+        with redis.Redis.from_url(replica.url) as client:
+            client.config_set("appendonly", "no")
+        async with opened(nodes.url, "replicas:1") as store:
+            await store.check()
+            with pytest.raises(NotDurable, match="0 of 1 replicas have it on their disks"):
+                await commit(store, 1)
+
+
+async def test_store_without_a_file_keeps_replicas_in_their_memory_and_says_so(tmp_path: Path) -> None:
+    with replicated("valkey", tmp_path, disk="no") as nodes:
+        nodes.follow()
+        async with opened(nodes.url, "replicas:1") as store:
+            await store.check()
+            assert store.durability.note is not None
+            assert "replicas:1 is kept in the memory of replicas" in store.durability.note
+            assert "append-only file is off" in store.durability.note
+            await stored(store, 1)
+            nodes.stop_replica()
+            with pytest.raises(NotDurable, match="0 of 1 replicas"):
+                await commit(store, 2)
+
+
+async def test_too_old_a_store_is_told(tmp_path: Path) -> None:
+    with replicated("redis7", tmp_path) as nodes:
+        nodes.follow()
+        async with opened(nodes.url, "replicas:1") as store:
+            await store.check()
+            assert store.durability.note is not None
+            assert "in the memory of replicas and not on disks: it is too old for WAITAOF" in store.durability.note
+
+
+async def test_fsync_on_too_old_a_store_needs_one_that_syncs_always(tmp_path: Path) -> None:
+    """It then answers nothing before it is on its disk, which is all that is asked; and that is said."""
+    with replicated("redis7", tmp_path) as nodes, redis.Redis.from_url(nodes.url) as client:
+        async with opened(nodes.url, "fsync") as store:
+            await store.check()
+            assert store.durability.note is not None
+            assert "appendfsync always" in store.durability.note
+            await commit(store, 1)
+        client.config_set("appendfsync", "everysec")
+        async with opened(nodes.url, "fsync") as store:
+            with pytest.raises(StoreUnavailable, match=r"needs WAITAOF.*too old"):
+                await store.check()
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis7"])
+async def test_who_may_not_wait_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    node = Node(kind, tmp_path / "n", "--port", "0", "--appendonly", "yes")
+    try:
+        with redis.Redis.from_url(node.url) as admin:
+            admin.acl_setuser(
+                "p",
+                enabled=True,
+                nopass=True,
+                keys=["*"],
+                channels=["*"],
+                commands=["+@all", "-wait", "-waitaof"][: 3 if kind == "valkey" else 2],
+            )
+        url = node.url.replace("unix://", "unix://p:x@")
+        async with opened(url, "replicas:1") as store:
+            with pytest.raises(StoreUnavailable, match=r"replicas:1 needs WAIT there \(.*permissions"):
+                await store.check()
+    finally:
+        node.kill()
