@@ -17,6 +17,7 @@ from bench.report import Section, markdown
 RESULTS = Path(__file__).parent / "RESULTS.md"
 ORDER = (
     "heartbeat_cost",
+    "receive_cost",
     "flush_cost",
     "codec_cost",
     "connection_count",

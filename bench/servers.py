@@ -109,6 +109,18 @@ def bare() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def direct() -> Iterator[Server]:
+    with TemporaryDirectory(prefix="playhead-bench-") as work, _peer("direct", Path(work)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def picows() -> Iterator[Server]:
+    with TemporaryDirectory(prefix="playhead-bench-") as work, _peer("picows_server", Path(work)) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def naive() -> Iterator[Server]:
     with store() as (valkey, work), _peer("naive", work, valkey) as server:
         yield server

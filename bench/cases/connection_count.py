@@ -1,11 +1,14 @@
 """Whether a heartbeat costs the same among 100, 1,000 and 10,000 connections.
 
 The rate is the same for all, so of few connections each beats often, and shares its acks and its place in a flush
-between its beats. That makes few connections cheap for another reason than their number, so a fourth run has
-1,000 that beat among 9,000 idle ones, which do nothing but answer pings.
+between its beats. That makes few connections cheap for another reason than their number. So the same is run once more
+with a flush interval in which each connection beats once: then every heartbeat is a record and an ack of its own,
+however many there are. And a last run has 1,000 that beat among 9,000 idle ones, which do nothing but answer pings.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from bench.cases.variants import compare
 from bench.load.spec import Load
@@ -16,6 +19,8 @@ from bench.servers import playhead
 RATE = 2_000
 COUNTS = (100, 1_000, 10_000)
 ACTIVE = 1_000
+MOST_S = COUNTS[-1] / RATE
+"""The longest flush interval."""
 
 
 def run(options: Options, say: Callable[[str], None]) -> Section:
@@ -25,6 +30,14 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
         once_s = (connections - idle) / RATE  # the first beats make the records
         return Load(0, "json", connections, RATE, options.window_s, warmup_s=1 + once_s, idle=idle)
 
+    once = {
+        f"{count:,} beat once a flush": (
+            partial(playhead, FLUSH_INTERVAL_S=str(count / RATE)),
+            replace(load(count), burst_s=2 * MOST_S, drain_s=2 * MOST_S),
+        )
+        for count in COUNTS
+    }
+    compare(section, once, 1, say, at_most=1.2)
     variants = {f"{count:,} beat": (playhead, load(count)) for count in COUNTS}
     most = COUNTS[-1]
     variants[f"{ACTIVE:,} beat among {most:,}"] = playhead, load(most, most - ACTIVE)
