@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ from bench.options import Options
 from bench.processes import Failed
 from bench.report import Section, markdown
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+RESULTS, NUMBERS = (Path(__file__).parent / name for name in ("RESULTS.md", "results.json"))
 ORDER = (
     "heartbeat_cost",
     "receive_cost",
@@ -40,6 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is ended too
     options, started = Options(given.quick), time.monotonic()
     failed: list[str] = []
+    numbers: dict[str, dict[str, float]] = {}
     page = [
         "# Results",
         f"Made by `make bench` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -56,11 +58,13 @@ def main() -> int:
             section = Section(name, remarks=[f"**failed: {error}**"])
             failed.append(name)
         page.append(markdown(section))
+        numbers[section.title] = {row.what: float(f"{row.median:.4g}") for row in section.rows if row.values}
         print(page[-1], flush=True)
         print(f"  {name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     page.append(f"It took {time.monotonic() - started:.0f} s.")
     if not given.only and not given.quick:
         RESULTS.write_text("\n\n".join(page) + "\n")
+        NUMBERS.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     return 1 if failed else 0
 
 
