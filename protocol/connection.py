@@ -24,6 +24,8 @@ class State(IntEnum):
     CHECKING = auto()
     """The hello is here; the endpoint finds out who that is."""
     OPEN = auto()
+    ENDING = auto()
+    """What was taken will be acked; what still comes is not taken, and the client sends it again elsewhere."""
     CLOSED = auto()
 
 
@@ -31,6 +33,7 @@ TRANSITIONS: dict[State, dict[type[Message], State]] = {
     State.OPENING: {Hello: State.CHECKING},
     State.CHECKING: {},
     State.OPEN: {Heartbeat: State.OPEN, Sync: State.OPEN, Auth: State.OPEN, Ping: State.OPEN},
+    State.ENDING: {},
     State.CLOSED: {},
 }
 """What a client may say when. Anything else is its mistake."""
@@ -107,8 +110,11 @@ class Connection:
         Raises:
             LocalError: the connection is closed already.
         """
-        if self.state is State.CLOSED:
-            raise LocalError("a frame after the close")
+        if self.state is not State.OPEN:
+            if self.state is State.CLOSED:
+                raise LocalError("a frame after the close")
+            if self.state is State.ENDING:
+                return ()
         try:
             message = parse(self._codec.decode(frame))
             after = TRANSITIONS[self.state].get(type(message))
@@ -178,6 +184,11 @@ class Connection:
             codec.plain_ack(session, seq) if ack is None else codec.encode(ack)
             for session, seq, ack in self._sessions.acked()
         ]
+
+    def hold(self) -> None:
+        """Take nothing more; a goodbye will follow."""
+        if self.state is State.OPEN:
+            self.state = State.ENDING
 
     def goodbye(self, problem: str, code: CloseCode, retry_after_s: float) -> Sequence[Effect]:
         """The server wants to end this; nothing for a connection that is closed already."""

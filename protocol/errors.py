@@ -55,6 +55,7 @@ class Problem(Enum):
     KEYS = _Kind("Tokens can't be verified now; try again", 503, CloseCode.RESTART)
     HEADERS_TOO_LARGE = _Kind("The request's head is too large", 431)
     NOT_HTTP = _Kind("The request can't be read", 400)
+    RESTARTING = _Kind("The service restarts; come back as told", 503, CloseCode.RESTART)
     UNAVAILABLE = _Kind("The store can't be reached; nothing was lost, try again", 503, CloseCode.RESTART)
     INTERNAL = _Kind("Internal error", 500, CloseCode.RESTART)
     BAD_FRAME = _Kind("The frame can't be read", 400, CloseCode.BAD_FRAME)

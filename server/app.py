@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +17,7 @@ from server.access import Access
 from server.admission import Admission
 from server.bodies import BodyReader
 from server.clock import Clock, system_clock
+from server.drain import Drain, drained_first
 from server.durations import Durations
 from server.garbage import Garbage
 from server.gate import Gate, cors
@@ -56,7 +57,7 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
     """One process of the service. Its lifespan connects to the store and owns every background task.
 
     Args:
-        own_process: nothing else lives in this process, so its memory is ours to manage.
+        own_process: nothing else lives in this process, so its memory and its signals are ours to manage.
     """
     access = Access(settings, clock)
 
@@ -79,7 +80,8 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
         admission = Admission(settings, clock)
         lanes = flusher(settings.flush_interval_s), flusher(0)
         durations = Durations(store, lanes[1])
-        services = Services(settings, clock, access, admission, store, hub, *lanes, durations)
+        drain = Drain(settings, lanes[0])
+        services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain)
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         app.router.routes[:] = [
             WebSocketRoute("/ws", SocketEndpoint(services)),
@@ -93,8 +95,9 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
             garbage = [Garbage().run()] if own_process else []
             async with _running(hub.run(), *garbage):
                 async with _running(*(lane.run() for lane in lanes)), _running(durations.run()):
-                    yield
-                drained = await asyncio.gather(*(lane.drain(settings.drain_timeout_s) for lane in lanes))
+                    with drained_first(drain, settings) if own_process else nullcontext():
+                        yield
+                drained = await asyncio.gather(*(lane.drain(drain.left_s()) for lane in lanes))
                 if not all(drained):
                     logger.error("The store did not take the last batch; what was not acked will be sent again")
         finally:

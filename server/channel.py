@@ -91,6 +91,16 @@ class SocketChannel:
     def tell(self, message: Message) -> None:
         self.queue(self._connection.encode(message))
 
+    def hold(self) -> None:
+        """Take no more reports: those that were taken will be acked, then comes `end`."""
+        self._connection.hold()
+
+    def abort(self) -> None:
+        """Cut off a peer that does not take what we say."""
+        self.cancel()
+        if self._direct is not None:
+            self._direct.transport.abort()
+
     def restart(self) -> None:
         self.end(Problem.UNAVAILABLE, CloseCode.RESTART)
 

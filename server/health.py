@@ -24,6 +24,8 @@ class HealthEndpoints:
 
     async def ready(self, request: Request) -> Response:
         services = self._services
+        if services.drain.begun:
+            return _status(503, "the process ends")
         durability = services.store.durability
         try:
             await services.store.run([("PING",)])

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 60.0
 BACKLOG = 2_048
+WORKER_END_S = 5.0
+"""For a worker to be gone, beyond the time that it has to drain."""
 
 
 class CannotServe(Exception):
@@ -56,9 +58,30 @@ def serve(settings: Settings) -> None:
         port = listener.getsockname()[1]
         threading.Thread(target=_announce, args=(settings.host, port), daemon=True).start()
         if settings.workers > 1:
-            Multiprocess(config, sockets=[listener]).run()
+            Workers(config, sockets=[listener]).run()
         else:
             uvicorn.Server(config).run(sockets=[listener])
+
+
+class Workers(Multiprocess):
+    """uvicorn's, whose end has an end: by a second signal, or when a worker takes longer than it may."""
+
+    def join_all(self) -> None:
+        until = time.monotonic() + self.config.settings.drain_timeout_s + WORKER_END_S  # type: ignore[attr-defined]
+        self.signal_queue.clear()
+        for each in self.processes:
+            while each.process.exitcode is None:
+                again = {signal.SIGINT, signal.SIGTERM}.intersection(self.signal_queue)
+                if again or time.monotonic() > until:
+                    self._kill_all()
+                    if again:
+                        raise SystemExit(128 + again.pop())
+                each.process.join(0.1)
+
+    def _kill_all(self) -> None:
+        """What was acked is stored, and the rest the players still hold."""
+        for each in self.processes:
+            each.process.kill()
 
 
 def uvicorn_config(settings: Settings, log_config: dict[str, Any] | None) -> ServiceConfig:
@@ -82,7 +105,7 @@ def uvicorn_config(settings: Settings, log_config: dict[str, Any] | None) -> Ser
         log_level="warning",
         log_config=log_config,
         server_header=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s / 4)),  # server/drain.py has the other quarters
     )
 
 

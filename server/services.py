@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from server.access import Access
 from server.admission import Admission
 from server.clock import Clock
+from server.drain import Drain
 from server.durations import Durations
 from server.hub import Hub
 from server.settings import Settings
@@ -25,3 +26,4 @@ class Services:
     requests: Flusher
     """The immediate lane: what a REST answer waits for; concurrent requests share a commit."""
     durations: Durations
+    drain: Drain

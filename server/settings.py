@@ -114,8 +114,10 @@ class Settings(BaseSettings):
     ping_interval_s: float = Field(default=20.0, gt=0, le=120)
     ping_timeout_s: float = Field(default=20.0, gt=0, le=120)
     """How long a connection may leave a ping unanswered."""
-    drain_timeout_s: float = Field(default=10.0, gt=0, le=300)
-    """At the end: how long the last flush may take."""
+    drain_notice_s: float = Field(default=1.0, ge=0, le=75)
+    """At the end: how long `/readyz` says so before anybody is sent away, for balancers to see it."""
+    drain_timeout_s: float = Field(default=30.0, ge=1, le=300)
+    """At the end: until the process is gone, whatever its peers and its store do."""
 
     @model_validator(mode="after")
     def _one_key_source(self) -> Self:
@@ -137,6 +139,12 @@ class Settings(BaseSettings):
         unused = [name for name in ("jwt_algorithm", "jwt_issuer", "jwt_audience") if getattr(self, name) is not None]
         if unused and not given:
             raise ValueError(f"{unused[0]} is given but no key: set jwt_secret, jwt_key_file or jwt_jwks_url")
+        return self
+
+    @model_validator(mode="after")
+    def _notice_within_the_drain(self) -> Self:
+        if self.drain_notice_s > self.drain_timeout_s / 4:
+            raise ValueError(f"drain_notice_s {self.drain_notice_s:g} is more than a quarter of drain_timeout_s")
         return self
 
     @model_validator(mode="after")

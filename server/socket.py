@@ -49,8 +49,10 @@ class SocketEndpoint:
         channel = SocketChannel(connection, send, direct, settings, services.clock().wall)
         address = address_of(HTTPConnection(scope))
         try:
+            services.drain.enter(channel)
             services.admission.connect(address)
         except PeerError as error:
+            services.drain.leave(channel)
             channel.refuse(error)
             await channel.drained()
             return
@@ -69,6 +71,7 @@ class SocketEndpoint:
             services.heartbeats.forget(channel)
             channel.cancel()
             services.hub.leave(channel)
+            services.drain.leave(channel)
             services.admission.disconnect(address)
             if channel.user_id:
                 services.admission.leave(channel.user_id)
@@ -221,7 +224,9 @@ class Conversation:
         except PeerError as error:
             channel.refuse(error)
             return
-        channel.user_id = user_id
+        channel.user_id = user_id  # so that the slot is given back
+        if self._connection.state is not State.CHECKING:
+            return  # we have said goodbye meanwhile
         self._connection.open(user_id, hello.session)
         channel.lease = Lease(identity, services.clock, settings.token_notice_s, channel.tell, channel.refuse)
         try:

@@ -27,6 +27,7 @@ TITLES = {
     "forbidden": (403, "The token does not permit this"),
     "origin": (403, "Pages of this origin are not allowed here"),
     "rate": (429, "Too much at once"),
+    "restarting": (503, "The service restarts; come back as told"),
     "keys": (503, "Tokens can't be verified now; try again"),
 }
 """Status and title by the code of a problem: promised to clients, so written down here once more."""

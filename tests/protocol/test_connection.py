@@ -42,8 +42,10 @@ def in_state(state: State, codec: Codec | None = None) -> Connection:
     connection = Connection(codec or JsonCodec(), Plausibility())
     if state is not State.OPENING:
         connection.receive(written(connection, HELLO), NOW)
-    if state in (State.OPEN, State.CLOSED):
+    if state in (State.OPEN, State.ENDING, State.CLOSED):
         connection.open(USER, "page")
+    if state is State.ENDING:
+        connection.hold()
     if state is State.CLOSED:
         connection.closed()
     return connection
@@ -105,6 +107,7 @@ TABLE: list[tuple[State, Any, State, list[Any]]] = [
     (State.OPEN, {**HELLO, "userId": "me"}, State.OPEN, [("error", "invalid")]),
     (State.OPEN, {"type": "dance"}, State.CLOSED, BAD_FRAME),
     (State.OPEN, "hello", State.CLOSED, BAD_FRAME),
+    *((State.ENDING, message, State.ENDING, []) for message in (HELLO, BEAT, SYNC, PING, AUTH, BAD, UNTOLD, [])),
 ]
 
 
@@ -135,7 +138,7 @@ def test_who_is_accepted_speaks_for_the_user_it_was_accepted_as() -> None:
     assert connection.user_id == ""
     connection.open(other, "page")
     assert (connection.state, connection.user_id) == (State.OPEN, other)
-    for state in (State.OPENING, State.OPEN, State.CLOSED):
+    for state in (State.OPENING, State.OPEN, State.ENDING, State.CLOSED):
         connection = in_state(state)
         user_id = connection.user_id
         with pytest.raises(LocalError):
@@ -266,10 +269,29 @@ def test_goodbye_tells_when_to_come_back_and_is_said_once() -> None:
     assert connection.goodbye("restart", CloseCode.RESTART, 2.5) == ()
 
 
+def test_what_was_taken_is_acked_after_a_hold_and_nothing_more_is_taken() -> None:
+    """So a goodbye that follows the flush leaves no report without its ack but those the client must send again."""
+    connection = in_state(State.OPEN)
+    connection.receive(written(connection, BEAT), NOW)
+    connection.hold()
+    assert connection.receive(written(connection, {**BEAT, "seq": 2}), NOW) == ()
+    connection.taken()
+    assert [(ack["type"], ack["seq"]) for ack in acks(connection)] == [("ack", 1)]
+    assert told(connection.goodbye("restarting", CloseCode.RESTART, 2.5))[0] == ("goodbye", "restarting")
+    assert connection.state is State.CLOSED
+
+
+@pytest.mark.parametrize("state", [State.OPENING, State.CHECKING, State.CLOSED])
+def test_only_an_open_conversation_is_held(state: State) -> None:
+    connection = in_state(state)
+    connection.hold()
+    assert connection.state is state
+
+
 def test_deadline_of_the_hello() -> None:
     """It ends who has said nothing, and nobody else."""
     assert told(in_state(State.OPENING).no_hello()) == NO_HELLO
-    for state in (State.CHECKING, State.OPEN, State.CLOSED):
+    for state in (State.CHECKING, State.OPEN, State.ENDING, State.CLOSED):
         connection = in_state(state)
         assert connection.no_hello() == ()
         assert connection.state is state
@@ -386,7 +408,7 @@ def short(connection: Connection, tree: Any) -> Sequence[Effect] | None:
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_the_short_way_needs_an_open_conversation_and_a_video_that_the_long_way_has_taken(codec: Codec) -> None:
     """Else any text would pass for an id."""
-    for state in (State.OPENING, State.CHECKING, State.CLOSED):
+    for state in (State.OPENING, State.CHECKING, State.ENDING, State.CLOSED):
         assert short(in_state(state, codec), BEAT) is None
     connection = in_state(State.OPEN, codec)
     for video in ("", "x", VIDEO, VIDEO.upper()):

@@ -31,7 +31,8 @@ def free_port() -> int:
 
 def environment(**extra: str) -> dict[str, str]:
     """Ours, without settings that somebody's shell may hold."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("PLAYHEAD_")} | extra
+    ours = {"PLAYHEAD_DRAIN_NOTICE_S": "0"}  # no balancer waits for it
+    return {k: v for k, v in os.environ.items() if not k.startswith("PLAYHEAD_")} | ours | extra
 
 
 @dataclass
@@ -42,6 +43,13 @@ class Program:
     port: int
     line: str = ""
     """What it printed when it was ready."""
+    complaints: "asyncio.Task[bytes] | None" = None
+
+    async def log(self) -> str:
+        """All that it logged; once it has ended."""
+        assert self.complaints is not None
+        async with asyncio.timeout(END_S):
+            return (await self.complaints).decode()
 
     @property
     def running(self) -> Running:
@@ -92,7 +100,7 @@ async def serve(port: int, *options: str, **env: str) -> AsyncIterator[Program]:
             async with asyncio.timeout(START_S):
                 line = (await process.stdout.readline()).decode()
             assert READY.fullmatch(line), (line, await said if not line else "")
-            yield Program(process, port, line)
+            yield Program(process, port, line, said)
         finally:
             said.cancel()
             await asyncio.wait({said})

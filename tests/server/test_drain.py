@@ -1,0 +1,225 @@
+"""The end of the real program: told to end, it says so, acks what it took, says goodbye, and is gone in time.
+
+Nobody's peer can hold it up: not a socket that takes no byte, nor a request that never ends, nor a store that is away.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from storage.embedded import EmbeddedValkey
+from storage.store import Store
+from tests.device import Device, device
+from tests.rest import ok, rest
+from tests.security.attacker import TEXT, Attacker, frame, upgrade
+from tests.server.program import Program, alive, descendants, free_port, gone, serve
+
+CROWD = 1_000
+PATIENCE_S = 60.0
+"""Bound on every wait; a test that gets here has failed."""
+Goodbye = tuple[list[dict[str, Any]], int | None]
+
+
+@contextlib.asynccontextmanager
+async def program(tmp_path: Path, *options: str, **env: str) -> AsyncIterator[Program]:
+    """With an embedded store, and a flush that only the end brings."""
+    env = {"PLAYHEAD_DRAIN_NOTICE_S": "1", "PLAYHEAD_FLUSH_INTERVAL_S": "60", "PLAYHEAD_HELLOS_BURST": "5000", **env}
+    async with serve(free_port(), "--data-dir", str(tmp_path / "data"), *options, **env) as running:
+        yield running
+
+
+async def crowd(stack: contextlib.AsyncExitStack, running: Program, size: int) -> list[Device]:
+    """So many learners, some at a time."""
+    devices: list[Device] = []
+    while len(devices) < size:
+        some = [device(running.running, str(uuid4())) for _ in range(min(50, size - len(devices)))]
+        devices += await asyncio.gather(*(stack.enter_async_context(each) for each in some))
+    return devices
+
+
+async def last_words(socket: ClientConnection) -> Goodbye:
+    """All that comes until the server closes, and its code."""
+    said = []
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            said.append(json.loads(await socket.recv()))
+    return said, socket.close_code
+
+
+async def wedged(stack: contextlib.AsyncExitStack, running: Program) -> None:
+    """A device that says hello, is owed more than the kernel holds for it, and takes no byte of that."""
+    user, videos = str(uuid4()), [str(uuid4()) for _ in range(1_000)]
+    items = [{"videoId": video, "watchedDuration": 7, "lastWatched": "2024-05-01"} for video in videos]
+    async with rest(running.running) as api:
+        ok(await api.post("/progress/sync", json={"userId": user, "progressData": items}))
+    silent = await Attacker.come(running.port, receive_buffer=4_096)
+    stack.callback(silent.leave)
+    hello = {"type": "hello", "device": "tv", "session": "s", "userId": user}
+    await silent.send(upgrade())
+    await silent.until(b"101 Switching")
+    await silent.send(frame(TEXT, json.dumps(hello).encode()))
+    await silent.until(b"welcome")
+
+
+async def not_ready(api: httpx.AsyncClient) -> str:
+    async with asyncio.timeout(PATIENCE_S):
+        while (response := await api.get("/readyz")).status_code != 503:  # noqa: ASYNC110 no event tells
+            await asyncio.sleep(0.01)
+    return str(response.json()["status"])
+
+
+async def recorded(tmp_path: Path, seen: dict[tuple[str, str], list[int]]) -> None:
+    """The store of the program, opened when that has ended, holds exactly this."""
+    with EmbeddedValkey(tmp_path / "data", fsync=False) as valkey:
+        store = Store(valkey.url, worker="w")
+        for (user, video), cells in seen.items():
+            assert (await store.record(user, video)).seen == cells
+        await store.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds_up_nobody(
+    workers: int, tmp_path: Path
+) -> None:
+    """Not ready first, while all are still served; then each has its ack, a goodbye with a time of its own, and 4001.
+
+    A request under way is answered, who comes is sent away politely, and the exit code is 0.
+    """
+    video = str(uuid4())
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(program(tmp_path, "--workers", str(workers)))
+        below = descendants(running.process.pid)
+        await wedged(stack, running)
+        devices = await crowd(stack, running, CROWD)
+        api = await stack.enter_async_context(rest(running.running))
+        for each in devices:
+            await each.beat(video, played=[[0, 5]], position=5, state="playing")
+        asked = {"userId": str(uuid4()), "videoId": video, "watchedDuration": 9, "lastWatched": "2024-05-01"}
+        under_way = asyncio.create_task(api.post("/progress/realtime", json=asked))
+        for each in devices:  # it comes after the heartbeat, so that has been taken
+            await each.send(type="ping")
+        for each in devices:
+            await each.until("pong")
+        words = [asyncio.create_task(last_words(each.socket)) for each in devices]
+
+        running.kill(signal.SIGTERM)
+        async with rest(running.running) as fresh:
+            assert await not_ready(fresh) == "the process ends"
+        assert not any(task.done() for task in words), "the notice comes before the goodbyes"
+        async with connect(running.running.ws) as late:
+            said, code = await last_words(late)
+        assert ([message["type"] for message in said], code) == (["goodbye"], 4001)
+
+        retries = set()
+        for said, code in await asyncio.gather(*words):
+            assert code == 4001
+            assert [message["type"] for message in said] == ["ack", "goodbye"]
+            assert said[0]["seq"] == 1
+            assert said[1]["code"] == "restarting"
+            retries.add(said[1]["retryAfter"])
+        assert min(retries) >= 2
+        assert len(retries) > 100, "they shall not all come back at once"
+        assert ok(await under_way)["watchedDuration"] == 9
+        assert await running.ended() == 0
+        assert "Cut off, for they do not take our goodbye: 1 sockets" in await running.log()
+        await gone(below)
+    await recorded(tmp_path, {(each.user_id, video): [0, 5] for each in devices[:: CROWD // 50]})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_second_signal_ends_it_at_once(workers: int, tmp_path: Path) -> None:
+    """Without goodbyes; the code is the signal's, and no process is left."""
+    env = {"PLAYHEAD_DRAIN_NOTICE_S": "7"}
+    async with (
+        program(tmp_path, "--workers", str(workers), **env) as running,
+        device(running.running, str(uuid4())) as player,
+        rest(running.running) as api,
+    ):
+        below = descendants(running.process.pid)
+        running.kill(signal.SIGTERM)
+        assert await not_ready(api) == "the process ends"
+        if workers > 1:  # its parent hears of nothing until it has told all workers
+            await asyncio.gather(*(until_not_ready(running) for _ in range(8)))
+        assert await running.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+        said, code = await last_words(player.socket)
+        assert [message["type"] for message in said] == []
+        assert code != 4001
+        await gone(below)
+        assert not any(alive(pid) for pid in below)
+
+
+async def until_not_ready(running: Program) -> None:
+    async with rest(running.running) as api:
+        await not_ready(api)
+
+
+async def test_a_worker_that_is_told_twice_drains_all_the_same(tmp_path: Path) -> None:
+    """A shell and a service manager send their signal to every process of a group, and the parent sends it too."""
+    video = str(uuid4())
+    async with (
+        program(tmp_path, "--workers", "2") as running,
+        device(running.running, str(uuid4())) as player,
+    ):
+        await player.beat(video, played=[[0, 5]], position=5)
+        await player.send(type="ping")
+        await player.until("pong")
+        workers = [pid for pid in descendants(running.process.pid) if b"spawn_main" in command_of(pid)]
+        assert len(workers) == 2
+        for pid in (*workers, running.process.pid):
+            os.kill(pid, signal.SIGINT)
+        said, code = await last_words(player.socket)
+        assert ([message["type"] for message in said], code) == (["ack", "goodbye"], 4001)
+        assert await running.ended() == 0
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+async def test_a_store_that_is_away_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """In time all the same; without an ack, for nothing was stored, and the player sends it again."""
+    with EmbeddedValkey(tmp_path / "store", fsync=False) as valkey:
+        env = {"PLAYHEAD_DRAIN_TIMEOUT_S": "4", "PLAYHEAD_STORE_TIMEOUT_S": "0.5", "PLAYHEAD_DRAIN_NOTICE_S": "0"}
+        async with (
+            program(tmp_path, "--redis-url", valkey.url, **env) as running,
+            device(running.running, str(uuid4())) as player,
+        ):
+            await player.beat(str(uuid4()), played=[[0, 5]], position=5)
+            await player.send(type="ping")
+            await player.until("pong")
+            os.kill(valkey.pid, signal.SIGSTOP)
+            try:
+                running.kill(signal.SIGTERM)
+                said, code = await last_words(player.socket)
+                assert ([message["type"] for message in said], code) == (["goodbye"], 4001)
+                async with asyncio.timeout(4 + 2):  # what was promised, and a slow machine
+                    assert await running.ended() == 0
+            finally:
+                os.kill(valkey.pid, signal.SIGCONT)
+
+
+async def test_a_request_that_never_ends_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    env = {"PLAYHEAD_DRAIN_TIMEOUT_S": "4", "PLAYHEAD_DRAIN_NOTICE_S": "0", "PLAYHEAD_BODY_TIMEOUT_S": "120"}
+    async with program(tmp_path, **env) as running:
+        endless = await Attacker.come(running.port)
+        try:
+            head = b"POST /progress/update HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            await endless.send(head + b"content-length: 100\r\n\r\n{")
+            async with rest(running.running) as api:
+                ok(await api.get("/livez"))
+            running.kill(signal.SIGTERM)
+            async with asyncio.timeout(4 + 2):
+                assert await running.ended() == 0
+        finally:
+            endless.leave()
