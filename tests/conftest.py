@@ -14,6 +14,15 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from storage.embedded import EmbeddedValkey
+from tests.leaks import (  # noqa: F401 fixtures and hooks of every test
+    no_descriptor_left,
+    no_descriptor_left_by_module,
+    no_error_untaken,
+    no_task_left,
+    no_task_left_by_module,
+    pytest_collection_modifyitems,
+    pytest_sessionfinish,
+)
 
 DEFAULT_EXAMPLES = 100
 START_TIMEOUT_S = 20

@@ -1,6 +1,5 @@
-"""A running server, a line to it that can be cut, and the promise that no test leaves a task behind."""
+"""A running server, and a line to it that can be cut."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -10,15 +9,6 @@ from storage.embedded import EmbeddedValkey
 from tests.client.line import Line, line
 from tests.conftest import StoreServer
 from tests.serving import Running, serving
-
-
-@pytest.fixture(autouse=True)
-async def nothing_left() -> AsyncIterator[None]:
-    """Whatever a client started has ended with it."""
-    before = asyncio.all_tasks()
-    yield
-    left = [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task() and not task.done()]
-    assert not left
 
 
 @pytest.fixture(scope="session")

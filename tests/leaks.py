@@ -1,0 +1,123 @@
+"""What no test may leave behind: a task on its loop, a descriptor of the process, an error that nobody took.
+
+Checked after each test, when all that it started should have ended. Warnings are errors by pytest's own settings.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from inspect import iscoroutinefunction
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+DESCRIPTORS = Path("/proc/self/fd")
+TURNS = 20
+"""Of the loop, for a task that was told to end to do so."""
+
+
+class _Untaken(logging.Handler):
+    """What asyncio can tell nobody but its logger: a task destroyed while pending, an exception never retrieved."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(self.format(record))
+
+    def taken(self) -> list[str]:
+        told, self.told = self.told, []
+        return told
+
+
+_untaken = _Untaken()
+logging.getLogger("asyncio").addHandler(_untaken)
+
+
+def descriptors() -> Counter[str]:
+    """What the open descriptors of this process are; none where the system does not say so."""
+    found: Counter[str] = Counter()
+    for name in os.listdir(DESCRIPTORS) if DESCRIPTORS.is_dir() else ():
+        try:
+            found[os.readlink(DESCRIPTORS / name)] += 1
+        except OSError:  # the one of the listing
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Those that a fixture of a wider scope opens are there before, for it is set up first."""
+    before = descriptors()
+    yield
+    if not _shares_a_loop(request.node):
+        _compare(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_descriptor_left_by_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where tests share a server, its connections come and go with none of them."""
+    before = descriptors()
+    yield
+    if _shares_a_loop(request.node):
+        _compare(before)
+
+
+def _compare(before: Counter[str]) -> None:
+    if descriptors() - before:
+        gc.collect()  # what only a cycle holds warns by itself when it goes
+        left = descriptors() - before
+        assert not left, f"descriptors that are left open: {sorted(left.elements())}"
+
+
+def _shares_a_loop(node: pytest.Item | pytest.Module) -> bool:
+    marker = node.get_closest_marker("asyncio")
+    return marker is not None and marker.kwargs.get("loop_scope") == "module"
+
+
+@pytest.fixture(autouse=True)
+def no_error_untaken() -> Iterator[None]:
+    yield
+    assert not (told := _untaken.taken()), "\n".join(told)
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """Of every test that is a coroutine, and set up before all else of it."""
+    yield
+    await _ended()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def no_task_left_by_module() -> AsyncIterator[None]:
+    yield
+    await _ended()
+
+
+async def _ended() -> None:
+    for _ in range(TURNS):
+        left = {task for task in asyncio.all_tasks() if not task.done()} - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0)
+    pytest.fail("tasks that are left: " + "; ".join(sorted(map(repr, left))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Not of the others: they would each make a loop for it."""
+    for item in items:
+        if isinstance(item, pytest.Function) and iscoroutinefunction(getattr(item.obj, "hypothesis", item.obj)):
+            item.fixturenames.insert(0, "no_task_left_by_module" if _shares_a_loop(item) else "no_task_left")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What only the search for cycles finds after the last test."""
+    gc.collect()
+    if told := _untaken.taken():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\n".join(["", "Nobody took:", *told]))
