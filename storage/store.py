@@ -9,7 +9,7 @@ video's catalogue entry isn't cached, whatever the number of records.
 import asyncio
 import importlib.resources
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -30,6 +30,7 @@ from storage.endings import Endings
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
 from storage.pending import Batch, Committed, Result
+from storage.sharing import Shared
 from storage.totals import VideoTotals
 from storage.wire import packs_in_c
 
@@ -37,6 +38,8 @@ MAX_CONNECTIONS = 64
 """To the store, from one process; who finds none free waits."""
 CALLS_AT_ONCE = 2
 """Answers of stage 1 that are read without a break."""
+READERS_PER_CALL = 10
+"""Users whose changes are read in one script call: a few ms of the store, where each has hundreds of records."""
 
 
 logger = logging.getLogger(__name__)
@@ -113,6 +116,8 @@ class Store:
         self.durability = Durability(durability, self.keys.fence, timeout_s)
         self.timeout_s = timeout_s
         self._users, self._videos, self._changes = Script("users"), Script("videos"), Script("changes")
+        self._records: Shared[tuple[str, str], bytes | None] = Shared(self._read_records)
+        self._readers: Shared[tuple[str, int], tuple[str, list[Any]]] = Shared(self._read_changes)
 
     async def close(self) -> None:
         await self.redis.aclose()
@@ -197,22 +202,22 @@ class Store:
 
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
-        (value,) = await self.run([("HGET", self.keys.progress(user_id), video_id)])
+        value = await self._records.ask((user_id, video_id))
         try:
             return unpack_record(value or b"")
         except Damaged as error:
             logger.error("The record of user %s and video %s can't be read", user_id, video_id)
             raise StoreUnavailable("the stored record can't be read") from error
 
+    async def _read_records(self, keys: Sequence[tuple[str, str]]) -> list[Any]:
+        return await self._ask([("HGET", self.keys.progress(user_id), video_id) for user_id, video_id in keys])
+
     async def changes(self, user_id: str, since: int | None = None, epoch: str | None = None) -> Changes:
         """A user's records that changed after `since`; all of them if it is None, or of another epoch."""
-        key = self.keys.progress(user_id)
         known = -1 if since is None else since
-        stored_epoch, reply = await self.run([("GET", self.keys.epoch), self._changes.call([key], known)])
-        current = stored_epoch.decode() if stored_epoch else await self.epoch()
-        if known >= 0 and (known > reply[0] or epoch not in (None, current)):
-            (reply,) = await self.run([self._changes.call([key], -1)])
-        rev, *flat = reply
+        current, (rev, *flat) = await self._readers.ask((user_id, known))
+        if known >= 0 and (known > rev or epoch not in (None, current)):
+            current, (rev, *flat) = await self._readers.ask((user_id, -1))
         records = []
         for i in range(0, len(flat), 2):
             try:
@@ -220,6 +225,21 @@ class Store:
             except Damaged:
                 logger.error("The record of user %s and video %r can't be read, it is left out", user_id, flat[i])
         return Changes(current, rev, records)
+
+    async def _read_changes(self, readers: Sequence[tuple[str, int]]) -> list[Any]:
+        """(epoch, reply of the script) for each (userId, revision known)."""
+        commands: list[tuple[Any, ...]] = [("GET", self.keys.epoch)]
+        for start in range(0, len(readers), READERS_PER_CALL):
+            call = readers[start : start + READERS_PER_CALL]
+            keys = [self.keys.progress(user_id) for user_id, _ in call]
+            commands.append(self._changes.call(keys, *[since for _, since in call]))
+        stored_epoch, *replies = await self.run(commands)
+        epoch = stored_epoch.decode() if stored_epoch else await self.epoch()
+        return [
+            (epoch, answer) if answer else StoreUnavailable("the user's progress can't be read")
+            for reply in replies
+            for answer in reply
+        ]
 
     async def announce(self, user_id: str) -> None:
         """Publish which revision the user is at, and no records: a process that lacks some reads them."""
@@ -233,6 +253,14 @@ class Store:
         Raises:
             StoreUnavailable: one of them failed, or the store did not answer in time.
         """
+        replies = await self._ask(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """As `run`, but a command that failed has its StoreUnavailable among the replies."""
         try:
             replies = await self._pipeline(commands)
             if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -241,10 +269,7 @@ class Store:
                 replies = await self._pipeline(commands)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise StoreUnavailable(str(reply)) from reply
-        return replies
+        return [StoreUnavailable(str(reply)) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         with kept_cancellation():
