@@ -1,7 +1,8 @@
 """Who sends this request, and whether it may come so often."""
 
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
+from starlette.types import Scope
 
 from protocol.errors import PeerError
 from server.auth import Authenticator, bearer
@@ -26,7 +27,7 @@ class Access:
         Raises:
             PeerError: no valid token, or too many requests.
         """
-        identity = await self.verify(address_of(request), request.headers, token)
+        identity = await self.verify(address_of(request.scope), request.headers, token)
         self.charge(request, identity)
         return identity
 
@@ -45,7 +46,7 @@ class Access:
     def charge(self, request: Request, identity: Identity, cost: float = 1.0) -> None:
         """Raises TooFast. Users pay for themselves; where there are no tokens, addresses do; services do not."""
         if not self.authenticator.on:
-            self._addresses.take(address_of(request), self._now(), cost)
+            self._addresses.take(address_of(request.scope), self._now(), cost)
         elif not identity.has(PROGRESS_ANY):
             self._users.take(identity.subject, self._now(), cost)
 
@@ -53,12 +54,15 @@ class Access:
         return self._clock().mono / 1_000
 
 
-def address_of(connection: HTTPConnection) -> str:
+def address_of(scope: Scope) -> str:
     """One caller's address; behind a trusted proxy, what that says."""
-    return network_of(connection.client.host) if connection.client is not None else ""
+    client = scope.get("client")
+    return network_of(client[0]) if client else ""
 
 
 def has_token_in_url(query: bytes) -> bool:
     """Query strings end up in logs, histories and Referer headers: a token there is as good as published."""
+    if not query:
+        return False
     names = (pair.partition(b"=")[0].lower() for pair in query.split(b"&"))
     return any(name in (b"token", b"access_token", b"id_token", b"jwt", b"authorization", b"bearer") for name in names)

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.access import Access
 from server.admission import Admission
@@ -36,6 +37,8 @@ from storage.keys import Keys
 from storage.store import Store
 
 logger = logging.getLogger(__name__)
+
+SOCKET_PATH = "/ws"
 
 
 def create_store(settings: Settings) -> Store:
@@ -62,7 +65,7 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
     access = Access(settings, clock)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: _App) -> AsyncIterator[None]:
         store = create_store(settings)
         hub = Hub(store, await store.epoch())
         await store.durability.settle(store.run)
@@ -83,8 +86,10 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
         drain = Drain(settings, lanes[0])
         services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain)
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
+        endpoint = SocketEndpoint(services)
+        app.socket = Gate(endpoint, settings)
         app.router.routes[:] = [
-            WebSocketRoute("/ws", SocketEndpoint(services)),
+            WebSocketRoute(SOCKET_PATH, endpoint),
             *ProgressEndpoints(services, bodies).routes(),
             *VideoEndpoints(services, bodies).routes(),
             *OperationEndpoints(services).routes(),
@@ -106,9 +111,21 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
     middleware = [Middleware(Gate, settings)]
     if settings.allowed_origins:
         middleware.append(Middleware(CORSMiddleware, **cors(settings)))
-    app = Starlette(middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)
+    app = _App(middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)
     app.router.redirect_slashes = False  # a redirect would lead to whatever Host the request names
     return app
+
+
+class _App(Starlette):
+    """With a short way to the socket, past what is for HTTP alone: the herd after a restart takes it."""
+
+    socket: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and scope["path"] == SOCKET_PATH and self.socket is not None:
+            await self.socket(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 @asynccontextmanager

@@ -64,12 +64,6 @@ class DirectWebSocket(BoundedWebSocket):
             self.scope.pop(SCOPE_KEY, None)  # type: ignore[misc]
         self.conn.parser = iter(())  # type: ignore[assignment]
 
-    def forget_handshake(self) -> None:
-        """The headers of the request and of our answer, which uvicorn and the library keep for ever, each its own."""
-        self.scope["headers"] = []
-        for message in (self.request, self.response):
-            message.headers.clear()
-
     def listen(self, listener: Listener) -> None:
         """Give messages to `listener` from now on; where some wait for `receive` those come first: ask again then."""
         if self.queue.empty() and not self.close_sent and not self._amid:

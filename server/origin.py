@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 _PORTS = {"http": 80, "https": 443}
@@ -42,8 +41,12 @@ class Origins:
 
     def admits(self, scope: Scope) -> bool:
         """Whether this request or handshake may be answered; what names no Origin was not sent by a foreign page."""
-        headers = Headers(scope=scope)
-        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        hosts, origins = [], []
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts.append(value.decode("latin-1"))
+            elif name == b"origin":
+                origins.append(value.decode("latin-1"))
         if len(hosts) > 1 or len(origins) > 1:
             return False
         own = _own_origin(_SCHEMES[scope["scheme"]], hosts[0]) if hosts else None
@@ -60,6 +63,7 @@ def _own_origin(scheme: str, host: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=1_000)
 def _host_of(origin: str | None) -> str | None:
     found = _ORIGIN.fullmatch(origin or "")
     return found["host"] if found is not None else None

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from protocol.codecs import CODECS
@@ -47,7 +46,7 @@ class SocketEndpoint:
         connection = Connection(codec or next(iter(CODECS.values())), self._rules)
         direct = scope.get(SCOPE_KEY)
         channel = SocketChannel(connection, send, direct, settings, services.clock().wall)
-        address = address_of(HTTPConnection(scope))
+        address = address_of(scope)
         try:
             services.drain.enter(channel)
             services.admission.connect(address)

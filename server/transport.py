@@ -7,15 +7,18 @@ control frames makes of one read. Here a connection that is slow, large or fast 
 import asyncio
 import logging
 from collections import Counter
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.utils import get_remote_addr
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.protocol import State
 
 from protocol.errors import CloseCode, Problem
+from server import handshake
 from server.limits import Bucket, network_of
 from server.problems import response
 from server.settings import Settings
@@ -53,8 +56,7 @@ class _Counted:
 
     __slots__ = ("_network", "_peers")
 
-    def __init__(self, config: ServiceConfig, transport: asyncio.Transport) -> None:
-        address = get_remote_addr(transport)
+    def __init__(self, config: ServiceConfig, address: tuple[str, int] | None) -> None:
         self._peers = config.peers
         self._network = network_of(address[0]) if address is not None else ""
         self._peers[self._network] += 1
@@ -91,7 +93,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._place = _Counted(self.config, transport)
+        self._place = _Counted(self.config, self.client)
         if self._place.too_many(self.config):
             transport.abort()
         else:
@@ -152,8 +154,20 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        self._leave()
-        super().handle_websocket_upgrade()
+        token = None
+        if self.scope["method"] == "GET" and self.scope["http_version"] == "1.1":
+            token = handshake.accept_token(self.url, self.headers)
+        if token is None:
+            self._leave()
+            super().handle_websocket_upgrade()
+        else:
+            self._expect(None)
+            self.connections.discard(self)
+            kind = cast(type[BoundedWebSocket], self.ws_protocol_class)
+            protocol = kind(self.config, self.server_state, self.app_state)
+            place, self._place = self._place, None
+            protocol.take_over(self, place, token)
+            self.transport.set_protocol(protocol)
         self.parser = None  # type: ignore[assignment] # it holds us as we hold it, and is done
 
     def send_400_response(self, msg: str) -> None:
@@ -200,11 +214,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._bucket = Bucket(ALL_FRAMES * settings.frames_per_s, ALL_FRAMES * settings.frames_burst, self.loop.time())
         self._place: _Counted | None = None
         self._cut = False
+        self._token: bytes | None = None
+        """Of a handshake that is taken over from HTTP and not answered yet."""
         self.close_timeout = min(self.close_timeout, settings.write_timeout_s)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._place = _Counted(self._config, transport)
+        self._place = _Counted(self._config, self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._place is not None:
@@ -215,8 +231,63 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         while error is not None:  # their tracebacks lead back to themselves and to us: cycles
             error.with_traceback(None)
             error = error.__context__
-        if self.handshake_initiated:
+        if hasattr(self, "request"):
             self.request._exception = None
+
+    def take_over(self, http: BoundedHttp, place: _Counted | None, token: bytes) -> None:
+        """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed."""
+        self.transport, self.server, self.client = http.transport, http.server, http.client
+        self.scheme = "wss" if http.scheme == "https" else "ws"
+        self.connections.add(self)
+        self._place, self._token = place, token
+        self.handshake_initiated = True
+        path, _, query = http.url.partition(b"?")
+        offered = b",".join(value for name, value in http.headers if name == b"sec-websocket-protocol")
+        self.scope = {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": self.scheme,
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + unquote(path.decode("ascii")),
+            "raw_path": self.root_path.encode("ascii") + path,
+            "query_string": query,
+            "headers": http.headers,
+            "subprotocols": [name.strip() for name in offered.decode("ascii").split(",")] if offered else [],
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
+
+    async def send(self, message: Any) -> None:
+        if self._token is None or message["type"] != "websocket.accept":
+            await super().send(message)
+            return
+        await self.writable.wait()
+        if self.disconnected:
+            raise ClientDisconnected
+        if self.transport.is_closing():
+            return
+        more = [*self.default_headers, *message.get("headers", ())]
+        self.transport.write(handshake.answer(self._token, message.get("subprotocol"), more))
+        self._token = None
+        self.handshake_complete = True
+        self.conn.state = State.OPEN
+        self.conn.parser = self.conn.parse()  # of frames, in this state
+        next(self.conn.parser)
+        self.start_keepalive()
+
+    def forget_handshake(self) -> None:
+        """The headers of the request and of our answer, which uvicorn and the library keep for ever, each its own."""
+        self.scope["headers"] = []
+        if hasattr(self, "request"):
+            for message in (self.request, self.response):
+                message.headers.clear()
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), SLICE):
