@@ -151,7 +151,7 @@ class Flusher:
                 origin.stored(committed)
             if not told % AT_ONCE:
                 await asyncio.sleep(0)
-        for freed in range(len(batch.deltas)):
+        for freed in range(1, len(batch.deltas) + 1):
             batch.deltas.popitem()  # thousands at once would take their time too
             if not freed % AT_ONCE:
                 await asyncio.sleep(0)

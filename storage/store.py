@@ -32,7 +32,7 @@ from storage.packing import Damaged, unpack_record
 from storage.pending import Batch, Committed, Result
 from storage.sharing import Shared
 from storage.totals import VideoTotals
-from storage.wire import packs_in_c
+from storage.wire import exchange, exchanging
 
 MAX_CONNECTIONS = 64
 """To the store, from one process; who finds none free waits."""
@@ -101,7 +101,7 @@ class Store:
         )
         if pool.connection_kwargs.get("decode_responses"):
             raise ValueError("decode_responses can't be asked for: records are not text")
-        packs_in_c(pool)
+        exchanging(pool)
         self.redis: Redis = Redis.from_pool(pool)
         self.keys = keys or Keys()
         self.worker = worker
@@ -158,12 +158,13 @@ class Store:
         known = self._fence
         commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence), ("GET", self.keys.epoch)]
         calls: list[list[UserItems]] = []
-        for part in slices(batch.deltas):
+        for done, part in enumerate(slices(batch.deltas)):
+            if done:
+                await asyncio.sleep(0)
             durations = await self.catalogue.durations({video_id for (_, video_id), _ in part})
             for call in user_calls(part):
                 calls.append(call)
                 commands.append(self._user_command(call, durations, subscribed))
-            await asyncio.sleep(0)
         replies = await self.run(commands)
         committed = Committed(await self._recognise(known, replies[0], replies[1]))
         commands = []
@@ -273,11 +274,7 @@ class Store:
 
     async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         with kept_cancellation():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                replies: list[Any] = await pipe.execute(raise_on_error=False)
-        return replies
+            return await exchange(self.redis, commands)
 
     async def _recognise(self, known: int, fence: int, epoch: bytes | None) -> str:
         """The epoch of a store that answered `fence` where we knew of `known` commits.

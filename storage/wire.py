@@ -1,22 +1,73 @@
-"""Commands for the store, packed in C: redis-py packs for asyncio in Python, at more than the rest of a commit."""
+"""Commands for the store, packed in C and exchanged under one timer.
 
-from collections.abc import Iterable
+redis-py packs for asyncio in Python, makes a task for what it sends and a timer for each reply: more than the rest of
+a commit.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import hiredis
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import ConnectionError, ResponseError
 
 
-class _PacksInC:
-    """Of a connection, the method that a pipeline sends its commands by; the same bytes (RESP) as redis-py's own."""
+class _Exchanging:
+    """Of a connection, how a pipeline goes; the same bytes (RESP) and errors as by redis-py's own."""
 
     def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> list[bytes]:
         return [b"".join([hiredis.pack_command(_words(command)) for command in commands])]
 
+    async def exchange(self: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies; an error that the store answers is among them. Each is waited for as long as redis-py would."""
+        loop, timeout_s = asyncio.get_running_loop(), self.socket_timeout
+        replies: list[Any] = []
+        try:
+            await self.connect()  # again, after a failure
+            async with asyncio.timeout(timeout_s) as deadline:
+                await self._send_packed_command(self.pack_commands(commands))
+                while len(replies) < len(commands):
+                    try:
+                        replies.append(await self.read_response(timeout=math.inf))
+                    except ResponseError as error:
+                        replies.append(error)
+                    if timeout_s is not None:
+                        deadline.reschedule(loop.time() + timeout_s)
+        except BaseException as error:
+            await self.disconnect(nowait=True)  # a reply that nobody has read would be the next command's
+            if isinstance(error, OSError):  # TimeoutError is one
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
+            raise
+        return replies
 
-def packs_in_c(pool: ConnectionPool) -> None:
-    """Make the pool's connections, whatever their kind, pack in C."""
-    pool.connection_class = type("Connection", (_PacksInC, pool.connection_class), {})
+
+async def exchange(redis: Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """A pipeline on a pool that `exchanging` was told of: the replies as redis-py gives them, errors among them.
+
+    Tried as often as the connection's `retry` says.
+
+    Raises:
+        RedisError, OSError: the store can't be reached, or does not answer in time.
+    """
+    pool, forms = redis.connection_pool, redis.response_callbacks
+    connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py has no types here
+    try:
+        replies: list[Any] = await connection.retry.call_with_retry(
+            lambda: connection.exchange(commands), lambda error: connection.disconnect()
+        )
+    finally:
+        await pool.release(connection)
+    return [
+        forms[command[0]](reply) if command[0] in forms and not isinstance(reply, Exception) else reply
+        for command, reply in zip(commands, replies, strict=True)
+    ]
+
+
+def exchanging(pool: ConnectionPool) -> None:
+    """Make the pool's connections, whatever their kind, do so."""
+    pool.connection_class = type("Connection", (_Exchanging, pool.connection_class), {})
 
 
 def _words(command: tuple[Any, ...]) -> tuple[Any, ...]:
