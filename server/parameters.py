@@ -37,14 +37,14 @@ def path_id(request: Request, name: str) -> str:
 
 
 def query_choice(request: Request, name: str, choices: tuple[str, ...]) -> str | None:
-    value = request.query_params.get(name)
+    value = request.query_params.get(name) if request.scope["query_string"] else None
     if value is not None and value not in choices:
         raise bad_parameter(name, f"should be {' or '.join(choices)}", "query")
     return value
 
 
 def query_int(request: Request, name: str, low: int, high: int) -> int | None:
-    value = request.query_params.get(name)
+    value = request.query_params.get(name) if request.scope["query_string"] else None
     if value is None:
         return None
     if not _DIGITS.fullmatch(value) or not low <= int(value) <= high:

@@ -51,13 +51,13 @@ class ProgressEndpoints:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/progress/update", self.update, methods=["POST"]),
+            Route("/progress/update", self.update, methods=["POST"]),  # first: routes are tried in turn
+            # One route a path, so that a 405 names all of its methods.
+            Route("/progress/{userId:segment}/{videoId}", self.one, methods=["GET", "DELETE"]),
             Route("/progress/sync", self.sync, methods=["POST"]),
             Route("/progress/realtime", self.realtime, methods=["POST"]),
             Route("/progress/engagement/{userId}", self.engagement),
             Route("/progress/{userId:segment}", self.get_all),
-            # One route a path, so that a 405 names all of its methods.
-            Route("/progress/{userId:segment}/{videoId}", self.one, methods=["GET", "DELETE"]),
         ]
 
     async def update(self, request: Request) -> Response:

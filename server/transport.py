@@ -19,6 +19,7 @@ from websockets.protocol import State
 
 from protocol.errors import CloseCode, Problem
 from server import handshake
+from server.corked import Corked
 from server.limits import Bucket, network_of
 from server.problems import response
 from server.settings import Settings
@@ -90,6 +91,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._problem = Problem.NOT_HTTP
         self._answering: RequestResponseCycle | None = None
+        self._corked: Corked | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -106,11 +108,19 @@ class BoundedHttp(HttpToolsProtocol):
             self._answering.message_event.set()
         super().connection_lost(exc)
         self.pipeline.clear()  # what was never answered leads back to us
-        self.cycle = self._answering = None  # type: ignore[assignment]
+        self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        self._corked = Corked(cycle.transport)
+        cycle.transport = self._corked  # type: ignore[assignment] # all that it needs of one
         super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._corked is not None:
+            self._corked.flush()
+            self._corked = None
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
+GATHER_S = 0.001
+"""Without an interval, and where requests come together: what the first waits for the others, so that they share."""
 AT_ONCE = 200
 """Origins that are told without a break."""
 
@@ -52,6 +54,8 @@ class Flusher:
         self._pending = Pending(max_reports, now().wall)
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
+        self._company = False
+        """Whether several shared the last batch."""
         self.trouble: StoreUnavailable | None = None
         """Why the batch on its way isn't stored yet; None while all is well."""
 
@@ -95,6 +99,8 @@ class Flusher:
                     pass
             else:
                 await self._wake.wait()
+                if self._company:
+                    await asyncio.sleep(GATHER_S)
             self._wake.clear()
             due = loop.time() + self.interval_s
             await self._flush()
@@ -115,6 +121,7 @@ class Flusher:
             if not batch:
                 return
             self._batch = batch
+        self._company = len(self._batch.origins) > 1
         committed = await self._commit(self._batch)
         await self._tell(self._batch, committed)
         self._batch = None
