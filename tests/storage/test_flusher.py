@@ -174,6 +174,36 @@ async def test_immediate_lane_groups_what_comes_together(store: Counting) -> Non
     assert (await store.totals.read("v")).viewers == 100
 
 
+async def test_immediate_lane_waits_for_company_where_there_was_some(
+    store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first after a batch that several shared waits a moment, and who comes meanwhile shares with it."""
+    monkeypatch.setattr("storage.flusher.GATHER_S", 0.2)
+    flusher = flusher_on(store, interval_s=0)
+    senders = [Sender() for _ in range(4)]
+    async with running(flusher):
+        for n in (0, 1):
+            flusher.add(f"u{n}", "v", play(), senders[n])
+        await senders[1].hears()
+        flusher.add("u2", "v", play(), senders[2])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        flusher.add("u3", "v", play(), senders[3])
+        await senders[3].hears()
+    assert [len(batch.origins) for batch in store.batches] == [2, 2]
+
+
+async def test_immediate_lane_makes_nobody_wait_who_is_alone(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.flusher.GATHER_S", NEVER_S)
+    flusher = flusher_on(store, interval_s=0)
+    async with running(flusher):
+        for n in range(3):
+            sender = Sender()
+            flusher.add("u", "v", play(n + 1), sender)
+            await sender.hears()
+    assert [len(batch.origins) for batch in store.batches] == [1, 1, 1]
+
+
 async def test_full_takes_nothing(store: Counting) -> None:
     """What was refused is not stored, and not told to be."""
     flusher = flusher_on(store, max_reports=2)
