@@ -21,7 +21,7 @@ class Keys:
         """Sorted set: userId by when the user's sessions were ended, ms; and the channel that tells it."""
 
     def progress(self, user_id: str) -> str:
-        """Hash: videoId → record, and `rev`."""
+        """Hash: videoId → record, `rev`, and `trail`: of which videos the newest revisions were."""
         return f"{self.prefix}:{{u{_partition(user_id)}}}:progress:{user_id}"
 
     def push(self, user_id: str) -> str:

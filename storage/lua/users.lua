@@ -1,7 +1,7 @@
 -- Stage 1 of a commit: join reports into the records of some users. The same rule as protocol/record.py.
 -- Safe to apply twice: a repeated call changes nothing, and answers the same states.
 --
--- KEYS[i]  the progress hash of user i: videoId -> value, and "rev" -> the user's revision
+-- KEYS[i]  the progress hash of user i: videoId -> value, "rev" -> the user's revision, "trail" -> see below
 -- ARGV[1]  completion threshold, in thousandths
 -- ARGV[2]  name of the calling worker, so that it knows its own pushes
 -- ARGV[3]  msgpack: for each key {subscribed, items}; an item {videoId, catalogue_ms, ops}; an op is a report
@@ -12,7 +12,11 @@
 --
 -- A value is two msgpack objects, one behind the other: the rev, and the record as an array in the order of RECORD.
 
-local MAX_INTERVALS, MAX_SESSIONS, SETTLE_MS, ABSENT = 2048, 16, 10000, -1
+-- A trail tells of which video each of the newest revisions was, newest first, and neighbours of one video as one run:
+-- "video,first revision;…". Who lacks a few changes is brought them without a look at all there is (changes.lua).
+-- It is written when the learner goes from one video to another, not at each heartbeat.
+
+local MAX_INTERVALS, MAX_SESSIONS, SETTLE_MS, ABSENT, MAX_TRAIL = 2048, 16, 10000, -1, 1600
 local JOINED, DELETED, CAPPED, NOTHING_TO_DELETE, FAILED = 0, 1, 2, 3, 4
 
 -- RECORD
@@ -218,23 +222,31 @@ local function apply(before, catalogue, ops)
   return cmsgpack.pack(r), outcomes
 end
 
--- nil where the key is not ours: then its records fail, and nobody else's with them.
-local function revision(key)
-  local value = redis.pcall('HGET', key, 'rev')
-  if type(value) == 'table' then return nil end
-  return tonumber(value or 0)
+-- The revision, the trail, a value: one call for what nearly every group needs. The revision is nil where the key is
+-- not ours: then its records fail, and nobody else's with them.
+local function read(key, video)
+  local values = redis.pcall('HMGET', key, 'rev', 'trail', video)
+  if values.err then return nil, '', false end
+  return tonumber(values[1] or 0), values[2] or '', values[3]
+end
+
+-- The trail after a revision of this video.
+local function follow(trail, video, rev)
+  if string.sub(trail, 1, #video + 1) == video .. ',' then return trail end
+  trail = video .. ',' .. rev .. ';' .. trail
+  return #trail > MAX_TRAIL and string.match(string.sub(trail, 1, MAX_TRAIL), '^.*;') or trail
 end
 
 local answer = {}
 for k, group in ipairs(cmsgpack.unpack(ARGV[3])) do
   local key, subscribed, items = KEYS[k], group[1], group[2]
-  local before = revision(key)
-  local sound = before ~= nil
+  local before, old_trail, first = read(key, items[1][1])
+  local sound, trail = before ~= nil, old_trail
   before = before or 0
   local rev, results, push = before, {}, {}
   for n, item in ipairs(items) do
     local video = item[1]
-    local value, body = sound and redis.call('HGET', key, video), nil
+    local value, body = sound and (n == 1 and first or n > 1 and redis.call('HGET', key, video)), nil
     local ok, after, outcomes = pcall(function()
       if not sound then error('damaged') end
       if value then body = string.sub(value, cmsgpack.unpack_one(value) + 1) end
@@ -252,11 +264,16 @@ for k, group in ipairs(cmsgpack.unpack(ARGV[3])) do
       -- One item may follow another of the same video: each must read what the one before it wrote.
       redis.call('HSET', key, video, value)
       push[#push + 1] = { video, value }
+      trail = follow(trail, video, rev)
     end
     results[n] = { value or '', outcomes }
   end
   if rev > before then
-    redis.call('HSET', key, 'rev', rev)
+    if trail == old_trail then
+      redis.call('HSET', key, 'rev', rev)
+    else
+      redis.call('HSET', key, 'rev', rev, 'trail', trail)
+    end
     local channel = string.gsub(key, ':progress:', ':push:', 1)
     if redis.call('PUBSUB', 'NUMSUB', channel)[2] > subscribed then
       redis.call('PUBLISH', channel, cmsgpack.pack({ worker, before, rev, push }))

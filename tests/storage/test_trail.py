@@ -1,0 +1,93 @@
+"""What changed after a revision is found by the trail of the newest ones, or by looking at all: the answer is the same.
+
+And it costs by what changed, not by what there is; the trail itself is written only when another video is watched.
+"""
+
+import random
+
+import pytest
+
+from protocol.record import Report
+from storage.pending import Batch, Delta
+from storage.store import Store
+from tests.histories import report_of
+
+VIDEOS = [f"7c9e6679-7425-40de-944b-{n:012d}" for n in range(60)]
+"""More than a trail tells of."""
+NOW = 5_000
+
+
+def nobody(user_id: str) -> bool:
+    return False
+
+
+def play(seq: int) -> Report:
+    return report_of("a", seq, 100 + seq, [(seq * 1_000, seq * 1_000 + 1_000)])
+
+
+async def watch(store: Store, *videos: str, seq: int) -> int:
+    """One commit of plays of these; the user's revision after it."""
+    batch = Batch({("u", video): Delta([play(seq)]) for video in videos})
+    return (await store.commit(batch, NOW, nobody)).revs["u"][1]
+
+
+async def calls(store: Store, command: str) -> int:
+    stats = await store.redis.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_revision_is_answered_as_by_a_look_at_all(store: Store, seed: int) -> None:
+    """Runs of one video, returns to older ones, many at once, beyond the trail's end."""
+    dice = random.Random(seed)
+    newest: dict[str, int] = {}
+    for step in range(1, 121):
+        for video in dice.sample(VIDEOS[: 1 + step // 2], dice.choice((1, 1, 1, 2, 4)) if step > 8 else 1):
+            for seq in range(dice.choice((1, 1, 3))):
+                newest[video] = await watch(store, video, seq=10 * step + seq)
+    rev = max(newest.values())
+    for since in range(rev + 1):
+        changes = await store.changes("u", since)
+        assert changes.rev == rev
+        assert {video: record.rev for video, record in changes.records} == {
+            video: at for video, at in newest.items() if at > since
+        }
+
+
+async def test_a_batch_of_many_leaves_a_trail_of_its_last(store: Store) -> None:
+    await watch(store, *VIDEOS, seq=1)
+    trail = await store.redis.hget(store.keys.progress("u"), "trail")
+    assert trail is not None
+    assert 30 < trail.count(b";") < len(VIDEOS), "bounded"
+    for since in (0, 20, 45, 59):
+        assert {video for video, _ in (await store.changes("u", since)).records} == set(VIDEOS[since:])
+
+
+async def test_few_changes_are_found_without_a_look_at_all(store: Store) -> None:
+    """Also after a hundred heartbeats of one video; what is older than the trail still costs a look."""
+    rev = await watch(store, *VIDEOS, seq=1)
+    for seq in range(2, 102):
+        await watch(store, VIDEOS[3], seq=seq)
+    before = await calls(store, "hgetall")
+    assert [video for video, _ in (await store.changes("u", rev)).records] == [VIDEOS[3]]
+    assert await calls(store, "hgetall") == before
+    assert len((await store.changes("u", 0)).records) == len(VIDEOS)
+    assert await calls(store, "hgetall") == before + 1
+
+
+async def test_heartbeats_of_one_video_leave_the_trail_as_it_is(store: Store) -> None:
+    await watch(store, VIDEOS[0], seq=1)
+    key = store.keys.progress("u")
+    for seq in range(2, 6):
+        await watch(store, VIDEOS[0], seq=seq)
+    assert await store.redis.hget(key, "trail") == f"{VIDEOS[0]},1;".encode()
+    await watch(store, VIDEOS[1], seq=6)
+    assert await store.redis.hget(key, "trail") == f"{VIDEOS[1]},6;{VIDEOS[0]},1;".encode()
+
+
+async def test_a_learner_from_before_there_were_trails_lacks_nothing(store: Store) -> None:
+    await watch(store, *VIDEOS[:5], seq=1)
+    await store.redis.hdel(store.keys.progress("u"), "trail")
+    rev = await watch(store, VIDEOS[1], seq=2)
+    assert {video for video, _ in (await store.changes("u", 3)).records} == {VIDEOS[1], VIDEOS[3], VIDEOS[4]}
+    assert {video for video, _ in (await store.changes("u", rev - 1)).records} == {VIDEOS[1]}
