@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from bench.drive import Cost, drive
 from bench.learners import commit, keys
-from bench.load.spec import Load
+from bench.load.spec import Load, learner
 from bench.options import Options
 from bench.processes import Failed
 from bench.report import Row, Section, ratios
@@ -71,9 +71,13 @@ def _us(cost: Cost, devices: int = DEVICES) -> float:
 
 
 async def _past(url: str, learners: int) -> tuple[str, int]:
-    """Records for each learner; the store's epoch and the learners' revision."""
+    """The same records for each learner, of one made by commits; the store's epoch and the learners' revision."""
     target = Store(url, worker="bench", timeout_s=60)
-    committed = await commit(target, keys(SEED, learners, RECORDS), sittings=2)
+    committed = await commit(target, keys(SEED, 1, RECORDS), sittings=2)
+    hashes = [target.keys.progress(learner(SEED, index)) for index in range(learners)]
+    (made,) = await target.run([("DUMP", hashes[0])])
+    for copy in hashes[1:]:
+        await target.run([("RESTORE", copy, 0, made)])
     revs = {rev for _, rev in committed.revs.values()}
     await target.close()
     return committed.epoch, max(revs)
