@@ -270,7 +270,7 @@ class Store:
                 replies = await self._pipeline(commands)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-        return [StoreUnavailable(str(reply)) if isinstance(reply, Exception) else reply for reply in replies]
+        return [_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         with kept_cancellation():
@@ -306,6 +306,12 @@ def _take_results(call: list[UserItems], answer: bytes, committed: Committed) ->
             if value:
                 by_video.setdefault(video_id, []).append((user_id, value))
     return by_video
+
+
+def _unavailable(reply: Exception) -> StoreUnavailable:
+    error = StoreUnavailable(str(reply))
+    error.__cause__ = reply
+    return error
 
 
 def _unpack(answer: bytes) -> list[Any]:
