@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
@@ -24,6 +25,7 @@ from server.garbage import Garbage
 from server.gate import Gate, cors
 from server.health import HealthEndpoints
 from server.hub import Hub
+from server.metrics import Metrics
 from server.operations import OperationEndpoints
 from server.pages import pages
 from server.problems import HANDLERS
@@ -32,13 +34,17 @@ from server.services import Services
 from server.settings import Settings
 from server.socket import SocketEndpoint
 from server.videos import VideoEndpoints
+from storage.backoff import Backoff
 from storage.flusher import Flusher
 from storage.keys import Keys
-from storage.store import Store
+from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 SOCKET_PATH = "/ws"
+START_S = 30.0
+"""For the store to answer a process that starts: its parent has met it, so it is away for a moment."""
+START_RETRY_S = 0.05, 2.0
 
 
 def create_store(settings: Settings) -> Store:
@@ -56,21 +62,34 @@ def create_store(settings: Settings) -> Store:
     )
 
 
-def create_app(settings: Settings, clock: Clock = system_clock, own_process: bool = False) -> Starlette:
+def create_app(
+    settings: Settings,
+    clock: Clock = system_clock,
+    own_process: bool = False,
+    store_restarts: Callable[[], int] = lambda: 0,
+) -> Starlette:
     """One process of the service. Its lifespan connects to the store and owns every background task.
 
     Args:
         own_process: nothing else lives in this process, so its memory and its signals are ours to manage.
+        store_restarts: how often the embedded store was started again, where this process knows.
     """
     access = Access(settings, clock)
 
     @asynccontextmanager
     async def lifespan(app: _App) -> AsyncIterator[None]:
         store = create_store(settings)
-        hub = Hub(store, await store.epoch())
-        await store.durability.settle(store.run)
+        start = Backoff(*START_RETRY_S)
+        try:
+            epoch = await _met(store, start)
+        except StoreUnavailable as error:
+            await store.close()
+            if own_process:
+                _give_up("The store does not answer, the process ends: %s", error)
+            raise
+        hub, metrics = Hub(store, epoch), Metrics()
 
-        def flusher(interval_s: float) -> Flusher:
+        def flusher(lane: str, interval_s: float) -> Flusher:
             return Flusher(
                 store,
                 interval_s=interval_s,
@@ -78,13 +97,26 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
                 now=clock,
                 subscribed=hub.subscribed,
                 after=hub.committed,
+                timed=metrics.flush(lane),
             )
 
         admission = Admission(settings, clock)
-        lanes = flusher(settings.flush_interval_s), flusher(0)
+        lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
         durations = Durations(store, lanes[1])
         drain = Drain(settings, lanes[0])
         services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain)
+        metrics.watch(
+            services,
+            {
+                "start": lambda: start.retries,
+                "commit-heartbeats": lambda: lanes[0].backoff.retries,
+                "commit-requests": lambda: lanes[1].backoff.retries,
+                "channels": lambda: hub.resubscriptions,
+                "durations": lambda: durations.backoff.retries,
+                "key-set": lambda: access.authenticator.failed_fetches,
+                "embedded-store": store_restarts,
+            },
+        )
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         endpoint = SocketEndpoint(services)
         app.socket = Gate(endpoint, settings)
@@ -94,11 +126,12 @@ def create_app(settings: Settings, clock: Clock = system_clock, own_process: boo
             *VideoEndpoints(services, bodies).routes(),
             *OperationEndpoints(services).routes(),
             *HealthEndpoints(services).routes(),
+            *metrics.routes(),
             *pages(),
         ]
         try:
             garbage = [Garbage().run()] if own_process else []
-            async with _running(hub.run(), *garbage):
+            async with _running(hub.run(), metrics.run(), *garbage):
                 async with _running(*(lane.run() for lane in lanes)), _running(durations.run()):
                     with drained_first(drain, settings) if own_process else nullcontext():
                         yield
@@ -140,6 +173,33 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _met(store: Store, backoff: Backoff) -> str:
+    """The epoch of a store that can do what is asked of it; a worker may start while the store is away for a moment.
+
+    Raises:
+        StoreUnavailable: it is away for longer than START_S.
+    """
+    until = time.monotonic() + START_S
+    while True:
+        try:
+            epoch = await store.epoch()
+            await store.durability.settle(store.run)
+        except StoreUnavailable as error:
+            if time.monotonic() > until:
+                raise
+            if not backoff.retries:
+                logger.warning("The store does not answer, this process waits for it to start: %s", error)
+            await backoff.wait()
+        else:
+            return epoch
+
+
+def _give_up(message: str, error: BaseException) -> None:
+    """Not with 0, nor with uvicorn's code for a bug at the start, at which the other workers would be ended too."""
+    logger.critical(message, error)
+    os._exit(1)
 
 
 def _die_of(task: asyncio.Task[None]) -> None:

@@ -47,6 +47,11 @@ class Authenticator:
         """Whether a token is asked for."""
         return self._keys is not None
 
+    @property
+    def failed_fetches(self) -> int:
+        """Of the key set, where there is one."""
+        return self._keys.failures if isinstance(self._keys, KeySet) else 0
+
     async def identify(self, token: str | None) -> Identity:
         """Who this token speaks for.
 

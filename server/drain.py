@@ -58,6 +58,11 @@ class Drain:
         self._channels.pop(channel, None)
         self._changed.set()
 
+    @property
+    def connections(self) -> int:
+        """Open WebSockets."""
+        return len(self._channels)
+
     def left_s(self) -> float:
         """Of the time to end in, for the last flush; where nobody drained, its quarter."""
         quarter_s = self._settings.drain_timeout_s / 4

@@ -10,6 +10,7 @@ import logging
 
 from protocol.record import Report
 from server.waiting import Waiter
+from storage.backoff import Backoff
 from storage.flusher import Flusher
 from storage.packing import Damaged, unpack_record
 from storage.pending import Full
@@ -17,7 +18,8 @@ from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 5.0
+RETRY_S = 0.5, 30.0
+"""The first delay and the longest. It never gives up: nothing else tells old records of the duration."""
 PATIENCE_S = 2.0
 
 
@@ -33,6 +35,7 @@ class Durations:
         self._videos: dict[str, asyncio.Event] = {}
         """Those whose records don't have it yet, and who waits for them."""
         self._wake = asyncio.Event()
+        self.backoff = Backoff(*RETRY_S)
 
     async def changed(self, video_id: str) -> None:
         """The catalogue has another duration. Returns when the records do, or after PATIENCE_S; it goes on alone."""
@@ -55,8 +58,9 @@ class Durations:
                 except (StoreUnavailable, Full):
                     logger.warning("The store is away: a new duration reaches records later")
                     self._videos.setdefault(video_id, done)
-                    await asyncio.sleep(RETRY_S)
+                    await self.backoff.wait()
                 else:
+                    self.backoff.reset()
                     done.set()
 
     async def _bring(self, video_id: str) -> None:

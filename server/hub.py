@@ -83,6 +83,11 @@ class Hub:
         self._tasks: asyncio.TaskGroup | None = None
         self._ending = False
 
+    @property
+    def resubscriptions(self) -> int:
+        """How often the channels were lost, or could not be had."""
+        return self._channels.backoff.retries
+
     def subscribed(self, user_id: str) -> bool:
         """Whether this process listens to the user's channel in the store."""
         return self._channels.is_confirmed(self._store.keys.push(user_id))

@@ -101,6 +101,8 @@ class KeySet:
         self._keys: dict[str, Any] = {}
         self._fetched: float | None = None
         self._tried: float | None = None
+        self.failures = 0
+        """Of fetches, since the process began."""
         self._failed = False
         """Whether the last fetch brought no news."""
         self._fetching: asyncio.Task[None] | None = None
@@ -139,6 +141,7 @@ class KeySet:
                 keys = await asyncio.to_thread(self._client.get_signing_keys, True)
         except Exception as error:
             # Unreachable, not JSON, no keys: no news. Its type alone is logged: a URL may hold secrets.
+            self.failures += 1
             logger.warning("The key set can't be fetched: %s", type(error).__name__)
             return
         self._keys = {

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -23,6 +23,7 @@ from server.direct import DirectWebSocket
 from server.pages import PLAYER
 from server.settings import Settings
 from server.transport import BoundedHttp, ServiceConfig
+from storage.backoff import Backoff
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
 from storage.posture import concerns
 from storage.store import StoreUnavailable
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 60.0
 BACKLOG = 2_048
+WORKER_RETRY_S = 0.5, 30.0
+"""The first delay before the next worker is looked after, and the longest. It never gives up."""
+WORKER_STEADY_S = 60.0
+"""Without a death, for the next delay to be the first again."""
 WORKER_END_S = 5.0
 """For a worker to be gone, beyond the time that it has to drain."""
 
@@ -52,9 +57,9 @@ def serve(settings: Settings) -> None:
     _raise_file_limit()
     # uvicorn raises the signal that ended it once more; by default SIGTERM would then cut off our own endings.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with _listen(settings) as listener, _store(settings) as stored:
+    with _listen(settings) as listener, _store(settings) as (stored, restarts):
         asyncio.run(_check(stored, theirs=settings.redis_url is not None))
-        config = uvicorn_config(stored, logs.config(settings.log_level))
+        config = uvicorn_config(stored, logs.config(settings.log_level), restarts)
         port = listener.getsockname()[1]
         threading.Thread(target=_announce, args=(settings.host, port), daemon=True).start()
         if settings.workers > 1:
@@ -65,6 +70,24 @@ def serve(settings: Settings) -> None:
 
 class Workers(Multiprocess):
     """uvicorn's, whose end has an end: by a second signal, or when a worker takes longer than it may."""
+
+    def __init__(self, config: ServiceConfig, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._backoff = Backoff(*WORKER_RETRY_S)
+        self._not_before = 0.0
+
+    def keep_subprocess_alive(self) -> None:
+        """One that dies is replaced, later each time where that happens again and again."""
+        now = time.monotonic()
+        if now < self._not_before:
+            return
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        if self.processes != before:
+            self._not_before = now + self._backoff.next_s()
+            logger.error("A worker died and was replaced, %d times so far", self._backoff.retries)
+        elif now > self._not_before + WORKER_STEADY_S:
+            self._backoff.reset()
 
     def join_all(self) -> None:
         until = time.monotonic() + self.config.settings.drain_timeout_s + WORKER_END_S  # type: ignore[attr-defined]
@@ -84,11 +107,16 @@ class Workers(Multiprocess):
             each.process.kill()
 
 
-def uvicorn_config(settings: Settings, log_config: dict[str, Any] | None) -> ServiceConfig:
+def uvicorn_config(
+    settings: Settings, log_config: dict[str, Any] | None, store_restarts: Callable[[], int] | None = None
+) -> ServiceConfig:
     """How uvicorn is run, also by the tests: what it can be told to bound, it is told here."""
+    app = functools.partial(create_app, settings, own_process=True)
+    if store_restarts is not None and settings.workers == 1:  # a worker is another process than the one that knows
+        app = functools.partial(app, store_restarts=store_restarts)
     return ServiceConfig(
         settings,
-        app=functools.partial(create_app, settings, own_process=True),
+        app=app,
         factory=True,
         workers=settings.workers,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -133,15 +161,21 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _store(settings: Settings) -> Iterator[Settings]:
-    """Settings with a `redis_url`: the embedded store's, which then runs as long as we do, where none is given."""
+def _store(settings: Settings) -> Iterator[tuple[Settings, Callable[[], int] | None]]:
+    """Settings with a `redis_url`: the embedded store's, which then runs as long as we do, where none is given.
+
+    And how often that was started again.
+    """
     if settings.redis_url is not None:
-        yield settings
+        yield settings, None
         return
     durability = settings.durability or "fsync"
     try:
         with EmbeddedValkey(settings.data_dir, fsync=durability == "fsync") as valkey:
-            yield settings.model_copy(update={"redis_url": valkey.url, "durability": durability})
+            yield (
+                settings.model_copy(update={"redis_url": valkey.url, "durability": durability}),
+                lambda: valkey.restarts,
+            )
     except EmbeddedStoreFailed as error:
         raise CannotServe(str(error)) from error
 

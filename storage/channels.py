@@ -8,20 +8,20 @@ anew, and whoever listens is told: `is_confirmed` is honest.
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Callable
 from contextlib import suppress
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
+from storage.backoff import Backoff
 from storage.cancellation import kept_cancellation
 from storage.latch import Latch
 
 logger = logging.getLogger(__name__)
 
-RECONNECT_MIN_S = 0.05
-RECONNECT_MAX_S = 2.0
+RECONNECT_S = 0.05, 2.0
+"""The first delay and the longest. It never gives up: until then devices are told of changes too late or by reading."""
 NAMES_PER_COMMAND = 500
 
 
@@ -48,7 +48,7 @@ class Channels:
         self._wake = asyncio.Event()
         self._unconfirmed: dict[str, int] = {}
         """SUBSCRIBEs not confirmed yet: the confirmation of one that was dropped since proves nothing."""
-        self._delay_s = RECONNECT_MIN_S
+        self.backoff = Backoff(*RECONNECT_S)
 
     def is_confirmed(self, name: str) -> bool:
         """Whether the store sends us what is published there."""
@@ -82,8 +82,7 @@ class Channels:
                     await connection.disconnect(nowait=True)
             for event in self._wanted.values():
                 event.clear()
-            await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter, not a secret
-            self._delay_s = min(RECONNECT_MAX_S, self._delay_s * 2)
+            await self.backoff.wait()
 
     async def _converse(self, connection: AbstractConnection) -> None:
         with kept_cancellation():
@@ -114,7 +113,7 @@ class Channels:
                     await connection.send_command(command, *names, check_health=False)
 
     def _confirm(self, name: str) -> None:
-        self._delay_s = RECONNECT_MIN_S
+        self.backoff.reset()
         left = self._unconfirmed.pop(name, 1) - 1
         if left:
             self._unconfirmed[name] = left

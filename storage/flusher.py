@@ -6,20 +6,20 @@ batch on its way is tried again and again, unchanged, and the next one fills beh
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 
 from protocol.record import Outcome, Report
 from protocol.session import Now
+from storage.backoff import Backoff
 from storage.pending import Batch, Committed, Origin, Pending
 from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-RETRY_MIN_S = 0.05
-RETRY_MAX_S = 2.0
 GATHER_S = 0.001
 """Without an interval, and where requests come together: what the first waits for the others, so that they share."""
+RETRY_S = 0.05, 2.0
+"""The first delay and the longest. It never gives up: what waits is bounded, and whoever waits has deadlines."""
 AT_ONCE = 200
 """Origins that are told without a break."""
 
@@ -33,6 +33,7 @@ class Flusher:
         max_reports: reports that may wait; half as many flush at once.
         subscribed: whether this process listens to a user's channel.
         after: told each batch that was stored, before the origins are.
+        timed: told how many seconds each flush took, until all were told.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Flusher:
         now: Callable[[], Now],
         subscribed: Callable[[str], bool],
         after: Callable[[Batch, Committed], Awaitable[None]],
+        timed: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._store = store
         self.interval_s = interval_s
@@ -51,6 +53,8 @@ class Flusher:
         self._now = now
         self._subscribed = subscribed
         self._after = after
+        self._timed = timed
+        self.backoff = Backoff(*RETRY_S)
         self._pending = Pending(max_reports, now().wall)
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
@@ -68,6 +72,11 @@ class Flusher:
         if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()
         return first
+
+    @property
+    def waiting(self) -> int:
+        """Reports that wait for the next flush."""
+        return len(self._pending)
 
     def touch(self, origin: Origin) -> None:
         """The next flush owes `origin` a word."""
@@ -122,12 +131,14 @@ class Flusher:
                 return
             self._batch = batch
         self._company = len(self._batch.origins) > 1
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         committed = await self._commit(self._batch)
         await self._tell(self._batch, committed)
         self._batch = None
+        self._timed(loop.time() - began)
 
     async def _commit(self, batch: Batch) -> Committed:
-        delay_s = RETRY_MIN_S
         while True:
             try:
                 committed = await self._store.commit(batch, self._now().wall, self._subscribed)
@@ -135,9 +146,9 @@ class Flusher:
                 if self.trouble is None:
                     logger.warning("The store takes no records, they wait in memory: %s", error)
                 self.trouble = error
-                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter, not a secret
-                delay_s = min(RETRY_MAX_S, delay_s * 2)
+                await self.backoff.wait()
             else:
+                self.backoff.reset()
                 if self.trouble is not None:
                     logger.warning("The store takes records again")
                 self.trouble = None

@@ -9,7 +9,7 @@ import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.settings import Settings
@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 START_S = 60.0
 """Bound on a start; a test that gets here has failed."""
 END_S = 30.0
+UNTAKEN = re.compile(r".*(?:was never (?:retrieved|awaited)|was destroyed but it is pending|Warning: ).*")
+"""What Python says of a bug of ours that nobody else would notice."""
 READY = re.compile(r"Playhead is ready on http://(127\.0\.0\.1|\[::1\]):(\d+)(;.*)?\n")
 
 
@@ -31,7 +33,7 @@ def free_port() -> int:
 
 def environment(**extra: str) -> dict[str, str]:
     """Ours, without settings that somebody's shell may hold."""
-    ours = {"PLAYHEAD_DRAIN_NOTICE_S": "0"}  # no balancer waits for it
+    ours = {"PLAYHEAD_DRAIN_NOTICE_S": "0", "PYTHONWARNINGS": "error"}  # no balancer waits for the notice
     return {k: v for k, v in os.environ.items() if not k.startswith("PLAYHEAD_")} | ours | extra
 
 
@@ -43,13 +45,15 @@ class Program:
     port: int
     line: str = ""
     """What it printed when it was ready."""
-    complaints: "asyncio.Task[bytes] | None" = None
+    log: "Log | None" = None
 
-    async def log(self) -> str:
-        """All that it logged; once it has ended."""
-        assert self.complaints is not None
+    async def logged(self, words: str) -> None:
+        """Wait until its log has this."""
+        assert self.log is not None
         async with asyncio.timeout(END_S):
-            return (await self.complaints).decode()
+            while words not in self.log.text:
+                self.log.more.clear()
+                await self.log.more.wait()
 
     @property
     def running(self) -> Running:
@@ -67,6 +71,19 @@ class Program:
     async def stop(self, number: int = signal.SIGTERM) -> int:
         self.kill(number)
         return await self.ended()
+
+
+@dataclass
+class Log:
+    """What a program says on stderr, as it comes."""
+
+    text: str = ""
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            self.text += line.decode()
+            self.more.set()
 
 
 @contextlib.asynccontextmanager
@@ -95,15 +112,17 @@ async def serve(port: int, *options: str, **env: str) -> AsyncIterator[Program]:
     async with launched("--port", str(port), *options, **env) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        said = asyncio.create_task(process.stderr.read())
+        log = Log()
+        following = asyncio.create_task(log.follow(process.stderr))
         try:
             async with asyncio.timeout(START_S):
                 line = (await process.stdout.readline()).decode()
-            assert READY.fullmatch(line), (line, await said if not line else "")
-            yield Program(process, port, line, said)
+            assert READY.fullmatch(line), (line, log.text)
+            yield Program(process, port, line, log)
         finally:
-            said.cancel()
-            await asyncio.wait({said})
+            following.cancel()
+            await asyncio.wait({following})
+            assert not (untaken := UNTAKEN.findall(log.text)), untaken
 
 
 async def refused(*options: str, **env: str) -> tuple[int, str, str]:

@@ -132,7 +132,7 @@ async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds
         assert len(retries) > 100, "they shall not all come back at once"
         assert ok(await under_way)["watchedDuration"] == 9
         assert await running.ended() == 0
-        assert "Cut off, for they do not take our goodbye: 1 sockets" in await running.log()
+        await running.logged("Cut off, for they do not take our goodbye: 1 sockets")
         await gone(below)
     await recorded(tmp_path, {(each.user_id, video): [0, 5] for each in devices[:: CROWD // 50]})
 
