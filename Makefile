@@ -6,7 +6,7 @@ PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check format fuzz bench lock audit
+.PHONY: help setup run test check format fuzz soak bench lock audit
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: setup ## Format the code and repair what ruff can
 
 fuzz: setup ## Search for inputs that break a promise, FUZZ_SECONDS long (600)
 	@$(BIN)/python -m tests.fuzz
+
+soak: setup ## Clients that come and go, SOAK_SECONDS long (1800): nothing of them may be left
+	@$(BIN)/python -m tests.soak
 
 bench: setup ## Measure, six to nine minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
 	@$(BIN)/python $(PIP) install --require-hashes -r bench/requirements.lock
