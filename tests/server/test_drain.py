@@ -137,6 +137,36 @@ async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds
     await recorded(tmp_path, {(each.user_id, video): [0, 5] for each in devices[:: CROWD // 50]})
 
 
+async def test_what_was_taken_is_acked_and_what_was_not_acked_was_not_taken(tmp_path: Path) -> None:
+    """Learners who go on sending until their socket closes: the store has what the acks say, and no more."""
+    acked: dict[tuple[str, str], list[int]] = {}
+
+    async def watch(player: Device) -> None:
+        """A second of video at a time, as often as would be believed of the fastest player."""
+        video, last = str(uuid4()), 0
+        hearing = asyncio.create_task(last_words(player.socket))
+        for n in range(200):
+            if hearing.done():
+                break
+            with contextlib.suppress(ConnectionClosed):
+                await player.beat(video, played=[[n, n + 1]], position=n + 1, state="playing")
+            await asyncio.wait({hearing}, timeout=0.02)
+        said, code = await hearing
+        assert code == 4001
+        last = max(message["seq"] for message in said if message["type"] == "ack")
+        acked[player.user_id, video] = [0, last]
+
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(program(tmp_path))
+        players = await crowd(stack, running, 50)
+        watching = [asyncio.create_task(watch(player)) for player in players]
+        running.kill(signal.SIGTERM)
+        await asyncio.gather(*watching)
+        assert await running.ended() == 0
+    assert len(acked) == len(players)
+    await recorded(tmp_path, acked)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_second_signal_ends_it_at_once(workers: int, tmp_path: Path) -> None:
     """Without goodbyes; the code is the signal's, and no process is left."""

@@ -1,7 +1,7 @@
 """Learners who come, watch, go in every way there is and come back, against the real program; and what is left of it.
 
 Between two rounds all have left. Then the gauges of the process must read as after the first: connections, reports
-that wait, tasks, descriptors, and its memory but for what an allocator keeps. A witness watches throughout; not a second
+that wait, tasks, descriptors, and its memory but for what an allocator keeps. A witness watches throughout; no second
 of what was acked to it may be missing, nor one be there twice.
 """
 
