@@ -194,7 +194,7 @@ class Crowd:
         ok(await self.api.post("/progress/update", json=body | {"lastWatched": "2024-05-01T10:00:00Z"}))
         ok(await self.api.get(f"/progress/{user}"))
         ok(await self.api.get(f"/progress/summary/{video}"))
-        assert (await self.api.delete(f"/progress/{user}/{self._id()}")).status_code == 404
+        assert (await self.api.delete(f"/progress/{self._id()}/{video}")).status_code == 404
 
 
 class Witness:
