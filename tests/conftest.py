@@ -21,6 +21,7 @@ from tests.leaks import (  # noqa: F401 fixtures and hooks of every test
     no_task_left,
     no_task_left_by_module,
     pytest_collection_modifyitems,
+    pytest_fixture_setup,
     pytest_sessionfinish,
 )
 

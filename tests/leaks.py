@@ -50,6 +50,20 @@ def descriptors() -> Counter[str]:
     return found
 
 
+_of_the_whole_run: Counter[str] = Counter()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[object]") -> Iterator[None]:
+    """What a fixture of the whole run opens may be first asked for in the middle of a module, and stays."""
+    before = descriptors() if fixturedef.scope == "session" else None
+    try:
+        return (yield)
+    finally:
+        if before is not None:
+            _of_the_whole_run.update(descriptors() - before)
+
+
 @pytest.fixture(autouse=True)
 def no_descriptor_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Those that a fixture of a wider scope opens are there before, for it is set up first."""
@@ -71,7 +85,7 @@ def no_descriptor_left_by_module(request: pytest.FixtureRequest) -> Iterator[Non
 def _compare(before: Counter[str]) -> None:
     if descriptors() - before:
         gc.collect()  # what only a cycle holds warns by itself when it goes
-        left = descriptors() - before
+        left = descriptors() - before - _of_the_whole_run
         assert not left, f"descriptors that are left open: {sorted(left.elements())}"
 
 
