@@ -44,6 +44,10 @@ class Keys:
         """Sorted set: userId by the last moment watched, ms."""
         return self._video("live", video_id)
 
+    def before(self, video_id: str) -> str:
+        """Hash: userId → its entry when the recount that is under way began; lua/videos.lua derives the same name."""
+        return self._video("before", video_id)
+
     def catalogue(self, video_id: str) -> str:
         """Hash: title, duration_ms."""
         return self._video("catalogue", video_id)
@@ -57,6 +61,10 @@ class Keys:
             f"{head}curve:{video_id}",
             f"{head}live:{video_id}",
         )
+
+    def all_of(self, side: str, kind: str) -> str:
+        """Pattern of the keys of a kind, "u" for users' or "v" for videos'."""
+        return f"{self.prefix}:{{{side}??}}:{kind}:*"
 
     def _video(self, kind: str, video_id: str) -> str:
         return f"{self.prefix}:{{v{_partition(video_id)}}}:{kind}:{video_id}"

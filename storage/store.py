@@ -30,6 +30,7 @@ from storage.endings import Endings
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
 from storage.pending import Batch, Committed, Result
+from storage.scanning import Scanning
 from storage.sharing import Shared
 from storage.totals import VideoTotals
 from storage.wire import exchange, exchanging
@@ -108,6 +109,7 @@ class Store:
         self.catalogue = Catalogue(self.run, self.keys)
         self.endings = Endings(self.run, self.keys)
         self.totals = VideoTotals(self.run, self.keys, live_ms)
+        self.scanning = Scanning(self.run)
         self._live_ms = live_ms
         self._fence = 0
         """Commits that we know the store has counted."""
@@ -115,7 +117,8 @@ class Store:
         self._threshold_permille = threshold_permille
         self.durability = Durability(durability, self.keys.fence, timeout_s)
         self.timeout_s = timeout_s
-        self._users, self._videos, self._changes = Script("users"), Script("videos"), Script("changes")
+        self._scripts: list[Script] = []
+        self._users, self._videos, self._changes = (self.script(name) for name in ("users", "videos", "changes"))
         self._records: Shared[tuple[str, str], bytes | None] = Shared(self._read_records)
         self._readers: Shared[tuple[str, int], tuple[str, list[Any]]] = Shared(self._read_changes)
 
@@ -201,6 +204,10 @@ class Store:
             if waits:
                 self.durability.judge(replies[-1])
 
+    async def bring(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
+        """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait for the disk."""
+        await self._commit_videos([self._video_command(records, now) for records in video_calls(by_video)])
+
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
         value = await self._records.ask((user_id, video_id))
@@ -242,6 +249,12 @@ class Store:
             for answer in reply
         ]
 
+    def script(self, name: str) -> Script:
+        """A file of `lua/` that `run` may be given calls of."""
+        script = Script(name)
+        self._scripts.append(script)
+        return script
+
     async def announce(self, user_id: str) -> None:
         """Publish which revision the user is at, and no records: a process that lacks some reads them."""
         (rev,) = await self.run([("HGET", self.keys.progress(user_id), "rev")])
@@ -265,8 +278,7 @@ class Store:
         try:
             replies = await self._pipeline(commands)
             if any(isinstance(reply, NoScriptError) for reply in replies):
-                scripts = (self._users, self._videos, self._changes)
-                await self._pipeline([("SCRIPT", "LOAD", script.text) for script in scripts])
+                await self._pipeline([("SCRIPT", "LOAD", script.text) for script in self._scripts])
                 replies = await self._pipeline(commands)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error

@@ -50,16 +50,30 @@ local function decode(value, entry)
   return rev, record, had_rev, { had[1] + 0, had[2] + 0, had[3], had[4] }, #had[3] + #had[4]
 end
 
+-- While the video is recounted: what changes now is kept as it was when that began (recount.lua, its KEYS[4]).
+-- A recount that was given up leaves the mark in the summary, and the rest expires.
+local function keep(audience, summary, olds)
+  local before = string.gsub(audience, ':audience:', ':before:', 1)
+  if not redis.call('HGET', before, '') then
+    redis.call('HDEL', summary, 'recount')
+    return
+  end
+  for user, entry in pairs(olds) do
+    if not redis.call('HGET', before, user) then redis.call('HSET', before, user, entry) end
+  end
+end
+
 local now, stale, changed = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 for v, items in ipairs(cmsgpack.unpack(ARGV[3])) do
   local audience, summary, curve, live = KEYS[4 * v - 3], KEYS[4 * v - 2], KEYS[4 * v - 1], KEYS[4 * v]
-  local totals, points, entries, seen_at, left = {}, {}, {}, {}, {}
+  local totals, points, entries, olds, seen_at, left = {}, {}, {}, {}, {}, {}
   for _, item in ipairs(items) do
     local user, value = item[1], item[2]
     local entry = entries[user] or redis.call('HGET', audience, user)
     -- Decoded first and under pcall: one damaged entry costs itself, not the batch.
     local ok, rev, record, had_rev, had = pcall(decode, value, entry)
     if ok and rev > had_rev then
+      if not entries[user] then olds[user] = entry or '' end
       local watched = math.max(size(record[SEEN]), record[CLAIMED])
       if record[DURATION] > 0 then watched = math.min(watched, math.floor(record[DURATION] / 1000)) end
       local viewer = watched > 0 and 1 or 0
@@ -74,6 +88,7 @@ for v, items in ipairs(cmsgpack.unpack(ARGV[3])) do
       changed = changed + 1
     end
   end
+  if next(entries) and redis.call('HGET', summary, 'recount') then keep(audience, summary, olds) end
   for user, entry in pairs(entries) do
     redis.call('HSET', audience, user, entry)
     if left[user] then

@@ -1,0 +1,328 @@
+"""Recounts audiences, totals and curves from the users' records: says what had drifted, and mends it, while all serve.
+
+The records are the truth; a commit brings each to its audience entry, and the entry's difference to the totals. Three
+walks, each of which trusts what the one before has put right:
+
+1. Every record against its entry. A commit may be between its two stages, so an entry that is behind counts as drift
+   only if it still lacks, a grace later, the revision that was seen then; one that is ahead, or unlike its record at
+   the same revision, is compared anew with a record read after it. A record's revision never goes back, so what is left
+   is drift. Mended by stage 2, which skips what is not newer, after taking out an entry that stands in its way.
+2. Every entry's record: an entry is written after its record, and records are never removed, so an entry without one is
+   drift. It is taken out, and what it says out of the totals.
+3. Every video's totals against the sum of its entries. Each script changes both by the same amount, so totals - sum is
+   constant, but for us. It is enough to know it for one moment, and to subtract it at any later one, once. A small
+   audience is summed in one script. For a larger one (SLICE_BYTES), and to mend, the first slice notes the totals and
+   marks the video; from then on stage 2 keeps the old entry of whatever it changes (`before`), so that each later slice
+   sums what was there at that moment. Nothing blocks the store
+   for longer than a slice. As many entries as there were must have been summed: else the hash was resized meanwhile and
+   gave some twice, and it is done again. A mark whose recount has died expires within PAUSE_MS; one that was taken over
+   by another recount answers "over" to the first.
+
+What is mended is safe against interruption at any moment: run it again. Memory: one page, MAX_SUSPECTS names, and the
+curve of one video. What changes while it runs is neither lost, nor counted twice, nor called drift.
+"""
+
+import asyncio
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+import msgpack
+
+from protocol.record import Record
+from storage.audience import Entry, entry_of, unpack_entry
+from storage.packing import Damaged, unpack_record
+from storage.store import Store
+
+SLICE_BYTES = 15_000
+"""Of entries that one script sums, each with an overhead: 2 ms or so."""
+SUMMARY, CURVE = 0, 1
+_SUMMARY_FIELD, _CURVE_FIELD = re.compile(rb"viewers|completed|watched"), re.compile(rb"[sa][0-9]{1,9}")
+_INTEGER = re.compile(rb"-?[0-9]{1,15}")
+FORGOTTEN = 50
+"""Entries that one script takes out."""
+PAGE = 500
+"""Records that are compared, or mended, at a time."""
+MAX_SUSPECTS = 20_000
+PAUSE_MS = 60_000
+MAX_ATTEMPTS = 5
+"""Recounts of one video that another recount, or a resized hash, may spoil."""
+REPAIRS = 500
+"""Fields of totals in one script."""
+EXAMPLES = 20
+T = TypeVar("T")
+
+
+@dataclass
+class Found:
+    """What a rebuild saw."""
+
+    records: int = 0
+    videos: int = 0
+    drift: Counter[str] = field(default_factory=Counter)
+    """By kind, how many; a kind is a few words."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """What it could not judge or mend."""
+    examples: list[str] = field(default_factory=list)
+    """The first EXAMPLES of both."""
+
+    def tell(self, kinds: Counter[str], kind: str, what: str) -> None:
+        kinds[kind] += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(f"{kind}: {what}")
+
+
+class Suspect(NamedTuple):
+    """A record that was not what its entry says, when it was looked at."""
+
+    user_id: str
+    video_id: str
+    rev: int
+    since: float
+
+
+class Rebuild:
+    """One run.
+
+    Args:
+        mend: False only says.
+        grace_s: longer than a commit may take, both stages; what is behind by then has drifted.
+        now: ms since 1970.
+        progress: told now and then which walk it is ("records", "videos"), and how much of it is done, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        mend: bool,
+        grace_s: float,
+        now: Callable[[], int],
+        progress: Callable[[str, float, Found], None] = lambda walk, part, found: None,
+    ) -> None:
+        self._store = store
+        self._keys = store.keys
+        self._mend = mend
+        self._grace_s = grace_s
+        self._now = now
+        self._progress = progress
+        self._found = Found()
+        self._suspects: deque[Suspect] = deque()
+        self._forget, self._recount, self._adjust = (store.script(n) for n in ("forget", "recount", "adjust"))
+
+    async def run(self) -> Found:
+        """Raises StoreUnavailable: the store went away; run it again."""
+        async for page in self._store.scanning.keys(self._keys.all_of("u", "progress")):
+            async for fields in self._store.scanning.fields(page.names):
+                records = [(_id(key), name.decode(), value) for key, name, value in fields if name != b"rev"]
+                for some in _cut(records, PAGE):
+                    await self._compare(some)
+            self._progress("records", page.part, self._found)
+        await self._judge_all()
+        async for page in self._store.scanning.keys(self._keys.all_of("v", "*")):
+            for video_id in await self._videos(page.names):
+                self._found.videos += 1
+                await self._take_out_orphans(video_id)
+                await self._count(video_id)
+            self._progress("videos", page.part, self._found)
+        return self._found
+
+    # 1. Records and their entries
+
+    async def _compare(self, items: Sequence[tuple[str, str, bytes]]) -> None:
+        entries = await self._entries([(user_id, video_id) for user_id, video_id, _ in items])
+        since = asyncio.get_running_loop().time()
+        for (user_id, video_id, value), stored in zip(items, entries, strict=True):
+            self._found.records += 1
+            try:
+                record = unpack_record(value)
+            except Damaged:
+                self._found.tell(self._found.failed, "a record that can't be read", f"user {user_id}, video {video_id}")
+                continue
+            if _entry(stored) != entry_of(record):
+                self._suspects.append(Suspect(user_id, video_id, record.rev, since))
+        while len(self._suspects) >= MAX_SUSPECTS:
+            await self._judge()
+
+    async def _judge_all(self) -> None:
+        while self._suspects:
+            await self._judge()
+
+    async def _judge(self) -> None:
+        """Look again at some suspects, the oldest first, when their grace is over."""
+        some = [self._suspects.popleft() for _ in range(min(PAGE, len(self._suspects)))]
+        await asyncio.sleep(some[-1].since + self._grace_s - asyncio.get_running_loop().time())
+        entries = await self._entries([(s.user_id, s.video_id) for s in some])
+        values = await self._store.run([("HGET", self._keys.progress(s.user_id), s.video_id) for s in some])
+        blocking: dict[str, list[tuple[str, bytes]]] = {}
+        missing: dict[str, list[tuple[str, bytes]]] = {}
+        for suspect, stored, value in zip(some, entries, values, strict=True):
+            try:
+                record = unpack_record(value or b"")
+            except Damaged:
+                record = Record()
+            if not record.rev:
+                continue  # it went, or broke, this moment
+            entry = _entry(stored)
+            kind = _wrong(entry, record, suspect.rev)
+            if kind:
+                self._found.tell(self._found.drift, kind, f"user {suspect.user_id}, video {suspect.video_id}")
+                missing.setdefault(suspect.video_id, []).append((suspect.user_id, value))
+                if stored is not None and (entry is None or entry.rev >= record.rev):
+                    blocking.setdefault(suspect.video_id, []).append((suspect.user_id, stored))
+        if self._mend and missing:
+            await self._store.run(
+                [self._forgetting(video, part) for video, items in blocking.items() for part in _cut(items, FORGOTTEN)]
+            )
+            await self._store.bring(missing, self._now())
+
+    async def _entries(self, names: list[tuple[str, str]]) -> list[bytes | None]:
+        return await self._store.run([("HGET", self._keys.audience(video_id), user_id) for user_id, video_id in names])
+
+    def _forgetting(self, video_id: str, items: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
+        audience, summary, curve, _ = self._keys.of_video(video_id)
+        packed = msgpack.packb(items, use_bin_type=False)
+        return self._forget.call([audience, summary, curve, self._keys.before(video_id)], packed)
+
+    # 2. Entries and their records
+
+    async def _videos(self, names: list[str]) -> list[str]:
+        """Videos of these keys, each by one of its keys alone: its audience where there is one."""
+        kinds = {name: name.split(":", 3)[2] for name in names}
+        left = [name for name, kind in kinds.items() if kind in ("summary", "curve")]
+        of_video = [self._keys.of_video(_id(name)) for name in left]
+        others = await self._store.run([("EXISTS", audience) for audience, *_ in of_video]) if left else []
+        summaries = await self._store.run([("EXISTS", summary) for _, summary, *_ in of_video]) if left else []
+        found = [_id(name) for name, kind in kinds.items() if kind == "audience"]
+        for name, audience, summary in zip(left, others, summaries, strict=True):
+            if not audience and (kinds[name] == "summary" or not summary):
+                found.append(_id(name))
+        return found
+
+    async def _take_out_orphans(self, video_id: str) -> None:
+        async for fields in self._store.scanning.fields([self._keys.audience(video_id)]):
+            for some in _cut(fields, PAGE):
+                users = [user.decode() for _, user, _ in some]
+                there = await self._store.run([("HEXISTS", self._keys.progress(u), video_id) for u in users])
+                orphans = [(u, e) for u, (_, _, e), is_there in zip(users, some, there, strict=True) if not is_there]
+                for user_id, _ in orphans:
+                    self._found.tell(
+                        self._found.drift, "an entry without a record", f"user {user_id}, video {video_id}"
+                    )
+                if self._mend and orphans:
+                    await self._store.run([self._forgetting(video_id, part) for part in _cut(orphans, FORGOTTEN)])
+
+    # 3. Totals and the sum of the entries
+
+    async def _count(self, video_id: str) -> None:
+        """Say whether the totals are the sum; where they are to be mended and aren't, count again to mend."""
+        marking = False
+        for _ in range(MAX_ATTEMPTS):
+            token = uuid4().hex
+            count = await self._summed(video_id, token, marking)
+            if count is None:
+                continue
+            repairs = count.repairs()
+            if repairs and self._mend and not count.marked:
+                marking = True
+                continue
+            if count.marked and not await self._adjusted(video_id, token, repairs if self._mend else []):
+                continue
+            if repairs:
+                self._found.tell(self._found.drift, "totals that are not the sum of the audience", f"video {video_id}")
+            return
+        self._found.tell(self._found.failed, "a video that could not be counted while it changed", f"video {video_id}")
+
+    async def _summed(self, video_id: str, token: str, marking: bool) -> "_Count | None":
+        """All slices; None: it has to be done again."""
+        audience, summary, curve, _ = self._keys.of_video(video_id)
+        keys = [audience, summary, curve, self._keys.before(video_id)]
+        cursor, count = b"", _Count()
+        while cursor != b"0":
+            call = self._recount.call(keys, token, cursor, SLICE_BYTES, 1 if marking else 0, PAUSE_MS)
+            (answer,) = await self._store.run([call])
+            if not answer:
+                return None
+            cursor, *sums = msgpack.unpackb(answer, raw=True)
+            count.marked = count.marked or marking or cursor != b"0"
+            count.add(*sums)
+        return count if count.missing == 0 else None
+
+    async def _adjusted(self, video_id: str, token: str, repairs: list[tuple[int, bytes, int | bool]]) -> bool:
+        """Make the repairs, and end the recount; False: it was over before."""
+        _, summary, curve, _ = self._keys.of_video(video_id)
+        keys = [summary, curve, self._keys.before(video_id)]
+        parts = list(_cut(repairs, REPAIRS)) or [[]]
+        for number, part in enumerate(parts):
+            fields = [[value for where, *pair in part if where == key for value in pair] for key in (SUMMARY, CURVE)]
+            last = 1 if number == len(parts) - 1 else 0
+            packed = msgpack.packb(fields, use_bin_type=False)
+            (done,) = await self._store.run([self._adjust.call(keys, token, number, packed, last)])
+            if not done:
+                return False
+        return True
+
+
+@dataclass
+class _Count:
+    """The totals of one moment, less the sum of the entries of that moment."""
+
+    too_much: Counter[tuple[int, bytes]] = field(default_factory=Counter)
+    """By key (SUMMARY, CURVE) and field."""
+    strange: list[tuple[int, bytes]] = field(default_factory=list)
+    """Fields that are not ours, or hold no integer."""
+    missing: int = 0
+    """Entries that are not summed yet."""
+    marked: bool = False
+
+    def add(self, summed: int, totals: list[int], seen: list[int], again: list[int], *first: Any) -> None:
+        """What one slice answered; `first` only by the first: the size of the audience, summary and curve."""
+        if first:
+            self.missing = first[0]
+            for where, known, flat in ((SUMMARY, _SUMMARY_FIELD, first[1]), (CURVE, _CURVE_FIELD, first[2])):
+                for name, value in zip(flat[::2], flat[1::2], strict=True):
+                    if known.fullmatch(name) and _INTEGER.fullmatch(value):
+                        self.too_much[where, name] += int(value)
+                    elif (where, name) != (SUMMARY, b"recount"):
+                        self.strange.append((where, name))
+        self.missing -= summed
+        for name, by in zip((b"viewers", b"completed", b"watched"), totals, strict=True):
+            self.too_much[SUMMARY, name] -= by
+        for letter, points in ((b"s", seen), (b"a", again)):
+            for second, by in zip(points[::2], points[1::2], strict=True):
+                self.too_much[CURVE, letter + b"%d" % second] -= by
+
+    def repairs(self) -> list[tuple[int, bytes, int | bool]]:
+        """(key, field, by how much it is too large), False for a field that shall go."""
+        gone = [(where, name, False) for where, name in self.strange]
+        return [*gone, *((where, name, by) for (where, name), by in self.too_much.items() if by)]
+
+
+def _cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def _id(key: str) -> str:
+    """The id at the end of a key: prefix, {partition}, kind, id."""
+    return key.split(":", 3)[3]
+
+
+def _entry(stored: bytes | None) -> Entry | None:
+    try:
+        return unpack_entry(stored) if stored is not None else None
+    except Damaged:
+        return None
+
+
+def _wrong(entry: Entry | None, record: Record, rev: int) -> str | None:
+    """What is wrong with an entry, read before its `record` and a grace after the record's revision `rev`."""
+    if entry is None or entry.rev < rev:
+        return "an entry that lacks its record's last change"
+    if entry.rev > record.rev:
+        return "an entry that is ahead of its record"
+    if entry.rev == record.rev and entry != entry_of(record):
+        return "an entry that is unlike its record"
+    return None

@@ -1,0 +1,370 @@
+"""`rebuild` finds every kind of drift and mends it, calls nothing drift that is not, and neither loses nor doubles what
+changes meanwhile."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+from protocol.record import Report
+from storage import rebuild, scanning
+from storage.pending import Batch, Delta
+from storage.rebuild import Found, Rebuild
+from storage.store import Script, Store, StoreUnavailable
+from storage.totals import Curve, Totals
+from tests.histories import report_of
+from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
+
+NOW = 5_000
+BEHIND = "an entry that lacks its record's last change"
+AHEAD = "an entry that is ahead of its record"
+UNLIKE = "an entry that is unlike its record"
+ORPHAN = "an entry without a record"
+TOTALS = "totals that are not the sum of the audience"
+
+
+def nobody(user_id: str) -> bool:
+    return False
+
+
+async def commit(store: Store, *ops: tuple[str, str, Report | int]) -> None:
+    batch = Batch()
+    for user_id, video_id, op in ops:
+        batch.deltas.setdefault((user_id, video_id), Delta()).ops.append(op)
+    await store.commit(batch, NOW, nobody)
+
+
+def play(seq: int = 1, seconds: int = 5, start: int = 0) -> Report:
+    return report_of("a", seq, 100 * seq, [(1_000 * start, 1_000 * (start + seconds))], duration_ms=10_000)
+
+
+async def rebuilt(store: Store, mend: bool = True, grace_s: float = 0.01, **more: Any) -> Found:
+    async with asyncio.timeout(PATIENCE_S):
+        return await Rebuild(store, mend=mend, grace_s=grace_s, now=lambda: NOW, **more).run()
+
+
+async def kept(store: Store, video_id: str) -> tuple[Totals, Curve]:
+    totals, curve, _ = await store.totals.read_all(video_id, NOW)
+    return totals, curve
+
+
+async def fill(store: Store, more: int = 0) -> None:
+    """Four learners of two videos; one has deleted, one has completed, one has seen a part again; and `more` others."""
+    await commit(store, *((f"u{n}", "v", play(1, n + 2)) for n in range(4)))
+    await commit(store, ("u0", "v", 200), ("u1", "v", play(2, 2)), ("u3", "v", play(2, 6, 4)), ("u1", "w", play()))
+    await commit(store, *((f"more{n}", "v", play(1, 1 + n % 9, n % 2)) for n in range(more)))
+
+
+async def whole(store: Store) -> dict[str, Any]:
+    """All that the store holds of this test, but who watches now."""
+    keys = sorted(await store.redis.keys(f"{store.keys.prefix}:{{*"))
+    hashes = [key for key in keys if b":live:" not in key and b":before:" not in key]
+    return {key.decode(): await store.redis.hgetall(key) for key in hashes}
+
+
+async def test_nothing_has_drifted_where_nothing_was_planted(store: Store) -> None:
+    """Neither in an empty store nor where there are records, deleted ones too."""
+    assert (await rebuilt(store, mend=False)) == Found()
+    await fill(store)
+    before = await whole(store)
+    assert (await rebuilt(store)) == Found(records=5, videos=2)
+    assert await whole(store) == before
+    assert await kept(store, "v") == (
+        Totals(3, 1, 3 + 4 + 10),
+        Curve([3, 3, 3, 2, 1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 1, 0, 0, 0, 0, 0]),
+    )
+
+
+Plant = Callable[[Store], list[tuple[Any, ...]]]
+GARBAGE = b"\xc1 not an entry"
+
+
+def entry(rev: int, watched: int, seen: list[int]) -> bytes:
+    packed: bytes = msgpack.packb(rev) + msgpack.packb([watched, 0, seen, []])
+    return packed
+
+
+PLANTED: dict[str, tuple[Plant, dict[str, int]]] = {
+    "an entry is lost": (lambda s: [("HDEL", s.keys.audience("v"), "u2")], {BEHIND: 1, TOTALS: 1}),
+    "the audience is lost": (lambda s: [("DEL", s.keys.audience("v"))], {BEHIND: 4, TOTALS: 1}),
+    "all but the records is lost": (lambda s: [("DEL", *s.keys.of_video("v"))], {BEHIND: 4}),
+    "the summary is lost": (lambda s: [("DEL", s.keys.summary("v"))], {TOTALS: 1}),
+    "the curve is lost": (lambda s: [("DEL", s.keys.curve("v"))], {TOTALS: 1}),
+    "a total is off": (lambda s: [("HINCRBY", s.keys.summary("v"), "viewers", 7)], {TOTALS: 1}),
+    "a total is no number": (lambda s: [("HSET", s.keys.summary("v"), "watched", "many")], {TOTALS: 1}),
+    "a total that nobody asked for": (lambda s: [("HSET", s.keys.summary("v"), "likes", 7)], {TOTALS: 1}),
+    "a point of the curve is off": (lambda s: [("HINCRBY", s.keys.curve("v"), "s2", -1)], {TOTALS: 1}),
+    "a point that nobody saw": (lambda s: [("HSET", s.keys.curve("v"), "a77", 1)], {TOTALS: 1}),
+    "a point that is none": (lambda s: [("HSET", s.keys.curve("v"), "b1", 1)], {TOTALS: 1}),
+    "totals of a video that nobody watched": (
+        lambda s: [("HSET", s.keys.summary("x"), "viewers", 1), ("HSET", s.keys.curve("x"), "s0", 1)],
+        {TOTALS: 1},
+    ),
+    "a curve alone": (lambda s: [("HSET", s.keys.curve("x"), "s0", 1)], {TOTALS: 1}),
+    "an entry is of an older record": (
+        lambda s: [("HSET", s.keys.audience("v"), "u2", entry(0, 0, []))],
+        {BEHIND: 1, TOTALS: 1},
+    ),
+    "an entry is of a later record": (
+        lambda s: [("HSET", s.keys.audience("v"), "u2", entry(99, 50, [0, 50]))],
+        {AHEAD: 1, TOTALS: 1},
+    ),
+    "an entry is another": (
+        lambda s: [("HSET", s.keys.audience("v"), "u2", entry(1, 9, [0, 3, 5, 11]))],
+        {UNLIKE: 1, TOTALS: 1},
+    ),
+    "an entry is garbage": (lambda s: [("HSET", s.keys.audience("v"), "u2", GARBAGE)], {BEHIND: 1, TOTALS: 1}),
+    "a learner is lost": (lambda s: [("DEL", s.keys.progress("u1"))], {ORPHAN: 2}),
+    "a record is lost": (lambda s: [("HDEL", s.keys.progress("u2"), "v")], {ORPHAN: 1}),
+    "an orphan is garbage": (lambda s: [("HSET", s.keys.audience("v"), "nobody", GARBAGE)], {ORPHAN: 1}),
+}
+
+
+@pytest.mark.parametrize("more", [0, 700], ids=["summed at once", "summed in slices"])
+@pytest.mark.parametrize(("plant", "drift"), PLANTED.values(), ids=PLANTED)
+async def test_drift_is_found_and_mended(store: Store, plant: Plant, drift: dict[str, int], more: int) -> None:
+    """Of each kind of key: --check says it and leaves it, the run mends it, and the next finds nothing."""
+    await fill(store, more)
+    sound = await whole(store)
+    await store.run(plant(store))
+    planted = await whole(store)
+    looked = await rebuilt(store, mend=False)
+    assert looked.drift.keys() == drift.keys()
+    if not more:
+        assert (looked.drift, len(looked.examples)) == (drift, sum(drift.values()))
+    assert await whole(store) == planted, "--check changes nothing"
+    mended = await rebuilt(store)
+    assert set(mended.drift) <= set(drift) | {TOTALS}
+    again = await rebuilt(store, mend=False)
+    assert again == Found(looked.records, again.videos)
+    for video_id in ("v", "w", "x"):
+        assert await kept(store, video_id) == await store.totals.recount(video_id)
+    if ORPHAN not in drift:
+        assert await whole(store) == sound
+
+
+# While others write
+
+
+class Meddled(Store):
+    """A store with which something happens after every script of a rebuild."""
+
+    scripts: frozenset[str] = frozenset(("forget", "recount", "adjust"))
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.hashes: set[str] = set()
+        self.calls = 0
+        self.meddle: Callable[[], Awaitable[None]] | None = None
+        self.twice = False
+
+    def script(self, name: str) -> Script:
+        script = super().script(name)
+        if name in self.scripts:
+            self.hashes.add(script.sha)
+        return script
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        replies = await super().run(commands)
+        if self.hashes & {str(command[1]) for command in commands if command[0] == "EVALSHA"}:
+            self.calls += 1
+            if self.twice:
+                replies = await super().run(commands)
+            if self.meddle is not None:
+                await self.meddle()
+        return replies
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["", "every script twice"])
+@pytest.mark.parametrize("mend", [False, True], ids=["check", "mend"])
+async def test_a_recount_in_slices_while_everything_changes(
+    new_store: NewStore, monkeypatch: pytest.MonkeyPatch, mend: bool, twice: bool
+) -> None:
+    """After each slice entries change that were summed already and that were not, learners come (more than the hash had
+    room for), and delete: the drift that is found is exactly the one that was planted, and only that is mended."""
+    monkeypatch.setattr(rebuild, "SLICE_BYTES", 6_000)
+    store, other = new_store(Meddled), new_store()
+    await fill(store, 700)
+    await store.run(
+        [("HINCRBY", store.keys.summary("v"), "watched", 1_000), ("HINCRBY", store.keys.curve("v"), "s2", 3)]
+    )
+    numbers = itertools.count(2)
+
+    async def meddle() -> None:
+        turn = next(numbers)
+        await commit(
+            other,
+            *((f"more{n}", "v", play(turn, 3, turn % 6)) for n in range(0, 700, 50)),
+            *((f"new{turn}-{n}", "v", play()) for n in range(90)),
+            (f"more{turn}", "v", 10_000 * turn),
+        )
+
+    store.meddle, store.twice = meddle, twice
+    found = await rebuilt(store, mend=mend)
+    assert (found.drift, found.failed) == ({TOTALS: 1}, {})
+    assert store.calls > 4
+    store.meddle, store.twice = None, False
+    kept_totals, kept_curve = await kept(store, "v")
+    totals, curve = await store.totals.recount("v")
+    assert kept_totals.watched - totals.watched == (0 if mend else 1_000)
+    assert (kept_curve == curve) is mend
+    assert (await rebuilt(store, mend=False)).drift == ({} if mend else {TOTALS: 1})
+    assert await store.redis.hlen(store.keys.before("v")) == 1, "and that expires"
+    assert not await store.redis.hexists(store.keys.summary("v"), "recount")
+
+
+async def test_entries_that_a_resized_hash_gave_twice_are_not_counted_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More were summed than there are: that count is thrown away, and made again."""
+    await fill(store, 700)
+    real, twice = rebuild._Count.add, 2
+
+    def add(count: Any, summed: int, totals: list[int], *more: Any) -> None:
+        nonlocal twice
+        if twice and not more[2:]:
+            twice -= 1
+            real(count, 1, [1, 0, 5], [0, 1, 5, -1], [])
+        real(count, summed, totals, *more)
+
+    monkeypatch.setattr(rebuild._Count, "add", add)
+    sound = await whole(store)
+    found = await rebuilt(store)
+    assert (found.drift, found.failed, twice) == ({}, {}, 0)
+    assert await whole(store) == sound
+
+
+async def test_a_commit_between_its_stages_is_no_drift(new_store: NewStore) -> None:
+    """Its entry is behind for as long as the grace lasts, at most; then it is there."""
+    store, slow = new_store(), new_store(BetweenStages)
+    await fill(store)
+    commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3)), ("someone", "v", play())))
+    await slow.reached.wait()
+    looking = asyncio.create_task(rebuilt(store, mend=False, grace_s=1.0))
+    await asyncio.wait({looking}, timeout=0.2)
+    assert not looking.done(), "it waits before it judges"
+    slow.go_on.set()
+    await commits
+    assert (await looking).drift == {}
+
+
+async def test_mending_what_is_between_its_stages_does_no_harm(new_store: NewStore) -> None:
+    """A commit that is slower than the grace is called drift, and mended; its own stage 2 then changes nothing."""
+    store, slow = new_store(), new_store(BetweenStages)
+    await fill(store)
+    commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3))))
+    await slow.reached.wait()
+    assert (await rebuilt(store)).drift == {BEHIND: 1}
+    mended = await whole(store)
+    slow.go_on.set()
+    await commits
+    assert await whole(store) == mended
+    assert await kept(store, "v") == await store.totals.recount("v")
+
+
+class BetweenStages(Store):
+    """Waits there."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
+        self.reached.set()
+        await self.go_on.wait()
+        await super()._commit_videos(commands)
+
+
+async def test_interrupted_anywhere_and_run_again(
+    private_server: PrivateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store goes away before any of its round trips in turn, among them those between two repairs of one video: the
+    next run mends what is left."""
+    monkeypatch.setattr(rebuild, "REPAIRS", 2)
+    monkeypatch.setattr(scanning, "HASHES_AT_ONCE", 1_000)
+    store, dying = Store(private_server.url, worker="w"), Dying(private_server.url, worker="d")
+    await fill(store, 600)
+    sound = await whole(store)
+    trips = 0
+    names = ("an entry is lost", "a point of the curve is off", "a total is off", "an orphan is garbage")
+    for stop_after in itertools.count():
+        await store.run([command for name in names for command in PLANTED[name][0](store)])
+        dying.left = stop_after
+        try:
+            await rebuilt(dying)
+        except StoreUnavailable:
+            trips += 1
+            await rebuilt(store)
+            assert await whole(store) == sound
+        else:
+            break
+    assert trips > 20
+    await store.close()
+    await dying.close()
+
+
+class Dying(Store):
+    """Has so many round trips left."""
+
+    left = 0
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        if not self.left:
+            raise StoreUnavailable("gone")
+        self.left -= 1
+        return await super().run(commands)
+
+
+async def test_two_at_once_mend_once(new_store: NewStore) -> None:
+    """Of two rebuilds on a large video one may have to begin again, or give the video up; no repair is made twice."""
+    store = new_store()
+    await fill(store, 700)
+    await store.run([("HINCRBY", store.keys.summary("v"), "viewers", 5), ("DEL", store.keys.curve("v"))])
+    await asyncio.gather(*(rebuilt(new_store()) for _ in range(3)))
+    await rebuilt(store)
+    assert await kept(store, "v") == await store.totals.recount("v")
+
+
+async def test_a_dead_recount_costs_nothing_for_long(store: Store) -> None:
+    """What it has left behind has a time to live, and a commit after that takes its mark away."""
+    await fill(store, 700)
+    await store.run([("HSET", store.keys.summary("v"), "recount", "dead"), ("HSET", store.keys.before("v"), "", 0)])
+    await commit(store, ("u1", "v", play(3, 1)))
+    assert await store.redis.hkeys(store.keys.before("v")) == [b"", b"u1"]
+    await store.redis.delete(store.keys.before("v"))
+    await commit(store, ("u1", "v", play(4, 1)))
+    assert not await store.redis.hexists(store.keys.summary("v"), "recount")
+    assert not await store.redis.exists(store.keys.before("v"))
+
+
+async def test_a_record_that_can_not_be_read_is_told(store: Store) -> None:
+    """It can't be mended from anything; its entry stays as it is, and all others are looked at."""
+    await fill(store)
+    await store.run([("HSET", store.keys.progress("u1"), "v", GARBAGE)])
+    found = await rebuilt(store)
+    assert (found.drift, found.failed) == ({}, {"a record that can't be read": 1})
+    assert found.examples == ["a record that can't be read: user u1, video v"]
+
+
+async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more names wait for their grace than MAX_SUSPECTS."""
+    monkeypatch.setattr(rebuild, "MAX_SUSPECTS", 100)
+    monkeypatch.setattr(rebuild, "PAGE", 30)
+    await fill(store, 700)
+    await store.run([("DEL", *store.keys.of_video("v"))])
+    work = Rebuild(store, mend=True, grace_s=0, now=lambda: NOW)
+    most = 0
+    real = work._judge
+
+    async def judged() -> None:
+        nonlocal most
+        most = max(most, len(work._suspects))
+        await real()
+
+    monkeypatch.setattr(work, "_judge", judged)
+    assert (await work.run()).drift == {BEHIND: 704}
+    assert 100 <= most < 130
+    assert await kept(store, "v") == await store.totals.recount("v")
