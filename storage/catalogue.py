@@ -54,6 +54,18 @@ class Catalogue:
         )
         self.forget(video_id)
 
+    async def add(self, video_id: str, video: Video) -> None:
+        """Create the entry where there is none, and tell every worker; one that is there stays."""
+        key = self._keys.catalogue(video_id)
+        await self._run(
+            [
+                ("HSETNX", key, "title", video.title),
+                ("HSETNX", key, "duration_ms", video.duration_ms),
+                ("PUBLISH", self.channel, video_id),
+            ]
+        )
+        self.forget(video_id)
+
     def forget(self, video_id: str) -> None:
         """The entry has changed: ask again, and don't cache an answer that is under way."""
         self._forgotten += 1

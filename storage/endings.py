@@ -24,7 +24,7 @@ class Endings:
         """
         await self._run(
             [
-                ("ZADD", self.channel, at, user_id),
+                ("ZADD", self.channel, "GT", at, user_id),
                 ("ZREMRANGEBYSCORE", self.channel, 0, at - KEEP_MS),
                 ("PEXPIRE", self.channel, KEEP_MS),
                 ("PUBLISH", self.channel, f"{at} {user_id}"),

@@ -1,0 +1,26 @@
+-- Put records in the place of those that a caller has read, if they are still the same. Safe to apply twice: the second
+-- time they are not.
+--
+-- KEYS[1]  the progress hash of one user: videoId -> value, and "rev" -> the user's revision
+-- ARGV[1]  name of the calling worker
+-- ARGV[2]  msgpack: {videoId, value as it was read ("" for none), record without its rev} for each
+-- returns  msgpack: for each the value that is stored now, or false where another one was there
+--
+-- Tells the other devices that there is something to read, as `Store.announce` does.
+
+local key, rev, changed, answer = KEYS[1], tonumber(redis.call('HGET', KEYS[1], 'rev') or 0), false, {}
+for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local video, was, record = item[1], item[2], item[3]
+  answer[i] = false
+  if (redis.call('HGET', key, video) or '') == was then
+    rev, changed = rev + 1, true
+    answer[i] = cmsgpack.pack(rev) .. record
+    redis.call('HSET', key, video, answer[i])
+  end
+end
+if changed then
+  redis.call('HSET', key, 'rev', rev)
+  local channel = string.gsub(key, ':progress:', ':push:', 1)
+  redis.call('PUBLISH', channel, cmsgpack.pack({ ARGV[1], rev, rev, {} }))
+end
+return cmsgpack.pack(answer)

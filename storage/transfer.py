@@ -1,0 +1,248 @@
+"""Export and import: records, catalogue entries and ended sessions as lines, out of a store that serves and into one.
+
+Export walks through the store: each record as it is when it is read, some perhaps twice; that is no snapshot across
+records, and need not be, because import is a join. It may be run twice, in parts, into a store that has other records:
+
+- a record joins by `protocol/merge.py`; it is computed here and put into the store only if the record that it was
+  computed from is still there (lua/swap.lua), else computed again. The store counts the revisions. Then stage 2 of a
+  commit, also where nothing changed: a killed import is made whole by the next;
+- a catalogue entry that is there already stays: the entries bear no time, and an older export must change nothing.
+  Records that were there before a new entry take its duration over with their next report, or with a PUT of the video;
+- ended sessions: the later instant, while it matters.
+
+The epoch is the store's own and is left alone.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import msgpack
+
+from protocol.export import (
+    EndedLine,
+    EndLine,
+    HeaderLine,
+    RecordLine,
+    VideoLine,
+    read_line,
+    record_line,
+    write_line,
+)
+from protocol.merge import merge
+from protocol.record import Record
+from storage.catalogue import Video
+from storage.endings import KEEP_MS
+from storage.packing import Damaged, pack_record, unpack_record
+from storage.pending import Key
+from storage.scanning import START
+from storage.store import Store, StoreUnavailable
+
+MAX_ROUNDS = 100
+"""Of a record that changes between every reading and writing."""
+VIDEOS, USERS = "v", "u"
+
+
+class Page(NamedTuple):
+    """A part of an export."""
+
+    lines: list[bytes]
+    """Each with its end."""
+    place: str
+    """Where an export can go on after this page; "" where it can't."""
+    part: float
+    """How much of the store is done, about; 0 to 1."""
+
+
+class Export:
+    """One export.
+
+    Args:
+        counts: of an export that goes on, what has been written.
+    """
+
+    def __init__(self, store: Store, counts: Counter[str] | None = None) -> None:
+        self._store = store
+        self.counts = counts or Counter()
+        self.failed: list[str] = []
+        """Records that can't be read, and are left out."""
+
+    async def pages(self, now: int, after: str = "") -> AsyncIterator[Page]:
+        """All of it. Raises StoreUnavailable: go on after the last place that is known.
+
+        Args:
+            now: ms since 1970.
+            after: the place of a page up to which all is written.
+        """
+        side, _, place = after.partition(":")
+        if not after:
+            header = HeaderLine.model_construct(exported_at=now, epoch=await self._store.epoch())
+            yield Page([_line(write_line(header))], "", 0)
+        if side != USERS:
+            async for page in self._videos(place):
+                yield page
+            yield Page(await self._ended(now), f"{USERS}:", 0)
+            place = START
+        async for page in self._records(place):
+            yield page
+        c = self.counts
+        yield Page([_line(write_line(EndLine(videos=c["videos"], ended=c["ended"], records=c["records"])))], "", 1)
+
+    async def _videos(self, after: str) -> AsyncIterator[Page]:
+        async for page in self._store.scanning.keys(self._store.keys.all_of("v", "catalogue"), after):
+            found = await self._store.run([("HMGET", name, "title", "duration_ms") for name in page.names])
+            lines = []
+            for name, (title, duration_ms) in zip(page.names, found, strict=True):
+                if duration_ms is not None:
+                    line = VideoLine.model_construct(
+                        video_id=_id(name), title=(title or b"").decode(), duration=int(duration_ms)
+                    )
+                    lines.append(_line(write_line(line)))
+            self.counts["videos"] += len(lines)
+            yield Page(lines, f"{VIDEOS}:{page.place}" if page.place else "", 0)
+
+    async def _ended(self, now: int) -> list[bytes]:
+        ended = [(user, at) for user, at in await self._store.endings.recent() if at > now - KEEP_MS]
+        self.counts["ended"] += len(ended)
+        return [_line(write_line(EndedLine.model_construct(user_id=user, at=at))) for user, at in ended]
+
+    async def _records(self, after: str) -> AsyncIterator[Page]:
+        async for page in self._store.scanning.keys(self._store.keys.all_of("u", "progress"), after):
+            async for fields in self._store.scanning.fields(page.names):
+                lines = []
+                for key, name, value in fields:
+                    if name == b"rev":
+                        continue
+                    try:
+                        lines.append(_line(record_line(_id(key), name.decode(), unpack_record(value))))
+                    except Damaged:
+                        self.failed.append(f"user {_id(key)}, video {name.decode()}")
+                self.counts["records"] += len(lines)
+                yield Page(lines, "", page.part)
+            yield Page([], f"{USERS}:{page.place}" if page.place else "", page.part)
+
+
+class Import:
+    """Takes lines, some at a time; what one call has returned from is stored.
+
+    Args:
+        now: ms since 1970.
+    """
+
+    def __init__(self, store: Store, *, threshold_permille: int, now: Callable[[], int]) -> None:
+        self._store = store
+        self._threshold_permille = threshold_permille
+        self._now = now
+        self._swap = store.script("swap")
+        self.taken: Counter[str] = Counter()
+        self.changed = 0
+        """Records that are other than before."""
+        self.end: EndLine | None = None
+
+    async def take(self, lines: Sequence[tuple[int, bytes]]) -> list[str]:
+        """Join what these lines say, (number, text); what was refused of them, and why.
+
+        Raises:
+            StoreUnavailable: not all of it is surely stored; take the same lines again.
+        """
+        refused = []
+        records: dict[Key, tuple[int, Record]] = {}
+        for number, text in lines:
+            try:
+                line = read_line(text)
+            except ValueError as error:
+                refused.append(f"line {number}: {error}")
+                continue
+            if isinstance(line, RecordLine):
+                key = line.user_id, line.video_id
+                if key in records:
+                    refused += await self._take_records(records)
+                    records = {}
+                records[key] = number, line.record()
+            elif isinstance(line, VideoLine):
+                await self._take_video(line)
+            elif isinstance(line, EndedLine):
+                await self._take_ended(line)
+            elif isinstance(line, EndLine):
+                self.end = line
+            self.taken[line.type] += 1
+        refused += await self._take_records(records)
+        return refused
+
+    async def _take_video(self, line: VideoLine) -> None:
+        await self._store.catalogue.add(line.video_id, Video(line.title, int(line.duration)))
+
+    async def _take_ended(self, line: EndedLine) -> None:
+        if line.at > self._now() - KEEP_MS and line.at > dict(await self._store.endings.recent()).get(line.user_id, 0):
+            await self._store.endings.add(line.user_id, line.at)
+
+    async def _take_records(self, records: dict[Key, tuple[int, Record]]) -> list[str]:
+        durations = await self._store.catalogue.durations({video_id for _, video_id in records})
+        refused: list[str] = []
+        by_video: dict[str, list[tuple[str, bytes]]] = {}
+        for _ in range(MAX_ROUNDS):
+            keys = list(records)
+            if not keys:
+                break
+            values = await self._store.run([("HGET", self._store.keys.progress(user), video) for user, video in keys])
+            swaps: dict[str, list[tuple[str, bytes, bytes]]] = {}
+            for (user, video), value in zip(keys, values, strict=True):
+                number, record = records[user, video]
+                try:
+                    stored = unpack_record(value or b"")
+                except Damaged:
+                    refused.append(f"line {number}: the record that is stored can't be read")
+                    del records[user, video]
+                    continue
+                merged = _body(merge(stored, record, durations[video], self._threshold_permille))
+                if merged != _body(stored):
+                    swaps.setdefault(user, []).append((video, value or b"", merged))
+                else:
+                    by_video.setdefault(video, []).append((user, value))
+                    del records[user, video]
+            await self._put(swaps, records, by_video)
+        else:
+            raise StoreUnavailable("a record changes too often")
+        await self._store.bring(by_video, self._now())
+        return refused
+
+    async def _put(
+        self,
+        swaps: dict[str, list[tuple[str, bytes, bytes]]],
+        records: dict[Key, tuple[int, Record]],
+        by_video: dict[str, list[tuple[str, bytes]]],
+    ) -> None:
+        """Take out of `records` what could be put into the store."""
+        if not swaps:
+            return
+        answers = await self._store.run(
+            [
+                self._swap.call([self._store.keys.progress(user)], self._store.worker, _packed(items))
+                for user, items in swaps.items()
+            ]
+        )
+        for (user, items), answer in zip(swaps.items(), answers, strict=True):
+            for (video, _, _), value in zip(items, msgpack.unpackb(answer, raw=True), strict=True):
+                if value:
+                    self.changed += 1
+                    by_video.setdefault(video, []).append((user, value))
+                    del records[user, video]
+
+
+def _packed(items: list[tuple[str, bytes, bytes]]) -> bytes:
+    packed: bytes = msgpack.packb(items, use_bin_type=False)
+    return packed
+
+
+def _body(record: Record) -> bytes:
+    """The stored value without its rev."""
+    return pack_record(replace(record, rev=0))[1:]
+
+
+def _line(text: bytes) -> bytes:
+    return text + b"\n"
+
+
+def _id(key: str) -> str:
+    return key.split(":", 3)[3]

@@ -1,0 +1,96 @@
+"""A line of an export holds all of a record, and a bad line is refused by the names of its fields."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from protocol.export import MAX_LINE, RecordLine, read_line, record_line
+from protocol.intervals import MAX_INTERVALS
+from protocol.record import MAX_SESSIONS, Guard, Record
+from protocol.scalars import MAX_INSTANT, MAX_MEDIA_S, MAX_SEQ
+from storage.packing import pack_record
+from tests.protocol.test_merge import wild_records
+
+USER, VIDEO = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b001", "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b002"
+FULL = [edge for n in range(MAX_INTERVALS) for edge in (MAX_MEDIA_S - 2 * n - 1, MAX_MEDIA_S - 2 * n)]
+LARGEST = Record(
+    deleted_at=MAX_INSTANT - 1,
+    last_watched=MAX_INSTANT,
+    claimed=MAX_MEDIA_S,
+    played_ms=2**50 + 1,
+    duration_ms=MAX_MEDIA_S * 1_000,
+    completed_at=MAX_INSTANT,
+    position_ms=MAX_MEDIA_S * 1_000,
+    position_at=MAX_INSTANT,
+    seen=sorted(FULL),
+    again=sorted(FULL),
+    guards=[Guard(f"{n:064}", MAX_SEQ, MAX_INSTANT, 10_000, MAX_SEQ) for n in range(MAX_SESSIONS)],
+)
+
+
+@given(record=wild_records())
+def test_a_record_comes_back_as_it_was(record: Record) -> None:
+    """Every byte of what is stored, but for the rev."""
+    if record.exists or record.deleted_at:
+        line = read_line(record_line(USER, VIDEO, replace(record, rev=7)))
+        assert isinstance(line, RecordLine)
+        assert (line.user_id, line.video_id) == (USER, VIDEO)
+        assert pack_record(line.record()) == pack_record(replace(record, rev=0))
+
+
+def test_the_largest_record_fits_a_line() -> None:
+    """With full sets and guards, and every number at its bound."""
+    line = record_line(USER, VIDEO, LARGEST)
+    assert len(line) < MAX_LINE / 5
+    read = read_line(line)
+    assert isinstance(read, RecordLine)
+    assert read.record() == LARGEST
+
+
+BAD = [
+    (b"", "not JSON"),
+    (b"{", "not JSON"),
+    (b"[]", "should be a JSON object"),
+    (b"{}", "type: should be one of"),
+    (b'{"type":"playhead export","version":2}', "version: should be 1"),
+    (b" " * (MAX_LINE + 1), "should have at most 1048576 bytes"),
+]
+FIELDS = [
+    ("userId", "me", "userId: should be a UUID"),
+    ("videoId", None, "videoId: "),
+    ("lastWatched", "yesterday", "lastWatched: should be an ISO 8601"),
+    ("lastWatched", None, "lastWatched should be given"),
+    ("deletedAt", "2030-01-01T00:00:00Z", "lastWatched should be after deletedAt"),
+    ("claimed", 1.5, "claimed: "),
+    ("claimed", MAX_MEDIA_S + 1, "claimed: "),
+    ("playedDuration", -1, "playedDuration: "),
+    ("playedDuration", float("nan"), "playedDuration: "),
+    ("duration", "60", "duration: "),
+    ("position", {"at": "2026-01-01T00:00:00Z"}, "position/seconds: "),
+    ("seen", [[5, 0]], "seen: should be sorted"),
+    ("seen", [[0, 5], [5, 9]], "seen: should be sorted"),
+    ("seen", [[0, 5, 9]], "seen/0"),
+    ("seen", [[0, MAX_MEDIA_S + 1]], "seen/0/1: "),
+    ("seen", [[2 * n, 2 * n + 1] for n in range(MAX_INTERVALS + 1)], "seen: "),
+    ("sessions", [{"session": "a b", "seq": 1, "at": "2026-01-01T00:00:00Z", "settled": 0}], "sessions/0/session: "),
+    ("sessions", 2 * [{"session": "a", "seq": 1, "at": "2026-01-01T00:00:00Z", "settled": 0}], "each session once"),
+    ("rating", 5, "rating: "),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD, ids=[said for _, said in BAD])
+def test_what_is_no_line_is_refused(text: bytes, said: str) -> None:
+    """In words that say what is wrong, and repeat nothing of it."""
+    with pytest.raises(ValueError, match=said):
+        read_line(text)
+
+
+@pytest.mark.parametrize(("name", "value", "said"), FIELDS, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(FIELDS)])
+def test_a_bad_field_is_named(name: str, value: object, said: str) -> None:
+    """Each kind of field."""
+    tree = json.loads(record_line(USER, VIDEO, Record(last_watched=1_764_000_000_000, seen=[0, 5])))
+    tree[name] = value
+    with pytest.raises(ValueError, match=said):
+        read_line(json.dumps(tree).encode())

@@ -1,0 +1,343 @@
+"""Export and import: all of a store comes into another one, as a join that may be repeated, interrupted and raced."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import pytest
+
+from protocol.merge import merge
+from protocol.record import Record, Report, join
+from storage.catalogue import Video
+from storage.keys import Keys
+from storage.packing import pack_record
+from storage.pending import Batch, Delta
+from storage.rebuild import Rebuild
+from storage.store import Script, Store, StoreUnavailable
+from storage.transfer import Export, Import
+from tests.conftest import StoreServer
+from tests.histories import report_of
+from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
+
+NOW = 1_764_000_000_000
+THRESHOLD = 900
+
+
+def uuid(n: int) -> str:
+    return str(UUID(int=n))
+
+
+U, V = [uuid(n) for n in range(300)], [uuid(1_000 + n) for n in range(3)]
+
+
+def nobody(user_id: str) -> bool:
+    return False
+
+
+async def commit(store: Store, *ops: tuple[str, str, Report | int]) -> None:
+    batch = Batch()
+    for user_id, video_id, op in ops:
+        batch.deltas.setdefault((user_id, video_id), Delta()).ops.append(op)
+    await store.commit(batch, NOW, nobody)
+
+
+def play(session: str, seq: int, start: int, end: int, at: int = NOW) -> Report:
+    return report_of(session, seq, at + seq, [(1_000 * start, 1_000 * end)], 1_000 * end, duration_ms=60_000)
+
+
+async def fill(store: Store) -> None:
+    """Learners with one video or several, deleted records, sessions that were ended, a catalogue."""
+    await store.catalogue.put(V[0], Video("Ein Film über „Lua“\n", 61_500))
+    await store.catalogue.put(V[1], Video("no duration", 0))
+    await commit(store, *((user, V[0], play("a", 1, n % 50, 50 + n % 9)) for n, user in enumerate(U)))
+    await commit(store, *((U[0], video, play("b", 1, 0, 20)) for video in V), (U[1], V[0], play("c", 1, 0, 60)))
+    await commit(store, (U[2], V[0], NOW + 10), (U[3], V[0], NOW + 10))
+    await commit(store, (U[3], V[0], play("d", 20, 3, 9)), (U[4], V[1], Report(NOW, NOW, claimed=12)))
+    await store.endings.add(U[5], NOW - 1_000)
+
+
+async def lines_of(store: Store, after: str = "") -> list[bytes]:
+    return [line async for page in Export(store).pages(NOW, after) for line in page.lines]
+
+
+async def imported(store: Store, lines: list[bytes], size: int = 100) -> tuple[Import, list[str]]:
+    work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW)
+    refused = []
+    numbered = list(enumerate(lines, 1))
+    async with asyncio.timeout(PATIENCE_S):
+        for start in range(0, len(lines), size):
+            refused += await work.take(numbered[start : start + size])
+    return work, refused
+
+
+async def records(store: Store) -> dict[tuple[str, str], bytes]:
+    """All of them, without their revs."""
+    found = {}
+    for user in U:
+        for video, record in (await store.changes(user)).records:
+            found[user, video] = pack_record(replace(record, rev=0))
+    return found
+
+
+async def sound(store: Store) -> bool:
+    """Audiences, totals and curves are those of the records."""
+    found = await Rebuild(store, mend=False, grace_s=0, now=lambda: NOW).run()
+    return not (found.drift or found.failed)
+
+
+async def whole(store: Store) -> dict[bytes, Any]:
+    """Every hash that the store holds of this prefix."""
+    keys = await store.redis.keys(f"{store.keys.prefix}:{{*")
+    return {key: await store.redis.hgetall(key) for key in keys if b":live:" not in key}
+
+
+@pytest.fixture
+async def other(store_server: StoreServer, prefix: str) -> AsyncIterator[Store]:
+    """Another store: of another prefix."""
+    store = Store(store_server.url, worker="other", keys=Keys(f"{prefix}other"))
+    yield store
+    await store.close()
+
+
+async def test_everything_comes_into_an_empty_store(store: Store, other: Store) -> None:
+    """Records with their guards and tombstones, catalogue, ended sessions; and the totals follow."""
+    await fill(store)
+    work, refused = await imported(other, await lines_of(store))
+    assert refused == []
+    assert await records(other) == await records(store)
+    assert work.end is not None
+    assert (work.end.records, work.end.videos, work.end.ended) == (work.taken["record"], 2, 1)
+    assert work.changed == work.taken["record"] == len(await records(store)) == 303
+    for video in V:
+        assert await other.catalogue.get(video) == await store.catalogue.get(video)
+        kept = (await other.totals.read_all(video, NOW))[:2]
+        assert kept == (await store.totals.read_all(video, NOW))[:2] == await other.totals.recount(video)
+    assert await other.endings.recent() == [(U[5], NOW - 1_000)]
+    assert await sound(other)
+    await commit(other, (U[0], V[0], play("a", 1, 0, 50)))
+    assert (await other.record(U[0], V[0])).played_ms == (await store.record(U[0], V[0])).played_ms, "guards came along"
+
+
+async def test_twice_changes_nothing(store: Store, other: Store) -> None:
+    """Neither the same export again, nor its lines in another order, nor twice in one batch, nor into its own store."""
+    await fill(store)
+    lines = await lines_of(store)
+    original = await whole(store)
+    await imported(other, lines)
+    first = await whole(other)
+    for again in (lines, lines[::-1], lines + lines):
+        work, refused = await imported(other, again, size=1_000)
+        assert (work.changed, refused) == (0, [])
+        assert await whole(other) == first
+    assert (await imported(store, lines))[0].changed == 0
+    assert await whole(store) == original
+
+
+async def test_an_older_export_changes_nothing(store: Store) -> None:
+    """The store has gone on since: plays of old and new sessions, deletions, another duration in the catalogue."""
+    await fill(store)
+    lines = await lines_of(store)
+    await commit(store, *((user, V[0], play("a", 2, 0, 9)) for user in U[:9]), *((u, V[0], NOW + 99) for u in U[20:40]))
+    await commit(store, (U[30], V[0], play("e", 500, 0, 5)), (U[0], V[1], play("new", 3, 20, 30)))
+    await store.catalogue.put(V[0], Video("Ein Film", 60_000))
+    await commit(store, *((user, V[0], Report(NOW + 900, NOW + 900)) for user in U))  # the new duration reaches all
+    now = await whole(store)
+    work, refused = await imported(store, lines)
+    assert (work.changed, refused) == (0, [])
+    assert await whole(store) == now
+
+
+async def test_two_stores_join(store: Store, other: Store) -> None:
+    """Sessions in one and sessions in the other: as if one store had had them all; in either direction."""
+    here = [play("h1", 1, 0, 30), play("h1", 2, 30, 40), play("h2", 9, 5, 9)]
+    there = [play("t1", 1, 35, 60), play("t2", 2, 0, 6)]
+    both = Record()
+    for report in here + there:
+        both = join(both, report, 0, THRESHOLD)[0]
+    await commit(store, *((U[0], V[0], report) for report in here), (U[1], V[0], play("x", 1, 0, 5)))
+    await commit(other, *((U[0], V[0], report) for report in there), (U[2], V[0], play("y", 1, 0, 5)))
+    one_way, other_way = await lines_of(store), await lines_of(other)
+    for target, lines in ((store, other_way), (other, one_way)):
+        await imported(target, lines)
+        got = await target.record(U[0], V[0])
+        assert pack_record(replace(got, rev=0, completed_at=0)) == pack_record(replace(both, completed_at=0))
+        assert got.completed_at
+        assert await sound(target)
+    assert await records(store) == await records(other)
+
+
+class Raced(Store):
+    """Something happens between reading a record and swapping it."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.swaps = ""
+        self.race: Callable[[], Awaitable[None]] | None = None
+
+    def script(self, name: str) -> Script:
+        script = super().script(name)
+        self.swaps = script.sha if name == "swap" else ""
+        return script
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        if self.race and any(command[:2] == ("EVALSHA", self.swaps) for command in commands):
+            await self.race()
+        return await super().run(commands)
+
+
+async def test_what_is_reported_meanwhile_is_neither_lost_nor_doubled(store: Store, new_store: NewStore) -> None:
+    """Each time that a record was read, its learner plays on before the result is written."""
+    await fill(store)
+    lines = [line for line in await lines_of(store) if U[7].encode() in line]
+    raced = new_store(Raced)
+    await commit(store, (U[7], V[0], NOW + 50))
+    await store.redis.delete(store.keys.progress(U[7]))
+    seqs = itertools.count(100)
+
+    async def race() -> None:
+        seq = next(seqs)
+        if seq < 105:
+            await commit(store, (U[7], V[0], play("live", seq, seq - 100, seq - 99)))
+
+    raced.race = race
+    await imported(raced, lines)
+    record = await store.record(U[7], V[0])
+    assert record.seen == [0, 5, 7, 57]
+    assert (record.played_ms, record.again, record.rev) == (55_000, [], 6)
+    rev = await store.redis.hget(store.keys.progress(U[7]), "rev")
+    assert rev == b"6", "every change has one of its own"
+
+
+async def test_the_swap_may_come_twice(store: Store, other: Store) -> None:
+    """redis-py sends again what got no answer: the second time nothing is swapped, the next round finds it there."""
+    await fill(store)
+    lines = await lines_of(store)
+    real = other.run
+
+    async def run(commands: list[tuple[Any, ...]]) -> list[Any]:
+        if commands[0][0] == "EVALSHA":
+            await real(commands)
+        return await real(commands)
+
+    other.run = run  # type: ignore[method-assign]
+    _, refused = await imported(other, lines)
+    assert refused == []
+    assert await records(other) == await records(store)
+    assert await sound(other)
+
+
+async def test_other_devices_are_told(store: Store, other: Store) -> None:
+    """A push without records, at the learner's new revision; for those who have news alone."""
+    await commit(store, (U[0], V[0], play("a", 1, 0, 5)), (U[0], V[1], play("a", 2, 0, 5)))
+    lines = await lines_of(store)
+    async with other.redis.pubsub() as listening:
+        await listening.subscribe(other.keys.push(U[0]))
+        await listening.get_message(timeout=PATIENCE_S)
+        await imported(other, lines)
+        message = await listening.get_message(timeout=PATIENCE_S)
+        assert message is not None
+        assert msgpack.unpackb(message["data"]) == ["other", 2, 2, []]
+        await imported(other, lines)
+        assert await listening.get_message(timeout=0) is None
+
+
+async def test_interrupted_anywhere_and_run_again(private_server: PrivateServer, prefix: str) -> None:
+    """Dead before any of its round trips in turn, also between the stages: the next import makes it whole."""
+    source, target = (
+        kind(private_server.url, worker=name, keys=Keys(f"{prefix}{name}"))
+        for kind, name in ((Store, "s"), (Dying, "t"))
+    )
+    await fill(source)
+    lines, want = await lines_of(source), await records(source)
+    trips = 0
+    for stop_after in itertools.count():
+        if left_over := await target.redis.keys(f"{prefix}t:*"):
+            await target.redis.delete(*left_over)
+        target.catalogue.forget_all()
+        target.left = stop_after
+        try:
+            await imported(target, lines)
+        except StoreUnavailable:
+            trips += 1
+            target.left = 10_000
+            await imported(target, lines)
+            assert await records(target) == want
+            assert await sound(target)
+        else:
+            break
+    assert trips >= 12
+    await source.close()
+    await target.close()
+
+
+class Dying(Store):
+    """Has so many round trips left."""
+
+    left = 10_000
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        if not self.left:
+            raise StoreUnavailable("gone")
+        self.left -= 1
+        return await super().run(commands)
+
+
+async def test_an_export_goes_on_after_any_of_its_places(store: Store) -> None:
+    """The rest of it, after whichever page was the last, has all that was not yet written."""
+    await fill(store)
+    pages = [page async for page in Export(store).pages(NOW)]
+    everything = {line for page in pages for line in page.lines[:] if b'"end"' not in line}
+    places = [n for n, page in enumerate(pages) if page.place]
+    assert len(places) > 2
+    for n in places:
+        rest = await lines_of(store, pages[n].place)
+        assert everything <= {line for page in pages[: n + 1] for line in page.lines} | set(rest)
+        assert not any(b"playhead export" in line for line in rest)
+
+
+async def test_a_place_of_another_server_begins_anew(store: Store) -> None:
+    """Its cursors say nothing here: more lines than needed, never fewer."""
+    await fill(store)
+    everything = set(await lines_of(store))
+    assert {line for line in everything if b'"record"' in line} <= set(await lines_of(store, "u:elsewhere:77"))
+
+
+async def test_bad_lines_are_refused_by_number_and_field_and_the_rest_is_joined(store: Store, other: Store) -> None:
+    """Nothing of a bad line is stored."""
+    await fill(store)
+    lines = [line for line in await lines_of(store) if V[0].encode() in line and b"record" in line][:4]
+    lines[1] = lines[1].replace(b'"lastWatched":"2', b'"lastWatched":"x')
+    lines[2] = lines[2][:40]
+    _, refused = await imported(other, lines)
+    assert [sentence[: sentence.index(":", 9)] for sentence in refused] == ["line 2: lastWatched", "line 3: not JSON"]
+    assert len(await records(other)) == 2
+
+
+async def test_a_stored_record_that_can_not_be_read_is_left_alone(store: Store, other: Store) -> None:
+    """The line is refused, and says so; the export of such a store tells what it left out."""
+    await fill(store)
+    lines = await lines_of(store)
+    await other.redis.hset(other.keys.progress(U[9]), V[0], b"garbage")
+    _, refused = await imported(other, lines)
+    assert [sentence.partition(": ")[2] for sentence in refused] == ["the record that is stored can't be read"]
+    assert await other.redis.hget(other.keys.progress(U[9]), V[0]) == b"garbage"
+    export = Export(other)
+    assert len([line async for page in export.pages(NOW) for line in page.lines if b'"record"' in line]) == 302
+    assert export.failed == [f"user {U[9]}, video {V[0]}"]
+
+
+async def test_a_shared_past_counts_short_in_the_store_too(store: Store, other: Store) -> None:
+    """As protocol/merge.py has it."""
+    await commit(store, (U[0], V[0], play("old", 1, 0, 30)))
+    await imported(other, await lines_of(store))
+    await commit(store, (U[0], V[0], play("s", 1, 30, 40)))
+    await commit(other, (U[0], V[0], play("o", 1, 40, 60)))
+    want = merge(await other.record(U[0], V[0]), await store.record(U[0], V[0]), 0, THRESHOLD)
+    await imported(other, await lines_of(store))
+    got = await other.record(U[0], V[0])
+    assert replace(got, rev=0) == replace(want, rev=0)
+    assert (got.played_ms, got.seen) == (50_000, [0, 60])
