@@ -9,13 +9,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from server import logs
+from server import logs, operators
 from server.auth import mint
 from server.serve import CannotServe, serve
 from server.settings import ENV_PREFIX, Settings
 from storage.durability import Level
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
+"""As shells count it: 128 + SIGINT."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="playhead", description="Live video progress that loses no second.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_token(commands)
+    operators.add_commands(commands)
     command = commands.add_parser(
         "serve", help="run the service", description="Each option is also a setting: PLAYHEAD_ and its name."
     )
@@ -51,13 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _token(**given)
     logging.config.dictConfig(logs.config("info"))
     try:
+        if chosen in operators.COMMANDS:
+            return operators.run(chosen, given)
         serve(Settings(**{name: value for name, value in given.items() if value is not None}))
     except ValidationError as error:
         return _fail("; ".join(_sentence(tuple(item["loc"]), item["msg"]) for item in error.errors()))
     except CannotServe as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return 0
+        return 0 if chosen == "serve" else INTERRUPTED
     return 0
 
 

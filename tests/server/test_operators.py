@@ -1,0 +1,316 @@
+"""`playhead rebuild`, `export`, `import` as processes of their own: beside a service under load, killed, run again."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from protocol.record import Report
+from storage.keys import Keys
+from storage.packing import unpack_record
+from storage.pending import Batch, Delta
+from storage.store import Store
+from tests.conftest import StoreServer
+from tests.device import device
+from tests.histories import report_of
+from tests.rest import ok, rest
+from tests.server.program import ROOT, environment, free_port, serve
+from tests.serving import PATIENT, START_MS, Running, serving
+
+PATIENCE_S = 60.0
+LEARNERS, BEATS = 12, 60
+KILLED_LEARNERS = 2_000
+VIDEO = str(UUID(int=9))
+
+
+class Operator:
+    """Whoever runs commands on a store."""
+
+    def __init__(self, **settings: str) -> None:
+        self._environment = environment(**{f"PLAYHEAD_{name}": value for name, value in settings.items()})
+
+    async def start(self, *words: str | Path) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "server",
+            *words,
+            cwd=ROOT,
+            env=self._environment,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+
+    async def run(self, *words: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process = await self.start(*words)
+        async with asyncio.timeout(PATIENCE_S):
+            out, err = await process.communicate(stdin)
+        assert process.returncode is not None
+        assert b"Traceback" not in err, err.decode()
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def operator(store_server: StoreServer, prefix: str) -> Operator:
+    return Operator(REDIS_URL=store_server.url, KEY_PREFIX=prefix, STORE_TIMEOUT_S="1")
+
+
+@pytest.fixture
+def operator_elsewhere(store_server: StoreServer, prefix: str) -> Operator:
+    return Operator(REDIS_URL=store_server.url, KEY_PREFIX=f"{prefix}e", STORE_TIMEOUT_S="1")
+
+
+@contextlib.asynccontextmanager
+async def opened(server: StoreServer, prefix: str) -> AsyncIterator[Store]:
+    store = Store(server.url, worker="test", keys=Keys(prefix))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def fill(store: Store, learners: int) -> None:
+    """One session each, of one video."""
+    for start in range(0, learners, 1_000):
+        batch = Batch()
+        for n in range(start, min(learners, start + 1_000)):
+            report: Report = report_of("old", 1, START_MS - 9_000, [(1_000 * (n % 40), 60_000)])
+            batch.deltas[str(UUID(int=10_000 + n)), VIDEO] = Delta(ops=[report])
+        await store.commit(batch, START_MS, lambda user_id: False)
+
+
+async def kept_is_counted(store: Store) -> bool:
+    kept = (await store.totals.read_all(VIDEO, START_MS))[:2]
+    return kept == await store.totals.recount(VIDEO)
+
+
+async def test_rebuild_says_and_mends_and_tells_by_its_exit_code(
+    operator: Operator, store_server: StoreServer, prefix: str
+) -> None:
+    """--check: 1 where something has drifted, and what; rebuild: 0, mended; --check again: 0."""
+    async with opened(store_server, prefix) as store:
+        await fill(store, 300)
+        await store.redis.hdel(store.keys.audience(VIDEO), str(UUID(int=10_007)))
+        code, out, _ = await operator.run("rebuild", "--check")
+        assert (code, "1 × an entry that lacks" in out, str(UUID(int=10_007)) in out) == (1, True, True)
+        assert not await kept_is_counted(store)
+        code, out, _ = await operator.run("rebuild")
+        assert (code, out.splitlines()[-1]) == (0, "300 records, 1 videos: mended")
+        assert await kept_is_counted(store)
+        code, out, _ = await operator.run("rebuild", "--check")
+        assert (code, out) == (0, "300 records, 1 videos: nothing has drifted\n")
+
+
+async def learner(server: Running, number: int, go_on: asyncio.Event) -> int:
+    """Plays second after second, in order, some of them again; how many plays were acked."""
+    beats = 0
+    async with device(server, str(UUID(int=50_000 + number)), session=f"live{number}") as player:
+        while beats < BEATS or not go_on.is_set():
+            at = beats % 50
+            ack = await player.play(VIDEO, at, at + 1, span=1_000)
+            assert ack["rejected"] == ack["capped"] == []
+            beats += 1
+    return beats
+
+
+async def test_beside_a_service_under_load(
+    operator: Operator, operator_elsewhere: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
+) -> None:
+    """Learners play all the while. Rebuilds find what was planted and nothing else, an export of the store comes back
+    into it; in the end each record has exactly what was acked, and the totals are the sum."""
+    backup = tmp_path / "backup"
+    async with opened(store_server, prefix) as store:
+        await fill(store, 1_500)
+        settings = {"redis_url": store_server.url, "key_prefix": prefix, "max_rate": 16, **PATIENT}
+        async with serving(**settings) as server, asyncio.TaskGroup() as tasks:
+            over = asyncio.Event()
+            players = [tasks.create_task(learner(server, n, over)) for n in range(LEARNERS)]
+            ticking = tasks.create_task(clock_that_goes(server))
+            code, out, _ = await operator.run("rebuild", "--check")
+            assert (code, out.splitlines()[1:]) == (0, [])
+            code, *_ = await operator.run("export", backup)
+            assert code == 0
+            await store.redis.hincrby(store.keys.summary(VIDEO), "watched", 500)
+            await store.redis.hincrby(store.keys.curve(VIDEO), "s45", -3)
+            code, out, _ = await operator.run("rebuild")
+            assert (code, out.count("\n"), "1 × totals that are not the sum" in out) == (0, 3, True)
+            code, out, err = await operator.run("import", backup)
+            assert (code, err) == (0, ""), "an older export of the same store changes nothing"
+            assert " 0 of them news;" in out
+            assert (await operator_elsewhere.run("import", backup))[0] == 0
+            code, out, _ = await operator.run("rebuild", "--check")
+            assert (code, out.splitlines()[1:]) == (0, [])
+            over.set()
+            beats = await asyncio.gather(*players)
+            ticking.cancel()
+            async with rest(server) as http:
+                for number, played in enumerate(beats):
+                    record = ok(await http.get(f"/progress/{UUID(int=50_000 + number)}/{VIDEO}?detail=full"))
+                    assert (record["playedDuration"], record["seen"]) == (played, [[0, min(played, 50)]])
+                    assert record["again"] == ([[0, min(50, played - 50)]] if played > 50 else [])
+        assert (await store.totals.read(VIDEO)).viewers == 1_500 + LEARNERS
+        assert await kept_is_counted(store)
+
+
+async def clock_that_goes(server: Running) -> None:
+    """The service's clock, ten times as fast as ours: nobody plays too fast for it."""
+    while True:
+        server.clock.advance(0.5)
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("command", ["rebuild", "import", "export"])
+async def test_killed_in_the_middle_and_run_again(
+    operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path, command: str
+) -> None:
+    """kill -9 after ever longer; then once more, with --resume where there is one: as if nothing had happened."""
+    backup = tmp_path / "backup"
+    async with opened(store_server, prefix) as store:
+        await fill(store, KILLED_LEARNERS)
+        assert (await operator.run("export", backup))[0] == 0
+        want = await everything(store)
+        keys = [key async for key in store.redis.scan_iter(f"{prefix}:{{*", count=5_000)]
+        target = tmp_path / "again"
+        words: dict[str, list[str | Path]] = {
+            "rebuild": ["rebuild"],
+            "import": ["import", backup, "--resume"],
+            "export": ["export", target],
+        }
+        if command == "import":
+            await store.redis.delete(*keys)
+        if command == "rebuild":
+            await store.redis.delete(*store.keys.of_video(VIDEO))
+        killed = 0
+        for after_s in (0.0, 0.1, 0.25):
+            process = await operator.start(*words[command])
+            await begun(process)
+            await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=after_s)
+            if process.returncode is None:
+                process.kill()
+                killed += 1
+            await process.communicate()
+            if command == "export" and target.exists() and target.with_name("again.cursor").exists():
+                words["export"] = ["export", target, "--resume"]
+        assert killed
+        if command != "export" or target.with_name("again.cursor").exists():
+            code, _, err = await operator.run(*words[command])
+            assert code == 0, err
+        if command == "export":
+            assert {*lines(target)} == {*lines(backup)}
+        assert await everything(store) == want
+        assert await kept_is_counted(store)
+        assert (await operator.run("rebuild", "--check"))[0] == 0
+
+
+async def begun(process: Process) -> None:
+    """Until it holds a connection to a store, or has ended."""
+    async with asyncio.timeout(PATIENCE_S):
+        while process.returncode is None and not holds_a_connection(process.pid):  # noqa: ASYNC110 no event tells
+            await asyncio.sleep(0.002)
+
+
+def holds_a_connection(pid: int) -> bool:
+    """Two pairs are the event loop's own."""
+    with contextlib.suppress(OSError):
+        links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
+        return sum("socket:" in str(link) for link in links) > 2
+    return False
+
+
+async def everything(store: Store) -> list[Any]:
+    """The records, without their revs; and what is counted of them."""
+    keys = [store.keys.progress(str(UUID(int=10_000 + n))) for n in range(KILLED_LEARNERS)]
+    values = await store.run([("HGET", key, VIDEO) for key in keys])
+    records = [replace(unpack_record(value or b""), rev=0) for value in values]
+    return [records, (await store.totals.read_all(VIDEO, START_MS))[:2]]
+
+
+def lines(file: Path) -> list[str]:
+    """Of the records."""
+    return [line for line in file.read_text().splitlines() if json.loads(line)["type"] == "record"]
+
+
+async def test_export_and_import_by_pipe(
+    operator: Operator, operator_elsewhere: Operator, store_server: StoreServer, prefix: str
+) -> None:
+    """Without a file: stdout has the lines alone, stdin takes them."""
+    async with opened(store_server, prefix) as store, opened(store_server, f"{prefix}e") as other:
+        await fill(store, 50)
+        code, out, err = await operator.run("export")
+        assert (code, err) == (0, "50 records, 0 videos, 0 ended sessions\n")
+        code, said, err = await operator_elsewhere.run("import", stdin=out.encode())
+        assert (code, said, err) == (
+            0,
+            "50 records, 50 of them news; 0 videos, 0 ended sessions; 0 lines refused\n",
+            "",
+        )
+        assert (await other.totals.read_all(VIDEO, 0))[:2] == (await store.totals.read_all(VIDEO, 0))[:2]
+
+
+async def test_bad_files_are_refused(
+    operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
+) -> None:
+    """2: not begun. 1: some lines refused, by number and field, or the end is missing; the others are stored."""
+    backup = tmp_path / "backup"
+    async with opened(store_server, prefix) as store:
+        await fill(store, 20)
+        assert (await operator.run("export", backup))[0] == 0
+        whole = backup.read_bytes().splitlines(keepends=True)
+        assert (backup.stat().st_mode & 0o777) == 0o600
+        code, _, err = await operator.run("export", backup)
+        assert (code, f"{backup} exists" in err) == (2, True)
+        code, _, err = await operator.run("export", backup, "--resume")
+        assert (code, "no interrupted export" in err, backup.read_bytes().splitlines(keepends=True)) == (2, True, whole)
+        await store.redis.delete(*[key async for key in store.redis.scan_iter(f"{prefix}:{{*")])
+        backup.write_bytes(b"".join(whole[1:]))
+        code, _, err = await operator.run("import", backup)
+        assert (code, "line 1: type" in err) == (2, True)
+        whole[3] = whole[3].replace(b'"claimed":0', b'"claimed":-1')
+        whole[5] = b"{" * 1_100_000 + b"\n"
+        backup.write_bytes(b"".join(whole[:-1]))
+        code, out, err = await operator.run("import", backup)
+        assert (code, out) == (1, "18 records, 18 of them news; 0 videos, 0 ended sessions; 2 lines refused\n")
+        assert "line 4: claimed: " in err
+        assert "line 6: should have at most" in err
+        assert "no end line" in err
+        assert (await store.totals.read(VIDEO)).viewers == 18
+        code, _, err = await operator.run("import", tmp_path / "none")
+        assert (code, "none can't be read" in err) == (2, True)
+
+
+async def test_a_backup_that_lost_lines_is_told(operator: Operator, store_server: StoreServer, prefix: str) -> None:
+    """The end says how many there were."""
+    async with opened(store_server, prefix) as store:
+        await fill(store, 20)
+    _, out, _ = await operator.run("export")
+    some = out.splitlines(keepends=True)
+    code, _, err = await operator.run("import", stdin="".join(some[:7] + some[8:]).encode())
+    assert (code, "it has lost lines: it had 20 records" in err) == (1, True)
+
+
+async def test_the_embedded_store_with_and_without_its_service(tmp_path: Path) -> None:
+    """Beside a service that owns the directory its store is used; with none, it is started for as long as it takes."""
+    data = ("--data-dir", str(tmp_path / "data"))
+    user = str(uuid4())
+    alone = Operator()
+    code, _, err = await alone.run("rebuild", *data)
+    assert (code, "there is no data directory" in err) == (2, True)
+    async with serve(free_port(), *data, "--flush-interval-s", "0.05") as program:
+        async with device(program.running, user) as player:
+            await player.play(VIDEO, 0, 30, span=30_000)
+        code, out, err = await alone.run("rebuild", "--check", *data)
+        assert (code, out) == (0, "1 records, 1 videos: nothing has drifted\n"), err
+        assert await program.stop() == 0
+    code, out, err = await alone.run("export", *data)
+    assert code == 0, err
+    assert user in out
