@@ -51,11 +51,14 @@ class Guard:
     """Seqs up to here lie under a deletion."""
 
 
-class Report(msgspec.Struct, gc=False):  # half a dataclass' time to make, and no work for the collector
+class Report(msgspec.Struct, gc=False, array_like=True):  # half a dataclass' time to make, none of the collector's
     """What one heartbeat says, or a run of a session's neighbouring heartbeats, or one REST body.
 
     Times are effective times: ms since 1970, by the server's clock, never after the receipt. A REST body has
     no session (""), no seq and no plays, and so needs no guard.
+
+    It travels to the store's script as an array of its fields in this order, and is joined there by `join` of
+    `storage/lua/users.lua`, which takes them in the same order.
     """
 
     first_at: int

@@ -98,6 +98,7 @@ def create_app(
                 subscribed=hub.subscribed,
                 after=hub.committed,
                 timed=metrics.flush(lane),
+                wanted=hub.wanted,
             )
 
         admission = Admission(settings, clock)

@@ -21,7 +21,7 @@ from protocol.scalars import MAX_SEQ
 from storage.channels import Channels
 from storage.endings import parse_ending
 from storage.packing import unpack_record
-from storage.pending import Batch, Committed, Origin
+from storage.pending import Batch, Committed, Key, Origin
 from storage.store import Changes, Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class Hub:
         self._rooms: dict[str, dict[Channel, None]] = {}
         self._users: dict[str, str] = {}
         """By the name of their channel in the store."""
+        self._names: dict[str, str] = {}
+        """The other way round."""
         self._idle: dict[str, float] = {}
         """Users whose last device has left, and when: a page that reloads is back at once."""
         self._followed: set[str] = set()
@@ -90,7 +92,13 @@ class Hub:
 
     def subscribed(self, user_id: str) -> bool:
         """Whether this process listens to the user's channel in the store."""
-        return self._channels.is_confirmed(self._store.keys.push(user_id))
+        name = self._names.get(user_id)
+        return name is not None and self._channels.is_confirmed(name)
+
+    def wanted(self, user_id: str, origins: list[Origin]) -> bool:
+        """Whether anybody here will read what these have reported: another device of the user, or a request."""
+        room = self._rooms.get(user_id)
+        return not room or len(room) > 1 or not _only(next(iter(room)), origins)
 
     async def enter(self, channel: Channel, since: int | None, epoch: str | None) -> Changes:
         """Add a device and read what it lacks. The caller tells it, and calls `follow`.
@@ -103,7 +111,7 @@ class Hub:
         self._rooms.setdefault(user_id, {})[channel] = None
         self._idle.pop(user_id, None)
         name = self._store.keys.push(user_id)
-        self._users[name] = user_id
+        self._users[name], self._names[user_id] = user_id, name
         try:
             async with asyncio.timeout(self._store.timeout_s):
                 await self._channels.want(name).wait()
@@ -145,12 +153,8 @@ class Hub:
                 await asyncio.sleep(0)
             before, rev = committed.revs[user_id]
             for channel in list(self._rooms.get(user_id, ())):
-                news = [
-                    (key[1], committed.results[key].value)
-                    for key in keys
-                    if not _only(channel, batch.deltas[key].origins) and committed.results[key].value
-                ]
-                self._push(channel, before, rev, news)
+                others = [key for key in keys if not _only(channel, batch.deltas[key].origins)]
+                self._push(channel, before, rev, _news(committed, others))
 
     async def run(self) -> None:
         """Listen to what other processes commit, for ever; cancel it to stop."""
@@ -172,7 +176,7 @@ class Hub:
         for user_id in [user_id for user_id, since in self._idle.items() if since < long_ago]:
             del self._idle[user_id]
             self._followed.discard(user_id)
-            name = self._store.keys.push(user_id)
+            name = self._names.pop(user_id)
             del self._users[name]
             self._channels.drop(name)
 
@@ -230,12 +234,12 @@ class Hub:
         for channel in list(self._rooms.get(user_id, ())):
             self._push(channel, before, rev, news)
 
-    def _push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, bytes]]) -> None:
+    def _push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, bytes]] | None) -> None:
         if not channel.ready:
             channel.missed = max(channel.missed, rev)
         elif rev <= channel.rev:
             return
-        elif before > channel.rev:
+        elif before > channel.rev or news is None:
             self._catch_up(channel)
         else:
             records = [(video_id, unpack_record(value)) for video_id, value in news]
@@ -307,6 +311,14 @@ def pages(records: list[tuple[str, Record]], rev: int) -> Iterator[Progress]:
             views = [record_view(*item) for item in ordered[start:end]]
             yield Progress(records=views, rev=rev if end == len(ordered) else record.rev)
             start, size = end, 0
+
+
+def _news(committed: Committed, keys: list[Key]) -> list[tuple[str, bytes]] | None:
+    """(videoId, value) of these records; None where not all values were wanted: the device has come since."""
+    results = [committed.results.get(key) for key in keys]
+    if None in results:
+        return None
+    return [(key[1], result.value) for key, result in zip(keys, results, strict=True) if result and result.value]
 
 
 def _only(channel: object, origins: list[Origin]) -> bool:

@@ -28,6 +28,13 @@ def entry_of(record: Record) -> Entry:
     return Entry(record.rev, record.watched, completed, record.seen, record.again)
 
 
+def state_of(record: Record) -> bytes:
+    """What stage 2 takes of a record: as `state` in `lua/users.lua`."""
+    rev, *entry = entry_of(record)
+    state: bytes = msgpack.packb((record.last_watched, rev, entry))
+    return state
+
+
 def unpack_entry(value: bytes) -> Entry:
     """A stored entry.
 

@@ -5,19 +5,41 @@ On one server a call may touch any keys, so partitions don't matter here; a clus
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import NamedTuple
+
+import msgpack
 
 from storage.keys import Keys
-from storage.packing import pack_report
-from storage.pending import Delta, Key
+from storage.packing import append
+from storage.pending import Delta, Key, Wanted
 
 WEIGHT_PER_CALL = 200
 """Reports, or records, in one script call: a few ms, during which the store serves nobody else."""
 WEIGHT_PER_SLICE = 400
 """Reports in the calls that are made, or read, without a break: a few ms of this process."""
-T = TypeVar("T")
-UserItems = tuple[str, list[tuple[str, Delta]]]
-VideoRecords = tuple[str, list[tuple[str, bytes]]]
+
+
+States = dict[str, tuple[list[str], list[bytes]]]
+"""By videoId: userIds, and of each the state that `lua/users.lua` answers."""
+
+
+class UserCall(NamedTuple):
+    """One call of `lua/users.lua`."""
+
+    users: list[str]
+    """In the order of KEYS, none twice."""
+    records: list[Key]
+    """In the order that the answer has them."""
+    packed: bytes
+    """ARGV[3]."""
+
+
+class VideoCall(NamedTuple):
+    """One call of `lua/videos.lua`."""
+
+    videos: list[str]
+    packed: bytes
+    """ARGV[3]."""
 
 
 def slices(deltas: dict[Key, Delta]) -> Iterator[list[tuple[Key, Delta]]]:
@@ -34,54 +56,64 @@ def slices(deltas: dict[Key, Delta]) -> Iterator[list[tuple[Key, Delta]]]:
         yield part
 
 
-def user_calls(part: list[tuple[Key, Delta]]) -> Iterator[list[UserItems]]:
+def user_calls(
+    part: list[tuple[Key, Delta]],
+    durations: dict[str, int],
+    subscribed: Callable[[str], bool],
+    wanted: Wanted,
+) -> Iterator[UserCall]:
     """Deltas by learner; one with many appears in several calls, in order."""
-    by_user: dict[str, list[tuple[str, Delta]]] = {}
-    for (user_id, video_id), delta in part:
-        items = by_user.get(user_id)
-        if items is None:
-            by_user[user_id] = [(video_id, delta)]
+    by_user: dict[str, list[tuple[Key, Delta]]] = {}
+    for item in part:
+        user_id = item[0][0]
+        if user_id in by_user:
+            by_user[user_id].append(item)
         else:
-            items.append((video_id, delta))
-    return _cut(by_user, lambda item: len(item[1].ops))
-
-
-def video_calls(by_video: dict[str, list[tuple[str, bytes]]]) -> Iterator[list[VideoRecords]]:
-    """(userId, stored value) by video; a hot video appears in several calls."""
-    return _cut(by_video, lambda item: 1)
-
-
-def video_keys(keys: Keys, call: list[VideoRecords]) -> list[str]:
-    """The four keys of each video, in the order that `lua/videos.lua` takes them."""
-    return [key for video_id, _ in call for key in keys.of_video(video_id)]
-
-
-def ops(delta: Delta) -> list[Any]:
-    """A delta's operations as `lua/users.lua` takes them."""
-    return [op if isinstance(op, int) else pack_report(op) for op in delta.ops]
-
-
-def _cut(groups: dict[str, list[T]], weigh: Callable[[T], int]) -> Iterator[list[tuple[str, list[T]]]]:
-    """Calls of about WEIGHT_PER_CALL each; a group that does not fit goes on in the next."""
-    call: list[tuple[str, list[T]]] = []
+            by_user[user_id] = [item]
+    packed = bytearray()
+    users: list[str] = []
+    records: list[Key] = []
     weight = 0
-    for name, items in groups.items():
-        if weight >= WEIGHT_PER_CALL:
-            yield call
-            call, weight = [], 0
-        if len(items) == 1:
-            call.append((name, items))
-            weight += weigh(items[0])
-            continue
-        run: list[T] = []
-        for item in items:
+    for user_id, items in by_user.items():
+        ours = 1 if subscribed(user_id) else 0
+        users.append(user_id)
+        for key, delta in items:
             if weight >= WEIGHT_PER_CALL:
-                if run:
-                    call.append((name, run))
-                yield call
-                call, run, weight = [], [], 0
-            run.append(item)
-            weight += weigh(item)
-        call.append((name, run))
-    if call:
-        yield call
+                if not records or records[-1][0] != user_id:
+                    users.pop()
+                yield UserCall(users, records, bytes(packed))
+                users, records, packed, weight = [user_id], [], bytearray(), 0
+            records.append(key)
+            ops = delta.ops
+            want = 1 if wanted(user_id, delta.origins) else 0
+            append((len(users), ours, key[1], durations[key[1]], want, len(ops)), packed, -1)
+            for op in ops:
+                append((op,) if isinstance(op, int) else op, packed, -1)
+            weight += len(ops)
+    if records:
+        yield UserCall(users, records, bytes(packed))
+
+
+def video_calls(by_video: States) -> Iterator[VideoCall]:
+    """(userIds, states) by video; a hot video appears in several calls."""
+    videos: list[str] = []
+    groups: list[tuple[list[str], list[bytes]]] = []
+    weight = 0
+    for video_id, (users, values) in by_video.items():
+        start = 0
+        while start < len(users):
+            end = start + WEIGHT_PER_CALL - weight
+            videos.append(video_id)
+            groups.append((users[start:end], values[start:end]))
+            weight += len(groups[-1][0])
+            if weight >= WEIGHT_PER_CALL:
+                yield VideoCall(videos, msgpack.packb(groups, use_bin_type=False))
+                videos, groups, weight = [], [], 0
+            start = end
+    if videos:
+        yield VideoCall(videos, msgpack.packb(groups, use_bin_type=False))
+
+
+def video_keys(keys: Keys, videos: list[str]) -> list[str]:
+    """The four keys of each video, in the order that `lua/videos.lua` takes them."""
+    return [key for video_id in videos for key in keys.of_video(video_id)]

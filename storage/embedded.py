@@ -204,6 +204,7 @@ class EmbeddedValkey:
             *("--appendonly", "yes"),
             *("--appendfsync", "always" if self._fsync else "everysec"),
             *("--save", ""),
+            *("--hash-max-listpack-entries", "128"),  # beyond it an audience is no longer found by a scan
             *("--daemonize", "no"),
         ]
 

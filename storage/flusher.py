@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from protocol.record import Outcome, Report
 from protocol.session import Now
 from storage.backoff import Backoff
-from storage.pending import Batch, Committed, Origin, Pending
+from storage.pending import Batch, Committed, Origin, Pending, Wanted
 from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class Flusher:
         max_reports: reports that may wait; half as many flush at once.
         subscribed: whether this process listens to a user's channel.
         after: told each batch that was stored, before the origins are.
+        wanted: whose records' values the store is asked for.
         timed: told how many seconds each flush took, until all were told.
     """
 
@@ -45,6 +46,7 @@ class Flusher:
         now: Callable[[], Now],
         subscribed: Callable[[str], bool],
         after: Callable[[Batch, Committed], Awaitable[None]],
+        wanted: Wanted = lambda user_id, origins: True,
         timed: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._store = store
@@ -52,6 +54,7 @@ class Flusher:
         self._large = max(1, max_reports // 2)
         self._now = now
         self._subscribed = subscribed
+        self._wanted = wanted
         self._after = after
         self._timed = timed
         self.backoff = Backoff(*RETRY_S)
@@ -141,7 +144,7 @@ class Flusher:
     async def _commit(self, batch: Batch) -> Committed:
         while True:
             try:
-                committed = await self._store.commit(batch, self._now().wall, self._subscribed)
+                committed = await self._store.commit(batch, self._now().wall, self._subscribed, self._wanted)
             except StoreUnavailable as error:
                 if self.trouble is None:
                     logger.warning("The store takes no records, they wait in memory: %s", error)
@@ -163,13 +166,14 @@ class Flusher:
                 for origin in delta.origins:
                     origin.outcome(delta.ops[codes[i]], Outcome(codes[i + 1]))
         await self._after(batch, committed)
-        for told, origin in enumerate(list(batch.origins), 1):
-            if origin in batch.origins:  # else it is gone since
-                del batch.origins[origin]
-                origin.stored(committed)
-            if not told % AT_ONCE:
-                await asyncio.sleep(0)
-        for freed in range(1, len(batch.deltas) + 1):
-            batch.deltas.popitem()  # thousands at once would take their time too
-            if not freed % AT_ONCE:
-                await asyncio.sleep(0)
+        waiting, origins = batch.origins, list(batch.origins)
+        for first in range(0, len(origins), AT_ONCE):
+            for origin in origins[first : first + AT_ONCE]:
+                if waiting.pop(origin, origin) is None:  # else it is gone since
+                    origin.stored(committed)
+            await asyncio.sleep(0)
+        freed = list(batch.deltas.values())
+        batch.deltas.clear()
+        while freed:
+            del freed[-AT_ONCE:]  # thousands at once would take their time too
+            await asyncio.sleep(0)

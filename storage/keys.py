@@ -6,6 +6,8 @@ share a slot, so that one script call may touch many of them.
 
 from zlib import crc32
 
+NOT_VIDEOS = (b"rev", b"trail")
+"""The fields of a progress hash that are no records."""
 _HEX = tuple(f"{partition:02x}" for partition in range(256))
 
 

@@ -1,34 +1,21 @@
 """Records and reports as the store's scripts read and write them: msgpack arrays in a fixed order.
 
-The orders are those of RECORD and REPORT in `lua/users.lua`. A stored value is the rev, then the record.
+A record's order is that of RECORD in `lua/users.lua`, a report's that of its fields. A stored value is the rev, then
+the record.
 """
 
+from collections.abc import Callable
 from operator import lt
 from typing import Any
 
 import msgpack
+import msgspec
 
-from protocol.record import ABSENT, Guard, Record, Report
+from protocol.record import ABSENT, Guard, Record
 from protocol.scalars import MAX_INSTANT
 
-
-def pack_report(report: Report) -> tuple[Any, ...]:
-    """A report as an element of a script's argument."""
-    return (
-        report.session,
-        report.first_seq,
-        report.seq,
-        report.first_at,
-        report.at,
-        report.seen,
-        report.again,
-        report.played_ms,
-        report.position_ms,
-        report.position_at,
-        1 if report.seek else 0,
-        report.claimed,
-        report.duration_ms,
-    )
+append: Callable[[Any, bytearray, int], None] = msgspec.msgpack.Encoder().encode_into
+"""append(report or tuple, to, -1) puts it at the end of `to`, as the scripts take it."""
 
 
 def pack_record(record: Record) -> bytes:

@@ -7,6 +7,7 @@ for the rest there is a bound.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -36,6 +37,10 @@ class Origin(Protocol):
         """The batch on its way is stored."""
 
 
+Wanted = Callable[[str, list[Origin]], bool]
+"""Whether anybody here will read the value of this learner's record, to which these have reported."""
+
+
 class Full(Exception):
     """No room before the next flush. Nothing was taken."""
 
@@ -55,6 +60,7 @@ class Committed:
 
     epoch: str
     results: dict[Key, Result] = field(default_factory=dict)
+    """Of the records that were wanted, and of those whose ops were not all joined."""
     revs: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By userId: the user's revision before and after; nobody else's changes lie between the two."""
 

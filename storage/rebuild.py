@@ -34,6 +34,7 @@ import msgpack
 
 from protocol.record import Record
 from storage.audience import Entry, entry_of, unpack_entry
+from storage.keys import NOT_VIDEOS
 from storage.packing import Damaged, unpack_record
 from storage.store import Store
 
@@ -117,7 +118,7 @@ class Rebuild:
         """Raises StoreUnavailable: the store went away; run it again."""
         async for page in self._store.scanning.keys(self._keys.all_of("u", "progress")):
             async for fields in self._store.scanning.fields(page.names):
-                records = [(_id(key), name.decode(), value) for key, name, value in fields if name != b"rev"]
+                records = [(_id(key), name.decode(), value) for key, name, value in fields if name not in NOT_VIDEOS]
                 for some in _cut(records, PAGE):
                     await self._compare(some)
             self._progress("records", page.part, self._found)

@@ -21,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from protocol.record import Record
-from storage.calls import UserItems, VideoRecords, ops, slices, user_calls, video_calls, video_keys
+from storage.audience import state_of
+from storage.calls import States, UserCall, slices, user_calls, video_calls, video_keys
 from storage.cancellation import kept_cancellation
 from storage.catalogue import Catalogue
 from storage.durability import Durability
@@ -29,7 +30,7 @@ from storage.durability import StoreUnavailable as StoreUnavailable
 from storage.endings import Endings
 from storage.keys import Keys
 from storage.packing import Damaged, unpack_record
-from storage.pending import Batch, Committed, Result
+from storage.pending import Batch, Committed, Result, Wanted
 from storage.scanning import Scanning
 from storage.sharing import Shared
 from storage.totals import VideoTotals
@@ -146,12 +147,19 @@ class Store:
         self._epoch = self._epoch or value.decode()
         return str(value.decode())
 
-    async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool]) -> Committed:
+    async def commit(
+        self,
+        batch: Batch,
+        now: int,
+        subscribed: Callable[[str], bool],
+        wanted: Wanted = lambda user_id, origins: True,
+    ) -> Committed:
         """Store a batch.
 
         Args:
             now: ms since 1970.
             subscribed: whether this worker itself listens to a user's channel.
+            wanted: whose records' values are asked for.
 
         Raises:
             StoreUnavailable: not, or not surely, stored. Commit the same batch again.
@@ -160,41 +168,33 @@ class Store:
             return Committed(self._epoch or await self.epoch())
         known = self._fence
         commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence), ("GET", self.keys.epoch)]
-        calls: list[list[UserItems]] = []
+        calls: list[UserCall] = []
         for done, part in enumerate(slices(batch.deltas)):
             if done:
                 await asyncio.sleep(0)
             durations = await self.catalogue.durations({video_id for (_, video_id), _ in part})
-            for call in user_calls(part):
+            for call in user_calls(part, durations, subscribed, wanted):
                 calls.append(call)
-                commands.append(self._user_command(call, durations, subscribed))
+                keys = list(map(self.keys.progress, call.users))
+                commands.append(self._users.call(keys, self._threshold_permille, self.worker, call.packed))
         replies = await self.run(commands)
         committed = Committed(await self._recognise(known, replies[0], replies[1]))
-        commands = []
-        for done, (call, answer) in enumerate(zip(calls, replies[2:], strict=True), 1):
-            by_video = _take_results(call, answer, committed)
-            commands += [self._video_command(records, now) for records in video_calls(by_video)]
+        by_video: States = {}
+        for done, (user_call, answer) in enumerate(zip(calls, replies[2:], strict=True), 1):
+            _take_results(user_call, answer, committed, by_video)
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
-        await self._commit_videos(commands)
+        await self._commit_videos(await self._video_commands(by_video, now))
         return committed
 
-    def _user_command(
-        self, call: list[UserItems], durations: dict[str, int], subscribed: Callable[[str], bool]
-    ) -> tuple[Any, ...]:
-        groups = [
-            (
-                1 if subscribed(user_id) else 0,
-                [(video_id, durations[video_id], ops(delta)) for video_id, delta in items],
-            )
-            for user_id, items in call
-        ]
-        keys = [self.keys.progress(user_id) for user_id, _ in call]
-        return self._users.call(keys, self._threshold_permille, self.worker, msgpack.packb(groups))
-
-    def _video_command(self, call: list[VideoRecords], now: int) -> tuple[Any, ...]:
-        packed = msgpack.packb([records for _, records in call], use_bin_type=False)
-        return self._videos.call(video_keys(self.keys, call), now, self._live_ms, packed)
+    async def _video_commands(self, by_video: States, now: int) -> list[tuple[Any, ...]]:
+        commands: list[tuple[Any, ...]] = []
+        for done, call in enumerate(video_calls(by_video), 1):
+            keys = video_keys(self.keys, call.videos)
+            commands.append(self._videos.call(keys, now, self._live_ms, call.packed))
+            if not done % CALLS_AT_ONCE:
+                await asyncio.sleep(0)
+        return commands
 
     async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
         """Stage 2, and what makes it durable."""
@@ -205,8 +205,17 @@ class Store:
                 self.durability.judge(replies[-1])
 
     async def bring(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
-        """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait for the disk."""
-        await self._commit_videos([self._video_command(records, now) for records in video_calls(by_video)])
+        """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait for the disk.
+
+        Raises:
+            StoreUnavailable: as `commit`.
+            Damaged: a value that can't be read.
+        """
+        states = {
+            video_id: ([user_id for user_id, _ in values], [state_of(unpack_record(value)) for _, value in values])
+            for video_id, values in by_video.items()
+        }
+        await self._commit_videos(await self._video_commands(states, now))
 
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
@@ -306,27 +315,35 @@ class Store:
         return current
 
 
-def _take_results(call: list[UserItems], answer: bytes, committed: Committed) -> dict[str, list[tuple[str, bytes]]]:
-    """Put what a call of stage 1 answered into `committed`; the records by video, for stage 2."""
-    by_video: dict[str, list[tuple[str, bytes]]] = {}
-    for (user_id, items), (before, rev, results) in zip(call, _unpack(answer), strict=True):
-        # Between two calls another worker may have changed something: revs spans only what is surely ours.
-        oldest, newest = committed.revs.get(user_id, (before, before))
-        committed.revs[user_id] = (oldest if newest == before else before, rev)
-        for (video_id, _), (value, outcomes) in zip(items, results, strict=True):
-            committed.results[user_id, video_id] = Result(value, tuple(outcomes))
-            if value:
-                by_video.setdefault(video_id, []).append((user_id, value))
-    return by_video
-
-
 def _unavailable(reply: Exception) -> StoreUnavailable:
     error = StoreUnavailable(str(reply))
     error.__cause__ = reply
     return error
 
 
-def _unpack(answer: bytes) -> list[Any]:
-    """A script's answer: values stay bytes; there is no other text in it."""
-    groups: list[Any] = msgpack.unpackb(answer, raw=True, strict_map_key=False)
-    return groups
+def _take_results(call: UserCall, answer: bytes, committed: Committed, by_video: States) -> None:
+    """Put what a call of stage 1 answered into `committed`; and into `by_video`, for stage 2, userIds and values."""
+    # There is no text in the answer: states and values stay bytes.
+    befores, afters, states, codes, values = msgpack.unpackb(answer, raw=True)
+    pairs = zip(befores, afters, strict=True)
+    if committed.revs.keys().isdisjoint(call.users):  # nearly always
+        committed.revs.update(zip(call.users, pairs, strict=True))
+    else:
+        for user_id, (before, rev) in zip(call.users, pairs, strict=True):
+            # Between two calls another worker may have changed something: revs spans only what is surely ours.
+            oldest, newest = committed.revs.get(user_id, (before, before))
+            committed.revs[user_id] = (oldest if newest == before else before, rev)
+    for (user_id, video_id), state in zip(call.records, states, strict=True):
+        if not state:
+            continue
+        if video_id in by_video:
+            users, of_users = by_video[video_id]
+            users.append(user_id)
+            of_users.append(state)
+        else:
+            by_video[video_id] = ([user_id], [state])
+    outcomes: dict[int, list[int]] = {}
+    for i in range(0, len(codes), 3):
+        outcomes.setdefault(codes[i], []).extend(codes[i + 1 : i + 3])
+    for i in range(0, len(values), 2):
+        committed.results[call.records[values[i]]] = Result(values[i + 1], tuple(outcomes.get(values[i], ())))

@@ -34,6 +34,7 @@ from protocol.merge import merge
 from protocol.record import Record
 from storage.catalogue import Video
 from storage.endings import KEEP_MS
+from storage.keys import NOT_VIDEOS
 from storage.packing import Damaged, pack_record, unpack_record
 from storage.pending import Key
 from storage.scanning import START
@@ -112,7 +113,7 @@ class Export:
             async for fields in self._store.scanning.fields(page.names):
                 lines = []
                 for key, name, value in fields:
-                    if name == b"rev":
+                    if name in NOT_VIDEOS:
                         continue
                     try:
                         lines.append(_line(record_line(_id(key), name.decode(), unpack_record(value))))

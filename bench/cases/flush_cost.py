@@ -98,6 +98,7 @@ class _Flushes:
             now=lambda: Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000),
             subscribed=lambda _: True,
             after=_nothing,
+            wanted=lambda user_id, origins: False,  # nobody has another device
         )
         self._records = [(learner(1, i), video(1, i % 100)) for i in range(RECORDS)]
         self._origins = [Nobody() for _ in range(RECORDS)]

@@ -1,7 +1,7 @@
 -- Put records in the place of those that a caller has read, if they are still the same. Safe to apply twice: the second
 -- time they are not.
 --
--- KEYS[1]  the progress hash of one user: videoId -> value, and "rev" -> the user's revision
+-- KEYS[1]  the progress hash of one user, as users.lua has it
 -- ARGV[1]  name of the calling worker
 -- ARGV[2]  msgpack: {videoId, value as it was read ("" for none), record without its rev} for each
 -- returns  msgpack: for each the value that is stored now, or false where another one was there
@@ -20,6 +20,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
 end
 if changed then
   redis.call('HSET', key, 'rev', rev)
+  redis.call('HDEL', key, 'trail') -- it begins anew with the next revision
   local channel = string.gsub(key, ':progress:', ':push:', 1)
   redis.call('PUBLISH', channel, cmsgpack.pack({ ARGV[1], rev, rev, {} }))
 end

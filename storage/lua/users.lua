@@ -4,13 +4,18 @@
 -- KEYS[i]  the progress hash of user i: videoId -> value, "rev" -> the user's revision, "trail" -> see below
 -- ARGV[1]  completion threshold, in thousandths
 -- ARGV[2]  name of the calling worker, so that it knows its own pushes
--- ARGV[3]  msgpack: for each key {subscribed, items}; an item {videoId, catalogue_ms, ops}; an op is a report
---          (an array, in the order of REPORT below) or a deletion (its instant, ms).
---          subscribed: 1 if the calling worker itself listens to this user
--- returns  msgpack: for each key {rev before, rev after, results}; a result {value, outcomes}, value "" where there
---          is no record; outcomes {op index from 0, code, …} tell of the ops whose code is not 0
+-- ARGV[3]  msgpack arrays, one behind the other: for each record a head {i, subscribed, videoId, catalogue_ms, wanted,
+--          number of ops}, and its ops; a user's records in a row, the users in the order of KEYS. An op is a Report (its
+--          fields in order) or a deletion ({its instant, ms}).
+--          subscribed: 1 if the calling worker itself listens to this user    wanted: 1 if it wants the value
+-- returns  msgpack {revs before, revs after, states, outcomes, values}: of each user, of each user, of each record what
+--          videos.lua takes ("" where there is no record), and two flat lists: {record from 0, op from 0, code, …} of
+--          the ops whose code is not 0, {record from 0, value, …} of the records wanted, and of those with such ops
 --
 -- A value is two msgpack objects, one behind the other: the rev, and the record as an array in the order of RECORD.
+--
+-- This runs for every record of every flush, and what it costs is mostly tables and calls: so arrays are read without
+-- a table for each, and what a player that just plays on sends takes the short ways marked "nearly always".
 
 -- A trail tells of which video each of the newest revisions was, newest first, and neighbours of one video as one run:
 -- "video,first revision;…". Who lacks a few changes is brought them without a look at all there is (changes.lua).
@@ -22,13 +27,13 @@ local JOINED, DELETED, CAPPED, NOTHING_TO_DELETE, FAILED = 0, 1, 2, 3, 4
 -- RECORD
 local DELETED_AT, LAST_WATCHED, CLAIMED, PLAYED, DURATION, COMPLETED_AT = 1, 2, 3, 4, 5, 6
 local POSITION, POSITION_AT, UNSETTLED, UNSETTLED_AT, SEEN, AGAIN, GUARDS = 7, 8, 9, 10, 11, 12, 13
--- REPORT
-local R_SESSION, R_FIRST_SEQ, R_SEQ, R_FIRST_AT, R_AT, R_SEEN, R_AGAIN, R_PLAYED = 1, 2, 3, 4, 5, 6, 7, 8
-local R_POSITION, R_POSITION_AT, R_SEEK, R_CLAIMED, R_DURATION = 9, 10, 11, 12, 13
+local RECORD, REPORT, DELETION = 13, 14, 1 -- how long these arrays are
+local ARRAY = 0x90 -- msgpack: with this plus its length begins an array of up to 15
 -- GUARDS is flat, five to a session: name, seq, at, settle_ms, buried
 
-local threshold, worker = tonumber(ARGV[1]), ARGV[2]
-local max, min = math.max, math.min
+local threshold, worker, text = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local max, min, floor, byte, sub = math.max, math.min, math.floor, string.byte, string.sub
+local pack, unpack_limit, call = cmsgpack.pack, cmsgpack.unpack_limit, redis.call
 
 local function union(a, b)
   if #a == 0 then return b end
@@ -60,6 +65,10 @@ local function intersection(a, b)
   return out
 end
 
+local function cell(ms)
+  return floor((ms + 499) / 1000)
+end
+
 local function size(a)
   local total = 0
   for i = 1, #a, 2 do total = total + a[i + 1] - a[i] end
@@ -69,7 +78,7 @@ end
 -- a < b by bytes; Lua's own < on strings asks the locale
 local function text_before(a, b)
   for i = 1, min(#a, #b) do
-    local x, y = string.byte(a, i), string.byte(b, i)
+    local x, y = byte(a, i), byte(b, i)
     if x ~= y then return x < y end
   end
   return #a < #b
@@ -81,13 +90,19 @@ local function older(at1, name1, at2, name2)
 end
 
 local function find_guard(guards, session)
-  for i = 1, #guards, 5 do
+  local newest = #guards - 4
+  if guards[newest] == session then return newest end -- nearly always
+  for i = 1, newest - 5, 5 do
     if guards[i] == session then return i end
   end
 end
 
 -- The guards with one session's put in its place by age, the oldest dropped where there are too many.
 local function with_guard(guards, skip, name, seq, at, settle, buried)
+  if skip and skip + 4 == #guards then -- nearly always: the newest, and its `at` has not become less
+    guards[skip + 1], guards[skip + 2], guards[skip + 3] = seq, at, settle
+    return guards
+  end
   local out, n, placed = {}, 0, false
   local function put(...)
     for i = 1, 5 do out[n + i] = select(i, ...) end
@@ -110,23 +125,37 @@ local function with_guard(guards, skip, name, seq, at, settle, buried)
   return out
 end
 
-local function joined(r, p, news)
-  local seen = union(r[SEEN], p[R_SEEN])
-  if not news then return seen, r[AGAIN] end
-  return seen, union(union(r[AGAIN], p[R_AGAIN]), intersection(r[SEEN], p[R_SEEN]))
+local function joined(r, seen, again, news)
+  local all = union(r[SEEN], seen)
+  if not news then return all, r[AGAIN] end
+  return all, union(union(r[AGAIN], again), intersection(r[SEEN], seen))
 end
 
--- What lies beyond the end of the video (nil where it is not known) goes when its room is needed.
-local function join_seconds(r, p, news, video)
-  local seen, again = joined(r, p, news)
-  if video and max(#seen, #again) > 2 * MAX_INTERVALS then
-    r[SEEN], r[AGAIN] = intersection(r[SEEN], video), intersection(r[AGAIN], video)
-    seen, again = joined(r, p, news)
+-- One stretch that begins where all that was seen before ends, or later, nearly always: put there, in place. Else false.
+local function append_seconds(before, seen, again)
+  local n, from = #before, seen[1]
+  if #seen ~= 2 or #again > 0 or n >= 2 * MAX_INTERVALS or (n > 0 and from < before[n]) then return false end
+  if n > 0 and from == before[n] then
+    before[n] = seen[2]
+  else
+    before[n + 1], before[n + 2] = from, seen[2]
   end
-  if #seen > 2 * MAX_INTERVALS then return true end
-  r[SEEN] = seen
-  if #again > 2 * MAX_INTERVALS then return true end
-  r[AGAIN] = again
+  return true
+end
+
+-- What lies beyond the end of the video, where that is known, goes when its room is needed.
+local function join_seconds(r, seen, again, news, catalogue)
+  if append_seconds(r[SEEN], seen, again) then return false end
+  local all, twice = joined(r, seen, again, news)
+  if catalogue > 0 and max(#all, #twice) > 2 * MAX_INTERVALS then
+    local video = { 0, cell(catalogue) }
+    r[SEEN], r[AGAIN] = intersection(r[SEEN], video), intersection(r[AGAIN], video)
+    all, twice = joined(r, seen, again, news)
+  end
+  if #all > 2 * MAX_INTERVALS then return true end
+  r[SEEN] = all
+  if #twice > 2 * MAX_INTERVALS then return true end
+  r[AGAIN] = twice
   return false
 end
 
@@ -135,8 +164,7 @@ local function newer(at1, ms1, at2, ms2)
   return at1 > at2 or (at1 == at2 and ms1 > ms2)
 end
 
-local function join_position(r, p, settled)
-  local ms, at = p[R_POSITION], p[R_POSITION_AT]
+local function join_position(r, ms, at, settled)
   if ms == ABSENT then return end
   if settled then
     if newer(at, ms, r[POSITION_AT], r[POSITION]) then r[POSITION], r[POSITION_AT] = ms, at end
@@ -148,47 +176,54 @@ local function join_position(r, p, settled)
   end
 end
 
+local function watched_s(r)
+  local watched, duration = max(size(r[SEEN]), r[CLAIMED]), r[DURATION]
+  return duration > 0 and min(watched, floor(duration / 1000)) or watched
+end
+
 local function is_complete(r)
-  local duration = r[DURATION]
-  local watched = max(size(r[SEEN]), r[CLAIMED])
-  if duration <= 0 then return false end
-  watched = min(watched, math.floor(duration / 1000))
-  if watched <= 0 then return false end
-  return watched >= math.floor(duration / 1000) or watched * 1000000 >= threshold * duration
+  local watched, duration = watched_s(r), r[DURATION]
+  if duration <= 0 or watched <= 0 then return false end
+  return watched >= floor(duration / 1000) or watched * 1000000 >= threshold * duration
 end
 
--- The report without what lies beyond the end of the video.
-local function clip(p, video, catalogue)
-  p[R_SEEN], p[R_AGAIN] = intersection(p[R_SEEN], video), intersection(p[R_AGAIN], video)
-  p[R_POSITION] = min(p[R_POSITION], catalogue)
+-- The seconds without what lies beyond the last of the video.
+local function clip(seconds, last)
+  if (seconds[#seconds] or 0) > last then return intersection(seconds, { 0, last }) end
+  return seconds
 end
 
-local function join(r, p, catalogue)
-  local guards, name, seq, at = r[GUARDS], p[R_SESSION], p[R_SEQ], p[R_AT]
-  local g = find_guard(guards, name)
-  local again = g and seq <= guards[g + 1]
-  if p[R_FIRST_AT] <= r[DELETED_AT] or (g and seq <= guards[g + 4]) then return DELETED end
-  local video = catalogue > 0 and { 0, math.floor((catalogue + 499) / 1000) } or nil
-  if video then clip(p, video, catalogue) end
+-- A report's fields one by one, for a table of them would cost more than the rest here.
+local function join(
+  r, catalogue, first_at, at, session, first_seq, seq, seen, again, played, position, position_at, seek, claimed, duration
+)
+  local guards = r[GUARDS]
+  local g = find_guard(guards, session)
+  local is_repeat = g and seq <= guards[g + 1]
+  if first_at <= r[DELETED_AT] or (g and seq <= guards[g + 4]) then return DELETED end
+  if catalogue > 0 then
+    local last = cell(catalogue)
+    seen, again, position = clip(seen, last), clip(again, last), min(position, catalogue)
+  end
   local news, settled = false, false
-  if name ~= '' then
-    local partial = g and not again and p[R_FIRST_SEQ] <= guards[g + 1]
-    local forgotten = not g and #guards >= 5 * MAX_SESSIONS and older(at, name, guards[3], guards[1])
-    news = not (again or partial or forgotten)
+  if session ~= '' then
+    local partial = g and not is_repeat and first_seq <= guards[g + 1]
+    local forgotten = not g and #guards >= 5 * MAX_SESSIONS and older(at, session, guards[3], guards[1])
+    news = not (is_repeat or partial or forgotten)
     if not forgotten then
-      local settle = g and guards[g + 3] or 0
-      if news then settle = p[R_SEEK] == 1 and SETTLE_MS or min(SETTLE_MS, settle + p[R_PLAYED]) end
-      settled = settle == SETTLE_MS and not again
-      if g then seq, at = max(guards[g + 1], seq), max(guards[g + 2], at) end
-      r[GUARDS] = with_guard(guards, g, name, seq, at, settle, g and guards[g + 4] or 0)
+      local settle, newest_seq, newest_at = g and guards[g + 3] or 0, seq, at
+      if news then settle = seek and SETTLE_MS or min(SETTLE_MS, settle + played) end
+      settled = settle == SETTLE_MS and not is_repeat
+      if g then newest_seq, newest_at = max(guards[g + 1], seq), max(guards[g + 2], at) end
+      r[GUARDS] = with_guard(guards, g, session, newest_seq, newest_at, settle, g and guards[g + 4] or 0)
     end
   end
-  local capped = join_seconds(r, p, news, video)
-  join_position(r, p, settled)
-  if news then r[PLAYED] = r[PLAYED] + p[R_PLAYED] end
-  r[CLAIMED] = max(r[CLAIMED], p[R_CLAIMED])
-  r[LAST_WATCHED] = max(r[LAST_WATCHED], p[R_AT])
-  r[DURATION] = catalogue > 0 and catalogue or max(r[DURATION], p[R_DURATION])
+  local capped = join_seconds(r, seen, again, news, catalogue)
+  join_position(r, position, position_at, settled)
+  if news then r[PLAYED] = r[PLAYED] + played end
+  r[CLAIMED] = max(r[CLAIMED], claimed)
+  r[LAST_WATCHED] = max(r[LAST_WATCHED], at)
+  r[DURATION] = catalogue > 0 and catalogue or max(r[DURATION], duration)
   if r[COMPLETED_AT] == 0 and is_complete(r) then r[COMPLETED_AT] = r[LAST_WATCHED] end
   return capped and CAPPED or JOINED
 end
@@ -197,37 +232,78 @@ local function empty(deleted_at, guards)
   return { deleted_at, 0, 0, 0, 0, 0, ABSENT, 0, ABSENT, 0, {}, {}, guards }
 end
 
--- Pure: the packed record after the ops, and what became of each. An error here is one damaged record's alone.
-local function apply(before, catalogue, ops)
-  local r, outcomes = before and cmsgpack.unpack(before) or empty(0, {}), {}
-  for i, op in ipairs(ops) do
-    local code
-    if type(op) == 'table' then
-      code = join(r, op, catalogue)
-    elseif op <= r[DELETED_AT] then
-      code = JOINED
-    elseif r[LAST_WATCHED] == 0 then
-      code = NOTHING_TO_DELETE
-    else
-      local guards = r[GUARDS]
-      for g = 1, #guards, 5 do guards[g + 4] = guards[g + 1] end
-      code, r = JOINED, empty(max(op, r[LAST_WATCHED]), guards)
-    end
-    if code ~= JOINED then
-      outcomes[#outcomes + 1] = i - 1
-      outcomes[#outcomes + 1] = code
-    end
-  end
-  if r[LAST_WATCHED] == 0 and r[DELETED_AT] == 0 then return nil, outcomes end
-  return cmsgpack.pack(r), outcomes
+local function delete(r, now)
+  if now <= r[DELETED_AT] then return JOINED, r end
+  if r[LAST_WATCHED] == 0 then return NOTHING_TO_DELETE, r end
+  local guards = r[GUARDS]
+  for g = 1, #guards, 5 do guards[g + 4] = guards[g + 1] end
+  return JOINED, empty(max(now, r[LAST_WATCHED]), guards)
 end
 
--- The revision, the trail, a value: one call for what nearly every group needs. The revision is nil where the key is
--- not ours: then its records fail, and nobody else's with them.
+-- How long the op at `at` of the argument is.
+local function op_length(at)
+  return byte(text, at + 1) - ARRAY
+end
+
+local function join_next(r, catalogue, at, ...)
+  return at, join(r, catalogue, ...)
+end
+
+local function array(at, ...)
+  return at, { ... }
+end
+
+local function read_record(value)
+  local at, rev = unpack_limit(value, 1)
+  if byte(value, at + 1) ~= ARRAY + RECORD then error('damaged') end
+  local _, r = array(unpack_limit(value, RECORD, at + 1))
+  return r, rev, at
+end
+
+-- What the record's video must know: when it was last watched, and its entry in the audience.
+local function state(r, rev)
+  local watched = watched_s(r)
+  local completed = (watched > 0 and r[COMPLETED_AT] > 0) and 1 or 0
+  return pack({ r[LAST_WATCHED], rev, { watched, completed, r[SEEN], r[AGAIN] } })
+end
+
+-- Pure: the value after the ops at `at`, its state, where the next record is, and the ops' codes where one is not 0.
+-- An error here is one damaged record's alone.
+local function apply(value, user_rev, catalogue, at, count)
+  local r, rev, start, codes
+  if value and value ~= '' then
+    r, rev, start = read_record(value)
+  else
+    r = empty(0, {})
+  end
+  local newest = r[GUARDS][#r[GUARDS] - 3]
+  for i = 1, count do
+    local code, now
+    if op_length(at) == REPORT then
+      at, code = join_next(r, catalogue, unpack_limit(text, REPORT, at + 1))
+    else
+      at, now = unpack_limit(text, DELETION, at + 1)
+      code, r = delete(r, now)
+    end
+    if code ~= JOINED then
+      codes = codes or {}
+      codes[i] = code
+    end
+  end
+  if r[LAST_WATCHED] == 0 and r[DELETED_AT] == 0 then return value, '', at, codes end
+  local after = pack(r)
+  -- Nearly always its newest session has gone on, and nothing more need be compared.
+  if r[GUARDS][#r[GUARDS] - 3] ~= newest or not start or after ~= sub(value, start + 1) then
+    rev, value = user_rev + 1, pack(user_rev + 1) .. after
+  end
+  return value, state(r, rev), at, codes
+end
+
+-- The revision, the trail, a value. nil where the key is not ours: then its records fail, and nobody else's with them.
 local function read(key, video)
-  local values = redis.pcall('HMGET', key, 'rev', 'trail', video)
-  if values.err then return nil, '', false end
-  return tonumber(values[1] or 0), values[2] or '', values[3]
+  local got = redis.pcall('HMGET', key, 'rev', 'trail', video)
+  if got.err then return nil end
+  return tonumber(got[1] or 0), got[2] or '', got[3]
 end
 
 -- The trail after a revision of this video.
@@ -237,48 +313,62 @@ local function follow(trail, video, rev)
   return #trail > MAX_TRAIL and string.match(string.sub(trail, 1, MAX_TRAIL), '^.*;') or trail
 end
 
-local answer = {}
-for k, group in ipairs(cmsgpack.unpack(ARGV[3])) do
-  local key, subscribed, items = KEYS[k], group[1], group[2]
-  local before, old_trail, first = read(key, items[1][1])
-  local sound, trail = before ~= nil, old_trail
-  before = before or 0
-  local rev, results, push = before, {}, {}
-  for n, item in ipairs(items) do
-    local video = item[1]
-    local value, body = sound and (n == 1 and first or n > 1 and redis.call('HGET', key, video)), nil
-    local ok, after, outcomes = pcall(function()
-      if not sound then error('damaged') end
-      if value then body = string.sub(value, cmsgpack.unpack_one(value) + 1) end
-      return apply(body, item[2], item[3])
-    end)
-    if not ok then
-      value, outcomes = '', {}
-      for i = 1, #item[3] do
-        outcomes[#outcomes + 1] = i - 1
-        outcomes[#outcomes + 1] = FAILED
-      end
-    elseif after and after ~= body then
-      rev = rev + 1
-      value = cmsgpack.pack(rev) .. after
-      -- One item may follow another of the same video: each must read what the one before it wrote.
-      redis.call('HSET', key, video, value)
-      push[#push + 1] = { video, value }
-      trail = follow(trail, video, rev)
-    end
-    results[n] = { value or '', outcomes }
-  end
-  if rev > before then
-    if trail == old_trail then
-      redis.call('HSET', key, 'rev', rev)
-    else
-      redis.call('HSET', key, 'rev', rev, 'trail', trail)
-    end
-    local channel = string.gsub(key, ':progress:', ':push:', 1)
-    if redis.call('PUBSUB', 'NUMSUB', channel)[2] > subscribed then
-      redis.call('PUBLISH', channel, cmsgpack.pack({ worker, before, rev, push }))
-    end
-  end
-  answer[k] = { before, rev, results }
+local function push_channel(key)
+  local from, to = string.find(key, ':progress:', 1, true)
+  return sub(key, 1, from) .. 'push' .. sub(key, to)
 end
-return cmsgpack.pack(answer)
+
+local channels = {}
+for k = 1, #KEYS do channels[k] = push_channel(KEYS[k]) end
+local listening = call('PUBSUB', 'NUMSUB', unpack(channels))
+
+local revs_before, revs, states, outcomes, values, pushes = {}, {}, {}, {}, {}, {}
+local at, key, rev, trail, last, n = 0, nil, nil, nil, 0, 0
+while at >= 0 do
+  local k, subscribed, video, catalogue, wanted, count, value
+  at, k, subscribed, video, catalogue, wanted, count = unpack_limit(text, 6, at + 1)
+  if k ~= last then
+    last, key = k, KEYS[k]
+    rev, trail, value = read(key, video)
+    revs_before[k], revs[k] = rev or 0, rev or 0
+    if listening[2 * k] > subscribed then pushes[k] = {} end
+  elseif rev then
+    value = call('HGET', key, video)
+  end
+  local sound, after, state_after, behind, codes
+  if rev then sound, after, state_after, behind, codes = pcall(apply, value, rev, catalogue, at, count) end
+  if sound then
+    at = behind
+  else
+    after, state_after, codes = '', '', {}
+    for i = 1, count do at, codes[i] = unpack_limit(text, op_length(at), at + 1), FAILED end
+  end
+  n = n + 1
+  states[n] = state_after
+  if sound and after ~= value then
+    rev = rev + 1
+    local followed = follow(trail, video, rev)
+    if followed == trail then
+      call('HSET', key, video, after, 'rev', rev)
+    else
+      trail = followed
+      call('HSET', key, video, after, 'rev', rev, 'trail', trail)
+    end
+    revs[k] = rev
+    if pushes[k] then table.insert(pushes[k], { video, after }) end
+  end
+  if wanted == 1 or codes then
+    local m = #values
+    values[m + 1], values[m + 2] = n - 1, after or ''
+  end
+  for i = 1, codes and count or 0 do
+    if codes[i] then
+      local m = #outcomes
+      outcomes[m + 1], outcomes[m + 2], outcomes[m + 3] = n - 1, i - 1, codes[i]
+    end
+  end
+end
+for k, push in pairs(pushes) do
+  if #push > 0 then call('PUBLISH', channels[k], pack({ worker, revs_before[k], revs[k], push })) end
+end
+return pack({ revs_before, revs, states, outcomes, values })

@@ -5,49 +5,73 @@
 -- KEYS[4i-2]  summary: viewers, completed, watched                 of each second, "a<second>" of those who saw it again
 -- KEYS[4i]    live: zset, userId by lastWatched, ms
 -- ARGV[1]     now, ms    ARGV[2]  ms after which a viewer leaves `live`
--- ARGV[3]     msgpack: for each video its items; an item {userId, value as users.lua answers it}
+-- ARGV[3]     msgpack: for each video {userIds, none twice, and of each the state that users.lua answered}
 -- returns     number of entries that changed
 --
 -- An entry is two msgpack objects: the rev, and {watched s, completed 0/1, seen, again}. A deleted record leaves an
--- empty entry, so that an older state that comes late is still known to be older.
+-- empty entry, so that an older state that comes late is still known to be older. A state is an
+-- array of three: lastWatched, and what makes up the entry.
+--
+-- What is read or written of one key goes in one command: each command costs more than what it does.
 
-local LAST_WATCHED, CLAIMED, DURATION, COMPLETED_AT, SEEN, AGAIN = 2, 3, 5, 6, 11, 12
-
-local function size(a)
-  local total = 0
-  for i = 1, #a, 2 do total = total + a[i + 1] - a[i] end
-  return total
-end
+local MOST = 1000 -- arguments of a command that are a table here; Lua's stack has room for some 8,000
+local min, sub, unpack_limit, NONE = math.min, string.sub, cmsgpack.unpack_limit, {}
+local call = redis.call
 
 local function add(totals, field, by)
   if by ~= 0 then totals[field] = (totals[field] or 0) + by end
 end
 
 -- The difference array's change from set `old` to set `new`; what they begin with alike cancels out.
-local function add_curve(totals, letter, old, new)
+local function add_curve(points, old, new)
   local i = 1
   while old[i] and old[i] == new[i] and old[i + 1] == new[i + 1] do i = i + 2 end
   for j = i, #old, 2 do
-    add(totals, letter .. old[j], -1)
-    add(totals, letter .. old[j + 1], 1)
+    add(points, old[j], -1)
+    add(points, old[j + 1], 1)
   end
   for j = i, #new, 2 do
-    add(totals, letter .. new[j], 1)
-    add(totals, letter .. new[j + 1], -1)
+    add(points, new[j], 1)
+    add(points, new[j + 1], -1)
   end
 end
 
-local function write(key, totals)
-  for field, by in pairs(totals) do
-    if by ~= 0 and redis.call('HINCRBY', key, field, by) == 0 then redis.call('HDEL', key, field) end
+local function send(command, key, arguments)
+  for i = 1, #arguments, MOST do call(command, key, unpack(arguments, i, min(#arguments, i + MOST - 1))) end
+end
+
+-- Field by field the sum of what is there and `by`; a field that comes to 0 goes.
+local function write(key, fields, by)
+  for first = 1, #fields, MOST do
+    local last = min(#fields, first + MOST - 1)
+    local had, set, gone = call('HMGET', key, unpack(fields, first, last)), {}, {}
+    for i = first, last do
+      local value = had[i - first + 1]
+      local sum = (value or 0) + by[i]
+      if sum ~= 0 then
+        set[#set + 1], set[#set + 2] = fields[i], sum
+      elseif value then
+        gone[#gone + 1] = fields[i]
+      end
+    end
+    send('HSET', key, set)
+    send('HDEL', key, gone)
   end
 end
 
-local function decode(value, entry)
-  local rev, record = cmsgpack.unpack(value)
-  local had_rev, had = 0, { 0, 0, {}, {} }
-  if entry then had_rev, had = cmsgpack.unpack(entry) end
-  return rev, record, had_rev, { had[1] + 0, had[2] + 0, had[3], had[4] }, #had[3] + #had[4]
+local function listed(totals, letter, fields, by)
+  for field, sum in pairs(totals) do
+    if sum ~= 0 then
+      fields[#fields + 1], by[#by + 1] = letter .. field, sum
+    end
+  end
+  return fields, by
+end
+
+local function read(entry)
+  local at, rev = unpack_limit(entry, 1)
+  local _, watched, completed, seen, again = unpack_limit(entry, 4, at + 1)
+  return rev + 0, watched + 0, completed + 0, seen, again, #seen + #again
 end
 
 -- While the video is recounted: what changes now is kept as it was when that began (recount.lua, its KEYS[4]).
@@ -64,41 +88,45 @@ local function keep(audience, summary, olds)
 end
 
 local now, stale, changed = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
-for v, items in ipairs(cmsgpack.unpack(ARGV[3])) do
+for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
   local audience, summary, curve, live = KEYS[4 * v - 3], KEYS[4 * v - 2], KEYS[4 * v - 1], KEYS[4 * v]
-  local totals, points, entries, olds, seen_at, left = {}, {}, {}, {}, {}, {}
-  for _, item in ipairs(items) do
-    local user, value = item[1], item[2]
-    local entry = entries[user] or redis.call('HGET', audience, user)
-    -- Decoded first and under pcall: one damaged entry costs itself, not the batch.
-    local ok, rev, record, had_rev, had = pcall(decode, value, entry)
-    if ok and rev > had_rev then
-      if not entries[user] then olds[user] = entry or '' end
-      local watched = math.max(size(record[SEEN]), record[CLAIMED])
-      if record[DURATION] > 0 then watched = math.min(watched, math.floor(record[DURATION] / 1000)) end
-      local viewer = watched > 0 and 1 or 0
-      local completed = (viewer == 1 and record[COMPLETED_AT] > 0) and 1 or 0
-      add(totals, 'viewers', viewer - (had[1] > 0 and 1 or 0))
-      add(totals, 'watched', watched - had[1])
-      add(totals, 'completed', completed - had[2])
-      add_curve(points, 's', had[3], record[SEEN])
-      add_curve(points, 'a', had[4], record[AGAIN])
-      entries[user] = cmsgpack.pack(rev) .. cmsgpack.pack({ watched, completed, record[SEEN], record[AGAIN] })
-      seen_at[user], left[user] = record[LAST_WATCHED], record[LAST_WATCHED] == 0 or nil
+  local users, states = group[1], group[2]
+  local had = call('HMGET', audience, unpack(users))
+  local viewers, completions, seconds, points, replays = 0, 0, 0, {}, {}
+  local entries, olds, lively, gone = {}, {}, {}, {}
+  for i, user in ipairs(users) do
+    local at, last_watched = unpack_limit(states[i], 1, 1)
+    local entry = sub(states[i], at + 1)
+    local rev, watched, completed, seen, again = read(entry)
+    local sound, had_rev, had_watched, had_completed, had_seen, had_again = true, 0, 0, 0, NONE, NONE
+    if had[i] then
+      -- Under pcall: one damaged entry costs itself, not the batch.
+      sound, had_rev, had_watched, had_completed, had_seen, had_again = pcall(read, had[i])
+    end
+    if sound and rev > had_rev then
+      viewers = viewers + (watched > 0 and 1 or 0) - (had_watched > 0 and 1 or 0)
+      completions = completions + completed - had_completed
+      seconds = seconds + watched - had_watched
+      add_curve(points, had_seen, seen)
+      add_curve(replays, had_again, again)
+      local n = #entries
+      entries[n + 1], entries[n + 2] = user, entry
+      olds[user] = had[i] or ''
+      if last_watched == 0 then
+        gone[#gone + 1] = user
+      elseif last_watched > now - stale then
+        n = #lively
+        lively[n + 1], lively[n + 2] = last_watched, user
+      end
       changed = changed + 1
     end
   end
-  if next(entries) and redis.call('HGET', summary, 'recount') then keep(audience, summary, olds) end
-  for user, entry in pairs(entries) do
-    redis.call('HSET', audience, user, entry)
-    if left[user] then
-      redis.call('ZREM', live, user)
-    elseif seen_at[user] > now - stale then
-      redis.call('ZADD', live, seen_at[user], user)
-    end
-  end
-  write(summary, totals)
-  write(curve, points)
-  redis.call('ZREMRANGEBYSCORE', live, '-inf', now - stale)
+  if #entries > 0 and call('HGET', summary, 'recount') then keep(audience, summary, olds) end
+  send('HSET', audience, entries)
+  send('ZADD', live, lively)
+  send('ZREM', live, gone)
+  write(summary, { 'viewers', 'completed', 'watched' }, { viewers, completions, seconds })
+  write(curve, listed(replays, 'a', listed(points, 's', {}, {})))
+  call('ZREMRANGEBYSCORE', live, '-inf', now - stale)
 end
 return changed

@@ -11,13 +11,13 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
-import msgpack
+from msgspec.structs import astuple
 
 from protocol.intervals import MAX_INTERVALS, cell, coverage, intersection, size, union
 from protocol.record import ABSENT, MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
 from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
 from server.hub import pages
-from storage.packing import Damaged, pack_record, pack_report, unpack_record
+from storage.packing import Damaged, append, pack_record, unpack_record
 from tests.fuzz.frames import JSON, MSGPACK
 from tests.fuzz.values import LAST_INSTANT
 
@@ -95,7 +95,7 @@ def sound_report(report: Report, now: int) -> None:
     assert 0 <= report.claimed <= MAX_MEDIA_S
     assert 0 <= report.duration_ms <= MAX_MEDIA_MS
     assert all(type(n) is int for n in (report.at, report.seq, report.played_ms, report.position_ms, report.claimed))
-    assert {type(part) for part in pack_report(report)} <= {int, str, list}
+    assert {type(part) for part in astuple(report)} <= {int, str, list, bool}
 
 
 def report_of(told: dict[str, Any]) -> Report:
@@ -164,8 +164,9 @@ def _joined(record: Record, report: Report, catalogue: int, threshold: int) -> R
 
 
 def _packed(record: Record, report: Report) -> bytes:
-    packed: bytes = msgpack.packb(pack_report(report))
-    return pack_record(record) + packed
+    packed = bytearray(pack_record(record))
+    append(report, packed, -1)
+    return bytes(packed)
 
 
 def _sound(record: Record) -> None:
@@ -243,7 +244,7 @@ def _fold(one: Report, other: Report) -> None:
     assert folded.seen == union(one.seen, other.seen)
     assert intersection(folded.seen, folded.again) == folded.again
     assert folded.first_seq <= folded.seq
-    pack_report(folded)
+    append(folded, bytearray(), -1)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.record import Report
 from protocol.scalars import format_instant
+from server.hub import Hub
 from storage.embedded import EmbeddedValkey
 from storage.keys import Keys
 from storage.pending import Pending
@@ -391,6 +392,19 @@ async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> Non
     before, rev = committed.revs[user]
     assert rev == 301
     assert before > 200
+
+
+async def test_a_device_that_came_while_a_batch_was_stored_misses_nothing(
+    store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the batch left there was nobody to read what changed, so the store was not asked for it."""
+    monkeypatch.setattr(Hub, "wanted", lambda hub, user_id, origins: False)
+    async with paired(store_server.url, prefix, two=False) as processes:
+        user, video = new_id(), new_id()
+        async with device(processes.here, user) as player, device(processes.here, user) as listener:
+            await player.play(video, 0, 10)
+            await told(listener, 1)
+            assert [record["videoId"] for record in listener.records.values()] == [video]
 
 
 async def farewell(listener: Device) -> tuple[str, int | None]:

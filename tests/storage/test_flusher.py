@@ -30,11 +30,11 @@ class Counting(Store):
         self.same: list[int] = []
         self.failures = 0
 
-    async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool]) -> Committed:
+    async def commit(self, batch: Batch, now: int, *more: Any) -> Committed:
         self.batches.append(Batch(dict(batch.deltas), dict(batch.origins)))
         self.same.append(id(batch))
         try:
-            return await super().commit(batch, now, subscribed)
+            return await super().commit(batch, now, *more)
         except StoreUnavailable:
             self.failures += 1
             raise

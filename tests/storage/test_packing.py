@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from protocol.record import Guard, Record, Report, join
 from protocol.scalars import MAX_INSTANT
-from storage.packing import Damaged, pack_record, pack_report, unpack_record
+from storage.packing import Damaged, append, pack_record, unpack_record
 from tests.histories import wild_ops
 
 whole = st.integers(0, 2**53 - 1)
@@ -101,16 +101,23 @@ def test_damaged_value_is_told_as_such(value: bytes) -> None:
 
 @given(report=wild_ops(["a"]).filter(lambda op: isinstance(op, Report)))
 def test_report_is_packed_in_the_scripts_order(report: Report) -> None:
-    """As REPORT in users.lua numbers it: integers, text and lists of integers only."""
-    packed = pack_report(report)
-    assert packed[:5] == (report.session, report.first_seq, report.seq, report.first_at, report.at)
-    assert packed[5:7] == (report.seen, report.again)
-    assert packed[7:] == (
+    """As `join` of users.lua takes it: integers, text, lists of integers, and one boolean."""
+    packed = bytearray(b"before")
+    append(report, packed, -1)
+    assert packed.startswith(b"before")
+    assert msgpack.unpackb(packed[6:]) == [
+        report.first_at,
+        report.at,
+        report.session,
+        report.first_seq,
+        report.seq,
+        report.seen,
+        report.again,
         report.played_ms,
         report.position_ms,
         report.position_at,
-        int(report.seek),
+        report.seek,
         report.claimed,
         report.duration_ms,
-    )
-    assert type(packed[10]) is int
+        report.run,
+    ]

@@ -258,6 +258,23 @@ async def test_span_of_revisions_holds_nobody_elses_changes(new_store: NewStore)
     assert (await stores[0].changes("u")).rev == 6 * MANY
 
 
+async def test_values_come_for_who_wants_them_and_with_bad_news(store: Store) -> None:
+    """Of all others only the revision is told; stored and counted are they all the same."""
+    await commit(store, (("late", "v"), play(at=100)))
+    await commit(store, (("late", "v"), 200))
+    ops = [((user_id, "v"), play(at=150)) for user_id in ("asks", "doesn't", "late")]
+    committed = await store.commit(batch_of(ops), NOW, nobody, lambda user_id, origins: user_id == "asks")
+    assert committed.revs == {"asks": (0, 1), "doesn't": (0, 1), "late": (2, 2)}
+    assert {key[0]: result.outcomes for key, result in committed.results.items()} == {
+        "asks": (),
+        "late": (0, Outcome.DELETED),
+    }
+    for (user_id, video_id), result in committed.results.items():
+        assert unpack_record(result.value) == await store.record(user_id, video_id)
+    assert (await store.record("doesn't", "v")).seen == [0, 5]
+    assert await store.totals.read("v") == Totals(2, 0, 10)
+
+
 # Damage
 
 
