@@ -50,7 +50,8 @@ def descriptors() -> Counter[str]:
     return found
 
 
-_of_the_whole_run: Counter[str] = Counter()
+_known: Counter[str] = Counter()
+"""Of fixtures of the whole run, and leaks that were told: each once."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,7 +62,7 @@ def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[object]") -> Iterator[No
         return (yield)
     finally:
         if before is not None:
-            _of_the_whole_run.update(descriptors() - before)
+            _known.update(descriptors() - before)
 
 
 @pytest.fixture(autouse=True)
@@ -69,28 +70,34 @@ def no_descriptor_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Those that a fixture of a wider scope opens are there before, for it is set up first."""
     before = descriptors()
     yield
-    if not _shares_a_loop(request.node):
+    if not _shares(request):
         _compare(before)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_descriptor_left_by_module(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where tests share a server, its connections come and go with none of them."""
+def no_descriptor_left_by_module() -> Iterator[None]:
+    """Where tests share a server, or a client, its connections come and go with none of them."""
     before = descriptors()
     yield
-    if _shares_a_loop(request.node):
-        _compare(before)
+    _compare(before)
+
+
+def _shares(request: pytest.FixtureRequest) -> bool:
+    """Whether the test has a fixture of its module, which may hold connections."""
+    found = request.node._fixtureinfo.name2fixturedefs.items()
+    return any(defs[-1].scope == "module" for name, defs in found if name != no_descriptor_left_by_module.__name__)
 
 
 def _compare(before: Counter[str]) -> None:
     if descriptors() - before:
         gc.collect()  # what only a cycle holds warns by itself when it goes
-        left = descriptors() - before - _of_the_whole_run
+        left = descriptors() - before - _known
+        _known.update(left)
         assert not left, f"descriptors that are left open: {sorted(left.elements())}"
 
 
-def _shares_a_loop(node: pytest.Item | pytest.Module) -> bool:
-    marker = node.get_closest_marker("asyncio")
+def _shares_a_loop(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("asyncio")
     return marker is not None and marker.kwargs.get("loop_scope") == "module"
 
 
