@@ -301,7 +301,7 @@ async def unsubscribed(store: Store) -> None:
         await asyncio.wait({task})
 
 
-OPERATORS = " +scan +dbsize +exists +hexists +hlen +hsetnx +del +pttl"
+OPERATORS = " +hincrby +scan +dbsize +exists +hexists +hlen +hsetnx +del +pttl"
 """What SECURITY.md says that their commands need besides."""
 
 
