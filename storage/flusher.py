@@ -28,8 +28,8 @@ class Flusher:
     """One batch after another, from memory to the store.
 
     Args:
-        interval_s: time between flushes; 0 flushes as soon as something waits (what comes during a commit
-            shares the next).
+        interval_s: how long an ack takes at most, while the store keeps up; 0 flushes as soon as something waits
+            (what comes during a commit shares the next).
         max_reports: reports that may wait; half as many flush at once.
         subscribed: whether this process listens to a user's channel.
         after: told each batch that was stored, before the origins are.
@@ -98,7 +98,7 @@ class Flusher:
     async def run(self) -> None:
         """Flush for ever; cancel it to stop. A commit that is cut off is made again by `drain`.
 
-        The interval runs from the start of a flush to that of the next, however long the commit takes.
+        Times run from the start of a flush to that of the next, however long the commit takes.
         """
         loop = asyncio.get_running_loop()
         due = loop.time() + self.interval_s
@@ -114,8 +114,9 @@ class Flusher:
                 if self._company:
                     await asyncio.sleep(GATHER_S)
             self._wake.clear()
-            due = loop.time() + self.interval_s
+            began = loop.time()
             await self._flush()
+            due = began + until_next(self.interval_s, loop.time() - began)
 
     async def drain(self, timeout_s: float) -> bool:
         """Store all that waits; False where the store would not have it in time."""
@@ -177,3 +178,12 @@ class Flusher:
         while freed:
             del freed[-AT_ONCE:]  # thousands at once would take their time too
             await asyncio.sleep(0)
+
+
+def until_next(interval_s: float, took_s: float) -> float:
+    """How long after the start of a flush that took `took_s` the next one starts.
+
+    Sooner than the interval by as much, for what comes right after a start waits for all of the next flush too. By half
+    of it at most: a store that is slow shall not be asked ever more often.
+    """
+    return interval_s - min(took_s, interval_s / 2)

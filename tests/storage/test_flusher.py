@@ -9,7 +9,7 @@ import pytest
 
 from protocol.record import Outcome, Report
 from protocol.session import Now
-from storage.flusher import Flusher
+from storage.flusher import Flusher, until_next
 from storage.pending import Batch, Committed, Full
 from storage.store import Store, StoreUnavailable
 from tests.histories import report_of
@@ -131,6 +131,12 @@ async def test_batches_leave_on_schedule(store: Counting) -> None:
             assert sender.told == ["taken", "stored"]
     assert [list(batch.deltas) for batch in store.batches] == [[("u", "v")]] * 3
     assert (await store.record("u", "v")).played_ms == 3_000
+
+
+@pytest.mark.parametrize(("took_s", "then_s"), [(0.0, 1.0), (0.25, 0.75), (0.5, 0.5), (0.9, 0.5), (60.0, 0.5)])
+def test_an_ack_takes_an_interval_at_most_while_the_store_keeps_up(took_s: float, then_s: float) -> None:
+    """The next flush starts early enough to end within it; a store that takes longer is not hurried."""
+    assert until_next(1.0, took_s) == then_s
 
 
 async def test_large_batch_leaves_early(store: Counting) -> None:
