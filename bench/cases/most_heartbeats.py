@@ -11,7 +11,7 @@ from bench.processes import Failed
 from bench.report import Row, Section
 from bench.servers import playhead
 
-STEPS = (2_000, 4_000, 8_000, 12_000, 16_000, 20_000)
+STEPS = (4_000, 8_000, 16_000, 24_000, 32_000, 40_000)
 CONNECTIONS = 2_000
 BOUND_MS = 1_100
 

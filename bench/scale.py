@@ -1,0 +1,173 @@
+"""`python -m bench.scale [--write]`: what a number of viewers at once needs, from the unit costs in results.json.
+
+A simulation of one worker, beat by beat, gives what cannot be read off a unit cost: how many beats share a record and
+an ack, and how long an ack takes. The rest is multiplication. `--write` puts the table into docs/scale.md; a test holds
+the page against what this prints.
+"""
+
+import argparse
+import math
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.unit_costs import UnitCosts
+
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+BEGIN, END = "<!-- made by python -m bench.scale -->\n", "<!-- end -->\n"
+VIEWERS = (10_000, 1_000_000, 50_000_000)
+PLANS = ((5, 1), (5, 5), (15, 5), (30, 15))
+"""(heartbeat interval, flush interval), s."""
+BUSY = 0.6
+"""Of a core, at most: the rest is for herds, failovers and bad days."""
+CONNECTIONS = 40_000
+"""Most of one worker, so that a worker's death is an event for few, and its herd is back in a minute or so."""
+RECORDS = 20
+"""Of each learner in the store."""
+AWAY = 10
+"""Learners with records for each that watches now."""
+ROUND_TRIP_S, SYNC_S = 0.001, 0.004
+"""To the store over a network, and a sync of its disk; a commit takes two of each."""
+SIMULATED = 2_000
+"""Connections of the simulated worker; its costs are scaled to as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker's simulation found."""
+
+    records_a_beat: float
+    p50_s: float
+    p99_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one line of the table says."""
+
+    viewers: int
+    beat_s: float
+    flush_s: float
+    worker: Worker
+    costs: UnitCosts
+
+    @property
+    def beats(self) -> float:
+        return self.viewers / self.beat_s
+
+    @property
+    def records(self) -> float:
+        return self.beats * self.worker.records_a_beat
+
+    @property
+    def server_cores(self) -> float:
+        return 1e-6 * (self.beats * self.costs.beat_us + self.records * self.costs.record_us)
+
+    @property
+    def workers(self) -> int:
+        return max(1, math.ceil(self.server_cores / BUSY), math.ceil(self.viewers / CONNECTIONS))
+
+    @property
+    def store_cores(self) -> float:
+        return 1e-6 * self.records * self.costs.store_us
+
+    @property
+    def primaries(self) -> int:
+        return max(1, math.ceil(self.store_cores / BUSY))
+
+    @property
+    def server_gib(self) -> float:
+        return self.viewers * self.costs.connection_kib / 2**20
+
+    @property
+    def store_gib(self) -> float:
+        return self.viewers * AWAY * RECORDS * self.costs.stored_b / 2**30
+
+    @property
+    def mbit(self) -> tuple[float, float]:
+        """From and to players."""
+        return 8e-6 * self.beats * self.costs.beat_b, 8e-6 * self.records * self.costs.ack_b
+
+    @property
+    def herd_s(self) -> float:
+        """Until all of a worker's players are back, on another that is otherwise idle."""
+        return 1e-6 * min(CONNECTIONS, self.viewers) * self.costs.return_us / (1 - BUSY)
+
+
+def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> Worker:
+    """Players of one worker that beat at random phases, for a minute at least, on a store that `workers` share."""
+    dice = random.Random(1)
+    phases = [dice.uniform(0, beat_s) for _ in range(SIMULATED)]
+    horizon = max(60.0, 4 * beat_s)
+    beats = sorted((phase + n * beat_s, who) for who, phase in enumerate(phases) for n in range(int(horizon / beat_s)))
+    waits: list[float] = []
+    flush_at, records, next_beat = flush_s, 0, 0
+    while next_beat < len(beats):
+        batch: set[int] = set()
+        first = next_beat
+        while next_beat < len(beats) and beats[next_beat][0] < flush_at:
+            batch.add(beats[next_beat][1])
+            next_beat += 1
+        busy_s = 1e-6 * len(batch) * (costs.record_us + costs.store_us * workers)
+        stored_at = flush_at + 2 * (ROUND_TRIP_S + SYNC_S) + busy_s
+        waits += [stored_at - at for at, _ in beats[first:next_beat]]
+        records += len(batch)
+        flush_at = max(flush_at + flush_s, stored_at)
+    waits.sort()
+    return Worker(records / len(beats), waits[len(waits) // 2], waits[len(waits) * 99 // 100])
+
+
+def tables(costs: UnitCosts) -> str:
+    """Markdown."""
+    lines = [
+        "| viewers at once | beat every | flush every | beats/s | records/s | workers | primaries of the store "
+        "| ack p50, p99 | memory, workers | memory, store | from, to players | a worker's players are back in |",
+        "|" + "---:|" * 12,
+    ]
+    for viewers in VIEWERS:
+        for beat_s, flush_s in PLANS:
+            share = max(1, round(BUSY * 1e6 * flush_s / (costs.store_us * SIMULATED)))  # as many as keep it BUSY
+            worker = simulate(beat_s, flush_s, min(share, max(1, viewers // SIMULATED)), costs)
+            lines.append(_line(Plan(viewers, beat_s, flush_s, worker, costs)))
+    return "\n".join(lines) + "\n"
+
+
+def _line(plan: Plan) -> str:
+    incoming, outgoing = plan.mbit
+    cells = (
+        f"{plan.viewers:,}",
+        f"{plan.beat_s:g} s",
+        f"{plan.flush_s:g} s",
+        f"{plan.beats:,.0f}",
+        f"{plan.records:,.0f}",
+        f"{plan.workers:,}",
+        f"{plan.primaries:,}",
+        f"{plan.worker.p50_s:.1f} s, {plan.worker.p99_s:.1f} s",
+        f"{_round(plan.server_gib)} GiB",
+        f"{_round(plan.store_gib)} GiB",
+        f"{_round(incoming)}, {_round(outgoing)} Mbit/s",
+        f"{plan.herd_s:.0f} s",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench.scale")
+    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
+    made = tables(UnitCosts.load())
+    if not parser.parse_args().write:
+        print(made, end="")
+        return 0
+    page = PAGE.read_text()
+    head, _, rest = page.partition(BEGIN)
+    PAGE.write_text(head + BEGIN + made + END + rest.partition(END)[2])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
