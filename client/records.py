@@ -32,7 +32,8 @@ class Records:
         self.epoch = epoch
 
     def told(self, records: list[RecordView], rev: int) -> None:
-        """These have changed, and with them everything up to `rev` is known."""
+        """These have changed. Within the first answer everything up to `rev` is then known; later it is not: what
+        this device reported itself is pushed to others only, and a push of theirs may pass over it."""
         for record in records:
             known = self._records.get(record.video_id)
             if known is not None and known.rev >= record.rev:
@@ -41,12 +42,13 @@ class Records:
             if self._complete:
                 for listener in self._listeners:
                     listener.tell(record)
-        self.synced(rev, complete=False)
+        if not self._complete:
+            self.rev = max(rev, self.rev or 0)
 
-    def synced(self, rev: int, complete: bool = True) -> None:
+    def synced(self, rev: int) -> None:
         """Everything up to `rev` is known; what comes from now on is a change."""
         self.rev = max(rev, self.rev or 0)
-        self._complete = self._complete or complete
+        self._complete = True
 
     def changes(self, why: Callable[[], Exception | None]) -> "Changes":
         """What changes from now on."""

@@ -73,6 +73,22 @@ async def test_two_clients_of_one_user_see_each_others_changes(server: Running, 
             assert laptop.record(other) is not None
 
 
+async def test_a_refresh_tells_own_reports_that_a_push_of_another_device_has_passed_over(server: Running) -> None:
+    """Nothing of one's own is pushed back; the push of a later change by another device must not hide it for good."""
+    user, one, other = str(uuid4()), str(uuid4()), str(uuid4())
+    async with client(server.http, user) as laptop, client(server.http, user) as tv:
+        await asyncio.gather(laptop.refresh(), tv.refresh())
+        heard = laptop.changes()
+        async with asyncio.timeout(PATIENCE_S):
+            await laptop.watch(one, played=[(0, 5)], position=5)
+            await tv.watch(other, played=[(0, 7)], position=7)
+            assert (await anext(heard)).video_id == other
+            await laptop.refresh()
+        record = laptop.record(one)
+        assert record is not None
+        assert record.seen == [(0, 5)]
+
+
 async def test_changes_while_the_line_was_down_come_after_it(server: Running, wire: Line) -> None:
     """Since the revision that was known, and of one video once, however often it changed."""
     user, old, new = (str(uuid4()) for _ in range(3))
