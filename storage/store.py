@@ -167,7 +167,7 @@ class Store:
         if not batch.deltas:
             return Committed(self._epoch or await self.epoch())
         known = self._fence
-        commands: list[tuple[Any, ...]] = [("INCR", self.keys.fence), ("GET", self.keys.epoch)]
+        commands: list[tuple[Any, ...]] = [("GET", self.keys.epoch)]
         calls: list[UserCall] = []
         for done, part in enumerate(slices(batch.deltas)):
             if done:
@@ -177,32 +177,39 @@ class Store:
                 calls.append(call)
                 keys = list(map(self.keys.progress, call.users))
                 commands.append(self._users.call(keys, self._threshold_permille, self.worker, call.packed))
-        replies = await self.run(commands)
-        committed = Committed(await self._recognise(known, replies[0], replies[1]))
+        # Counted behind the records, so that a store that has lost some of them has lost this too.
+        stored_epoch, *answers, fence = await self.run([*commands, ("INCR", self.keys.fence)])
+        committed = Committed(await self._recognise(known, fence, stored_epoch))
         by_video: States = {}
-        for done, (user_call, answer) in enumerate(zip(calls, replies[2:], strict=True), 1):
+        for done, (user_call, answer) in enumerate(zip(calls, answers, strict=True), 1):
             _take_results(user_call, answer, committed, by_video)
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
-        await self._commit_videos(await self._video_commands(by_video, now))
+        commands = await self._video_commands(by_video, now, anew=batch.doubted)
+        if commands or self.durability.wait():
+            still = [("GET", self.keys.epoch), ("GET", self.keys.fence)]
+            epoch, now_at = (await self._commit_videos(still + commands))[:2]
+            if epoch is None or epoch.decode() != committed.epoch or int(now_at or 0) < fence:
+                batch.doubted = True
+                raise StoreUnavailable("the store has lost data in the middle of a commit")
         return committed
 
-    async def _video_commands(self, by_video: States, now: int) -> list[tuple[Any, ...]]:
+    async def _video_commands(self, by_video: States, now: int, *, anew: bool = False) -> list[tuple[Any, ...]]:
         commands: list[tuple[Any, ...]] = []
         for done, call in enumerate(video_calls(by_video), 1):
             keys = video_keys(self.keys, call.videos)
-            commands.append(self._videos.call(keys, now, self._live_ms, call.packed))
+            commands.append(self._videos.call(keys, now, self._live_ms, call.packed, int(anew)))
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
         return commands
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
-        """Stage 2, and what makes it durable."""
+    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Stage 2, and what makes it durable; the answers."""
         waits = self.durability.wait()
-        if commands or waits:
-            replies = await self.run(commands + waits)
-            if waits:
-                self.durability.judge(replies[-1])
+        replies = await self.run(commands + waits) if commands or waits else []
+        if waits:
+            self.durability.judge(replies[-1])
+        return replies
 
     async def bring(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
         """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait for the disk.
@@ -289,7 +296,7 @@ class Store:
             if any(isinstance(reply, NoScriptError) for reply in replies):
                 await self._pipeline([("SCRIPT", "LOAD", script.text) for script in self._scripts])
                 replies = await self._pipeline(commands)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop's, of a socket that was just reset
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
         return [_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
 

@@ -45,11 +45,11 @@ class CrashesBetweenStages(Store):
 
     alive = True
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
+    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         if not self.alive:
             self.alive = True
             raise StoreUnavailable("killed between the stages")
-        await super()._commit_videos(commands)
+        return await super()._commit_videos(commands)
 
 
 @dataclass

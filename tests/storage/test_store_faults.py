@@ -3,19 +3,23 @@
 import asyncio
 import subprocess
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
+import uvloop
 
 from protocol.record import Outcome, Report
 from storage.embedded import _binary
 from storage.keys import Keys
 from storage.pending import Batch, Delta
 from storage.store import Store, StoreUnavailable
+from storage.totals import Curve, Totals
 from tests.conftest import StoreServer, _await_answer
 
 NOW = 1_764_000_000_000
+uvloop.new_event_loop().close()  # its first opens a pipe for the signals of the process, which stays
 
 
 class PrivateValkey:
@@ -82,6 +86,63 @@ async def test_a_store_that_went_back_in_time_gets_another_epoch(tmp_path: Path)
         changes = await store.changes("u", 1, before)
         assert changes.epoch == after.epoch
         assert [record.seen for _, record in changes.records] == [[1, 2, 5, 7]]
+    finally:
+        await store.close()
+        valkey.kill()
+
+
+def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
+    store_server: StoreServer, prefix: str
+) -> None:
+    """uvloop raises RuntimeError where asyncio raises OSError: the flusher died of it, and the process with it."""
+
+    async def story() -> None:
+        store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix), timeout_s=1.0)
+        try:
+            await store.epoch()
+            for connection in store.redis.connection_pool._available_connections:
+                connection._writer.transport.abort()
+            with pytest.raises(StoreUnavailable):
+                await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
+            committed = await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
+            assert committed.results["u", "v"].outcomes == ()
+        finally:
+            await store.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(story())
+
+
+class LosesItsData(Store):
+    """Once, when stage 1 of a commit is stored and stage 2 is not, the store behind it is emptied."""
+
+    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        if self.loses:
+            self.loses = False
+            await self.redis.flushall()
+        return await super()._commit_videos(commands)
+
+    loses = False
+
+
+@pytest.mark.parametrize("durability", ["memory", "fsync"])
+async def test_a_commit_whose_stage_1_is_lost_before_stage_2_is_not_told_stored(
+    tmp_path: Path, durability: str
+) -> None:
+    """A store that came back empty, or older, between the two stages took stage 2, and a batch was acked of which
+    nothing was left; and the totals kept to the revisions that were lost."""
+    valkey = PrivateValkey(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    store = LosesItsData(valkey.url, worker=uuid4().hex, durability=durability)
+    try:
+        for second in range(3):
+            await store.commit(batch(("u", "v", play(second))), NOW, lambda _: False)
+        store.loses, news = True, batch(("u", "v", play(7)))
+        with pytest.raises(StoreUnavailable, match="lost data"):
+            await store.commit(news, NOW, lambda _: False)
+        committed = await store.commit(news, NOW, lambda _: False)
+        assert committed.epoch == await store.epoch()
+        assert (await store.record("u", "v")).seen == [7, 8]
+        assert await store.totals.read_all("v", NOW) == (Totals(1, 0, 1), Curve([0] * 7 + [1], [0] * 8), 1)
     finally:
         await store.close()
         valkey.kill()
