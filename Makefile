@@ -6,7 +6,7 @@ PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check format fuzz soak bench lock audit
+.PHONY: help setup run test check format fuzz faults soak bench lock audit
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ fuzz: setup ## Search for inputs that break a promise, FUZZ_SECONDS long (600)
 
 soak: setup ## Clients that come and go, SOAK_SECONDS long (1800): nothing of them may be left
 	@$(BIN)/python -m tests.soak
+
+faults: setup ## Kill, stop, cut off and lie to real processes, half an hour; FAULTS="--short", "--only <case>", "--out <file>"
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 bench: setup ## Measure, six to nine minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
 	@$(BIN)/python $(PIP) install --require-hashes -r bench/requirements.lock

@@ -100,8 +100,17 @@ def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
         store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix), timeout_s=1.0)
         try:
             await store.epoch()
-            for connection in store.redis.connection_pool._available_connections:
+            pool = store.redis.connection_pool
+            get = pool.get_connection
+
+            async def reset(*args: Any) -> Any:
+                pool.get_connection = get  # type: ignore[method-assign]
+                connection = await get(*args)  # type: ignore[no-untyped-call]
                 connection._writer.transport.abort()
+                await asyncio.sleep(0.01)  # for the loop to close it
+                return connection
+
+            pool.get_connection = reset  # type: ignore[method-assign]
             with pytest.raises(StoreUnavailable):
                 await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
             committed = await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)

@@ -1,0 +1,109 @@
+"""The server itself: told to end in the middle of a flush, stopped, full, asked for too much, its clock set."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from uuid import uuid4
+
+from tests.faults.cases.kills import STAGES
+from tests.faults.effort import Effort
+from tests.faults.ledger import wall_ms
+from tests.faults.players import Player
+from tests.faults.scene import Row, scene
+
+STEPPED = Path(__file__).parents[1] / "stepped"
+HOUR_MS = 3_600_000
+VIDEO_S = 600
+WAITING = 200
+"""Reports that one player holds back at most."""
+
+
+async def cancelled(place: str, effort: Effort) -> list[Row]:
+    """SIGTERM while a stage is on its way: the flush is cut off, and made again before the server ends. No player waits
+    by HTTP, for a request that is being answered holds the end up until the flush is done."""
+    rows = []
+    async with scene(place, http=False) as s:
+        for stage, needle in list(STAGES.items())[effort.times(0, 1) :]:
+
+            async def fault(needle: bytes = needle) -> None:
+                assert s.place.relay is not None
+                catch = s.place.relay.catch(needle)
+                await catch.caught.wait()
+                await s.service.stop()
+                catch.let_go(drop=False)
+
+            name = f"SIGTERM, {stage} of a flush being held up"
+            rows.append(await s.under(Row(name, place), fault, effort.times(5, 1)))
+    return rows
+
+
+async def stopped(place: str, effort: Effort) -> list[Row]:
+    """SIGSTOP of the server, as a machine that swaps, or a container that is moved."""
+    async with scene(place) as s:
+        seconds = effort.either(10, 1)
+
+        async def fault() -> None:
+            os.kill(s.service.pid, signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            os.kill(s.service.pid, signal.SIGCONT)
+
+        return [await s.under(Row(f"the server is stopped for {seconds} s", place), fault, effort.times(3, 1))]
+
+
+async def full(place: str, effort: Effort) -> list[Row]:
+    """No room for what waits while the store is away: players are sent away, and come back with all of it."""
+    async with scene(place, MAX_PENDING_REPORTS="30") as s:
+
+        async def fault() -> None:
+            pids = s.place.pids()
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(effort.either(5, 1))
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+        return [
+            await s.under(Row("more waits than 30 reports, the store being away", place), fault, effort.times(3, 1))
+        ]
+
+
+async def many_videos(place: str, effort: Effort) -> list[Row]:
+    """One learner on thousands of videos, while 12 others watch. A connection may have 20 of them waiting here: beyond
+    it is sent away, and comes back slower."""
+    rows = []
+    async with scene(place, players=12, MAX_PENDING_VIDEOS="20") as s:
+        for transport, count in (("ws", effort.either(600, 40)), ("http", effort.either(3_000, 150))):
+            videos = {str(uuid4()): VIDEO_S for _ in range(count)}
+            where, user = s.service.running.http, str(uuid4())
+            eager = s.fleet.join(where, user, s.dice, transports=(transport,), videos=videos)
+
+            async def fault(eager: Player = eager, videos: dict[str, int] = videos) -> None:
+                for video in videos:
+                    while len(eager.client.pending) > WAITING:  # noqa: ASYNC110 as a player that waits for its acks
+                        await asyncio.sleep(0.01)
+                    eager.report(video)
+
+            async with eager.client:
+                s.fleet.follow(eager)
+                row = Row(f"one player reports on {count:,} videos by {transport}", place)
+                rows.append(await s.under(row, fault))
+                s.fleet.players.remove(eager)
+        return rows
+
+
+async def clock(place: str, effort: Effort) -> list[Row]:
+    """The wall clock goes an hour back, and an hour on: what was seen, and how often, does not depend on it. When it
+    was, and which position is the newest, goes by that clock, and is compared by it."""
+    async with scene(place, _PYTHONPATH=str(STEPPED)) as s:
+        rows = []
+        for name, number, by in (("back", signal.SIGUSR2, -HOUR_MS), ("on", signal.SIGUSR1, HOUR_MS)):
+
+            async def fault(number: int = number, by: int = by) -> None:
+                s.ledger.shifts.append((wall_ms(), s.ledger.shifts[-1][1] + by))
+                os.kill(s.service.pid, number)
+                await s.fleet.more(effort.either(300, 60))
+
+            name = f"the server's clock is put {name} by an hour"
+            rows.append(await s.under(Row(name, place), fault, effort.times(3, 1)))
+        return rows

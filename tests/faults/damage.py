@@ -1,0 +1,71 @@
+"""What befalls the files of a store that is down, and what they hold."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import redis
+
+from protocol.record import Record
+from storage.embedded import _binary
+from storage.keys import NOT_VIDEOS
+from storage.packing import unpack_record
+from tests.faults.ledger import Key
+from tests.server.program import END_S, START_S
+
+FOLDER = "appendonlydir"
+TORN = b"*4\r\n$4\r\nHSET\r\n$60\r\nph:{u00}:prog"
+CUT_BYTES = 20_000
+
+
+def aof(directory: Path) -> Path:
+    """The file that the store appends to: the newest increment of its append-only file."""
+    return max(directory.glob(f"{FOLDER}/*.incr.aof"), key=lambda path: int(path.name.split(".")[-3]))
+
+
+def wipe(directory: Path) -> None:
+    """All data gone."""
+    shutil.rmtree(directory / FOLDER)
+
+
+def tear(directory: Path) -> None:
+    """Power lost in the middle of a write: the head of a command follows what was written."""
+    with aof(directory).open("ab") as file:
+        file.write(TORN)
+
+
+def cut(directory: Path) -> None:
+    """A damaged disk: the last bytes of what was written are gone, in the middle of a command."""
+    path = aof(directory)
+    os.truncate(path, max(0, path.stat().st_size - CUT_BYTES))
+
+
+def held(directory: Path) -> dict[Key, Record]:
+    """All records of a store that is down: asked of a second one, on a copy of its files."""
+    with TemporaryDirectory(prefix="faults-") as copy:
+        shutil.copytree(directory / FOLDER, Path(copy) / FOLDER)
+        path = Path(copy) / "s"
+        words: list[str | Path] = [_binary(), "--port", "0", "--unixsocket", path, "--dir", copy, "--appendonly", "yes"]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        try:
+            with redis.Redis.from_url(f"unix://{path}") as client:
+                deadline = time.monotonic() + START_S
+                while True:
+                    with contextlib.suppress(redis.ConnectionError):  # BusyLoadingError is one
+                        client.ping()
+                        break
+                    assert time.monotonic() < deadline, "the copy does not start"
+                    time.sleep(0.02)
+                return {
+                    (key.decode().rpartition(":")[2], video.decode()): unpack_record(value)
+                    for key in client.scan_iter(match="*:progress:*", count=1_000)
+                    for video, value in client.hgetall(key).items()
+                    if video not in NOT_VIDEOS
+                }
+        finally:
+            process.kill()
+            process.wait(END_S)

@@ -1,0 +1,178 @@
+"""A TCP relay that fails on demand: between the service and its store, or between the players and the service.
+
+What networks and stores do and no program can be asked to do: be slow, carry nothing, reset, forget a connection on one
+side only, lose an answer to what was carried out, or stop right before a chosen request.
+"""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+CHUNK = 65_536
+
+
+@dataclass(eq=False)
+class _Link:
+    """One connection: `near` is who connected, `far` what it wanted."""
+
+    near: asyncio.StreamWriter
+    far: asyncio.StreamWriter | None = None
+    forgotten: bool = False
+    awaited: "Catch | None" = None
+    """Whose answer comes next."""
+
+    def abort(self) -> None:
+        """RST to both, whatever was under way."""
+        for writer in (self.near, self.far):
+            if writer is not None and not writer.is_closing():
+                end = writer.get_extra_info("socket")
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+
+
+@dataclass(eq=False)
+class Catch:
+    """One request that is waited for, known by bytes that it holds, or the `answer` to it: held until `let_go`."""
+
+    needle: bytes
+    answer: bool
+    caught: asyncio.Event = field(default_factory=asyncio.Event)
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _drop: bool = False
+
+    def let_go(self, *, drop: bool) -> None:
+        """It goes its way, late; or is dropped, and both sides are reset."""
+        self._drop = drop
+        self._gone.set()
+
+    async def hold(self) -> bool:
+        """Whether it is to be dropped."""
+        self.caught.set()
+        await self._gone.wait()
+        return self._drop
+
+
+class Relay:
+    """Listens on `port` of 127.0.0.1 and carries to `target`, as long as the block of `relay` lasts.
+
+    Attributes:
+        delay_s: how long each answer is held back.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = 0
+        self.delay_s = 0.0
+        self._light = asyncio.Event()
+        self._light.set()
+        self._links: set[_Link] = set()
+        self._catches: list[Catch] = []
+
+    def darken(self) -> None:
+        """Carry nothing, and tell nobody; what is sent meanwhile is carried afterwards, as by a network that heals."""
+        self._light.clear()
+
+    def lighten(self) -> None:
+        self._light.set()
+
+    def reset(self, share: float = 1.0, dice: random.Random | None = None) -> int:
+        """RST to both sides of all connections, or of some; how many."""
+        chosen = [link for link in self._links if dice is None or dice.random() < share]
+        for link in chosen:
+            link.abort()
+        return len(chosen)
+
+    def forget(self, share: float, dice: random.Random) -> int:
+        """From now on these connections carry nothing, for ever, and neither side is told; how many."""
+        chosen = [link for link in self._links if not link.forgotten and dice.random() < share]
+        for link in chosen:
+            link.forgotten = True
+        return len(chosen)
+
+    def catch(self, needle: bytes, *, answer: bool = False) -> Catch:
+        """The next request that holds these bytes, or its answer."""
+        catch = Catch(needle, answer)
+        self._catches.append(catch)
+        return catch
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link(writer)
+        self._links.add(link)
+        try:
+            with contextlib.suppress(OSError):
+                await self._light.wait()
+                back, link.far = await asyncio.open_connection("127.0.0.1", self.target)
+                tasks = [
+                    asyncio.create_task(self._ask(link, reader, link.far)),
+                    asyncio.create_task(self._answer(link, back, writer)),
+                ]
+                try:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            self._links.discard(link)
+            for end in (writer, link.far):
+                if end is not None:
+                    end.close()
+
+    async def _ask(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tail = b""
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK):
+                catch = next((each for each in self._catches if each.needle in tail + data), None)
+                tail = data[-64:]
+                if catch is not None:
+                    self._catches.remove(catch)
+                    if catch.answer:
+                        link.awaited = catch
+                    elif await catch.hold():
+                        link.abort()
+                        return
+                await self._pass(link, writer, data)
+
+    async def _answer(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK):
+                catch, link.awaited = link.awaited, None
+                if catch is not None and await catch.hold():
+                    link.abort()
+                    return
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                await self._pass(link, writer, data)
+
+    async def _pass(self, link: _Link, writer: asyncio.StreamWriter, data: bytes) -> None:
+        await self._light.wait()
+        if not link.forgotten:
+            writer.write(data)
+            await writer.drain()
+
+    def close(self) -> None:
+        self._light.set()
+        for catch in self._catches:
+            catch.let_go(drop=True)
+        self.reset()
+
+
+@contextlib.asynccontextmanager
+async def relay(target: int) -> AsyncIterator[Relay]:
+    """A relay that carries until the block ends."""
+    opened = Relay(target)
+    listener = await asyncio.start_server(opened.carry, "127.0.0.1", 0)
+    opened.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield opened
+    finally:
+        listener.close()
+        opened.close()
+        async with asyncio.timeout(10):
+            await listener.wait_closed()
+            while opened._links:  # noqa: ASYNC110 they end by themselves
+                await asyncio.sleep(0.01)

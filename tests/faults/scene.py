@@ -1,0 +1,166 @@
+"""One run: a place, the real program on it, a fleet of players, and the comparison at the end with the model."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tests.faults.ledger import Ledger
+from tests.faults.places import PLACES, Place
+from tests.faults.players import PATIENCE_S, Fleet, fleet
+from tests.faults.relay import Relay, relay
+from tests.faults.verdict import Verdict, compared
+from tests.server.program import Program, descendants, free_port, gone, serve
+from tests.serving import Running
+
+ENV = {
+    "PLAYHEAD_FLUSH_INTERVAL_S": "0.05",
+    "PLAYHEAD_ADDRESS_REQUESTS_PER_S": "100000",
+    "PLAYHEAD_ADDRESS_REQUESTS_BURST": "100000",
+}
+"""All players come from one address; flushes come often, so that a fault meets one."""
+LAST_WORDS = 3_000
+"""Characters of its log."""
+WARM = 60
+"""Heartbeats that are acked before a fault."""
+
+
+class Service:
+    """`playhead serve`, started again on the same port whenever it was killed."""
+
+    def __init__(self, options: tuple[str, ...], env: dict[str, str], stack: contextlib.AsyncExitStack) -> None:
+        self.port = free_port()
+        self._options, self._env, self._stack = options, env, stack
+        self.program: Program | None = None
+
+    @property
+    def running(self) -> Running:
+        assert self.program is not None
+        return self.program.running
+
+    @property
+    def pid(self) -> int:
+        assert self.program is not None
+        return self.program.process.pid
+
+    async def died(self) -> str:
+        """What it said last, where it ended by itself; else nothing."""
+        assert self.program is not None
+        code = self.program.process.returncode
+        return "" if code is None else f"the server ended with {code}: {(await self.program.log())[-LAST_WORDS:]}"
+
+    async def start(self) -> None:
+        self.program = await self._stack.enter_async_context(serve(self.port, *self._options, **self._env))
+
+    async def kill(self, also: list[int] | None = None) -> None:
+        """SIGKILL to the server, workers and all, and to `also`; then a start."""
+        assert self.program is not None
+        pids = [*(also or ()), self.pid, *descendants(self.pid)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await gone(pids)
+        await self.program.ended()
+        await self.start()
+
+    async def stop(self) -> None:
+        """SIGTERM, and a start."""
+        assert self.program is not None
+        await self.program.stop()
+        await self.start()
+
+
+@dataclass
+class Row:
+    """What became of one fault at one place. Times in s: from the end of the fault until all that waited is acked."""
+
+    fault: str
+    place: str
+    runs: int = 0
+    sent: int = 0
+    acked: int = 0
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    recovered_s: list[float] = field(default_factory=list)
+    remark: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.lost and not self.wrong
+
+    def add(self, verdict: Verdict) -> None:
+        self.lost += verdict.lost
+        self.wrong += verdict.wrong
+
+
+@dataclass
+class Scene:
+    place: Place
+    service: Service
+    fleet: Fleet
+    ledger: Ledger
+    dice: random.Random
+    line: Relay | None
+    """Between the players and the service, where it was asked for."""
+
+    async def under(self, row: Row, fault: Callable[[], Awaitable[None]], runs: int = 1) -> Row:
+        """Let the fault happen while all play, wait until it is overcome, and compare; so many times."""
+        loop = asyncio.get_running_loop()
+        for _ in range(runs):
+            self.fleet.gate.set()
+            sent, acked = self.ledger.count, self.ledger.acks
+            try:
+                await self.fleet.more(WARM)
+                await fault()
+                over, waiting = loop.time(), self.ledger.unacked()
+                await self.fleet.acked(waiting)
+                row.recovered_s.append(loop.time() - over)
+            except TimeoutError:
+                row.wrong.append(f"not overcome in {PATIENCE_S:g} s")
+            await self.judge(row)
+            row.runs += 1
+            row.sent += self.ledger.count - sent
+            row.acked += self.ledger.acks - acked
+            if not row.passed:
+                break
+        return row
+
+    async def judge(self, row: Row) -> None:
+        """All stop, all is stored; then compare."""
+        if last_words := await self.service.died():
+            row.wrong.append(last_words)
+            return
+        row.wrong += await self.fleet.settle()
+        row.add(await compared(self.service.running.http, self.ledger, self.fleet))
+
+
+@contextlib.asynccontextmanager
+async def scene(
+    place: str,
+    *,
+    players: int = 24,
+    seed: int = 1,
+    workers: int = 1,
+    line: bool = False,
+    http: bool = True,
+    **env: str,
+) -> AsyncIterator[Scene]:
+    """Args:
+    line: put a relay between the players and the service.
+    http: some players have no WebSocket.
+    env: settings by their names in the environment, without the prefix; other variables behind a `_`.
+    """
+    dice, ledger = random.Random(f"{seed} {place}"), Ledger()
+    async with contextlib.AsyncExitStack() as stack:
+        where = await stack.enter_async_context(PLACES[place]())
+        options = (*where.options, *(("--workers", str(workers)) if workers > 1 else ()))
+        names = {name: name[1:] if name.startswith("_") else f"PLAYHEAD_{name}" for name in env}
+        service = Service(options, ENV | {names[name]: value for name, value in env.items()}, stack)
+        await service.start()
+        between = await stack.enter_async_context(relay(service.port)) if line else None
+        url = f"http://127.0.0.1:{between.port}" if between else service.running.http
+        group = await stack.enter_async_context(fleet(url, ledger, players, dice, http))
+        yield Scene(where, service, group, ledger, dice, between)

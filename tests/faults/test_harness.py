@@ -1,0 +1,121 @@
+"""The harness sees what it is there to see: a record that is lost or changed, a total that is off; and its relay
+carries, and fails, as it is told."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+import redis.asyncio
+
+from storage.keys import Keys
+from storage.packing import pack_record, unpack_record
+from tests.faults.relay import Relay, relay
+from tests.faults.scene import Row, Scene, scene
+
+Damage = Callable[["redis.asyncio.Redis", Scene], Awaitable[None]]
+KEYS = Keys()
+
+
+def somebody(s: Scene) -> tuple[str, str]:
+    """A user and a video, of a heartbeat that was acked."""
+    sent = next(iter(s.ledger.sent.values()))
+    return sent.user, sent.entry.beat.video_id
+
+
+async def drop_record(client: "redis.asyncio.Redis", s: Scene) -> None:
+    user, video = somebody(s)
+    await client.hdel(KEYS.progress(user), video)
+
+
+async def count_twice(client: "redis.asyncio.Redis", s: Scene) -> None:
+    user, video = somebody(s)
+    record = unpack_record(await client.hget(KEYS.progress(user), video) or b"")  # type: ignore[arg-type]
+    record.played_ms += 5_000
+    await client.hset(KEYS.progress(user), video, pack_record(record))
+
+
+async def invent_a_viewer(client: "redis.asyncio.Redis", s: Scene) -> None:
+    await client.hincrby(KEYS.summary(somebody(s)[1]), "viewers", 1)
+
+
+async def bend_the_curve(client: "redis.asyncio.Redis", s: Scene) -> None:
+    await client.hincrby(KEYS.curve(somebody(s)[1]), "a3", 1)
+
+
+async def test_what_is_lost_or_wrong_is_seen() -> None:
+    """Nothing at first; then each damage is told by what it damaged, and a record that is lost as lost."""
+    async with scene("embedded", players=6) as s, redis.asyncio.Redis.from_url(s.place.url) as client:
+        await s.fleet.more(30)
+        sound = Row("none", "embedded")
+        await s.judge(sound)
+        assert (sound.lost, sound.wrong) == ([], [])
+        damages: list[tuple[Damage, str]] = [
+            (count_twice, "playedDuration is"),
+            (invent_a_viewer, "viewers is"),
+            (bend_the_curve, "replays is"),
+            (drop_record, "missing"),
+        ]
+        for damage, told in damages:
+            row = Row("damage", "embedded")
+            await damage(client, s)
+            await s.judge(row)
+            assert any(told in line for line in row.wrong), told
+            assert bool(row.lost) == (damage is drop_record)
+            assert not row.passed
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(100):
+            writer.write(data)
+    writer.close()
+
+
+async def test_the_relay_carries_and_fails_as_it_is_told() -> None:
+    """Held requests and answers go on or are dropped; what was dark comes late; a reset is seen; a forgotten connection
+    is silent."""
+    echo = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    async with echo, relay(echo.sockets[0].getsockname()[1]) as between:
+        for answer in (False, True):
+            catch = between.catch(b"stop", answer=answer)
+            assert await _said(between, b"go") == b"go"
+            asking = asyncio.create_task(_said(between, b"stop"))
+            await catch.caught.wait()
+            assert not asking.done()
+            catch.let_go(drop=False)
+            assert await asking == b"stop"
+            catch = between.catch(b"stop", answer=answer)
+            asking = asyncio.create_task(_said(between, b"stop"))
+            await catch.caught.wait()
+            catch.let_go(drop=True)
+            with pytest.raises(ConnectionResetError):
+                await asking
+        between.darken()
+        asking = asyncio.create_task(_said(between, b"late"))
+        assert not (await asyncio.wait({asking}, timeout=0.1))[0]
+        between.lighten()
+        assert await asking == b"late"
+        reader, writer = await asyncio.open_connection("127.0.0.1", between.port)
+        writer.write(b"known")
+        assert await reader.read(100) == b"known"
+        assert between.forget(1.0, random.Random(1)) == 1
+        writer.write(b"forgotten")
+        asking = asyncio.create_task(reader.read(100))
+        assert not (await asyncio.wait({asking}, timeout=0.1))[0]
+        assert between.reset() == 1
+        with pytest.raises(ConnectionResetError):
+            await asking
+        writer.close()
+
+
+async def _said(between: Relay, words: bytes) -> bytes:
+    """What comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", between.port)
+    try:
+        writer.write(words)
+        async with asyncio.timeout(10):
+            return await reader.read(100)
+    finally:
+        writer.close()
