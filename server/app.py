@@ -186,7 +186,7 @@ async def _met(store: Store, backoff: Backoff) -> str:
     while True:
         try:
             epoch = await store.epoch()
-            await store.durability.settle(store.run)
+            await store.settle()
         except StoreUnavailable as error:
             if time.monotonic() > until:
                 raise

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--port", type=int, help="port to serve (8000)")
     command.add_argument("--workers", type=int, help="processes (1)")
     command.add_argument("--data-dir", type=Path, help="where the embedded store keeps its files (data)")
-    command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
+    command.add_argument("--redis-url", help="use this Redis or Valkey, or cluster, instead of the embedded one")
     command.add_argument(
         "--durability", type=_durability, help="when a heartbeat counts as stored: memory, fsync or replicas:N"
     )

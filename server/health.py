@@ -29,7 +29,7 @@ class HealthEndpoints:
         durability = services.store.durability
         try:
             await services.store.run([("PING",)])
-            missing = await durability.missing(services.store.run)
+            missing = await services.store.missing()
         except StoreUnavailable:
             return _status(503, "the store does not answer")
         trouble = services.heartbeats.trouble or services.requests.trouble

@@ -18,7 +18,6 @@ from protocol.messages import PAGE, Message, Progress
 from protocol.record import Record
 from protocol.rest import record_view
 from protocol.scalars import MAX_SEQ
-from storage.channels import Channels
 from storage.endings import parse_ending
 from storage.packing import unpack_record
 from storage.pending import Batch, Committed, Key, Origin
@@ -80,7 +79,7 @@ class Hub:
         """Users whose last device has left, and when: a page that reloads is back at once."""
         self._followed: set[str] = set()
         """Users whose subscription was confirmed at least once."""
-        self._channels = Channels(store.redis.connection_pool, self._heard, self._confirmed)
+        self._channels = store.listen(self._heard, self._confirmed)
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: asyncio.TaskGroup | None = None
         self._ending = False
@@ -88,7 +87,7 @@ class Hub:
     @property
     def resubscriptions(self) -> int:
         """How often the channels were lost, or could not be had."""
-        return self._channels.backoff.retries
+        return self._channels.resubscriptions
 
     def subscribed(self, user_id: str) -> bool:
         """Whether this process listens to the user's channel in the store."""

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Where the embedded store keeps its files."""
     redis_url: str | None = Field(default=None, repr=False)
-    """A Redis or Valkey to use instead of the embedded one: redis://, rediss:// or unix://."""
+    """A Redis or Valkey to use instead of the embedded one, with sentinels, or a cluster; see storage/address.py."""
     durability: Durability | None = None
     """When a heartbeat counts as stored: memory, fsync or replicas:N (see storage/durability.py).
     Default: fsync on the embedded store, memory on another."""

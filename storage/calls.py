@@ -1,10 +1,11 @@
 """Cuts a batch into slices, and a slice into script calls: many records in one call, and none so long that it holds
 up the store, nor a slice so large that making and reading its calls holds up the event loop.
 
-On one server a call may touch any keys, so partitions don't matter here; a cluster will want calls cut at their edges.
+On one server a call may touch any keys; on a cluster those of one partition, so there a batch is put in their order
+first: one call for each partition, more only where it weighs too much for one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgpack
@@ -19,6 +20,8 @@ WEIGHT_PER_SLICE = 400
 """Reports in the calls that are made, or read, without a break: a few ms of this process."""
 
 
+READERS_PER_CALL = 10
+"""Users whose changes are read in one script call: a few ms of the store, where each has hundreds of records."""
 States = dict[str, tuple[list[str], list[bytes]]]
 """By videoId: userIds, and of each the state that `lua/users.lua` answers."""
 
@@ -42,18 +45,56 @@ class VideoCall(NamedTuple):
     """ARGV[3]."""
 
 
-def slices(deltas: dict[Key, Delta]) -> Iterator[list[tuple[Key, Delta]]]:
-    """Deltas in order, in lists of about WEIGHT_PER_SLICE reports."""
-    part: list[tuple[Key, Delta]] = []
+def slices(
+    deltas: dict[Key, Delta], partition: Callable[[str], str] | None = None
+) -> Iterator[list[list[tuple[Key, Delta]]]]:
+    """Deltas in groups that calls must not mix, in lists of about WEIGHT_PER_SLICE reports."""
+    part: list[list[tuple[Key, Delta]]] = []
     weight = 0
-    for item in deltas.items():
-        part.append(item)
-        weight += len(item[1].ops)
+    for group in _groups(deltas, partition):
+        part.append([])
+        inside = 0
+        for item in group:
+            part[-1].append(item)
+            inside += len(item[1].ops)
+            if inside >= WEIGHT_PER_SLICE:
+                yield part
+                part, weight, inside = [[]], 0, 0
+        weight += inside
         if weight >= WEIGHT_PER_SLICE:
             yield part
             part, weight = [], 0
     if part:
         yield part
+
+
+def by_partition(videos: States, partition: Callable[[str], str] | None) -> Iterator[States]:
+    """By video, in groups that calls must not mix."""
+    if partition is None:
+        return iter([videos])
+    groups: dict[str, States] = {}
+    for video_id, states in videos.items():
+        groups.setdefault(partition(video_id), {})[video_id] = states
+    return iter(groups.values())
+
+
+def reader_calls(user_ids: Sequence[str], partition: Callable[[str], str] | None) -> Iterator[list[int]]:
+    """Places of users, whose changes are read together in one call."""
+    groups: dict[str, list[int]] = {}
+    for place, user_id in enumerate(user_ids):
+        groups.setdefault(partition(user_id) if partition else "", []).append(place)
+    for places in groups.values():
+        for start in range(0, len(places), READERS_PER_CALL):
+            yield places[start : start + READERS_PER_CALL]
+
+
+def _groups(deltas: dict[Key, Delta], partition: Callable[[str], str] | None) -> Iterable[Iterable[tuple[Key, Delta]]]:
+    if partition is None:
+        return [deltas.items()]
+    groups: dict[str, list[tuple[Key, Delta]]] = {}
+    for item in deltas.items():
+        groups.setdefault(partition(item[0][0]), []).append(item)
+    return groups.values()
 
 
 def user_calls(

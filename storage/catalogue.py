@@ -44,26 +44,17 @@ class Catalogue:
         return Video((reply[0] or b"").decode(), int(reply[1]))
 
     async def put(self, video_id: str, video: Video) -> None:
-        """Create or replace the entry, and tell every worker."""
+        """Create or replace the entry, and then tell every worker: the channel may be at another server."""
         key = self._keys.catalogue(video_id)
-        await self._run(
-            [
-                ("HSET", key, "title", video.title, "duration_ms", video.duration_ms),
-                ("PUBLISH", self.channel, video_id),
-            ]
-        )
+        await self._run([("HSET", key, "title", video.title, "duration_ms", video.duration_ms)])
+        await self._run([("SPUBLISH", self.channel, video_id)])
         self.forget(video_id)
 
     async def add(self, video_id: str, video: Video) -> None:
-        """Create the entry where there is none, and tell every worker; one that is there stays."""
+        """Create the entry where there is none, and then tell every worker; one that is there stays."""
         key = self._keys.catalogue(video_id)
-        await self._run(
-            [
-                ("HSETNX", key, "title", video.title),
-                ("HSETNX", key, "duration_ms", video.duration_ms),
-                ("PUBLISH", self.channel, video_id),
-            ]
-        )
+        await self._run([("HSETNX", key, "title", video.title), ("HSETNX", key, "duration_ms", video.duration_ms)])
+        await self._run([("SPUBLISH", self.channel, video_id)])
         self.forget(video_id)
 
     def forget(self, video_id: str) -> None:

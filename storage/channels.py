@@ -1,4 +1,4 @@
-"""Subscriptions to the store's channels: one connection, owned by one task.
+"""Subscriptions to the store's channels, which are sharded: one connection to a server, owned by one task.
 
 redis-py's own PubSub may be reconnected by whoever uses it next, reader or subscriber, both at once and without a
 word. Here a broken connection ends both directions, everything counts as unsubscribed until the store has confirmed it
@@ -8,11 +8,14 @@ anew, and whoever listens is told: `is_confirmed` is honest.
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ClusterDownError, MovedError
 
 from storage.backoff import Backoff
 from storage.cancellation import kept_cancellation
@@ -25,13 +28,39 @@ RECONNECT_S = 0.05, 2.0
 NAMES_PER_COMMAND = 500
 
 
+class Listening(Protocol):
+    """What one process listens to."""
+
+    def is_confirmed(self, name: str) -> bool:
+        """Whether the store sends us what is published there."""
+        ...
+
+    def want(self, name: str) -> Latch:
+        """Subscribe; the latch is set while the subscription is confirmed."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Unsubscribe."""
+        ...
+
+    @property
+    def resubscriptions(self) -> int:
+        """How often channels were lost, or could not be had."""
+        ...
+
+    async def run(self) -> None:
+        """Listen for ever; cancel it to stop."""
+        ...
+
+
 class Channels:
-    """What one process listens to.
+    """What one process listens to at one server.
 
     Args:
         pool: whose connections are made like the one that is needed here.
         on_message: told the channel's name and what was published.
         on_confirmed: told a name when the store has confirmed it; again after each lost connection.
+        on_astray: told when the server, one of a cluster, has not or no longer some of the channels (`astray`).
     """
 
     def __init__(
@@ -39,37 +68,54 @@ class Channels:
         pool: ConnectionPool,
         on_message: Callable[[str, bytes], None],
         on_confirmed: Callable[[str], None],
+        on_astray: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool = pool
         self._on_message = on_message
         self._on_confirmed = on_confirmed
+        self._on_astray = on_astray
+        self.astray: set[str] = set()
         self._wanted: dict[str, Latch] = {}
+        self._sent: deque[tuple[str, list[str]]] = deque()
+        """Commands that are not fully answered yet, and the names whose answers are due."""
         self._commands: list[tuple[str, str]] = []
         self._wake = asyncio.Event()
         self._unconfirmed: dict[str, int] = {}
-        """SUBSCRIBEs not confirmed yet: the confirmation of one that was dropped since proves nothing."""
+        """SSUBSCRIBEs not confirmed yet: the confirmation of one that was dropped since proves nothing."""
         self.backoff = Backoff(*RECONNECT_S)
 
     def is_confirmed(self, name: str) -> bool:
-        """Whether the store sends us what is published there."""
         event = self._wanted.get(name)
         return event is not None and event.is_set()
 
-    def want(self, name: str) -> Latch:
-        """Subscribe; the latch is set while the subscription is confirmed."""
+    @property
+    def resubscriptions(self) -> int:
+        return self.backoff.retries
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def want(self, name: str, latch: Latch | None = None) -> Latch:
+        """As `Listening.want`; `latch`: of one that was released elsewhere."""
         event = self._wanted.get(name)
         if event is None:
-            event = self._wanted[name] = Latch()
-            self._queue("SUBSCRIBE", name)
+            event = self._wanted[name] = latch or Latch()
+            self._queue("SSUBSCRIBE", name)
         return event
 
     def drop(self, name: str) -> None:
-        """Unsubscribe."""
         if self._wanted.pop(name, None) is not None:
-            self._queue("UNSUBSCRIBE", name)
+            self.astray.discard(name)
+            self._queue("SUNSUBSCRIBE", name)
+
+    def release(self, name: str) -> Latch:
+        """Unsubscribe from one that is wanted, and let go of its latch: somebody else goes on with it."""
+        latch = self._wanted[name]
+        latch.clear()
+        self.drop(name)
+        return latch
 
     async def run(self) -> None:
-        """Listen for ever; cancel it to stop."""
         while True:
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no types here
             try:
@@ -88,7 +134,9 @@ class Channels:
         with kept_cancellation():
             await connection.connect()  # type: ignore[no-untyped-call] # nor here
         self._unconfirmed = dict.fromkeys(self._wanted, 1)
-        self._commands = [("SUBSCRIBE", name) for name in self._wanted]
+        self._commands = [("SSUBSCRIBE", name) for name in sorted(self._wanted)]
+        self._sent.clear()
+        self.astray.clear()
         self._wake.set()
         async with asyncio.TaskGroup() as both:
             both.create_task(self._read(connection))
@@ -96,12 +144,19 @@ class Channels:
 
     async def _read(self, connection: AbstractConnection) -> None:
         while True:
-            reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False, push_request=True)
+            try:
+                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False, push_request=True)
+            except (MovedError, ClusterDownError):
+                self._refused()
+                continue
             kind, name = reply[0], reply[1].decode()
-            if kind == b"message":
+            if kind == b"smessage":
                 self._on_message(name, reply[2])
-            elif kind == b"subscribe":
+            elif kind == b"ssubscribe":
+                self._is_answered("SSUBSCRIBE", name)
                 self._confirm(name)
+            elif kind == b"sunsubscribe" and not self._is_answered("SUNSUBSCRIBE", name):
+                self._lose([name])
 
     async def _write(self, connection: AbstractConnection) -> None:
         while True:
@@ -109,8 +164,36 @@ class Channels:
             self._wake.clear()
             commands, self._commands = self._commands, []
             for command, names in _runs(commands):
+                self._sent.append((command, list(names)))
                 with kept_cancellation():
                     await connection.send_command(command, *names, check_health=False)
+
+    def _is_answered(self, command: str, name: str) -> bool:
+        """Whether this is the answer that was due next: else the server has let the channel go by itself."""
+        if not self._sent or self._sent[0][0] != command or name not in self._sent[0][1]:
+            return False
+        due = self._sent[0][1]
+        due.remove(name)
+        if not due:
+            self._sent.popleft()
+        return True
+
+    def _refused(self) -> None:
+        """The oldest command has failed: its slot is not, or not now, at this server."""
+        if self._sent:
+            command, names = self._sent.popleft()
+            if command == "SSUBSCRIBE":
+                for name in names:
+                    self._unconfirmed[name] = self._unconfirmed.get(name, 1) - 1
+                self._lose(names)
+
+    def _lose(self, names: list[str]) -> None:
+        lost = [name for name in names if name in self._wanted and not self._unconfirmed.get(name)]
+        for name in lost:
+            self._wanted[name].clear()
+        if lost:
+            self.astray.update(lost)
+            self._on_astray()
 
     def _confirm(self, name: str) -> None:
         self.backoff.reset()
@@ -122,18 +205,20 @@ class Channels:
             self._on_confirmed(name)
 
     def _queue(self, command: str, name: str) -> None:
-        if command == "SUBSCRIBE":
+        if command == "SSUBSCRIBE":
             self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
         self._commands.append((command, name))
         self._wake.set()
 
 
 def _runs(commands: list[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """Neighbouring commands of a kind as one, in order."""
+    """Neighbouring commands of a kind as one, in order, where their names share a hash tag and so a cluster's slot."""
     runs: list[tuple[str, list[str]]] = []
+    last = ("", "")
     for command, name in commands:
-        if not runs or runs[-1][0] != command or len(runs[-1][1]) >= NAMES_PER_COMMAND:
+        if (command, name.partition("}")[0]) != last or len(runs[-1][1]) >= NAMES_PER_COMMAND:
             runs.append((command, []))
+            last = (command, name.partition("}")[0])
         runs[-1][1].append(name)
     return runs
 

@@ -12,7 +12,7 @@ Once it runs nothing is weakened: whatever the store can't do any more keeps com
 
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,29 +56,37 @@ class Durability:
     """Keeps one level on one store.
 
     Args:
-        fence: a key to write to. WAIT and WAITAOF wait for the last write of their own connection, so there must be
-            one; and it comes after all that the commit wrote, on whatever connection.
         timeout_s: the longest wait for an answer of the store.
     """
 
-    def __init__(self, level: str, fence: str, timeout_s: float) -> None:
+    def __init__(self, level: str, timeout_s: float) -> None:
         self.level = Level.parse(level)
         self.note: str | None = None
         """What an operator should know about how the level is kept; None where it is kept as asked."""
-        self._fence = fence
         self._timeout_s = timeout_s
         self._waits_for_disk = self.level.disk
         self._waits_for_memory = 0
         """Of so many replicas, where their disks can't be waited for."""
 
-    async def settle(self, run: Run) -> None:
-        """Find out by which means this store can keep the level.
+    async def settle(self, primaries: Sequence[Run]) -> None:
+        """Find out by which means this store, of one primary or several, can keep the level.
 
         Raises:
-            StoreUnavailable: by none, or it does not answer.
+            StoreUnavailable: by none that all of them have, or one does not answer.
         """
         if not self.level.disk:
             return
+        means = set()
+        for run in primaries:
+            self._waits_for_disk, self._waits_for_memory = True, 0
+            await self._settle(run)
+            means.add((self._waits_for_disk, self._waits_for_memory))
+        if len(means) > 1:
+            raise StoreUnavailable(
+                f"durability {self.level.name} would rest on other means at each primary: make them alike"
+            )
+
+    async def _settle(self, run: Run) -> None:
         try:
             await run([("WAITAOF", 1, self.level.replicas, 1)])
         except StoreUnavailable as error:
@@ -88,12 +96,12 @@ class Durability:
             await (self._settle_for_memory(run, why) if self.level.replicas else self._settle_for_always(run, why))
 
     def wait(self) -> list[Command]:
-        """What to send after a commit's last write; its last reply is for `judge`."""
+        """What to send to each primary after a write that comes after all others; its last reply is for `judge`."""
         patience_ms = int(self._timeout_s * 900)  # less than the connection's own
         if self._waits_for_disk:
-            return [("INCR", self._fence), ("WAITAOF", 1, self.level.replicas, patience_ms)]
+            return [("WAITAOF", 1, self.level.replicas, patience_ms)]
         if self._waits_for_memory:
-            return [("INCR", self._fence), ("WAIT", self._waits_for_memory, patience_ms)]
+            return [("WAIT", self._waits_for_memory, patience_ms)]
         return []
 
     def judge(self, reply: Any) -> None:
@@ -105,15 +113,6 @@ class Durability:
             if confirmed < self.level.replicas:
                 where = " on their disks" if self._waits_for_disk else ""
                 raise NotDurable(f"{confirmed} of {self.level.replicas} replicas have it{where} in time")
-
-    async def check(self, run: Run) -> None:
-        """Whether the store's own disk takes what it is given. Replicas may be away at a start: then acks wait.
-
-        Raises:
-            StoreUnavailable: it doesn't.
-        """
-        if self.level.disk and not self.level.replicas and (commands := self.wait()):
-            self.judge((await run(commands))[-1])
 
     async def missing(self, run: Run) -> str | None:
         """Why replicas could not confirm now; None where enough are there, or the store does not let us look.

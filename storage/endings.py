@@ -27,7 +27,7 @@ class Endings:
                 ("ZADD", self.channel, "GT", at, user_id),
                 ("ZREMRANGEBYSCORE", self.channel, 0, at - KEEP_MS),
                 ("PEXPIRE", self.channel, KEEP_MS),
-                ("PUBLISH", self.channel, f"{at} {user_id}"),
+                ("SPUBLISH", self.channel, f"{at} {user_id}"),
             ]
         )
 

@@ -5,13 +5,17 @@ It only looks, and changes nothing. What a user of the store may not look at (ma
 
 import asyncio
 import ssl
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import RedisError
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import MovedError, RedisError
 
 from storage.cancellation import kept_cancellation
+from storage.durability import StoreUnavailable
+from storage.primary import Primary
 from storage.store import Store
 
 CREDENTIALS = frozenset({"username", "password", "credential_provider", "ssl_certfile", "ssl_keyfile", "ssl_password"})
@@ -22,25 +26,29 @@ class _NotShown(Exception):
 
 
 async def concerns(store: Store) -> list[str]:
-    """One sentence for each; no part of the store's URL is in any of them. Never raises what the store answers."""
-    told: list[str] = []
-    not_shown: list[str] = []
-    with kept_cancellation():
-        local = await _is_local(store)
-        for look in (_on_the_wire, _let_in, _kept, _evicted):
-            try:
-                sentence = await look(store, local)
-            except _NotShown as what:
-                not_shown.append(str(what))
-            else:
-                told += [sentence] if sentence else []
+    """One sentence for each, however many primaries it is true of; no part of the store's URL is in any of them.
+
+    Never raises what the store answers.
+    """
+    told: dict[str, None] = {}
+    not_shown: dict[str, None] = {}
+    with kept_cancellation(), suppress(StoreUnavailable):
+        for primary in await store.link.primaries():
+            local = await _is_local(primary)
+            for look in (_on_the_wire, _let_in, _kept, _evicted):
+                try:
+                    sentence = await look(primary, local)
+                except _NotShown as what:
+                    not_shown[str(what)] = None
+                else:
+                    told |= {sentence: None} if sentence else {}
     if not_shown:
-        told.append(f"The store does not let us look, so it could not be checked {' and '.join(not_shown)}.")
-    return told
+        told[f"The store does not let us look, so it could not be checked {' and '.join(not_shown)}."] = None
+    return list(told)
 
 
-async def _on_the_wire(store: Store, local: bool) -> str:
-    pool = store.redis.connection_pool
+async def _on_the_wire(primary: Primary, local: bool) -> str:
+    pool = primary.pool
     if not issubclass(pool.connection_class, SSLConnection):
         return "" if local else "The connection to the store is not encrypted: use rediss:// and a store with TLS."
     wanted = pool.connection_kwargs.get("ssl_cert_reqs", "required")
@@ -49,17 +57,19 @@ async def _on_the_wire(store: Store, local: bool) -> str:
     return "The store's certificate is not fully checked: somebody else could pose as the store."
 
 
-async def _let_in(store: Store, local: bool) -> str:
+async def _let_in(primary: Primary, local: bool) -> str:
     """The plainest test is to be the stranger without our credentials.
 
     On the store's own machine that proves nothing about others; but who is let in there may ask where it listens.
     """
-    pool = store.redis.connection_pool
+    pool = primary.pool
     given = {name: value for name, value in pool.connection_kwargs.items() if name not in CREDENTIALS}
     strangers = BlockingConnectionPool(max_connections=1, connection_class=pool.connection_class, **given)
     async with Redis.from_pool(strangers) as stranger:
         try:
-            await stranger.get(store.keys.epoch)
+            await stranger.get("ph:epoch")
+        except MovedError:
+            pass  # one of a cluster, which lets us in and has not this key
         except (RedisError, OSError):
             return ""
         if local and not await _listens_to_others(stranger):
@@ -76,13 +86,13 @@ async def _listens_to_others(stranger: "Redis") -> bool:
     return bool(ports) and elsewhere and config.get("protected-mode") != "yes"
 
 
-async def _kept(store: Store, local: bool) -> str:
-    info = await _info(store.redis, "persistence")
+async def _kept(primary: Primary, local: bool) -> str:
+    info = await _info(primary.redis, "persistence")
     if info is None:
         raise _NotShown("whether it keeps anything on disk")
     if info.get("aof_enabled"):
         return ""
-    config = await _config(store.redis, "save")
+    config = await _config(primary.redis, "save")
     if config is not None and config["save"] == "":
         return "The store keeps nothing on disk, and all progress ends with it: turn its appendonly on."
     return (
@@ -91,8 +101,8 @@ async def _kept(store: Store, local: bool) -> str:
     )
 
 
-async def _evicted(store: Store, local: bool) -> str:
-    info = await _info(store.redis, "memory")
+async def _evicted(primary: Primary, local: bool) -> str:
+    info = await _info(primary.redis, "memory")
     if info is None:
         raise _NotShown("whether it evicts records")
     policy = str(info.get("maxmemory_policy", "noeviction"))
@@ -101,7 +111,10 @@ async def _evicted(store: Store, local: bool) -> str:
     if policy.startswith("allkeys"):
         lost = "it drops all that a learner has watched, or a video's totals"
     else:
-        lost = "it drops keys before their time to live is over; no record has one, the list of ended sessions has"
+        lost = (
+            "it drops keys before their time to live is over; no record has one, but the list of ended sessions has, "
+            "and each count of commits"
+        )
     return f"The store's maxmemory-policy is {policy}: when it is full {lost}. Set noeviction."
 
 
@@ -123,13 +136,17 @@ async def _config(client: "Redis", *names: str) -> dict[str, str] | None:
     return {str(name): value or "" for name, value in found.items()} if names[0] in found else None
 
 
-async def _is_local(store: Store) -> bool:
+async def _is_local(primary: Primary) -> bool:
     """Whether what passes between us and the store stays on this machine."""
-    pool = store.redis.connection_pool
+    pool = primary.pool
     if issubclass(pool.connection_class, UnixDomainSocketConnection):
         return True
+    if isinstance(pool, SentinelConnectionPool):
+        host = pool.master_address[0] if pool.master_address else ""
+    else:
+        host = pool.connection_kwargs.get("host", "localhost")
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(pool.connection_kwargs.get("host", "localhost"), None)
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
     except OSError:
         return False
     return all(_is_loopback(str(address[0])) for *_, address in found)

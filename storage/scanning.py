@@ -1,12 +1,13 @@
 """Walks through all that the store holds, a page at a time, while it serves.
 
 What is there all the time comes at least once; what comes or goes meanwhile may be left out, or come twice. A cluster
-has as many key spaces as primaries: there `keys` must go through each.
+has as many key spaces as primaries, which `keys` goes through one after another; so may what is in a slot that moves.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+Run = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
 START = ""
 KEYS_PAGE = 200
 FIELDS_PAGE = 100
@@ -23,25 +24,37 @@ class KeysPage(NamedTuple):
 
 
 class Scanning:
-    """Args: run: the store's round trip of commands; its StoreUnavailable comes out of every method here."""
+    """Raises the store's StoreUnavailable.
 
-    def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]) -> None:
+    Args:
+        run: its round trip of commands.
+        primaries: the same to each of its primaries, in an order that stays.
+    """
+
+    def __init__(self, run: Run, primaries: Callable[[], Awaitable[Sequence[Run]]]) -> None:
         self._run = run
+        self._primaries = primaries
 
     async def keys(self, pattern: str, after: str = START) -> AsyncIterator[KeysPage]:
         """Names of keys. A place that the store does not know, as after its restart, means the start."""
-        info, size = await self._run([("INFO", "server"), ("DBSIZE",)])
-        run_id = str(info["run_id"])
+        runs = await self._primaries()
+        about = [await run([("INFO", "server"), ("DBSIZE",)]) for run in runs]
+        ids = [str(info["run_id"]) for info, _ in about]
         of, _, position = after.partition(":")
-        cursor, pages = int(position) if of == run_id else 0, 0
-        while True:
-            ((cursor, names),) = await self._run([("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_PAGE)])
-            pages += 1
-            found = [name.decode() for name in names]
-            if not cursor:
-                yield KeysPage(found, START, 1.0)
-                return
-            yield KeysPage(found, f"{run_id}:{cursor}", min(0.99, pages * KEYS_PAGE / max(size, 1)))
+        first, cursor = (ids.index(of), int(position)) if of in ids else (0, 0)
+        pages, pages_of_all = 0, max(1, sum(size for _, size in about)) / KEYS_PAGE
+        for number in range(first, len(runs)):
+            while True:
+                ((cursor, names),) = await runs[number]([("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_PAGE)])
+                pages += 1
+                if not cursor:
+                    break
+                place = f"{ids[number]}:{cursor}"
+                yield KeysPage([name.decode() for name in names], place, min(0.99, pages / pages_of_all))
+            place, part = START, 1.0
+            if number + 1 < len(runs):
+                place, part = f"{ids[number + 1]}:0", min(0.99, pages / pages_of_all)
+            yield KeysPage([name.decode() for name in names], place, part)
 
     async def fields(self, keys: Sequence[str]) -> AsyncIterator[list[tuple[str, bytes, bytes]]]:
         """All fields of these hashes: (key, field, value)."""

@@ -3,47 +3,45 @@
 Stage 1 joins the reports into the users' records and is the truth; stage 2 brings the same records to their videos'
 audiences and totals, by difference. Both are safe to repeat, so a commit that failed anywhere is simply made again,
 and a crash between the stages heals with the next report of the record. A commit is two round trips, three where a
-video's catalogue entry isn't cached, whatever the number of records.
+video's catalogue entry isn't cached, whatever the number of records; on a cluster, to each primary that is concerned.
 """
 
 import asyncio
-import importlib.resources
 import logging
-from collections.abc import Callable, Sequence
-from hashlib import sha1
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgpack
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.asyncio import Redis
+from redis.exceptions import MovedError, RedisError
 
 from protocol.record import Record
+from storage.address import parse_address
 from storage.audience import state_of
-from storage.calls import States, UserCall, slices, user_calls, video_calls, video_keys
-from storage.cancellation import kept_cancellation
+from storage.calls import States, UserCall, by_partition, reader_calls, slices, user_calls, video_calls, video_keys
 from storage.catalogue import Catalogue
+from storage.channels import Listening
+from storage.cluster import Cluster
 from storage.durability import Durability
 from storage.durability import StoreUnavailable as StoreUnavailable
 from storage.endings import Endings
-from storage.keys import Keys
+from storage.fences import Fences, Mark
+from storage.keys import Keys, partition
+from storage.link import Link, Seal, Single, checked, unavailable
 from storage.packing import Damaged, unpack_record
 from storage.pending import Batch, Committed, Result, Wanted
+from storage.primary import Command, Primary, pool_of, sentinel_pool
 from storage.scanning import Scanning
+from storage.scripts import Script as Script
 from storage.sharing import Shared
 from storage.totals import VideoTotals
-from storage.wire import exchange, exchanging
 
-MAX_CONNECTIONS = 64
-"""To the store, from one process; who finds none free waits."""
 CALLS_AT_ONCE = 2
 """Answers of stage 1 that are read without a break."""
-READERS_PER_CALL = 10
-"""Users whose changes are read in one script call: a few ms of the store, where each has hundreds of records."""
 
 
+Run = Callable[[list[Command]], Awaitable[list[Any]]]
 logger = logging.getLogger(__name__)
 
 
@@ -56,22 +54,11 @@ class Changes(NamedTuple):
     """(videoId, record), in no order; tombstones too."""
 
 
-class Script:
-    """One Lua file, called by its hash."""
-
-    def __init__(self, name: str) -> None:
-        self.text = importlib.resources.files("storage").joinpath("lua", f"{name}.lua").read_text("utf-8")
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    def call(self, keys: list[str], *args: Any) -> tuple[Any, ...]:
-        return ("EVALSHA", self.sha, len(keys), *keys, *args)
-
-
 class Store:
     """Redis or Valkey as Playhead uses it.
 
     Args:
-        url: redis://, rediss:// or unix://
+        url: as `storage/address.py` says.
         worker: this process's name, unique among all that share the store.
         threshold_permille: a record is complete at this part of its duration.
         durability: what a commit waits for before it is answered: memory, fsync or replicas:N.
@@ -93,38 +80,35 @@ class Store:
         timeout_s: float = 5.0,
         live_ms: int = 15_000,
     ) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1),
-        )
-        if pool.connection_kwargs.get("decode_responses"):
-            raise ValueError("decode_responses can't be asked for: records are not text")
-        exchanging(pool)
-        self.redis: Redis = Redis.from_pool(pool)
         self.keys = keys or Keys()
         self.worker = worker
+        self._texts: list[str] = []
+        """Of the scripts, which every primary must know."""
+        self.link = _link(url, timeout_s, self._texts)
+        self._partition = partition if self.link.tags else None
         self.catalogue = Catalogue(self.run, self.keys)
         self.endings = Endings(self.run, self.keys)
         self.totals = VideoTotals(self.run, self.keys, live_ms)
-        self.scanning = Scanning(self.run)
+        self.scanning = Scanning(self.run, self._runs)
         self._live_ms = live_ms
-        self._fence = 0
-        """Commits that we know the store has counted."""
+        self._fences = Fences(self.keys, worker, self.link, self.script("fence"))
         self._epoch = ""
         self._threshold_permille = threshold_permille
-        self.durability = Durability(durability, self.keys.fence, timeout_s)
+        self.durability = Durability(durability, timeout_s)
         self.timeout_s = timeout_s
-        self._scripts: list[Script] = []
         self._users, self._videos, self._changes = (self.script(name) for name in ("users", "videos", "changes"))
         self._records: Shared[tuple[str, str], bytes | None] = Shared(self._read_records)
         self._readers: Shared[tuple[str, int], tuple[str, list[Any]]] = Shared(self._read_changes)
 
+    @property
+    def redis(self) -> Redis:
+        """The client of the one server; a cluster has several (`link.primaries`)."""
+        if not isinstance(self.link, Single):
+            raise TypeError("a cluster has no one server")
+        return self.link.primary.redis
+
     async def close(self) -> None:
-        await self.redis.aclose()
+        await self.link.aclose()
 
     async def check(self) -> None:
         """Make sure that the store can do what is asked of it.
@@ -132,9 +116,37 @@ class Store:
         Raises:
             StoreUnavailable: it doesn't answer, or can't keep the durability.
         """
-        await self.epoch()
-        await self.durability.settle(self.run)
-        await self.durability.check(self.run)
+        try:
+            await self.epoch()
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, MovedError):
+                raise StoreUnavailable("it is a node of a cluster: say so with redis+cluster://") from error
+            raise
+        await self.settle()
+        # Replicas may be away at a start: then acks wait.
+        if self.durability.level.disk and not self.durability.level.replicas:
+            await self._commit_videos([], {primary.name for primary in await self.link.primaries()})
+
+    async def settle(self) -> None:
+        """Find out by which means the durability is kept. Raises StoreUnavailable: by none, or no answer."""
+        await self.durability.settle(await self._runs())
+
+    async def missing(self) -> str | None:
+        """Why replicas could not confirm a commit now; None where they could. Raises StoreUnavailable."""
+        for run in await self._runs():
+            if missing := await self.durability.missing(run):
+                return missing
+        return None
+
+    async def _runs(self) -> list[Run]:
+        """A round trip to each primary, in an order that stays."""
+        if isinstance(self.link, Single):
+            return [self.run]
+        return [_run_at(primary) for primary in await self.link.primaries()]
+
+    def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
+        """Subscriptions to channels of this store."""
+        return self.link.listen(on_message, on_confirmed)
 
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data.
@@ -143,7 +155,7 @@ class Store:
         """
         made, value = await self.run([("SET", self.keys.epoch, uuid4().hex, "NX"), ("GET", self.keys.epoch)])
         if made:
-            await self.run([("PUBLISH", self.keys.epoch, value)])
+            await self.run([("SPUBLISH", self.keys.epoch, value)])
         self._epoch = self._epoch or value.decode()
         return str(value.decode())
 
@@ -166,50 +178,51 @@ class Store:
         """
         if not batch.deltas:
             return Committed(self._epoch or await self.epoch())
-        known = self._fence
-        commands: list[tuple[Any, ...]] = [("GET", self.keys.epoch)]
+        mark = Mark(self._fences)
+        commands: list[Command] = [("GET", self.keys.epoch)]
         calls: list[UserCall] = []
-        for done, part in enumerate(slices(batch.deltas)):
+        for done, part in enumerate(slices(batch.deltas, self._partition)):
             if done:
                 await asyncio.sleep(0)
-            durations = await self.catalogue.durations({video_id for (_, video_id), _ in part})
-            for call in user_calls(part, durations, subscribed, wanted):
-                calls.append(call)
-                keys = list(map(self.keys.progress, call.users))
-                commands.append(self._users.call(keys, self._threshold_permille, self.worker, call.packed))
-        # Counted behind the records, so that a store that has lost some of them has lost this too.
-        stored_epoch, *answers, fence = await self.run([*commands, ("INCR", self.keys.fence)])
-        committed = Committed(await self._recognise(known, fence, stored_epoch))
+            durations = await self.catalogue.durations({video_id for group in part for (_, video_id), _ in group})
+            for group in part:
+                for call in user_calls(group, durations, subscribed, wanted):
+                    calls.append(call)
+                    keys = list(map(self.keys.progress, call.users))
+                    commands.append(self._users.call(keys, self._threshold_permille, self.worker, call.packed))
+        stored_epoch, *answers = await self.sealed(commands, mark, self._fences.moved())
+        batch.doubted |= self._fences.went_back
+        committed = Committed(await self._recognise(stored_epoch))
         by_video: States = {}
         for done, (user_call, answer) in enumerate(zip(calls, answers, strict=True), 1):
             _take_results(user_call, answer, committed, by_video)
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
-        commands = await self._video_commands(by_video, now, anew=batch.doubted)
-        if commands or self.durability.wait():
-            still = [("GET", self.keys.epoch), ("GET", self.keys.fence)]
-            epoch, now_at = (await self._commit_videos(still + commands))[:2]
-            if epoch is None or epoch.decode() != committed.epoch or int(now_at or 0) < fence:
-                batch.doubted = True
-                raise StoreUnavailable("the store has lost data in the middle of a commit")
+        written = {self.link.primary_of(self.keys.progress(call.users[0])) for call in calls}
+        await self._commit_videos(await self._video_commands(by_video, now, anew=batch.doubted), written)
+        if self._fences.went_back or self._epoch != committed.epoch:
+            batch.doubted = True
+            raise StoreUnavailable("the store has lost data in the middle of a commit")
         return committed
 
-    async def _video_commands(self, by_video: States, now: int, *, anew: bool = False) -> list[tuple[Any, ...]]:
-        commands: list[tuple[Any, ...]] = []
-        for done, call in enumerate(video_calls(by_video), 1):
+    async def _video_commands(self, by_video: States, now: int, *, anew: bool = False) -> list[Command]:
+        commands: list[Command] = []
+        groups = by_partition(by_video, self._partition)
+        for done, call in enumerate((call for group in groups for call in video_calls(group)), 1):
             keys = video_keys(self.keys, call.videos)
             commands.append(self._videos.call(keys, now, self._live_ms, call.packed, int(anew)))
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
         return commands
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Stage 2, and what makes it durable; the answers."""
+    async def _commit_videos(self, commands: list[Command], written: set[str]) -> None:
+        """Stage 2, and what makes both stages durable, also at the primaries where stage 1 alone has written.
+
+        A primary that has gone back in time since stage 1 has lost that: the fences know it then.
+        """
         waits = self.durability.wait()
-        replies = await self.run(commands + waits) if commands or waits else []
-        if waits:
-            self.durability.judge(replies[-1])
-        return replies
+        mark = Mark(self._fences, waits, self.durability.judge if waits else None)
+        await self.sealed(commands, mark, written | self._fences.moved())
 
     async def bring(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
         """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait for the disk.
@@ -222,7 +235,7 @@ class Store:
             video_id: ([user_id for user_id, _ in values], [state_of(unpack_record(value)) for _, value in values])
             for video_id, values in by_video.items()
         }
-        await self._commit_videos(await self._video_commands(states, now))
+        await self._commit_videos(await self._video_commands(states, now), set())
 
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""
@@ -251,81 +264,94 @@ class Store:
         return Changes(current, rev, records)
 
     async def _read_changes(self, readers: Sequence[tuple[str, int]]) -> list[Any]:
-        """(epoch, reply of the script) for each (userId, revision known)."""
-        commands: list[tuple[Any, ...]] = [("GET", self.keys.epoch)]
-        for start in range(0, len(readers), READERS_PER_CALL):
-            call = readers[start : start + READERS_PER_CALL]
-            keys = [self.keys.progress(user_id) for user_id, _ in call]
-            commands.append(self._changes.call(keys, *[since for _, since in call]))
-        stored_epoch, *replies = await self.run(commands)
+        """(epoch, reply of the script), or its error, for each (userId, revision known)."""
+        calls = list(reader_calls([user_id for user_id, _ in readers], self._partition))
+        commands: list[Command] = [("GET", self.keys.epoch)]
+        for places in calls:
+            keys = [self.keys.progress(readers[place][0]) for place in places]
+            commands.append(self._changes.call(keys, *[readers[place][1] for place in places]))
+        stored_epoch, *replies = await self._ask(commands)
+        if isinstance(stored_epoch, StoreUnavailable):
+            raise stored_epoch
         epoch = stored_epoch.decode() if stored_epoch else await self.epoch()
-        return [
-            (epoch, answer) if answer else StoreUnavailable("the user's progress can't be read")
-            for reply in replies
-            for answer in reply
-        ]
+        found: dict[int, Any] = {}
+        for places, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, StoreUnavailable):
+                found |= dict.fromkeys(places, reply)
+                continue
+            for place, answer in zip(places, reply, strict=True):
+                found[place] = (epoch, answer) if answer else StoreUnavailable("the user's progress can't be read")
+        return [found[place] for place in range(len(readers))]
 
     def script(self, name: str) -> Script:
         """A file of `lua/` that `run` may be given calls of."""
         script = Script(name)
-        self._scripts.append(script)
+        self._texts.append(script.text)
         return script
 
     async def announce(self, user_id: str) -> None:
         """Publish which revision the user is at, and no records: a process that lacks some reads them."""
         (rev,) = await self.run([("HGET", self.keys.progress(user_id), "rev")])
         message = msgpack.packb((self.worker, int(rev or 0), int(rev or 0), ()))
-        await self.run([("PUBLISH", self.keys.push(user_id), message)])
+        await self.run([("SPUBLISH", self.keys.push(user_id), message)])
 
-    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Commands in one round trip; scripts that the store has forgotten are loaded again.
+    async def run(self, commands: list[Command]) -> list[Any]:
+        """Commands in one round trip; scripts that a server has forgotten are loaded again.
 
         Raises:
             StoreUnavailable: one of them failed, or the store did not answer in time.
         """
-        replies = await self._ask(commands)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return checked(await self._ask(commands))
 
-    async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def sealed(self, commands: list[Command], seal: Seal, also: Iterable[str]) -> list[Any]:
+        """As `run`, with the end of a commit's round trip at each primary: `seal` and `also` as in `Link.ask`."""
+        return checked(await self._ask(commands, seal, also))
+
+    async def _ask(self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()) -> list[Any]:
         """As `run`, but a command that failed has its StoreUnavailable among the replies."""
-        try:
-            replies = await self._pipeline(commands)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                await self._pipeline([("SCRIPT", "LOAD", script.text) for script in self._scripts])
-                replies = await self._pipeline(commands)
-        except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop's, of a socket that was just reset
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-        return [_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        replies = await self.link.ask(commands, seal, also)
+        return [unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
-    async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        with kept_cancellation():
-            return await exchange(self.redis, commands)
-
-    async def _recognise(self, known: int, fence: int, epoch: bytes | None) -> str:
-        """The epoch of a store that answered `fence` where we knew of `known` commits.
-
-        A store that has gone back in time, to a snapshot or a replica that lagged, still has its old epoch, but
-        counts commits again that it has counted before: it gets a new one.
-        """
+    async def _recognise(self, epoch: bytes | None) -> str:
+        """The epoch of a store that answered `epoch`: a new one where it has lost what we knew it had."""
         if epoch is None:
             current = await self.epoch()
-        elif fence <= known and epoch.decode() == self._epoch:
-            current = uuid4().hex
-            await self.run([("SET", self.keys.epoch, current), ("PUBLISH", self.keys.epoch, current)])
+        elif self._fences.went_back and epoch.decode() == self._epoch:
+            current = await self._renew()
         else:
             current = epoch.decode()
-        self._fence = max(self._fence, fence) if current == self._epoch else fence
+        self._fences.went_back = False
         self._epoch = current
         return current
 
+    async def _renew(self) -> str:
+        """A new epoch, told to all processes."""
+        epoch = uuid4().hex
+        await self.run([("SET", self.keys.epoch, epoch), ("SPUBLISH", self.keys.epoch, epoch)])
+        self._fences.went_back = False
+        return epoch
 
-def _unavailable(reply: Exception) -> StoreUnavailable:
-    error = StoreUnavailable(str(reply))
-    error.__cause__ = reply
-    return error
+
+def _link(url: str, timeout_s: float, scripts: list[str]) -> Link:
+    """Nothing is connected yet. Raises ValueError: `url` is not one."""
+    address = parse_address(url)
+    if address.kind == "cluster":
+        return Cluster(address, timeout_s, scripts)
+    if address.kind == "sentinel":
+        return Single(Primary("", sentinel_pool(address, timeout_s), scripts))
+    return Single(Primary("", pool_of(address.options, timeout_s), scripts))
+
+
+def _run_at(primary: Primary) -> Run:
+    """A round trip to this primary; raises StoreUnavailable where a command fails."""
+
+    async def run(commands: list[Command]) -> list[Any]:
+        try:
+            return checked(await primary.ask(commands))
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+
+    return run
 
 
 def _take_results(call: UserCall, answer: bytes, committed: Committed, by_video: States) -> None:

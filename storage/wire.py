@@ -37,7 +37,7 @@ class _Exchanging:
                         deadline.reschedule(loop.time() + timeout_s)
         except BaseException as error:
             await self.disconnect(nowait=True)  # a reply that nobody has read would be the next command's
-            if isinstance(error, OSError):  # TimeoutError is one
+            if isinstance(error, OSError | RuntimeError):  # a TimeoutError; uvloop, of a socket that was just reset
                 raise ConnectionError(f"{type(error).__name__}: {error}") from error
             raise
         return replies

@@ -14,6 +14,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from storage.embedded import EmbeddedValkey
+from tests.clustered import clustered
 from tests.leaks import (  # noqa: F401 fixtures and hooks of every test
     no_descriptor_left,
     no_descriptor_left_by_module,
@@ -46,11 +47,22 @@ class StoreServer:
     url: str
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis7"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each store that we promise to run on: the embedded Valkey and Debian's Redis 7; a cluster where a module asks."""
+    chosen = any(mark.args[0] == "store_server" for mark in metafunc.definition.iter_markers("parametrize"))
+    if "store_server" in metafunc.fixturenames and not chosen:
+        cluster = ["cluster"] if getattr(metafunc.module, "ON_CLUSTER", False) else []
+        metafunc.parametrize("store_server", ["valkey", "redis7", *cluster], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def store_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    """Each store that we promise to run on: the embedded Valkey, and Debian's Redis 7."""
+    """The store of this test, of those that its module runs on."""
     directory = tmp_path_factory.mktemp(request.param)
-    if request.param == "valkey":
+    if request.param == "cluster":
+        with clustered(directory, "--appendonly", "yes") as cluster:
+            yield StoreServer("cluster", cluster.url)
+    elif request.param == "valkey":
         with EmbeddedValkey(directory, fsync=False) as valkey:
             yield StoreServer("valkey", valkey.url)
     else:

@@ -72,7 +72,7 @@ def iso(ms: int) -> str:
 async def dump(store: "redis.asyncio.Redis", prefix: str) -> dict[bytes, bytes]:
     """Everything under a prefix, serialised: what two moments of a store can be compared by.
 
-    But for the count of commits, which one that changes nothing raises too.
+    But for the counts of commits, which one that changes nothing raises too.
     """
-    keys = [key async for key in store.scan_iter(match=f"{prefix}:*", count=1_000) if not key.endswith(b":fence")]
+    keys = [key async for key in store.scan_iter(match=f"{prefix}:*", count=1_000) if b":fence:" not in key]
     return {key: await store.dump(key) for key in sorted(keys)}

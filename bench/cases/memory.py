@@ -74,5 +74,5 @@ async def _records(url: str) -> tuple[float, dict[str, float]]:
 
 async def _data_bytes(target: Store) -> int:
     """used_memory without what connections and the append-only file hold for a moment."""
-    info = await target.redis.info("memory")
+    (info,) = await target.run([("INFO", "memory")])
     return int(info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"])

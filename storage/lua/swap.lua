@@ -22,6 +22,6 @@ if changed then
   redis.call('HSET', key, 'rev', rev)
   redis.call('HDEL', key, 'trail') -- it begins anew with the next revision
   local channel = string.gsub(key, ':progress:', ':push:', 1)
-  redis.call('PUBLISH', channel, cmsgpack.pack({ ARGV[1], rev, rev, {} }))
+  redis.call('SPUBLISH', channel, cmsgpack.pack({ ARGV[1], rev, rev, {} }))
 end
 return cmsgpack.pack(answer)

@@ -320,7 +320,7 @@ end
 
 local channels = {}
 for k = 1, #KEYS do channels[k] = push_channel(KEYS[k]) end
-local listening = call('PUBSUB', 'NUMSUB', unpack(channels))
+local listening = call('PUBSUB', 'SHARDNUMSUB', unpack(channels))
 
 local revs_before, revs, states, outcomes, values, pushes = {}, {}, {}, {}, {}, {}
 local at, key, rev, trail, last, n = 0, nil, nil, nil, 0, 0
@@ -369,6 +369,6 @@ while at >= 0 do
   end
 end
 for k, push in pairs(pushes) do
-  if #push > 0 then call('PUBLISH', channels[k], pack({ worker, revs_before[k], revs[k], push })) end
+  if #push > 0 then call('SPUBLISH', channels[k], pack({ worker, revs_before[k], revs[k], push })) end
 end
 return pack({ revs_before, revs, states, outcomes, values })

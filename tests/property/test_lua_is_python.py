@@ -45,11 +45,11 @@ class CrashesBetweenStages(Store):
 
     alive = True
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def _commit_videos(self, commands: list[tuple[Any, ...]], written: set[str]) -> None:
         if not self.alive:
             self.alive = True
             raise StoreUnavailable("killed between the stages")
-        return await super()._commit_videos(commands)
+        await super()._commit_videos(commands, written)
 
 
 @dataclass

@@ -306,13 +306,13 @@ async def test_what_was_ended_while_a_process_could_not_hear_it_ends_when_it_can
 
         async def unheard(commands: list[tuple[Any, ...]]) -> list[Any]:
             """All that an ending is, but for its being heard."""
-            return [await store.execute_command(*command) for command in commands if command[0] != "PUBLISH"]
+            return [await store.execute_command(*command) for command in commands if command[0] != "SPUBLISH"]
 
         async def cut() -> None:
             """Cut every subscription, and wait until they are back."""
             assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
             async with asyncio.timeout(PATIENCE_S):
-                while not dict(await store.pubsub_numsub(keys.ended))[keys.ended.encode()]:  # noqa: ASYNC110 theirs
+                while not dict(await store.pubsub_shardnumsub(keys.ended))[keys.ended.encode()]:  # noqa: ASYNC110 theirs
                     await asyncio.sleep(0.01)
 
         async with learner(server, token(USER)) as player, learner(server, token(OTHER), OTHER) as other:

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from server.settings import Settings
-from storage.store import MAX_CONNECTIONS
+from storage.primary import MAX_CONNECTIONS
 from tests.device import Device, device
 from tests.rest import rest
 from tests.security.attacker import MARK, PATIENCE_S

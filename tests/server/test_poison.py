@@ -249,13 +249,13 @@ async def watch(server: Running, start: int, end: int, *devices: tuple[Device, s
 
 async def stored(store: Store, learner: Learner) -> bytes:
     """The record's value, every byte of it."""
-    value: bytes = await store.redis.hget(store.keys.progress(learner.user), learner.video)
+    value: bytes = (await store.run([("HGET", store.keys.progress(learner.user), learner.video)]))[0]
     assert value
     return value
 
 
 async def audience_entry(store: Store, learner: Learner) -> bytes:
-    value: bytes = await store.redis.hget(store.keys.audience(learner.video), learner.user)
+    value: bytes = (await store.run([("HGET", store.keys.audience(learner.video), learner.user)]))[0]
     assert value
     return value
 

@@ -7,7 +7,7 @@ a hub of its own, and they know of each other only through the store.
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,17 @@ from protocol.scalars import format_instant
 from server.hub import Hub
 from storage.embedded import EmbeddedValkey
 from storage.keys import Keys
+from storage.link import Seal
 from storage.pending import Pending
+from storage.primary import Command
 from storage.store import Store
+from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device
 from tests.rest import ok, rest
 from tests.serving import START_MS, Running, serving
+
+ON_CLUSTER = True
 
 
 class Nobody:
@@ -45,7 +50,7 @@ class Pair:
 
     here: Running
     there: Running
-    redis: redis.Redis
+    store: Store
     keys: Keys
 
 
@@ -69,8 +74,9 @@ async def paired(url: str, prefix: str, two: bool = True, **settings: Any) -> As
     async with contextlib.AsyncExitStack() as stack:
         here = await stack.enter_async_context(serving(**chosen))
         there = await stack.enter_async_context(serving(**chosen)) if two else here
-        client = await stack.enter_async_context(redis.Redis.from_url(url))
-        yield Pair(here, there, client, Keys(prefix))
+        store = Store(url, worker="nobody", keys=Keys(prefix))
+        stack.push_async_callback(store.close)
+        yield Pair(here, there, store, store.keys)
 
 
 def new_id() -> str:
@@ -265,7 +271,7 @@ async def test_who_joins_while_changes_stream_in_misses_nothing(processes: Pair,
     async def break_channels() -> None:
         while not final.done():
             await asyncio.sleep(dice.random() * 0.05)
-            await processes.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await everywhere(processes.store, "CLIENT", "KILL", "TYPE", "pubsub")
 
     async with asyncio.TaskGroup() as tasks, rest(processes.here) as http, asyncio.timeout(6 * PATIENCE_S):
         if trouble != "none":
@@ -322,7 +328,10 @@ async def test_a_process_that_lost_its_channels_unaware_does_not_keep_a_change_t
     its channels and its noticing reaches the other process as well."""
     user, video = new_id(), new_id()
     chosen = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.02}
-    async with redis.Redis.from_url(store_server.url) as client:
+    store = Store(store_server.url, worker="nobody", keys=Keys(prefix))
+    async with contextlib.aclosing(store.link) as link:
+        named = {primary.name: primary for primary in await link.primaries()}
+        client = named[link.primary_of(store.keys.push(user))].redis
         before = await pubsub_ids(client)
         async with serving(**chosen) as here, device(here, user) as laptop:
             (channels_of_here,) = await pubsub_ids(client) - before
@@ -342,22 +351,22 @@ async def test_a_subscription_renewed_while_a_device_reads_makes_it_read_once_mo
     user = new_id()
     async with device(processes.there, user) as phone:
         for _ in range(30):
-            await processes.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await everywhere(processes.store, "CLIENT", "KILL", "TYPE", "pubsub")
             for _ in range(20):
                 await phone.send(type="sync", since=0)
         for _ in range(600):
             await phone.until("synced")
         calls = -1
         async with asyncio.timeout(PATIENCE_S):
-            while calls != (calls := await script_calls(processes.redis)):
+            while calls != (calls := await script_calls(processes.store)):
                 for _ in range(50):
                     await phone.send(type="ping")
                     await phone.until("pong")
 
 
-async def script_calls(client: redis.Redis) -> int:
-    stats = await client.info("commandstats")
-    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+async def script_calls(store: Store) -> int:
+    stats = await everywhere(store, "INFO", "commandstats")
+    return sum(int(each.get("cmdstat_evalsha", {}).get("calls", 0)) for each in stats)
 
 
 class Overtaken(Store):
@@ -366,13 +375,13 @@ class Overtaken(Store):
     intruder: Store
     user: str
 
-    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def sealed(self, commands: list[Command], seal: Seal, also: Iterable[str]) -> list[Any]:
         scripts = [i for i, command in enumerate(commands) if command[0] == "EVALSHA"]
         if len(scripts) < 2:
-            return await super().run(commands)
-        before = await super().run(commands[: scripts[0] + 1])
+            return await super().sealed(commands, seal, also)
+        before = await self.run(commands[: scripts[0] + 1])
         await commit_unheard(self.intruder, self.user, new_id(), 1)
-        return before + await super().run(commands[scripts[0] + 1 :])
+        return before + await super().sealed(commands[scripts[0] + 1 :], seal, also)
 
 
 async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> None:
@@ -430,7 +439,7 @@ async def test_a_store_that_lost_its_data_sends_everyone_home(tmp_path: Path) ->
                 ]
                 await devices[0].play(old, 0, 10)
                 known = devices[0].welcome["epoch"]
-                await processes.redis.flushall()
+                await everywhere(processes.store, "FLUSHALL")
                 await devices[0].beat(new, played=[[0, 5]], position=5)
                 assert [await farewell(each) for each in devices] == [("unavailable", 4001)] * len(devices)
             async with device(processes.there, user, since=1, epoch=known) as back:
@@ -445,7 +454,7 @@ async def test_a_batch_that_stores_nothing_does_not_bring_an_old_epoch_back(tmp_
             async with device(processes.there, new_id()) as old, device(processes.here, new_id()) as other:
                 await old.play(new_id(), 0, 10)
                 await other.play(new_id(), 0, 10)
-                await processes.redis.flushall()
+                await everywhere(processes.store, "FLUSHALL")
                 await other.beat(new_id(), played=[[0, 5]], position=5)
                 assert await farewell(old) == ("unavailable", 4001)
             async with device(processes.there, new_id()) as back:

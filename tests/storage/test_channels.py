@@ -58,13 +58,13 @@ async def test_a_channel_counts_as_subscribed_only_when_the_store_has_confirmed_
         assert not listener.channels.is_confirmed(name)
         await asyncio.wait_for(event.wait(), PATIENCE_S)
         for number in range(3):
-            assert await client.publish(name, str(number)) == 1
+            assert await client.spublish(name, str(number)) == 1
         await until(lambda: len(listener.heard) == 3)
         assert listener.heard == [(name, b"0"), (name, b"1"), (name, b"2")]
         listener.channels.drop(name)
         assert not listener.channels.is_confirmed(name)
         async with asyncio.timeout(PATIENCE_S):
-            while await client.publish(name, "late"):  # noqa: ASYNC110
+            while await client.spublish(name, "late"):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
 
@@ -81,7 +81,7 @@ async def test_one_that_is_dropped_and_wanted_again_at_once_is_confirmed_by_its_
             listener.channels.drop(name)
             event = listener.channels.want(name)
             await asyncio.wait_for(event.wait(), PATIENCE_S)
-            assert await client.publish(name, str(turn)) == 1
+            assert await client.spublish(name, str(turn)) == 1
             await until(lambda turn=turn: (f"{prefix}:b", str(turn).encode()) in listener.heard)  # type: ignore[misc]
             listener.channels.drop(name)
 
@@ -102,5 +102,5 @@ async def test_subscribing_while_the_connection_is_lost_again_and_again_kills_no
         await until(lambda: all(map(listener.channels.is_confirmed, names)))
         assert len(listener.confirmed) > len(names)
         for name in names:
-            assert await client.publish(name, "x") == 1
+            assert await client.spublish(name, "x") == 1
         await until(lambda: {name for name, _ in listener.heard} == set(names))

@@ -272,10 +272,10 @@ class BetweenStages(Store):
         super().__init__(*args, **more)
         self.reached, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]]) -> None:
+    async def _commit_videos(self, commands: list[tuple[Any, ...]], written: set[str]) -> None:
         self.reached.set()
         await self.go_on.wait()
-        await super()._commit_videos(commands)
+        await super()._commit_videos(commands, written)
 
 
 async def test_interrupted_anywhere_and_run_again(

@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.exceptions import ConnectionClosed
 
-from storage.channels import Channels
 from storage.embedded import _binary
 from storage.keys import Keys
 from storage.posture import concerns
@@ -287,14 +286,14 @@ async def conversation(here: Running, there: Running) -> None:
 
 async def unsubscribed(store: Store) -> None:
     """As the hub does it when a learner has been gone for a while."""
-    channels = Channels(store.redis.connection_pool, lambda name, data: None, lambda name: None)
+    channels = store.listen(lambda name, data: None, lambda name: None)
     name = store.keys.push("u")
     task = asyncio.create_task(channels.run())
     try:
         async with asyncio.timeout(PATIENCE_S):
             await channels.want(name).wait()
             channels.drop(name)
-            while (await store.run([("PUBSUB", "NUMSUB", name)]))[0][1]:  # noqa: ASYNC110 nothing tells us
+            while (await store.run([("PUBSUB", "SHARDNUMSUB", name)]))[0][1]:  # noqa: ASYNC110 nothing tells us
                 await asyncio.sleep(0.01)
     finally:
         task.cancel()
@@ -361,9 +360,10 @@ DENIED = [
     "GET other:key",
     "SET other:key 1",
     "HGETALL ph2:{u00}:progress:u",
-    "PUBLISH other 1",
-    "PUBLISH ph:other 1",
-    "SUBSCRIBE other",
+    "SPUBLISH other 1",
+    "SPUBLISH ph:other 1",
+    "SSUBSCRIBE other",
+    "PUBLISH ph:epoch 1",
     "PSUBSCRIBE ph:*",
     "PUBSUB CHANNELS",
 ]

@@ -87,7 +87,7 @@ async def test_who_is_gone_costs_the_others_nothing() -> None:
 async def test_a_key_of_another_type_costs_its_reader_alone(new_store: NewStore) -> None:
     """On the real store: records, and what changed, of others are read in the same trip."""
     store: Store = new_store()
-    await store.redis.set(store.keys.progress("bad"), "text")
+    await store.run([("SET", store.keys.progress("bad"), "text")])
     told = await asyncio.gather(
         store.record("bad", "v"),
         store.record("u", "v"),

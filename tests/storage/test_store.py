@@ -12,10 +12,12 @@ from storage.packing import unpack_record
 from storage.pending import Batch, Committed, Delta, Key
 from storage.store import Store, StoreUnavailable
 from storage.totals import Totals
+from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import Op, report_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
+ON_CLUSTER = True
 NOW = 5_000
 MANY = 450
 """More than two script calls hold."""
@@ -56,7 +58,7 @@ async def test_store_that_lost_its_data_is_another(private_server: PrivateServer
     """After a FLUSHALL the next commit says so, and a reader with an old revision gets everything."""
     store = Store(private_server.url, worker="w")
     first = await commit(store, (("u", "v"), play()), (("u", "w"), play()))
-    await store.redis.flushall()
+    await everywhere(store, "FLUSHALL")
     second = await commit(store, (("u", "x"), play()))
     assert second.epoch != first.epoch
     changes = await store.changes("u", since=2, epoch=first.epoch)
@@ -70,7 +72,9 @@ async def test_store_that_went_back_in_time_is_another(store: Store) -> None:
     first = await commit(store, (("u", "v"), play()))
     second = await commit(store, (("u", "v"), play(2, 200)))
     assert second.epoch == first.epoch
-    await store.redis.decrby(store.keys.fence, 1)
+    fences = [store.keys.fence(store.worker, tag) for tag in store.link.tags or [""]]
+    found = await store.run([("EXISTS", key) for key in fences])
+    await store.run([("DECR", key) for key, exists in zip(fences, found, strict=True) if exists])
     third = await commit(store, (("u", "v"), play(3, 300)))
     assert third.epoch != first.epoch
     assert (await commit(store, (("u", "v"), play(4, 400)))).epoch == third.epoch
@@ -91,9 +95,9 @@ async def test_empty_batch_is_stored_at_once(store: Store) -> None:
 async def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> None:
     """SCRIPT FLUSH, or a restart, between any two commands."""
     await commit(store, (("u", "v"), play()))
-    await store.redis.script_flush()
+    await everywhere(store, "SCRIPT", "FLUSH")
     await commit(store, (("u", "v"), play(2, 200)))
-    await store.redis.script_flush()
+    await everywhere(store, "SCRIPT", "FLUSH")
     changes = await store.changes("u")
     assert [(video, record.played_ms, record.rev) for video, record in changes.records] == [("v", 10_000, 2)]
     assert await store.totals.read("v") == Totals(1, 0, 5)
@@ -132,7 +136,8 @@ async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
     changes = await store.changes("u", 7)
     assert (changes.rev, changes.records) == (0, [])
     assert await store.totals.read("v") == Totals()
-    assert not await store.redis.exists(store.keys.progress("u"), store.keys.summary("v"))
+    keys = (store.keys.progress("u"), store.keys.summary("v"))
+    assert await store.run([("EXISTS", key) for key in keys]) == [0, 0]
 
 
 # The catalogue
@@ -170,13 +175,16 @@ async def test_answer_that_was_under_way_is_not_cached(new_store: NewStore) -> N
 async def test_change_is_published(new_store: NewStore) -> None:
     """On the catalogue's channel, by videoId."""
     store = new_store()
-    async with store.redis.pubsub() as pubsub:
-        await pubsub.subscribe(store.catalogue.channel)
-        assert await pubsub.get_message(timeout=PATIENCE_S)
+    await store.epoch()
+    heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+    listening = store.listen(lambda name, data: heard.put_nowait((name, data)), lambda name: None)
+    task = asyncio.create_task(listening.run())
+    async with asyncio.timeout(PATIENCE_S):
+        await listening.want(store.catalogue.channel).wait()
         await new_store().catalogue.put("v", Video("A film", 1_000))
-        message = await pubsub.get_message(timeout=PATIENCE_S)
-    assert message is not None
-    assert message["data"] == b"v"
+        assert await heard.get() == (store.catalogue.channel, b"v")
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def test_catalogues_duration_is_the_records(store: Store) -> None:
@@ -290,11 +298,11 @@ async def damaged(store: Store) -> Committed:
 )
 async def test_record_that_cannot_be_read_costs_itself_alone(store: Store, value: bytes) -> None:
     """It fails, and is left as it is for whoever repairs it; the same learner's other records are stored."""
-    await store.redis.hset(store.keys.progress("bad"), "v", value)
+    await store.run([("HSET", store.keys.progress("bad"), "v", value)])
     committed = await damaged(store)
     assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
     assert committed.results["bad", "v"].value == b""
-    assert await store.redis.hget(store.keys.progress("bad"), "v") == value
+    assert await store.run([("HGET", store.keys.progress("bad"), "v")]) == [value]
     for key in (("good", "v"), ("bad", "w"), ("fine", "v")):
         assert committed.results[key].outcomes == ()
         assert (await store.record(*key)).seen == [0, 5]
@@ -307,11 +315,11 @@ async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, wha
     """Of another type, or with a revision that is no number: that learner's records fail, the batch is stored."""
     key = store.keys.progress("bad")
     if what == "a string":
-        await store.redis.set(key, "text")
+        await store.run([("SET", key, "text")])
     elif what == "a list":
-        await store.redis.rpush(key, "text")
+        await store.run([("RPUSH", key, "text")])
     else:
-        await store.redis.hset(key, "rev", "abc" if what == "no revision" else "")
+        await store.run([("HSET", key, "rev", "abc" if what == "no revision" else "")])
     committed = await damaged(store)
     for video_id in ("v", "w"):
         assert committed.results["bad", video_id].outcomes == (0, Outcome.FAILED)
@@ -324,7 +332,7 @@ async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, wha
 
 async def test_empty_value_is_no_record(store: Store) -> None:
     """In the script as in `unpack_record`: the first report begins one."""
-    await store.redis.hset(store.keys.progress("bad"), "v", b"")
+    await store.run([("HSET", store.keys.progress("bad"), "v", b"")])
     assert (await damaged(store)).results["bad", "v"].outcomes == ()
     assert (await store.record("bad", "v")).seen == [0, 5]
 
@@ -332,7 +340,7 @@ async def test_empty_value_is_no_record(store: Store) -> None:
 @pytest.mark.parametrize("entry", [b"\xc1", b"", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x94" + bytes(4)])
 async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store: Store, entry: bytes) -> None:
     """The learners' records are the truth and are stored; the video's other viewers are counted."""
-    await store.redis.hset(store.keys.audience("v"), "bad", entry)
+    await store.run([("HSET", store.keys.audience("v"), "bad", entry)])
     await damaged(store)
     assert (await store.record("bad", "v")).seen == [0, 5]
     assert await store.totals.read("v") == Totals(2, 0, 10)

@@ -18,6 +18,7 @@ from storage.store import Store, StoreUnavailable
 from storage.totals import Curve, Totals
 from tests.conftest import StoreServer, _await_answer
 
+ON_CLUSTER = True
 NOW = 1_764_000_000_000
 uvloop.new_event_loop().close()  # its first opens a pipe for the signals of the process, which stays
 
@@ -176,8 +177,8 @@ async def test_a_damaged_value_costs_itself_and_nobody_else(
     """An entry of an audience, or a record, that can't be read: others in the same batch are stored and counted."""
     store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
     try:
-        await store.redis.hset(store.keys.audience("v"), "damaged", damage)  # type: ignore[misc]
-        await store.redis.hset(store.keys.progress("unread"), "v", damage)  # type: ignore[misc]
+        await store.run([("HSET", store.keys.audience("v"), "damaged", damage)])
+        await store.run([("HSET", store.keys.progress("unread"), "v", damage)])
         made = batch(("damaged", "v", play(1)), ("unread", "v", play(1)), ("healthy", "v", play(1)))
         committed = await store.commit(made, NOW, lambda _: False)
         assert committed.results["healthy", "v"].outcomes == ()

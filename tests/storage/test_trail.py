@@ -32,7 +32,7 @@ async def watch(store: Store, *videos: str, seq: int) -> int:
 
 
 async def calls(store: Store, command: str) -> int:
-    stats = await store.redis.info("commandstats")
+    (stats,) = await store.run([("INFO", "commandstats")])
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
@@ -56,7 +56,7 @@ async def test_every_revision_is_answered_as_by_a_look_at_all(store: Store, seed
 
 async def test_a_batch_of_many_leaves_a_trail_of_its_last(store: Store) -> None:
     await watch(store, *VIDEOS, seq=1)
-    trail = await store.redis.hget(store.keys.progress("u"), "trail")
+    (trail,) = await store.run([("HGET", store.keys.progress("u"), "trail")])
     assert trail is not None
     assert 30 < trail.count(b";") < len(VIDEOS), "bounded"
     for since in (0, 20, 45, 59):
@@ -80,14 +80,14 @@ async def test_heartbeats_of_one_video_leave_the_trail_as_it_is(store: Store) ->
     key = store.keys.progress("u")
     for seq in range(2, 6):
         await watch(store, VIDEOS[0], seq=seq)
-    assert await store.redis.hget(key, "trail") == f"{VIDEOS[0]},1;".encode()
+    assert await store.run([("HGET", key, "trail")]) == [f"{VIDEOS[0]},1;".encode()]
     await watch(store, VIDEOS[1], seq=6)
-    assert await store.redis.hget(key, "trail") == f"{VIDEOS[1]},6;{VIDEOS[0]},1;".encode()
+    assert await store.run([("HGET", key, "trail")]) == [f"{VIDEOS[1]},6;{VIDEOS[0]},1;".encode()]
 
 
 async def test_a_learner_from_before_there_were_trails_lacks_nothing(store: Store) -> None:
     await watch(store, *VIDEOS[:5], seq=1)
-    await store.redis.hdel(store.keys.progress("u"), "trail")
+    await store.run([("HDEL", store.keys.progress("u"), "trail")])
     rev = await watch(store, VIDEOS[1], seq=2)
     assert {video for video, _ in (await store.changes("u", 3)).records} == {VIDEOS[1], VIDEOS[3], VIDEOS[4]}
     assert {video for video, _ in (await store.changes("u", rev - 1)).records} == {VIDEOS[1]}

@@ -235,7 +235,7 @@ async def test_other_devices_are_told(store: Store, other: Store) -> None:
     await commit(store, (U[0], V[0], play("a", 1, 0, 5)), (U[0], V[1], play("a", 2, 0, 5)))
     lines = await lines_of(store)
     async with other.redis.pubsub() as listening:
-        await listening.subscribe(other.keys.push(U[0]))
+        await listening.ssubscribe(other.keys.push(U[0]))
         await listening.get_message(timeout=PATIENCE_S)
         await imported(other, lines)
         message = await listening.get_message(timeout=PATIENCE_S)

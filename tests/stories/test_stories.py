@@ -10,6 +10,7 @@ import pytest
 from protocol.scalars import format_instant
 from tests.stories.players import Learner, Player
 
+ON_CLUSTER = True
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DURATION = 2_700

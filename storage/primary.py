@@ -1,0 +1,97 @@
+"""One server that takes writes, by its address or as sentinels name it: pipelines over a pool of connections."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+
+from storage.address import Address
+from storage.cancellation import kept_cancellation
+from storage.wire import exchange, exchanging
+
+Command = tuple[Any, ...]
+MAX_CONNECTIONS = 64
+"""To one server, from one process; who finds none free waits."""
+
+
+class Primary:
+    """A pool, and what goes through it.
+
+    Args:
+        name: "" for a single server, host:port on a cluster.
+        scripts: Lua texts that the server must know.
+    """
+
+    def __init__(self, name: str, pool: ConnectionPool, scripts: Sequence[str]) -> None:
+        exchanging(pool)
+        self.name = name
+        self.pool = pool
+        self.redis: Redis = Redis.from_pool(pool)
+        self._scripts = scripts
+
+    async def ask(self, commands: list[Command]) -> list[Any]:
+        """Replies, or in their places the errors, of one round trip; forgotten scripts are loaded, and all sent again.
+
+        Raises:
+            RedisError, OSError: no answer, or not in time; any of them may have been carried out.
+        """
+        replies = await self.pipeline(commands)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await self.pipeline([("SCRIPT", "LOAD", text) for text in self._scripts])
+            replies = await self.pipeline(commands)
+        return replies
+
+    async def pipeline(self, commands: list[Command]) -> list[Any]:
+        """As `ask`, without a word about scripts."""
+        with kept_cancellation():
+            return await exchange(self.redis, commands)
+
+    async def aclose(self) -> None:
+        await self.redis.aclose()
+        if isinstance(self.pool, SentinelConnectionPool):
+            await self.pool.sentinel_manager.aclose()
+
+
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Asks the sentinels at each new connection; who finds none free waits."""
+
+
+def pool_of(options: Mapping[str, Any], timeout_s: float) -> ConnectionPool:
+    """Connections to one server."""
+    return BlockingConnectionPool(**{**_bounds(timeout_s), **options})
+
+
+def sentinel_pool(address: Address, timeout_s: float) -> ConnectionPool:
+    """Connections to the server that the sentinels of `address` name.
+
+    Where it is no primary any more it refuses to write; redis-py then drops the connection and asks again.
+    """
+    bounds = {name: value for name, value in _bounds(timeout_s).items() if name.startswith(("socket", "retry"))}
+    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no types here
+        address.hosts, sentinel_kwargs={**bounds, **address.sentinel_options}
+    )
+    options = dict(address.options)
+    secure = options.pop("connection_class", None) is not None
+    for name in ("host", "port"):
+        options.pop(name, None)
+    options = {**_bounds(timeout_s), **options, "ssl": secure}
+    return _SentinelPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # nor here
+
+
+def node_pool(address: Address, host: str, port: int, timeout_s: float) -> ConnectionPool:
+    """Connections to one node of the cluster of `address`."""
+    return pool_of({**address.options, "host": host, "port": port}, timeout_s)
+
+
+def _bounds(timeout_s: float) -> dict[str, Any]:
+    return {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": timeout_s,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 1),
+    }

@@ -1,0 +1,188 @@
+"""A cluster on loopback: three primaries with a replica each, real servers that may be stopped and killed."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from storage.embedded import _binary
+from storage.store import Store
+
+PATIENCE_S = 30.0
+NODE_TIMEOUT_MS = 1_000
+"""How long a node may be silent before the others give its slots to its replica."""
+PRIMARIES = 3
+SLOTS = 16_384
+
+
+class Member:
+    """One server of a cluster."""
+
+    def __init__(self, directory: Path, port: int, *options: str) -> None:
+        directory.mkdir()
+        self.port = port
+        self.name = f"127.0.0.1:{port}"
+        self._command: list[str | Path] = [
+            *(_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", directory, "--save", ""),
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+            *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
+            *options,
+        ]
+        self._log = directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """At once, as kill -9 does it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+    def stop(self) -> None:
+        """It takes connections and answers nobody."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def ask(self, *command: str | int) -> Any:
+        with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 3), socket_timeout=PATIENCE_S) as client:
+            return client.execute_command(*command)
+
+    def replication(self) -> dict[str, Any]:
+        """What it says of its role."""
+        return dict(self.ask("INFO", "replication"))
+
+    def id(self) -> str:
+        answer = self.ask("CLUSTER", "MYID")
+        return answer.decode() if isinstance(answer, bytes) else str(answer)
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+class ClusterServers:
+    """The members; the first three are primaries when it begins."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.members = [Member(directory / str(port), port, *options) for port in _free_ports(2 * PRIMARIES)]
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(member.name for member in self.members)}"
+
+    def form(self) -> None:
+        """Make one cluster of them, and wait until it is whole."""
+        for number, member in enumerate(self.members):
+            until(lambda member=member: bool(member.ask("PING")))  # type: ignore[misc]
+            member.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        share = -(-SLOTS // PRIMARIES)
+        primaries, replicas = self.members[:PRIMARIES], self.members[PRIMARIES:]
+        for number, member in enumerate(primaries):
+            member.ask("CLUSTER", "ADDSLOTSRANGE", number * share, min(SLOTS, (number + 1) * share) - 1)
+        for member in self.members[1:]:
+            primaries[0].ask("CLUSTER", "MEET", "127.0.0.1", member.port)
+        for primary, replica in zip(primaries, replicas, strict=True):
+            identity = primary.id()
+            until(lambda: identity in str(replica.ask("CLUSTER", "NODES")))  # noqa: B023 called at once
+            replica.ask("CLUSTER", "REPLICATE", identity)
+        self.heal()
+
+    def heal(self) -> None:
+        """Start whatever was killed, and wait until every primary has its replica again."""
+        for member in self.members:
+            if not member.is_running:
+                member.start()
+        until(self._is_whole)
+
+    def primaries(self) -> list[Member]:
+        running = [member for member in self.members if member.is_running]
+        return [member for member in running if member.replication()["role"] == "master"]
+
+    def primary_of(self, key: str) -> Member:
+        slot = int(self._anybody().ask("CLUSTER", "KEYSLOT", key))
+        for start, end, (_, port, *_), *_ in self._anybody().ask("CLUSTER", "SLOTS"):
+            if start <= slot <= end:
+                return next(member for member in self.members if member.port == port)
+        raise AssertionError("nobody has the slot")
+
+    def replica_of(self, member: Member) -> Member:
+        identity = member.id()
+        for line in str(member.ask("CLUSTER", "REPLICAS", identity)).split("'"):
+            for other in self.members:
+                if f":{other.port}@" in line:
+                    return other
+        raise AssertionError("it has no replica")
+
+    def end(self) -> None:
+        for member in self.members:
+            member.kill()
+
+    def _anybody(self) -> Member:
+        return next(member for member in self.members if member.is_running)
+
+    def _is_whole(self) -> bool:
+        roles = [member.replication() for member in self.members]
+        states = [b"cluster_state:ok" in member.ask("CLUSTER", "INFO") for member in self.members]
+        tied = [role["role"] == "master" or role["master_link_status"] == "up" for role in roles]
+        primaries = [role for role in roles if role["role"] == "master"]
+        followed = [role.get("slave0", {}).get("state") == "online" for role in primaries]
+        return all(states) and len(primaries) == PRIMARIES and all(tied) and all(followed)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError, redis.ResponseError):
+            if holds():
+                return
+        assert time.monotonic() < deadline, "it does not come to that"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def clustered(directory: Path, *options: str) -> Iterator[ClusterServers]:
+    """A cluster; `options` are those of each server."""
+    servers = ClusterServers(directory, *options)
+    try:
+        servers.form()
+        yield servers
+    finally:
+        servers.end()
+
+
+async def everywhere(store: Store, *command: str) -> list[Any]:
+    """A command to each primary of a store, of whatever kind it is."""
+    return [await primary.redis.execute_command(*command) for primary in await store.link.primaries()]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports whose bus ports, 10,000 above, are free too."""
+    with contextlib.ExitStack() as probes:
+        found: list[int] = []
+        while len(found) < count:
+            probe, bus = (probes.enter_context(socket.socket()) for _ in range(2))
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                bus.bind(("127.0.0.1", port + 10_000))
+                found.append(port)
+        return found

@@ -1,0 +1,83 @@
+"""Pushes between two processes on a cluster, whatever becomes of the primary that the learner's channel is at."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import pytest
+
+from storage.keys import Keys
+from tests.clustered import ClusterServers, clustered, until
+from tests.device import Device, device
+from tests.serving import Running, serving
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
+    """A cluster of these tests, which hurt it."""
+    with clustered(tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers
+
+
+@pytest.fixture
+async def processes(servers: ClusterServers, prefix: str) -> AsyncIterator[tuple[Running, Running]]:
+    servers.heal()
+    chosen = {"redis_url": servers.url, "key_prefix": prefix, "flush_interval_s": 0.02, "store_timeout_s": 1.0}
+    async with serving(**chosen) as here, serving(**chosen) as there:
+        yield here, there
+
+
+async def reaches(laptop: Device, phone: Device, second: int) -> None:
+    """A change on one device is told to the other: pushed, or read because a push was missed."""
+    video = str(uuid4())
+    async with asyncio.timeout(PATIENCE_S):
+        await laptop.play(video, second, second + 5)
+        assert (await phone.pushed(video))["seen"] == [[second, second + 5]]
+
+
+@pytest.mark.parametrize("what", ["planned failover", "killed primary", "moved slot"])
+async def test_a_push_finds_its_way(
+    servers: ClusterServers, processes: tuple[Running, Running], prefix: str, what: str
+) -> None:
+    """Before it, during it and after it each change of one device comes to the other, without a reconnect."""
+    user = str(uuid4())
+    key = Keys(prefix).progress(user)
+    async with device(processes[0], user) as laptop, device(processes[1], user) as phone:
+        await reaches(laptop, phone, 0)
+        source = servers.primary_of(key)
+        if what == "moved slot":
+            target = next(member for member in servers.primaries() if member is not source)
+            slot = int(source.ask("CLUSTER", "KEYSLOT", key))
+            source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id())
+        else:
+            target = servers.replica_of(source)
+            target.ask("CLUSTER", "FAILOVER") if what == "planned failover" else source.kill()
+        await reaches(laptop, phone, 10)
+        await asyncio.to_thread(until, lambda: servers.primary_of(key) is target)
+        for second in range(20, 80, 10):
+            await reaches(laptop, phone, second)
+        channel = Keys(prefix).push(user)
+        await asyncio.to_thread(until, lambda: target.ask("PUBSUB", "SHARDNUMSUB", channel)[1] == 2)
+        assert laptop.welcome["epoch"] == phone.welcome["epoch"]
+
+
+async def test_who_only_listens_follows_the_channel_too(
+    servers: ClusterServers, processes: tuple[Running, Running], prefix: str
+) -> None:
+    """A primary that becomes a replica keeps its subscribers and tells them nothing: they look by themselves."""
+    users = [str(uuid4()) for _ in range(20)]
+    async with contextlib.AsyncExitStack() as stack:
+        for user in users:
+            await stack.enter_async_context(device(processes[1], user))
+        source = servers.primary_of(Keys(prefix).push(users[0]))
+        target = servers.replica_of(source)
+        target.ask("CLUSTER", "FAILOVER")
+        await asyncio.to_thread(until, lambda: servers.primary_of(Keys(prefix).push(users[0])) is target)
+        for channel in map(Keys(prefix).push, users):
+            at = servers.primary_of(channel)
+            await asyncio.to_thread(
+                until, lambda at=at, channel=channel: at.ask("PUBSUB", "SHARDNUMSUB", channel)[1] == 1
+            )  # type: ignore[misc]

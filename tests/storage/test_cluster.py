@@ -1,0 +1,418 @@
+"""A cluster that fails over, moves its slots and loses nodes while it is committed to: nothing that was told stored is
+lost beyond what the durability allows, and what is lost is noticed."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from protocol.record import Report
+from storage.calls import WEIGHT_PER_CALL
+from storage.catalogue import Video
+from storage.cluster import Cluster
+from storage.durability import NotDurable
+from storage.keys import partition
+from storage.link import Seal
+from storage.pending import Batch, Committed, Delta
+from storage.primary import Command, Primary
+from storage.store import Store, StoreUnavailable
+from tests.clustered import ClusterServers, Member, clustered, until
+
+NOW = 1_764_000_000_000
+PATIENCE_S = 30.0
+LEARNERS = [f"u{number}" for number in range(60)]
+SLOTS_A_MOVE = 3
+ACL = Path(__file__).parents[2] / "examples" / "playhead.acl"
+PASSWORD = "a-password"
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
+    """A cluster of these tests, which hurt it; each finds it whole."""
+    directory = tmp_path_factory.mktemp("cluster")
+    with clustered(directory, "--appendonly", "yes", "--appendfsync", "always") as servers:
+        yield servers
+
+
+@contextlib.asynccontextmanager
+async def opened(servers: ClusterServers, durability: str = "memory", timeout_s: float = 2.0) -> AsyncIterator[Store]:
+    store = Store(servers.url, worker=uuid4().hex, durability=durability, timeout_s=timeout_s)
+    await store.check()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(servers: ClusterServers) -> AsyncIterator[Store]:
+    servers.heal()
+    async with opened(servers) as store:
+        for primary in await store.link.primaries():
+            await primary.redis.flushall()
+        await store.check()
+        yield store
+
+
+def play(second: int) -> Report:
+    return Report(NOW, NOW, "s", second + 1, second + 1, [second, second + 1], [], 1_000)
+
+
+def batch(second: int, learners: list[str] = LEARNERS, videos: int = 7) -> Batch:
+    """Each learner plays this second of a video of his."""
+    made = Batch()
+    for number, user_id in enumerate(learners):
+        delta = made.deltas.setdefault((user_id, f"v{number % videos}"), Delta())
+        delta.ops.append(play(second))
+    return made
+
+
+async def commit(store: Store, made: Batch) -> Committed:
+    """As a flusher does: the same batch until it is stored."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await store.commit(made, NOW, lambda _: False)
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+
+class Load:
+    """Commits one second after another until it is stopped."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.stored = 0
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            await commit(self._store, batch(self.stored))
+            self.stored += 1
+
+    async def more(self, seconds: int = 3) -> None:
+        """Until it has stored so many more."""
+        goal = self.stored + seconds
+        async with asyncio.timeout(PATIENCE_S):
+            while self.stored < goal:
+                assert not self._task.done(), self._task
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+
+@pytest.fixture
+async def load(store: Store) -> AsyncIterator[Load]:
+    load = Load(store)
+    await load.more()
+    yield load
+    await load.stop()
+
+
+async def all_is_there(store: Store, seconds: int) -> None:
+    """Every second of every learner that was told stored; totals that equal a recount and leave nobody out."""
+    all_changes = await asyncio.gather(*(store.changes(user_id) for user_id in LEARNERS))
+    for user_id, changes in zip(LEARNERS, all_changes, strict=True):
+        ((_, record),) = changes.records
+        assert record.seen[0] == 0
+        assert record.seen[1] >= seconds, user_id
+    for number in range(7):
+        totals, curve, _ = await store.totals.read_all(f"v{number}", NOW)
+        assert (totals, curve) == await store.totals.recount(f"v{number}")
+        assert totals.viewers == sum(each % 7 == number for each in range(len(LEARNERS)))
+
+
+# Calls
+
+
+class Counted:
+    """What is sent to each primary."""
+
+    def __init__(self, primaries: list[Primary]) -> None:
+        self.pipelines: Counter[str] = Counter()
+        self.sent: list[tuple[str, Command]] = []
+        for primary in primaries:
+            primary.pipeline = self._counting(primary)  # type: ignore[method-assign]
+
+    def _counting(self, primary: Primary) -> Callable[..., object]:
+        send = primary.pipeline
+
+        async def counted(commands: list[Command]) -> list[object]:
+            self.pipelines[primary.name] += 1
+            self.sent += [(primary.name, command) for command in commands]
+            return await send(commands)
+
+        return counted
+
+    def scripts(self, letter: str) -> list[str]:
+        """Partitions of the calls of a stage."""
+        keys = [str(command[3]) for _, command in self.sent if command[0] == "EVALSHA" and ":fence:" not in command[3]]
+        return [key.split("{")[1][1:3] for key in keys if "{" + letter in key]
+
+
+async def test_a_commit_is_one_call_a_partition_and_one_pipeline_a_node_and_stage(store: Store) -> None:
+    """However many records there are; a partition that weighs too much for one call has as few as it can."""
+    learners = [str(uuid4()) for _ in range(1_500)]
+    await commit(store, batch(0, learners, videos=500))
+    counted = Counted(await store.link.primaries())
+    await commit(store, batch(1, learners, videos=500))
+    assert sorted(counted.scripts("u")) == sorted({partition(user_id) for user_id in learners})
+    assert sorted(counted.scripts("v")) == sorted({partition(f"v{number}") for number in range(500)})
+    assert set(counted.pipelines.values()) == {2}
+    made = batch(2, learners)
+    for number in range(2 * WEIGHT_PER_CALL):
+        made.deltas.setdefault(("heavy", f"v{number}"), Delta()).ops.append(play(2))
+    counted.sent.clear()
+    await commit(store, made)
+    calls = Counter(counted.scripts("u"))
+    assert calls.pop(partition("heavy")) == 3
+    assert set(calls.values()) == {1}
+
+
+async def test_the_user_of_the_example_needs_two_rights_more(servers: ClusterServers, store: Store) -> None:
+    """CLUSTER SLOTS, and ASKING while a slot moves; nothing else is refused."""
+    rights = ACL.read_text().splitlines()[-1].split()[2:]
+    rights = [f">{PASSWORD}" if word.startswith(">") else word for word in rights]
+    for member in servers.members:
+        member.ask("ACL", "SETUSER", "playhead", "reset", "on", *rights, "+cluster|slots", "+asking", "+waitaof")
+    url = servers.url.replace("://", f"://playhead:{PASSWORD}@")
+    limited = Store(url, worker=uuid4().hex, durability="fsync", timeout_s=2.0)
+    try:
+        await limited.check()
+        listening = limited.listen(lambda name, data: None, lambda name: None)
+        task = asyncio.create_task(listening.run())
+        async with asyncio.timeout(PATIENCE_S):
+            await listening.want(limited.keys.push("u0")).wait()
+        await commit(limited, batch(0))
+        await limited.catalogue.put("v0", Video("A film", 60_000))
+        source = servers.primary_of(store.keys.progress("new"))
+        slot = int(source.ask("CLUSTER", "KEYSLOT", store.keys.progress("new")))
+        move = by_keys(source, next(member for member in servers.primaries() if member is not source), slot)
+        next(move)
+        await commit(limited, batch(0, ["new"]))
+        for _ in move:
+            pass
+        task.cancel()
+        await asyncio.wait({task})
+    finally:
+        await limited.close()
+
+
+# Nodes that end
+
+
+@pytest.mark.parametrize("durability", ["fsync", "replicas:1"])
+async def test_a_primary_that_is_killed_under_load_loses_nothing_that_was_promised(
+    servers: ClusterServers, store: Store, durability: str
+) -> None:
+    """With replicas:1 its replica has all when it takes over; with fsync its own disk, when it comes back itself."""
+    async with opened(servers, durability) as durable:
+        load = Load(durable)
+        try:
+            await load.more(1)
+            victim = servers.primary_of(store.keys.progress(LEARNERS[0]))
+            if durability == "fsync":
+                replica = servers.replica_of(victim)
+                replica.kill()
+            victim.kill()
+            if durability == "replicas:1":
+                await asyncio.to_thread(
+                    until, lambda: servers.primary_of(store.keys.progress(LEARNERS[0])) is not victim
+                )
+            victim.start()
+            stored = load.stored
+            await load.more(2)
+        finally:
+            await load.stop()
+        assert load.stored > stored
+        await all_is_there(durable, load.stored)
+
+
+async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: ClusterServers, store: Store) -> None:
+    """For that of the learner and for that of the video, and for no other."""
+    of_learner = servers.primary_of(store.keys.progress("u0"))
+    video = next(name for name in "abcdefghijkl" if servers.primary_of(store.keys.audience(name)) is not of_learner)
+    of_video = servers.primary_of(store.keys.audience(video))
+    (neither,) = {*servers.primaries()} - {of_learner, of_video}
+
+    def made(second: int) -> Batch:
+        made = Batch()
+        made.deltas.setdefault(("u0", video), Delta()).ops.append(play(second))
+        return made
+
+    async with opened(servers, "fsync") as durable:
+        for second, member in enumerate((neither, of_learner, of_video)):
+            member.ask("CONFIG", "SET", "appendfsync", "no")
+            with pytest.raises(NotDurable, match="disk") if member is not neither else contextlib.nullcontext():
+                await durable.commit(made(second), NOW, lambda _: False)
+            member.ask("CONFIG", "SET", "appendfsync", "always")
+            await commit(durable, made(second))
+    async with opened(servers, "replicas:1") as durable:
+        await commit(durable, made(3))
+        replica = servers.replica_of(of_learner)
+        replica.stop()
+        try:
+            with pytest.raises(NotDurable, match="replicas"):
+                await durable.commit(made(4), NOW, lambda _: False)
+        finally:
+            replica.resume()
+        await commit(durable, made(4))
+
+
+async def test_a_primary_that_is_away_fails_its_own_learners_alone(servers: ClusterServers, store: Store) -> None:
+    """Until its replica takes over others are read, and in the same round trip."""
+    victim = servers.primary_of(store.keys.progress("u0"))
+    other = next(user for user in LEARNERS if servers.primary_of(store.keys.progress(user)) is not victim)
+    await commit(store, batch(0))
+    victim.kill()
+    commands: list[Command] = [("HGET", store.keys.progress(user), "rev") for user in ("u0", other)]
+    lost, there = await store.link.ask(commands)
+    assert (isinstance(lost, StoreUnavailable), there) == (True, b"1")
+
+
+def let_lag(servers: ClusterServers, primary: Member) -> Member:
+    """From here on the replica of this primary gets nothing."""
+    replica = servers.replica_of(primary)
+    replica.ask("CONFIG", "SET", "masteruser", "nobody")
+    replica.ask("CONFIG", "SET", "masterauth", "nothing")
+    primary.ask("CLIENT", "KILL", "TYPE", "replica")
+    until(lambda: replica.replication()["master_link_status"] == "down")
+    return replica
+
+
+def let_follow(replica: Member) -> None:
+    replica.ask("CONFIG", "SET", "masteruser", "")
+    replica.ask("CONFIG", "SET", "masterauth", "")
+
+
+async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers: ClusterServers, store: Store) -> None:
+    """The process whose commit is lost notices with its next one, though that is about another primary's learner, and
+    though somebody else has committed there meanwhile; then all of the lost learner's records are read anew."""
+    lost = LEARNERS[0]
+    victim = servers.primary_of(store.keys.progress(lost))
+    other = next(user for user in LEARNERS if servers.primary_of(store.keys.progress(user)) is not victim)
+    before = await commit(store, batch(0))
+    replica = let_lag(servers, victim)
+    try:
+        async with opened(servers) as stranger:
+            assert (await commit(store, batch(1, [lost]))).revs[lost] == (1, 2)
+            victim.kill()
+            assert (await commit(stranger, batch(2, [lost]))).epoch == before.epoch
+            assert (await stranger.record(lost, "v0")).seen == [0, 1, 2, 3], "there was nothing to notice"
+            assert isinstance(store.link, Cluster)
+            await store.link.look()
+            after = await commit(store, batch(3, [other]))
+            assert after.epoch != before.epoch
+            assert (await commit(store, batch(3))).epoch == after.epoch
+            assert (await commit(stranger, batch(3))).epoch == after.epoch
+            changes = await stranger.changes(lost, 2, before.epoch)
+            assert (changes.epoch, len(changes.records)) == (after.epoch, 1)
+    finally:
+        let_follow(replica)
+
+
+async def test_a_commit_whose_first_stage_was_lost_is_not_told_stored(servers: ClusterServers, store: Store) -> None:
+    """A primary that fails over between the two stages to a replica that lagged: the commit is made again."""
+    async with opened(servers, "fsync") as durable:
+        victim = servers.primary_of(store.keys.progress(LEARNERS[0]))
+        before = await commit(durable, batch(0))
+        replica = let_lag(servers, victim)
+        sealed, stages = durable.sealed, 0
+
+        async def failing(commands: list[Command], seal: Seal, also: Iterable[str]) -> list[object]:
+            nonlocal stages
+            stages += 1
+            if stages == 2:
+                victim.kill()
+            return await sealed(commands, seal, also)
+
+        durable.sealed = failing  # type: ignore[method-assign]
+        try:
+            with pytest.raises(StoreUnavailable):
+                await durable.commit(batch(1), NOW, lambda _: False)
+            after = await commit(durable, batch(1))
+            assert after.epoch != before.epoch
+            await all_is_there(durable, 2)
+        finally:
+            let_follow(replica)
+
+
+async def test_a_planned_failover_keeps_the_epoch(servers: ClusterServers, store: Store, load: Load) -> None:
+    """Nothing is lost, so nobody is sent home."""
+    epoch = await store.epoch()
+    primary = servers.primary_of(store.keys.epoch)
+    replica = servers.replica_of(primary)
+    await asyncio.to_thread(replica.ask, "CLUSTER", "FAILOVER")
+    await asyncio.to_thread(until, lambda: servers.primary_of(store.keys.epoch) is replica)
+    await load.more()
+    await load.stop()
+    await all_is_there(store, load.stored)
+    assert await store.epoch() == epoch
+
+
+# Slots that move
+
+
+def by_keys(source: Member, target: Member, slot: int) -> Iterator[None]:
+    """As `redis-cli --cluster reshard` moves one: key by key, while it is served."""
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id())
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id())
+    yield
+    while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+        yield
+    for member in (target, source):
+        member.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id())
+    yield
+
+
+def at_once(source: Member, target: Member, slot: int) -> Iterator[None]:
+    """As Valkey 9 moves one."""
+    source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id())
+    yield
+
+
+@pytest.mark.parametrize("how", [by_keys, at_once])
+async def test_slots_move_under_load_and_nothing_is_lost(
+    servers: ClusterServers, store: Store, load: Load, how: Callable[[Member, Member, int], Iterator[None]]
+) -> None:
+    """Of learners, of videos, and that of the epoch; the same commits go on, and the store stays the same."""
+    epoch = await store.epoch()
+    keys = [store.keys.progress(user_id) for user_id in LEARNERS[:SLOTS_A_MOVE]]
+    for key in [*keys, store.keys.audience("v0"), store.keys.audience("v1"), store.keys.epoch]:
+        source = servers.primary_of(key)
+        target = next(member for member in servers.primaries() if member is not source)
+        slot = int(source.ask("CLUSTER", "KEYSLOT", key))
+        for _ in how(source, target, slot):
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(until, lambda key=key, target=target: servers.primary_of(key) is target)  # type: ignore[misc]
+        await load.more(1)
+    await load.stop()
+    await all_is_there(store, load.stored)
+    assert await store.epoch() == epoch
+
+
+async def test_a_slot_that_stays_half_moved_can_still_be_read_and_written(
+    servers: ClusterServers, store: Store
+) -> None:
+    """A learner's key is at one end or the other: ASK sends on to the second, also one that is new."""
+    source = servers.primary_of(store.keys.progress(LEARNERS[0]))
+    target = next(member for member in servers.primaries() if member is not source)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", store.keys.progress(LEARNERS[0])))
+    mine = [name for name in map(str, range(3_000)) if partition(name) == partition(LEARNERS[0])]
+    await commit(store, batch(0, [LEARNERS[0]]))
+    move = by_keys(source, target, slot)
+    next(move)
+    await commit(store, batch(0, mine[:1]))
+    await commit(store, batch(1, [LEARNERS[0]]))
+    for _ in move:
+        pass
+    for name in (LEARNERS[0], mine[0]):
+        assert (await store.record(name, "v0")).seen[0] == 0
+    assert (await store.record(LEARNERS[0], "v0")).seen == [0, 2]

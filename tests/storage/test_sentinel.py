@@ -1,0 +1,181 @@
+"""A store that sentinels name: whoever is the primary is committed to and listened to, and a loss is noticed."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+
+from protocol.record import Report
+from storage.embedded import _binary
+from storage.keys import Keys
+from storage.pending import Batch, Committed, Delta
+from storage.posture import concerns
+from storage.store import Store, StoreUnavailable
+from tests.clustered import PATIENCE_S, until
+from tests.device import device
+from tests.serving import serving
+
+NOW = 1_764_000_000_000
+DOWN_AFTER_MS = 500
+
+
+def ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
+
+
+class Watched:
+    """A primary, its replica, and three sentinels that give the one's place to the other."""
+
+    def __init__(self, directory: Path) -> None:
+        self.primary, self.replica, *self.sentinels = ports(5)
+        self._directory = directory
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._start(self.primary)
+        self._start(self.replica, "--replicaof", f"127.0.0.1 {self.primary}")
+        until(lambda: self.ask(self.replica, "INFO", "replication")["master_link_status"] == "up")
+        for port in self.sentinels:
+            path = directory / f"sentinel{port}.conf"
+            path.write_text(
+                f"bind 127.0.0.1\nport {port}\ndir {directory}\n"
+                f"sentinel monitor progress 127.0.0.1 {self.primary} 2\n"
+                f"sentinel down-after-milliseconds progress {DOWN_AFTER_MS}\n"
+                "sentinel failover-timeout progress 2000\n"
+            )
+            self._run(port, path, "--sentinel")
+        until(lambda: all(self._sees_all(port) for port in self.sentinels))
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.sentinels)}/progress"
+
+    def kill(self, port: int) -> None:
+        process = self._processes.pop(port)
+        process.kill()
+        process.wait(PATIENCE_S)
+
+    def has_failed_over(self) -> bool:
+        _, port = self.ask(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "progress")
+        return int(port) == self.replica and self.ask(self.replica, "INFO", "replication")["role"] == "master"
+
+    def ask(self, port: int, *command: str) -> "dict[str, str] | list[bytes]":
+        with redis.Redis(port=port) as client:
+            return client.execute_command(*command)  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        for port in list(self._processes):
+            self.kill(port)
+
+    def _start(self, port: int, *options: str) -> None:
+        directory = self._directory / str(port)
+        directory.mkdir()
+        file = ("--dir", directory, "--save", "", "--repl-diskless-sync-delay", "0")
+        self._run(port, "--bind", "127.0.0.1", "--port", str(port), *file, *options)
+        until(lambda: bool(self.ask(port, "PING")))
+
+    def _run(self, port: int, *words: str | Path) -> None:
+        self._processes[port] = subprocess.Popen([_binary(), *words], stdout=subprocess.DEVNULL)
+
+    def _sees_all(self, port: int) -> bool:
+        with redis.Redis(port=port) as client:
+            state = client.sentinel_master("progress")
+        return state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 and not state["is_sdown"]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    watched = Watched(tmp_path)
+    try:
+        yield watched
+    finally:
+        watched.end()
+
+
+@pytest.fixture
+async def store(watched: Watched) -> AsyncIterator[Store]:
+    store = Store(watched.url, worker=uuid4().hex, timeout_s=2.0)
+    await store.check()
+    yield store
+    await store.close()
+
+
+async def commit(store: Store, second: int) -> Committed:
+    """As a flusher does: the same batch until it is stored."""
+    made = Batch()
+    played = Report(NOW, NOW, "s", second + 1, second + 1, [second, second + 1], [], 1_000)
+    made.deltas.setdefault(("u", "v"), Delta()).ops.append(played)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await store.commit(made, NOW, lambda _: False)
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_primary_that_is_killed_is_followed_by_its_replica(watched: Watched, store: Store) -> None:
+    """What the replica had is there, and so is what came after; nobody is sent home for it."""
+    before = await commit(store, 0)
+    assert (await store.run([("WAIT", 1, 5_000)])) == [1]
+    watched.kill(watched.primary)
+    after = await commit(store, 1)
+    assert watched.has_failed_over()
+    assert after.epoch == before.epoch
+    assert (await store.record("u", "v")).seen == [0, 2]
+
+
+async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(watched: Watched, store: Store) -> None:
+    """The process whose commit is lost notices with its next one, though another has committed meanwhile."""
+    before = await commit(store, 0)
+    assert (await store.run([("WAIT", 1, 5_000)])) == [1]
+    with redis.Redis(port=watched.replica) as replica:
+        replica.config_set("masteruser", "nobody")
+        replica.config_set("masterauth", "nothing")
+    watched.ask(watched.primary, "CLIENT", "KILL", "TYPE", "replica")
+    until(lambda: watched.ask(watched.replica, "INFO", "replication")["master_link_status"] == "down")  # type: ignore[call-overload]
+    await commit(store, 1)
+    watched.kill(watched.primary)
+    stranger = Store(watched.url, worker=uuid4().hex, timeout_s=2.0)
+    assert (await commit(stranger, 2)).epoch == before.epoch
+    await stranger.close()
+    after = await commit(store, 3)
+    assert after.epoch != before.epoch
+    assert (await commit(store, 3)).epoch == after.epoch
+
+
+async def test_a_primary_that_is_demoted_is_written_to_no_more(watched: Watched, store: Store) -> None:
+    """A planned failover: it lives, as a replica; commits and pushes go to its successor."""
+    user, video = str(uuid4()), str(uuid4())
+    chosen = {"redis_url": watched.url, "flush_interval_s": 0.02, "store_timeout_s": 2.0}
+    async with contextlib.AsyncExitStack() as stack:
+        here, there = [await stack.enter_async_context(serving(**chosen)) for _ in range(2)]
+        laptop, phone = [await stack.enter_async_context(device(server, user)) for server in (here, there)]
+        await laptop.play(video, 0, 5)
+        await phone.pushed(video)
+        await store.run([("WAIT", 1, 5_000)])
+        watched.ask(watched.sentinels[0], "SENTINEL", "FAILOVER", "progress")
+        await asyncio.to_thread(until, watched.has_failed_over)
+        for second in range(5, 30, 5):
+            await laptop.play(video, second, second + 5)
+            assert (await phone.pushed(video))["seen"] == [[0, second + 5]]
+    with redis.Redis(port=watched.replica) as successor:
+        assert successor.hexists(Keys().progress(user), video)
+
+
+async def test_what_is_said_at_the_start(watched: Watched, store: Store) -> None:
+    """Of the primary, what is said of any store; of a service that no sentinel knows, its name."""
+    assert await concerns(store) == [
+        "The store keeps nothing on disk, and all progress ends with it: turn its appendonly on."
+    ]
+    misspelt = Store(watched.url.replace("/progress", "/misspelt"), worker="w", timeout_s=2.0)
+    with pytest.raises(StoreUnavailable, match="misspelt"):
+        await misspelt.check()
+    await misspelt.close()
