@@ -113,7 +113,9 @@ async def _rebuild(store: Store, settings: Settings, check: bool) -> int:
 
     def show(walk: str, part: float, found: Found) -> None:
         half = part / 2 + (0.5 if walk == "videos" else 0)
-        progress.show(half, f"{found.records:,} records, {found.videos:,} videos, {found.drift.total():,} drifted")
+        progress.show(
+            half, f"{found.records:,} records, {found.audiences:,} audiences, {found.drift.total():,} drifted"
+        )
 
     rebuild = Rebuild(
         store,
@@ -136,7 +138,7 @@ async def _rebuild(store: Store, settings: Settings, check: bool) -> int:
         verdict = "run `playhead rebuild` to mend it" if check else "not all of it could be mended"
     else:
         verdict = "mended"
-    print(f"{found.records:,} records, {found.videos:,} videos: {verdict}")
+    print(f"{found.records:,} records, {found.audiences:,} audiences: {verdict}")
     return DRIFT if found.failed or (check and found.drift) else 0
 
 

@@ -23,7 +23,7 @@ WEIGHT_PER_SLICE = 400
 READERS_PER_CALL = 10
 """Users whose changes are read in one script call: a few ms of the store, where each has hundreds of records."""
 States = dict[str, tuple[list[str], list[bytes]]]
-"""By videoId: userIds, and of each the state that `lua/users.lua` answers."""
+"""By shard of a video: userIds, and of each the state that `lua/users.lua` answers."""
 
 
 class UserCall(NamedTuple):
@@ -40,7 +40,7 @@ class UserCall(NamedTuple):
 class VideoCall(NamedTuple):
     """One call of `lua/videos.lua`."""
 
-    videos: list[str]
+    shards: list[str]
     packed: bytes
     """ARGV[3]."""
 
@@ -68,13 +68,13 @@ def slices(
         yield part
 
 
-def by_partition(videos: States, partition: Callable[[str], str] | None) -> Iterator[States]:
-    """By video, in groups that calls must not mix."""
+def by_partition(shards: States, partition: Callable[[str], str] | None) -> Iterator[States]:
+    """By shard, in groups that calls must not mix."""
     if partition is None:
-        return iter([videos])
+        return iter([shards])
     groups: dict[str, States] = {}
-    for video_id, states in videos.items():
-        groups.setdefault(partition(video_id), {})[video_id] = states
+    for shard, states in shards.items():
+        groups.setdefault(partition(shard), {})[shard] = states
     return iter(groups.values())
 
 
@@ -135,26 +135,26 @@ def user_calls(
         yield UserCall(users, records, bytes(packed))
 
 
-def video_calls(by_video: States) -> Iterator[VideoCall]:
-    """(userIds, states) by video; a hot video appears in several calls."""
-    videos: list[str] = []
+def video_calls(by_shard: States) -> Iterator[VideoCall]:
+    """(userIds, states) by shard; a large one appears in several calls."""
+    shards: list[str] = []
     groups: list[tuple[list[str], list[bytes]]] = []
     weight = 0
-    for video_id, (users, values) in by_video.items():
+    for shard, (users, values) in by_shard.items():
         start = 0
         while start < len(users):
             end = start + WEIGHT_PER_CALL - weight
-            videos.append(video_id)
+            shards.append(shard)
             groups.append((users[start:end], values[start:end]))
             weight += len(groups[-1][0])
             if weight >= WEIGHT_PER_CALL:
-                yield VideoCall(videos, msgpack.packb(groups, use_bin_type=False))
-                videos, groups, weight = [], [], 0
+                yield VideoCall(shards, msgpack.packb(groups, use_bin_type=False))
+                shards, groups, weight = [], [], 0
             start = end
-    if videos:
-        yield VideoCall(videos, msgpack.packb(groups, use_bin_type=False))
+    if shards:
+        yield VideoCall(shards, msgpack.packb(groups, use_bin_type=False))
 
 
-def video_keys(keys: Keys, videos: list[str]) -> list[str]:
-    """The four keys of each video, in the order that `lua/videos.lua` takes them."""
-    return [key for video_id in videos for key in keys.of_video(video_id)]
+def video_keys(keys: Keys, shards: list[str]) -> list[str]:
+    """The four keys of each shard, in the order that `lua/videos.lua` takes them."""
+    return [key for shard in shards for key in keys.of_shard(shard)]

@@ -7,16 +7,16 @@ walks, each of which trusts what the one before has put right:
    only if it still lacks, a grace later, the revision that was seen then; one that is ahead, or unlike its record at
    the same revision, is compared anew with a record read after it. A record's revision never goes back, so what is left
    is drift. Mended by stage 2, which skips what is not newer, after taking out an entry that stands in its way.
-2. Every entry's record: an entry is written after its record, and records are never removed, so an entry without one is
-   drift. It is taken out, and what it says out of the totals.
-3. Every video's totals against the sum of its entries. Each script changes both by the same amount, so totals - sum is
-   constant, but for us. It is enough to know it for one moment, and to subtract it at any later one, once. A small
-   audience is summed in one script. For a larger one (SLICE_BYTES), and to mend, the first slice notes the totals and
-   marks the video; from then on stage 2 keeps the old entry of whatever it changes (`before`), so that each later slice
-   sums what was there at that moment. Nothing blocks the store
-   for longer than a slice. As many entries as there were must have been summed: else the hash was resized meanwhile and
-   gave some twice, and it is done again. A mark whose recount has died expires within PAUSE_MS; one that was taken over
-   by another recount answers "over" to the first.
+2. Every entry's record: an entry is written after its record, and records are never removed, so an entry without one,
+   or in a shard that is not its user's, is drift. It is taken out, and what it says out of the totals.
+3. Every video's totals (on a cluster, every shard's) against the sum of its entries. Each script changes both by the
+   same amount, so totals - sum is constant, but for us. It is enough to know it for one moment, and to subtract it at
+   any later one, once. A small audience is summed in one script. For a larger one (SLICE_BYTES), and to mend, the first
+   slice notes the totals and marks the video; from then on stage 2 keeps the old entry of whatever it changes
+   (`before`), so that each later slice sums what was there at that moment. Nothing blocks the store for longer than a
+   slice. As many entries as there were must have been summed: else the hash was resized meanwhile and gave some twice,
+   and it is done again. A mark whose recount has died expires within PAUSE_MS; one that was taken over by another
+   recount answers "over" to the first.
 
 What is mended is safe against interruption at any moment: run it again. Memory: one page, MAX_SUSPECTS names, and the
 curve of one video. What changes while it runs is neither lost, nor counted twice, nor called drift.
@@ -62,7 +62,8 @@ class Found:
     """What a rebuild saw."""
 
     records: int = 0
-    videos: int = 0
+    audiences: int = 0
+    """One a video; on a cluster one a shard."""
     drift: Counter[str] = field(default_factory=Counter)
     """By kind, how many; a kind is a few words."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -124,10 +125,10 @@ class Rebuild:
             self._progress("records", page.part, self._found)
         await self._judge_all()
         async for page in self._store.scanning.keys(self._keys.all_of("v", "*")):
-            for video_id in await self._videos(page.names):
-                self._found.videos += 1
-                await self._take_out_orphans(video_id)
-                await self._count(video_id)
+            for shard in await self._shards(page.names):
+                self._found.audiences += 1
+                await self._take_out_orphans(shard)
+                await self._count(shard)
             self._progress("videos", page.part, self._found)
         return self._found
 
@@ -173,74 +174,81 @@ class Rebuild:
                 self._found.tell(self._found.drift, kind, f"user {suspect.user_id}, video {suspect.video_id}")
                 missing.setdefault(suspect.video_id, []).append((suspect.user_id, value))
                 if stored is not None and (entry is None or entry.rev >= record.rev):
-                    blocking.setdefault(suspect.video_id, []).append((suspect.user_id, stored))
+                    shard = self._keys.shard(suspect.video_id, suspect.user_id)
+                    blocking.setdefault(shard, []).append((suspect.user_id, stored))
         if self._mend and missing:
             await self._store.run(
-                [self._forgetting(video, part) for video, items in blocking.items() for part in _cut(items, FORGOTTEN)]
+                [self._forgetting(shard, part) for shard, items in blocking.items() for part in _cut(items, FORGOTTEN)]
             )
             await self._store.bring(missing, self._now())
 
     async def _entries(self, names: list[tuple[str, str]]) -> list[bytes | None]:
-        return await self._store.run([("HGET", self._keys.audience(video_id), user_id) for user_id, video_id in names])
+        shards = [(self._keys.shard(video_id, user_id), user_id) for user_id, video_id in names]
+        return await self._store.run([("HGET", self._keys.audience(shard), user_id) for shard, user_id in shards])
 
-    def _forgetting(self, video_id: str, items: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
-        audience, summary, curve, _ = self._keys.of_video(video_id)
+    def _forgetting(self, shard: str, items: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
+        audience, summary, curve, _ = self._keys.of_shard(shard)
         packed = msgpack.packb(items, use_bin_type=False)
-        return self._forget.call([audience, summary, curve, self._keys.before(video_id)], packed)
+        return self._forget.call([audience, summary, curve, self._keys.before(shard)], packed)
 
     # 2. Entries and their records
 
-    async def _videos(self, names: list[str]) -> list[str]:
-        """Videos of these keys, each by one of its keys alone: its audience where there is one."""
+    async def _shards(self, names: list[str]) -> list[str]:
+        """Shards of these keys, each by one of its keys alone: its audience where there is one."""
         kinds = {name: name.split(":", 3)[2] for name in names}
         left = [name for name, kind in kinds.items() if kind in ("summary", "curve")]
-        of_video = [self._keys.of_video(_id(name)) for name in left]
-        others = await self._store.run([("EXISTS", audience) for audience, *_ in of_video]) if left else []
-        summaries = await self._store.run([("EXISTS", summary) for _, summary, *_ in of_video]) if left else []
+        of_shard = [self._keys.of_shard(_id(name)) for name in left]
+        others = await self._store.run([("EXISTS", audience) for audience, *_ in of_shard]) if left else []
+        summaries = await self._store.run([("EXISTS", summary) for _, summary, *_ in of_shard]) if left else []
         found = [_id(name) for name, kind in kinds.items() if kind == "audience"]
         for name, audience, summary in zip(left, others, summaries, strict=True):
             if not audience and (kinds[name] == "summary" or not summary):
                 found.append(_id(name))
         return found
 
-    async def _take_out_orphans(self, video_id: str) -> None:
-        async for fields in self._store.scanning.fields([self._keys.audience(video_id)]):
+    async def _take_out_orphans(self, shard: str) -> None:
+        video_id = self._keys.video_of(shard)
+        async for fields in self._store.scanning.fields([self._keys.audience(shard)]):
             for some in _cut(fields, PAGE):
                 users = [user.decode() for _, user, _ in some]
                 there = await self._store.run([("HEXISTS", self._keys.progress(u), video_id) for u in users])
-                orphans = [(u, e) for u, (_, _, e), is_there in zip(users, some, there, strict=True) if not is_there]
+                at_home = [
+                    is_there and self._keys.shard(video_id, u) == shard
+                    for u, is_there in zip(users, there, strict=True)
+                ]
+                orphans = [(u, e) for u, (_, _, e), is_there in zip(users, some, at_home, strict=True) if not is_there]
                 for user_id, _ in orphans:
                     self._found.tell(
                         self._found.drift, "an entry without a record", f"user {user_id}, video {video_id}"
                     )
                 if self._mend and orphans:
-                    await self._store.run([self._forgetting(video_id, part) for part in _cut(orphans, FORGOTTEN)])
+                    await self._store.run([self._forgetting(shard, part) for part in _cut(orphans, FORGOTTEN)])
 
     # 3. Totals and the sum of the entries
 
-    async def _count(self, video_id: str) -> None:
+    async def _count(self, shard: str) -> None:
         """Say whether the totals are the sum; where they are to be mended and aren't, count again to mend."""
         marking = False
         for _ in range(MAX_ATTEMPTS):
             token = uuid4().hex
-            count = await self._summed(video_id, token, marking)
+            count = await self._summed(shard, token, marking)
             if count is None:
                 continue
             repairs = count.repairs()
             if repairs and self._mend and not count.marked:
                 marking = True
                 continue
-            if count.marked and not await self._adjusted(video_id, token, repairs if self._mend else []):
+            if count.marked and not await self._adjusted(shard, token, repairs if self._mend else []):
                 continue
             if repairs:
-                self._found.tell(self._found.drift, "totals that are not the sum of the audience", f"video {video_id}")
+                self._found.tell(self._found.drift, "totals that are not the sum of the audience", f"video {shard}")
             return
-        self._found.tell(self._found.failed, "a video that could not be counted while it changed", f"video {video_id}")
+        self._found.tell(self._found.failed, "a video that could not be counted while it changed", f"video {shard}")
 
-    async def _summed(self, video_id: str, token: str, marking: bool) -> "_Count | None":
+    async def _summed(self, shard: str, token: str, marking: bool) -> "_Count | None":
         """All slices; None: it has to be done again."""
-        audience, summary, curve, _ = self._keys.of_video(video_id)
-        keys = [audience, summary, curve, self._keys.before(video_id)]
+        audience, summary, curve, _ = self._keys.of_shard(shard)
+        keys = [audience, summary, curve, self._keys.before(shard)]
         cursor, count = b"", _Count()
         while cursor != b"0":
             call = self._recount.call(keys, token, cursor, SLICE_BYTES, 1 if marking else 0, PAUSE_MS)
@@ -252,10 +260,10 @@ class Rebuild:
             count.add(*sums)
         return count if count.missing == 0 else None
 
-    async def _adjusted(self, video_id: str, token: str, repairs: list[tuple[int, bytes, int | bool]]) -> bool:
+    async def _adjusted(self, shard: str, token: str, repairs: list[tuple[int, bytes, int | bool]]) -> bool:
         """Make the repairs, and end the recount; False: it was over before."""
-        _, summary, curve, _ = self._keys.of_video(video_id)
-        keys = [summary, curve, self._keys.before(video_id)]
+        _, summary, curve, _ = self._keys.of_shard(shard)
+        keys = [summary, curve, self._keys.before(shard)]
         parts = list(_cut(repairs, REPAIRS)) or [[]]
         for number, part in enumerate(parts):
             fields = [[value for where, *pair in part if where == key for value in pair] for key in (SUMMARY, CURVE)]

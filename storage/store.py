@@ -27,7 +27,7 @@ from storage.durability import Durability
 from storage.durability import StoreUnavailable as StoreUnavailable
 from storage.endings import Endings
 from storage.fences import Fences, Mark
-from storage.keys import Keys, partition
+from storage.keys import VIDEO_SHARDS, Keys, partition
 from storage.link import Link, Seal, Single, checked, unavailable
 from storage.packing import Damaged, unpack_record
 from storage.pending import Batch, Committed, Result, Wanted
@@ -85,6 +85,8 @@ class Store:
         self._texts: list[str] = []
         """Of the scripts, which every primary must know."""
         self.link = _link(url, timeout_s, self._texts)
+        if self.link.tags:
+            self.keys = Keys(self.keys.prefix, VIDEO_SHARDS)
         self._partition = partition if self.link.tags else None
         self.catalogue = Catalogue(self.run, self.keys)
         self.endings = Endings(self.run, self.keys)
@@ -193,23 +195,23 @@ class Store:
         stored_epoch, *answers = await self.sealed(commands, mark, self._fences.moved())
         batch.doubted |= self._fences.went_back
         committed = Committed(await self._recognise(stored_epoch))
-        by_video: States = {}
+        by_shard: States = {}
         for done, (user_call, answer) in enumerate(zip(calls, answers, strict=True), 1):
-            _take_results(user_call, answer, committed, by_video)
+            _take_results(user_call, answer, committed, by_shard, self.keys.shard)
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
         written = {self.link.primary_of(self.keys.progress(call.users[0])) for call in calls}
-        await self._commit_videos(await self._video_commands(by_video, now, anew=batch.doubted), written)
+        await self._commit_videos(await self._video_commands(by_shard, now, anew=batch.doubted), written)
         if self._fences.went_back or self._epoch != committed.epoch:
             batch.doubted = True
             raise StoreUnavailable("the store has lost data in the middle of a commit")
         return committed
 
-    async def _video_commands(self, by_video: States, now: int, *, anew: bool = False) -> list[Command]:
+    async def _video_commands(self, by_shard: States, now: int, *, anew: bool = False) -> list[Command]:
         commands: list[Command] = []
-        groups = by_partition(by_video, self._partition)
+        groups = by_partition(by_shard, self._partition)
         for done, call in enumerate((call for group in groups for call in video_calls(group)), 1):
-            keys = video_keys(self.keys, call.videos)
+            keys = video_keys(self.keys, call.shards)
             commands.append(self._videos.call(keys, now, self._live_ms, call.packed, int(anew)))
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
@@ -231,10 +233,12 @@ class Store:
             StoreUnavailable: as `commit`.
             Damaged: a value that can't be read.
         """
-        states = {
-            video_id: ([user_id for user_id, _ in values], [state_of(unpack_record(value)) for _, value in values])
-            for video_id, values in by_video.items()
-        }
+        states: States = {}
+        for video_id, values in by_video.items():
+            for user_id, value in values:
+                users, of_users = states.setdefault(self.keys.shard(video_id, user_id), ([], []))
+                users.append(user_id)
+                of_users.append(state_of(unpack_record(value)))
         await self._commit_videos(await self._video_commands(states, now), set())
 
     async def record(self, user_id: str, video_id: str) -> Record:
@@ -354,8 +358,10 @@ def _run_at(primary: Primary) -> Run:
     return run
 
 
-def _take_results(call: UserCall, answer: bytes, committed: Committed, by_video: States) -> None:
-    """Put what a call of stage 1 answered into `committed`; and into `by_video`, for stage 2, userIds and values."""
+def _take_results(
+    call: UserCall, answer: bytes, committed: Committed, by_shard: States, shard_of: Callable[[str, str], str]
+) -> None:
+    """Put what a call of stage 1 answered into `committed`; and into `by_shard`, for stage 2, userIds and states."""
     # There is no text in the answer: states and values stay bytes.
     befores, afters, states, codes, values = msgpack.unpackb(answer, raw=True)
     pairs = zip(befores, afters, strict=True)
@@ -369,12 +375,13 @@ def _take_results(call: UserCall, answer: bytes, committed: Committed, by_video:
     for (user_id, video_id), state in zip(call.records, states, strict=True):
         if not state:
             continue
-        if video_id in by_video:
-            users, of_users = by_video[video_id]
+        shard = shard_of(video_id, user_id)
+        if shard in by_shard:
+            users, of_users = by_shard[shard]
             users.append(user_id)
             of_users.append(state)
         else:
-            by_video[video_id] = ([user_id], [state])
+            by_shard[shard] = ([user_id], [state])
     outcomes: dict[int, list[int]] = {}
     for i in range(0, len(codes), 3):
         outcomes.setdefault(codes[i], []).extend(codes[i + 1 : i + 3])

@@ -44,36 +44,41 @@ class VideoTotals:
         self._live_ms = live_ms
 
     async def read(self, video_id: str) -> Totals:
-        return _totals(*await self._run(self._queries(video_id)))
+        duration, *totals = await self._run([self._duration(video_id), *self._summaries(video_id)])
+        return _totals(totals, duration)
 
     async def read_all(self, video_id: str, now: int) -> tuple[Totals, Curve, int]:
         """Totals, curve, and how many are watching at `now` (ms since 1970)."""
-        totals, duration, points, watching = await self._run(
+        shards = self._keys.shards(video_id)
+        duration, *replies = await self._run(
             [
-                *self._queries(video_id),
-                ("HGETALL", self._keys.curve(video_id)),
-                ("ZCOUNT", self._keys.live(video_id), now - self._live_ms, "+inf"),
+                self._duration(video_id),
+                *self._summaries(video_id),
+                *(("HGETALL", self._keys.curve(shard)) for shard in shards),
+                *(("ZCOUNT", self._keys.live(shard), now - self._live_ms, "+inf") for shard in shards),
             ]
         )
-        return _totals(totals, duration), curve(points, int(duration or 0)), watching
+        count = len(shards)
+        totals, points, watching = replies[:count], replies[count : 2 * count], replies[2 * count :]
+        return _totals(totals, duration), curve(points, int(duration or 0)), sum(watching)
 
     async def audience(self, video_id: str) -> AsyncIterator[list[str]]:
         """Everybody with an entry, some at a time; who comes or goes meanwhile may be in it, or not, or twice."""
-        cursor = 0
-        while True:
-            command = ("HSCAN", self._keys.audience(video_id), cursor, "COUNT", AUDIENCE_PAGE)
-            ((position, entries),) = await self._run([command])
-            yield [user_id.decode() for user_id in entries]
-            cursor = int(position)
-            if not cursor:
-                return
+        for shard in self._keys.shards(video_id):
+            cursor, begun = 0, False
+            while cursor or not begun:
+                command = ("HSCAN", self._keys.audience(shard), cursor, "COUNT", AUDIENCE_PAGE)
+                ((position, entries),) = await self._run([command])
+                yield [user_id.decode() for user_id in entries]
+                cursor, begun = int(position), True
 
     async def recount(self, video_id: str) -> tuple[Totals, Curve]:
         """The same from nothing but the audience: what the totals must always equal."""
-        _, duration, audience = await self._run([*self._queries(video_id), ("HGETALL", self._keys.audience(video_id))])
+        audiences = [("HGETALL", self._keys.audience(shard)) for shard in self._keys.shards(video_id)]
+        duration, *replies = await self._run([self._duration(video_id), *audiences])
         viewers = completed = watched = 0
         points: dict[bytes, int] = {}
-        for entry in audience.values():
+        for entry in (entry for audience in replies for entry in audience.values()):
             unpacker = msgpack.Unpacker()
             unpacker.feed(entry)
             _, (entry_watched, entry_completed, seen, again) = unpacker
@@ -84,26 +89,28 @@ class VideoTotals:
                 for start, end in pairs(seconds):
                     points[f"{letter}{start}".encode()] = points.get(f"{letter}{start}".encode(), 0) + 1
                     points[f"{letter}{end}".encode()] = points.get(f"{letter}{end}".encode(), 0) - 1
-        return _totals((viewers, completed, watched), duration), curve(points, int(duration or 0))
+        return _totals([(viewers, completed, watched)], duration), curve([points], int(duration or 0))
 
-    def _queries(self, video_id: str) -> list[tuple[Any, ...]]:
-        return [
-            ("HMGET", self._keys.summary(video_id), "viewers", "completed", "watched"),
-            ("HGET", self._keys.catalogue(video_id), "duration_ms"),
-        ]
+    def _summaries(self, video_id: str) -> list[tuple[Any, ...]]:
+        names = ("viewers", "completed", "watched")
+        return [("HMGET", self._keys.summary(shard), *names) for shard in self._keys.shards(video_id)]
+
+    def _duration(self, video_id: str) -> tuple[Any, ...]:
+        return ("HGET", self._keys.catalogue(video_id), "duration_ms")
 
 
-def _totals(reply: Iterable[Any], duration: Any) -> Totals:
-    viewers, completed, watched = (int(value or 0) for value in reply)
+def _totals(shards: Iterable[Iterable[Any]], duration: Any) -> Totals:
+    viewers, completed, watched = (sum(int(value or 0) for value in values) for values in zip(*shards, strict=True))
     duration_s = int(duration or 0) // 1_000
     return Totals(viewers, completed, min(watched, viewers * duration_s) if duration_s else watched)
 
 
-def curve(points: Mapping[bytes, Any], duration_ms: int = 0) -> Curve:
-    """Prefix sums of the two difference arrays, up to the end of the video where that is known (0: it is not)."""
+def curve(shards: Iterable[Mapping[bytes, Any]], duration_ms: int = 0) -> Curve:
+    """Prefix sums of the two difference arrays of all shards, up to the end of the video where that is known (0: it is
+    not)."""
     end = cell(duration_ms)
     steps: dict[str, dict[int, int]] = {"s": {}, "a": {}}
-    for name, by in points.items():
+    for name, by in (point for points in shards for point in points.items()):
         second = min(int(name[1:]), end) if duration_ms else int(name[1:])
         steps[chr(name[0])][second] = steps[chr(name[0])].get(second, 0) + int(by)
     length = max((second for second, by in steps["s"].items() if by), default=0)

@@ -105,10 +105,10 @@ async def test_rebuild_says_and_mends_and_tells_by_its_exit_code(
         assert (code, "1 × an entry that lacks" in out, str(UUID(int=10_007)) in out) == (1, True, True)
         assert not await kept_is_counted(store)
         code, out, _ = await operator.run("rebuild")
-        assert (code, out.splitlines()[-1]) == (0, "300 records, 1 videos: mended")
+        assert (code, out.splitlines()[-1]) == (0, "300 records, 1 audiences: mended")
         assert await kept_is_counted(store)
         code, out, _ = await operator.run("rebuild", "--check")
-        assert (code, out) == (0, "300 records, 1 videos: nothing has drifted\n")
+        assert (code, out) == (0, "300 records, 1 audiences: nothing has drifted\n")
 
 
 async def learner(server: Running, number: int, go_on: asyncio.Event) -> int:
@@ -189,7 +189,7 @@ async def test_killed_in_the_middle_and_run_again(
         if command == "import":
             await store.redis.delete(*keys)
         if command == "rebuild":
-            await store.redis.delete(*store.keys.of_video(VIDEO))
+            await store.redis.delete(*store.keys.of_shard(VIDEO))
         killed = 0
         for after_s in (0.0, 0.1, 0.25):
             process = await operator.start(*words[command])
@@ -309,7 +309,7 @@ async def test_the_embedded_store_with_and_without_its_service(tmp_path: Path) -
         async with device(program.running, user) as player:
             await player.play(VIDEO, 0, 30, span=30_000)
         code, out, err = await alone.run("rebuild", "--check", *data)
-        assert (code, out) == (0, "1 records, 1 videos: nothing has drifted\n"), err
+        assert (code, out) == (0, "1 records, 1 audiences: nothing has drifted\n"), err
         assert await program.stop() == 0
     code, out, err = await alone.run("export", *data)
     assert code == 0, err

@@ -19,6 +19,7 @@ from storage.keys import partition
 from storage.link import Seal
 from storage.pending import Batch, Committed, Delta
 from storage.primary import Command, Primary
+from storage.rebuild import Rebuild
 from storage.store import Store, StoreUnavailable
 from tests.clustered import ClusterServers, Member, clustered, until
 
@@ -237,8 +238,9 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_that_was_promis
 async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: ClusterServers, store: Store) -> None:
     """For that of the learner and for that of the video, and for no other."""
     of_learner = servers.primary_of(store.keys.progress("u0"))
-    video = next(name for name in "abcdefghijkl" if servers.primary_of(store.keys.audience(name)) is not of_learner)
-    of_video = servers.primary_of(store.keys.audience(video))
+    audiences = {name: store.keys.audience(store.keys.shard(name, "u0")) for name in "abcdefghijkl"}
+    video = next(name for name, key in audiences.items() if servers.primary_of(key) is not of_learner)
+    of_video = servers.primary_of(audiences[video])
     (neither,) = {*servers.primaries()} - {of_learner, of_video}
 
     def made(second: int) -> Batch:
@@ -385,7 +387,8 @@ async def test_slots_move_under_load_and_nothing_is_lost(
     """Of learners, of videos, and that of the epoch; the same commits go on, and the store stays the same."""
     epoch = await store.epoch()
     keys = [store.keys.progress(user_id) for user_id in LEARNERS[:SLOTS_A_MOVE]]
-    for key in [*keys, store.keys.audience("v0"), store.keys.audience("v1"), store.keys.epoch]:
+    audiences = [store.keys.audience(store.keys.shard(f"v{n}", LEARNERS[n])) for n in range(2)]
+    for key in [*keys, *audiences, store.keys.epoch]:
         source = servers.primary_of(key)
         target = next(member for member in servers.primaries() if member is not source)
         slot = int(source.ask("CLUSTER", "KEYSLOT", key))
@@ -416,3 +419,46 @@ async def test_a_slot_that_stays_half_moved_can_still_be_read_and_written(
     for name in (LEARNERS[0], mine[0]):
         assert (await store.record(name, "v0")).seen[0] == 0
     assert (await store.record(LEARNERS[0], "v0")).seen == [0, 2]
+
+
+async def test_the_viewers_of_one_video_are_spread_and_its_totals_are_of_all(store: Store) -> None:
+    """However many watch it, no slot has them all; and a recount finds the same."""
+    many = [f"u{n}" for n in range(100)]
+    for second in range(3):
+        await commit(store, batch(second, many, videos=1))
+    shards = store.keys.shards("v0")
+    sizes = await store.run([("HLEN", store.keys.audience(shard)) for shard in shards])
+    assert sum(sizes) == len(many)
+    assert max(sizes) < len(many) / 4
+    assert len({partition(shard) for shard in shards}) > len(shards) / 2
+    totals, curve, watching = await store.totals.read_all("v0", NOW)
+    assert (totals, curve) == await store.totals.recount("v0")
+    assert (totals.viewers, totals.watched, watching) == (100, 300, 100)
+    assert curve.viewers == [100, 100, 100]
+    assert sorted([user async for page in store.totals.audience("v0") for user in page]) == sorted(many)
+
+
+async def test_a_rebuild_mends_each_shard(store: Store) -> None:
+    """An entry that is lost, one in another's shard, a total that is off: found, mended, and then nothing is."""
+    await commit(store, batch(0, [f"u{n}" for n in range(40)], videos=1))
+    home, other = store.keys.shards("v0")[:2]
+    (entries,) = await store.run([("HGETALL", store.keys.audience(other))])
+    lost, entry = next(iter(entries.items()))
+    await store.run(
+        [
+            ("HDEL", store.keys.audience(other), lost),
+            ("HSET", store.keys.audience(home), lost, entry),
+            ("HINCRBY", store.keys.summary(home), "watched", 5),
+        ]
+    )
+
+    async def drift(mend: bool) -> int:
+        return (await Rebuild(store, mend=mend, grace_s=0, now=lambda: NOW).run()).drift.total()
+
+    found = await drift(mend=False)
+    assert found >= 3
+    assert await drift(mend=True) >= 3
+    assert await drift(mend=False) == 0
+    assert (await store.totals.read("v0")).viewers == 40
+    totals, curve, _ = await store.totals.read_all("v0", NOW)
+    assert (totals, curve) == await store.totals.recount("v0")

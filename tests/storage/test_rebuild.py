@@ -70,7 +70,7 @@ async def test_nothing_has_drifted_where_nothing_was_planted(store: Store) -> No
     assert (await rebuilt(store, mend=False)) == Found()
     await fill(store)
     before = await whole(store)
-    assert (await rebuilt(store)) == Found(records=5, videos=2)
+    assert (await rebuilt(store)) == Found(records=5, audiences=2)
     assert await whole(store) == before
     assert await kept(store, "v") == (
         Totals(3, 1, 3 + 4 + 10),
@@ -90,7 +90,7 @@ def entry(rev: int, watched: int, seen: list[int]) -> bytes:
 PLANTED: dict[str, tuple[Plant, dict[str, int]]] = {
     "an entry is lost": (lambda s: [("HDEL", s.keys.audience("v"), "u2")], {BEHIND: 1, TOTALS: 1}),
     "the audience is lost": (lambda s: [("DEL", s.keys.audience("v"))], {BEHIND: 4, TOTALS: 1}),
-    "all but the records is lost": (lambda s: [("DEL", *s.keys.of_video("v"))], {BEHIND: 4}),
+    "all but the records is lost": (lambda s: [("DEL", *s.keys.of_shard("v"))], {BEHIND: 4}),
     "the summary is lost": (lambda s: [("DEL", s.keys.summary("v"))], {TOTALS: 1}),
     "the curve is lost": (lambda s: [("DEL", s.keys.curve("v"))], {TOTALS: 1}),
     "a total is off": (lambda s: [("HINCRBY", s.keys.summary("v"), "viewers", 7)], {TOTALS: 1}),
@@ -139,7 +139,7 @@ async def test_drift_is_found_and_mended(store: Store, plant: Plant, drift: dict
     mended = await rebuilt(store)
     assert set(mended.drift) <= set(drift) | {TOTALS}
     again = await rebuilt(store, mend=False)
-    assert again == Found(looked.records, again.videos)
+    assert again == Found(looked.records, again.audiences)
     for video_id in ("v", "w", "x"):
         assert await kept(store, video_id) == await store.totals.recount(video_id)
     if ORPHAN not in drift:
@@ -354,7 +354,7 @@ async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypa
     monkeypatch.setattr(rebuild, "MAX_SUSPECTS", 100)
     monkeypatch.setattr(rebuild, "PAGE", 30)
     await fill(store, 700)
-    await store.run([("DEL", *store.keys.of_video("v"))])
+    await store.run([("DEL", *store.keys.of_shard("v"))])
     work = Rebuild(store, mend=True, grace_s=0, now=lambda: NOW)
     most = 0
     real = work._judge

@@ -340,7 +340,7 @@ async def test_empty_value_is_no_record(store: Store) -> None:
 @pytest.mark.parametrize("entry", [b"\xc1", b"", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x94" + bytes(4)])
 async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store: Store, entry: bytes) -> None:
     """The learners' records are the truth and are stored; the video's other viewers are counted."""
-    await store.run([("HSET", store.keys.audience("v"), "bad", entry)])
+    await store.run([("HSET", store.keys.audience(store.keys.shard("v", "bad")), "bad", entry)])
     await damaged(store)
     assert (await store.record("bad", "v")).seen == [0, 5]
     assert await store.totals.read("v") == Totals(2, 0, 10)
