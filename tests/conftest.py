@@ -14,17 +14,8 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from storage.embedded import EmbeddedValkey
+from tests import leaks
 from tests.clustered import clustered
-from tests.leaks import (  # noqa: F401 fixtures and hooks of every test
-    no_descriptor_left,
-    no_descriptor_left_by_module,
-    no_error_untaken,
-    no_task_left,
-    no_task_left_by_module,
-    pytest_collection_modifyitems,
-    pytest_fixture_setup,
-    pytest_sessionfinish,
-)
 
 DEFAULT_EXAMPLES = 100
 START_TIMEOUT_S = 20
@@ -45,6 +36,11 @@ class StoreServer:
 
     name: str
     url: str
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As a plugin, for the hooks of a conftest file are not asked about fixtures of the whole run."""
+    config.pluginmanager.register(leaks)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
