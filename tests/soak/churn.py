@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from storage.store import MAX_CONNECTIONS
+from storage.primary import MAX_CONNECTIONS
 from tests.device import JSON, MSGPACK, Device, device
 from tests.rest import ok, rest
 from tests.server.program import Program, free_port, serve
