@@ -1,8 +1,8 @@
 """`python -m bench.scale [--write]`: what a number of viewers at once needs, from the unit costs in results.json.
 
 A simulation of one worker, beat by beat, gives what cannot be read off a unit cost: how many beats share a record and
-an ack, and how long an ack takes. The rest is multiplication. `--write` puts the table into docs/scale.md; a test holds
-the page against what this prints.
+an ack, and how long an ack takes. The rest is multiplication. `--write` puts the tables into docs/scale.md; a test
+holds the page against them.
 """
 
 import argparse
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.unit_costs import UnitCosts
+from storage.keys import VIDEO_SHARDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
-BEGIN, END = "<!-- made by python -m bench.scale -->\n", "<!-- end -->\n"
 VIEWERS = (10_000, 1_000_000, 50_000_000)
 PLANS = ((5, 1), (5, 5), (15, 5), (30, 15))
 """(heartbeat interval, flush interval), s."""
@@ -118,7 +118,7 @@ def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> W
     return Worker(records / len(beats), waits[len(waits) // 2], waits[len(waits) * 99 // 100])
 
 
-def tables(costs: UnitCosts) -> str:
+def plans(costs: UnitCosts) -> str:
     """Markdown."""
     lines = [
         "| viewers at once | beat every | flush every | beats/s | records/s | workers | primaries of the store "
@@ -131,6 +131,19 @@ def tables(costs: UnitCosts) -> str:
             worker = simulate(beat_s, flush_s, min(share, max(1, viewers // SIMULATED)), costs)
             lines.append(_line(Plan(viewers, beat_s, flush_s, worker, costs)))
     return "\n".join(lines) + "\n"
+
+
+def crowds(costs: UnitCosts) -> str:
+    """Most viewers at once of one video, by what the store takes for it; Markdown."""
+    lines = ["| beat every | on one server | on a cluster of 16 primaries or more |", "|---:|---:|---:|"]
+    for beat_s in sorted({beat_s for beat_s, _ in PLANS}):
+        server = BUSY * 1e6 * beat_s / costs.crowd_us
+        lines.append(f"| {beat_s:g} s | {_thousands(server)} | {_thousands(server * VIDEO_SHARDS)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _thousands(value: float) -> str:
+    return f"{value // 1_000 * 1_000:,.0f}"
 
 
 def _line(plan: Plan) -> str:
@@ -156,16 +169,23 @@ def _round(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
+def filled(page: str, costs: UnitCosts) -> str:
+    """The page, with what these costs come to between its marks."""
+    for name, made in (("plan", plans(costs)), ("crowds", crowds(costs))):
+        begin, end = f"<!-- {name}: made by python -m bench.scale -->\n", "<!-- end -->\n"
+        head, _, rest = page.partition(begin)
+        page = head + begin + made + end + rest.partition(end)[2]
+    return page
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.scale")
     parser.add_argument("--write", action="store_true", help="into docs/scale.md")
-    made = tables(UnitCosts.load())
-    if not parser.parse_args().write:
-        print(made, end="")
-        return 0
-    page = PAGE.read_text()
-    head, _, rest = page.partition(BEGIN)
-    PAGE.write_text(head + BEGIN + made + END + rest.partition(END)[2])
+    costs = UnitCosts.load()
+    if parser.parse_args().write:
+        PAGE.write_text(filled(PAGE.read_text(), costs))
+    else:
+        print(plans(costs), crowds(costs), sep="\n", end="")
     return 0
 
 

@@ -25,6 +25,8 @@ class UnitCosts:
     """Of the server for a record of a flush, its ack included."""
     store_us: float
     """Of the store for a record of a flush."""
+    crowd_us: float
+    """Of the store for a record of a flush, where all watch one video."""
     return_us: float
     """Of the server for a device that comes back."""
     connection_kib: float
@@ -52,6 +54,7 @@ class UnitCosts:
             beat_us=apart[0] - record_us * apart[1],
             record_us=record_us,
             store_us=_section(found, "CPU a heartbeat by number")["10,000 beat once a flush: store"],
+            crowd_us=_section(found, "A flush of")["store CPU a record, where all watch one video"],
             return_us=_section(found, "Coming back")["Playhead: accept, hello, sync of nothing"],
             connection_kib=memory["an active connection, a beat each second"],
             stored_b=memory["all that the store has grown by, a record"],

@@ -13,7 +13,8 @@ from typing import Any
 
 from websockets.frames import Opcode
 
-from server.transport import BoundedWebSocket, ServiceConfig
+from server.bounded_websocket import BoundedWebSocket
+from server.transport import ServiceConfig
 from storage.latch import Latch
 
 try:

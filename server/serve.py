@@ -19,10 +19,11 @@ from uvicorn.supervisors import Multiprocess
 from server import logs
 from server.app import create_app, create_store
 from server.auth import Authenticator
+from server.bounded_http import BoundedHttp
 from server.direct import DirectWebSocket
 from server.pages import PLAYER
 from server.settings import Settings
-from server.transport import BoundedHttp, ServiceConfig
+from server.transport import ServiceConfig
 from storage.backoff import Backoff
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
 from storage.posture import concerns

@@ -12,9 +12,10 @@ import uvicorn
 
 from protocol.session import Now
 from server.app import create_app
+from server.bounded_websocket import BoundedWebSocket
 from server.serve import bound, uvicorn_config
 from server.settings import Settings
-from server.transport import BoundedWebSocket, PeersMistakes
+from server.transport import PeersMistakes
 
 START_MS = 1_764_000_000_000
 PATIENT = {"frames_burst": 1_000_000, "address_requests_burst": 1_000_000, "requests_burst": 1_000_000}

@@ -6,9 +6,10 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from bench.peers.serving import arguments
+from server.bounded_http import BoundedHttp
 from server.direct import SCOPE_KEY, DirectWebSocket
 from server.settings import Settings
-from server.transport import BoundedHttp, ServiceConfig
+from server.transport import ServiceConfig
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,156 @@
+"""uvicorn's HTTP with the bounds that it lacks: on connections, time, headers, bodies and what is pipelined."""
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from protocol.errors import Problem
+from server import handshake
+from server.bounded_websocket import BoundedWebSocket
+from server.corked import Corked
+from server.transport import Counted, ServiceConfig, last_words
+
+BODY_GRACE_S = 5.0
+"""After the deadline of a body, for the app to say so."""
+PIPELINED = 16
+"""Requests that may wait for the answers before them on one connection."""
+HEADER_BYTES = 4
+"""Of a header line beside name and value."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """A head within its deadline and size, a body within its deadline, few pipelined requests, few connections."""
+
+    config: ServiceConfig
+
+    def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._settings = config.settings
+        self._deadline: asyncio.TimerHandle | None = None
+        self._place: Counted | None = None
+        self._bytes = 0
+        self._in_head = True
+        self._problem = Problem.NOT_HTTP
+        self._answering: RequestResponseCycle | None = None
+        self._corked: Corked | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._place = Counted(self.config, self.client)
+        if self._place.too_many(self.config):
+            transport.abort()
+        else:
+            self._expect(self._settings.head_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        if self._answering is not None:  # uvicorn tells the last request only, which may wait behind this one
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+        self.pipeline.clear()  # what was never answered leads back to us
+        self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        self._corked = Corked(cycle.transport)
+        cycle.transport = self._corked  # type: ignore[assignment] # all that it needs of one
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._corked is not None:
+            self._corked.flush()
+            self._corked = None
+        super().on_response_complete()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._bytes += len(data)
+        if self._in_head and self._deadline is None:
+            self._expect(self._settings.head_timeout_s)
+        super().data_received(data)
+        if self._in_head and self._bytes > self._settings.max_head_bytes and not self.transport.is_closing():
+            self._problem = Problem.HEADERS_TOO_LARGE
+            self.send_400_response("")
+        elif self._bytes > self._most() and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_started:
+                self.transport.close()
+            else:
+                self._problem = Problem.TOO_LARGE
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many pipelined requests")  # ends in send_400_response
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Not those behind a chunked body: nobody reads them, and each takes far more memory than it has bytes."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        headers = sum(len(name) + len(value) + HEADER_BYTES for name, value in self.headers)
+        if len(self.url) + headers > self._settings.max_head_bytes:
+            self._problem = Problem.HEADERS_TOO_LARGE
+            raise ValueError("headers too large")  # ends in send_400_response
+        self._in_head = False
+        self._expect(self._settings.body_timeout_s + BODY_GRACE_S)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._bytes = True, 0
+        self._expect(None)
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        token = None
+        if self.scope["method"] == "GET" and self.scope["http_version"] == "1.1":
+            token = handshake.accept_token(self.url, self.headers)
+        if token is None:
+            self._leave()
+            super().handle_websocket_upgrade()
+        else:
+            self._expect(None)
+            self.connections.discard(self)
+            kind = cast(type[BoundedWebSocket], self.ws_protocol_class)
+            protocol = kind(self.config, self.server_state, self.app_state)
+            place, self._place = self._place, None
+            protocol.take_over(self, place, token)
+            self.transport.set_protocol(protocol)
+        self.parser = None  # type: ignore[assignment] # it holds us as we hold it, and is done
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls this for what it can't read; we, for what we won't, with `_problem` set."""
+        details = {
+            Problem.NOT_HTTP: "it is not HTTP/1.1 as RFC 9112 has it",
+            Problem.HEADERS_TOO_LARGE: f"a head has at most {self._settings.max_head_bytes} bytes",
+            Problem.TIMEOUT: f"a head arrives within {self._settings.head_timeout_s:g} s",
+            Problem.TOO_LARGE: f"a message has at most {self._most()} bytes, chunk sizes and trailers included",
+        }
+        self.transport.write(last_words(self._problem, details[self._problem]))
+        self.transport.close()
+
+    def _most(self) -> int:
+        """Of a whole message: a chunked body may be twice its content, in chunks of a few bytes."""
+        return self._settings.max_head_bytes + 4 * self._settings.max_body_bytes
+
+    def _expect(self, within_s: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if within_s is None else self.loop.call_later(within_s, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._in_head and self._bytes:
+            self._problem = Problem.TIMEOUT
+            self.send_400_response("")
+        self.transport.close()
+
+    def _leave(self) -> None:
+        self._expect(None)
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
