@@ -3,7 +3,6 @@
 //   const tracker = attach("video", { videoId, getToken });
 /** @import { Ack, Entry, Events, Options, ProgressRecord, State, Store, Tracker } from "./types.d.ts" */
 
-// Bounds; what they guard is told in types.d.ts.
 const MOST_PLAYED = 100;
 const MOST_KEPT = 500;
 const MOST_ADOPTED = 32;
@@ -66,7 +65,7 @@ export function attach(target, options) {
   /** @type {Entry[]} */
   let own = [];
   /** @type {Map<string, Entry[]>} */
-  const boxes = new Map(); // by session, ours among those of dead pages
+  const boxes = new Map(); // by session, ours and those of dead pages
   /** @type {Map<string, Function>} */
   const releases = new Map();
   /** @type {{ seq: number, name: string, ok: () => void, fail: (error: Error) => void }[]} */
@@ -158,7 +157,7 @@ export function attach(target, options) {
       boxes.delete(name);
       release(name);
     }
-    for (const { code, detail } of rejected) complain(code, detail);
+    rejected.forEach(received.error);
     emit("ack", ack);
     flushes = flushes.filter((each) => {
       const waits = boxes.get(each.name)?.some((entry) => entry.seq <= each.seq);
@@ -180,7 +179,7 @@ export function attach(target, options) {
       duration,
       state,
       seek,
-      span: Math.min(172_800_000, Math.max(0, madeAt - startAt)),
+      span: Math.max(0, Math.min(172_800_000, madeAt - startAt)),
       age: Math.max(0, Date.now() - madeAt),
       session: name === session ? undefined : name,
     };
@@ -314,7 +313,10 @@ export function attach(target, options) {
   /** @type {Record<string, (message: any) => void>} */
   const received = {
     welcome(message) {
-      if (epoch && message.epoch !== epoch) records.clear(); // another store
+      if (epoch && message.epoch !== epoch) {
+        records.clear(); // another store
+        rev = 0;
+      }
       epoch = message.epoch;
       heartbeatMs = options.heartbeatMs ?? 1000 * message.heartbeatInterval;
       ready = true;
@@ -327,7 +329,7 @@ export function attach(target, options) {
       pump();
     },
     progress(message) {
-      rev = message.rev;
+      if (!synced) rev = message.rev; // a push may pass over ours
       message.records.forEach(learn);
     },
     synced(message) {
@@ -348,7 +350,7 @@ export function attach(target, options) {
     },
   };
 
-  /** By pings, not seconds: a hidden tab is slow. */
+  /** By pings: a hidden tab is slow. */
   function watchTheLine() {
     if (unanswered++ >= PINGS) return closed();
     send({ type: "ping" });
@@ -471,6 +473,7 @@ export function attach(target, options) {
   /** @param {ProgressRecord} news */
   function learn(news) {
     const before = record(news.videoId);
+    if (news.rev === before.rev) return;
     records.set(news.videoId, news);
     if (!news.deletedAt) news.seen = union(before.seen, news.seen);
     if (!synced || news.videoId !== videoId) return;

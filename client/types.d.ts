@@ -10,6 +10,8 @@
  *   killed, and the disk when the browser is (localStorage would get there seconds later). The next page takes over what
  *   dead pages left: who has a session's Web Lock owns its outbox, and a lock dies with its page.
  * - Where a second was played is measured by the media element's clock alone. No timer decides anything.
+ * - What we ask for is all since the last `synced`. The push of another device may pass over what we reported
+ *   ourselves, which is not pushed to us; so some of what was pushed comes again, and is no news.
  * - Bounds: 100 stretches an entry (a frame of the server's takes 500), 500 entries a page, 32 dead pages at a time, 32
  *   heartbeats on their way, frames by a bucket of 100 and 15 a second (the server's has 200 and 20), bodies of 39 kB and
  *   a token (a beacon may have 64 KiB), 3 unanswered pings of 5 s, 3 WebSockets that never opened before HTTP is tried.

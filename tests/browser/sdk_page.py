@@ -229,7 +229,7 @@ class _Server(Server):
 def serving_a_site(folder: Path, **settings: str) -> Iterator[Place]:
     """`settings` as the environment gives them. The server may be down at the end."""
     with academy() as site:
-        server = _Server(folder / "data", allowed_origins=site, flush_interval_s="0.1", **settings)
+        server = _Server(folder / "data", **{"allowed_origins": site, "flush_interval_s": "0.1"} | settings)
         server.start()
         try:
             yield Place(site, server)

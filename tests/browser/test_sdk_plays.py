@@ -8,6 +8,7 @@ import json
 import random
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
@@ -232,6 +233,39 @@ def test_two_devices(open_sdk: Open) -> None:
     assert {json.loads(frame)["type"] for frame in looking_on.sent} <= {"hello", "ping"}
     assert not watching.heard("elsewhere")
     assert_nothing_lost_or_doubled(watching)
+
+
+def test_complete_though_a_push_of_another_device_has_passed_over(tmp_path: Path, new_page: Callable[[], Page]) -> None:
+    """Both are stored in one flush, whose push says "all up to here" before the ack: what was ours is asked for too."""
+    with serving_a_site(tmp_path, flush_interval_s="1") as place:
+        open_sdk = opener(place, new_page)
+        tv = open_sdk(videoId=str(uuid.uuid4()), heartbeatMs=100).settled()
+        tv.do("void video.play()")
+        page = open_sdk(heartbeatMs=60_000).settled()
+        page.speed(16)
+        page.do("void video.play()")
+        page.wait("video.ended")
+        page.stored()
+        assert page.record["completed"]
+        page.wait("heard.some(([event]) => event === 'completed')")
+        assert page.do("tracker.record.completed")
+
+
+def test_what_a_device_did_is_heard_once(open_sdk: Open) -> None:
+    """Not again when the line is back, after more was played here."""
+    page, tv = open_sdk().settled(), open_sdk().settled()
+    tv.seek(60)
+    tv.stored()
+    page.wait("heard.some(([event, detail]) => event === 'elsewhere' && detail.position === 60)")
+    heard = [each["position"] for each in page.heard("elsewhere")]
+    page.page.context.set_offline(True)
+    page.wait("tracker.state === 'offline'")
+    page.play_until(2)
+    page.pause()
+    page.page.context.set_offline(False)
+    page.stored()
+    assert [each["position"] for each in page.heard("elsewhere")] == heard
+    assert page.do("tracker.record.position") == pytest.approx(page.position, abs=EDGE_S)
 
 
 DEVICE = """() => new Promise((ok) => {
