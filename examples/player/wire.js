@@ -60,15 +60,18 @@ function connect() {
 
 const received = {
   welcome(message) {
-    if (message.epoch !== welcome.epoch) record = null; // another store: what we knew was the old one's
+    if (message.epoch !== welcome.epoch) {
+      record = null; // another store: what we knew was the old one's
+      rev = 0;
+    }
     welcome = message;
     state = "online";
     reason = "";
     outbox.forEach(deliver); // what was not acked before the line broke, oldest first
   },
-  progress(message) {
-    rev = message.rev;
-    for (const each of message.records) if (each.videoId === videoId) recordChanged(each);
+  progress({ records }) {
+    // Its rev may be beyond a change of our own, which is not pushed to us: only `synced` says that we know all.
+    for (const each of records) if (each.videoId === videoId) recordChanged(each);
   },
   synced(message) {
     rev = message.rev;

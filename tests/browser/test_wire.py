@@ -219,6 +219,22 @@ def test_a_second_device_sees_the_change_without_asking(open_player: Callable[[]
     looking_on.page.get_by_text("Another device").wait_for(state="hidden")
 
 
+def test_it_is_told_what_its_own_report_came_to(server: Server, new_page: Callable[[], Page]) -> None:
+    """Also where it is stored in one flush with another device's, whose push says "all up to here" before the ack."""
+    user, video, other = (str(uuid.uuid4()) for _ in range(3))
+    tv = Player(new_page(), server, user, other)
+    tv.play_until(0.5)
+    tv.page.evaluate("setInterval(() => document.querySelector('video').dispatchEvent(new Event('pause')), 100)")
+    page = Player(new_page(), server, user, video)
+    page.play_until(2.6)
+    page.pause()
+    assert page.stored["seen"]
+    page.page.wait_for_function(
+        "seen => JSON.stringify(window.playhead.record?.seen) === seen",
+        arg=json.dumps(page.stored["seen"], separators=(",", ":")),
+    )
+
+
 def test_dragging_to_the_end_is_not_watching(open_player: Callable[[], Player]) -> None:
     """Dragged over the whole film to its end: nothing in between is seen, nothing is complete."""
     player = open_player()
