@@ -40,11 +40,12 @@ async def export_to(store: Store, settings: Settings, file: Path | None, resume:
         raise CannotServe(f"{cursor} tells of no interrupted export of this store: export to a new file")
     if file.exists() and not resume:
         raise CannotServe(f"{file} exists: give another name, or --resume to go on with it")
+    if not resume:
+        _write(cursor, state)  # before the file is there, so that whatever is left of one can be gone on with
     with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as out:
         if out.seek(0, os.SEEK_END) < state["bytes"]:
             raise CannotServe(f"{file} is shorter than it was: export to a new file")
         out.seek(out.truncate(state["bytes"]))
-        _write(cursor, state)
         code = await _export(store, out, cursor, state)
     cursor.unlink(missing_ok=True)
     return code
