@@ -200,6 +200,8 @@ async def test_killed_in_the_middle_and_run_again(
                 killed += 1
             await process.communicate()
             done = process.returncode == 0
+            if done:
+                break
             if command == "export" and target.with_name("again.cursor").exists():
                 words["export"] = ["export", target, "--resume"]
         assert killed
