@@ -44,6 +44,11 @@ class Member:
     def is_running(self) -> bool:
         return self._process is not None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
@@ -167,6 +172,25 @@ def clustered(directory: Path, *options: str) -> Iterator[ClusterServers]:
         yield servers
     finally:
         servers.end()
+
+
+def by_keys(source: Member, target: Member, slot: int) -> Iterator[None]:
+    """As `redis-cli --cluster reshard` moves one: key by key, while it is served."""
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id())
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id())
+    yield
+    while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+        yield
+    for member in (target, source):
+        member.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id())
+    yield
+
+
+def at_once(source: Member, target: Member, slot: int) -> Iterator[None]:
+    """As Valkey 9 moves one."""
+    source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id())
+    yield
 
 
 async def everywhere(store: Store, *command: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Where the records are kept, as a parameter: the service's own store, or one of ours behind a relay.
+"""Where the records are kept, as a parameter: the service's own store, one of ours behind a relay, or a cluster.
 
 A place can be killed, paused, restarted empty, and asked directly, past the relay. One more kind of store needs a class
 with the same methods, and a line in PLACES.
@@ -7,6 +7,7 @@ with the same methods, and a line in PLACES.
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import Protocol
 import redis
 
 from storage.embedded import _binary
+from tests.clustered import PRIMARIES, ClusterServers, Member, until
 from tests.faults.relay import Relay, relay
 from tests.server.program import END_S, START_S, free_port, gone
 
@@ -36,7 +38,7 @@ class Place(Protocol):
     relay: Relay | None
     """Between the service and the store, where one is possible."""
     url: str
-    """Straight to the store."""
+    """Straight to the store, past the relay."""
 
     def pids(self) -> list[int]:
         """The store's processes."""
@@ -149,6 +151,43 @@ class Server(_Reached):
             self._process = None
 
 
+class Clustered:
+    """Three primaries with a replica each; an ack waits for the disk of the primary and that of its replica."""
+
+    name = "cluster"
+    relay: Relay | None = None
+
+    def __init__(self, servers: ClusterServers) -> None:
+        self.servers = servers
+        self.url = servers.url
+        self.options: tuple[str, ...] = ("--redis-url", servers.url, "--durability", "replicas:1")
+
+    def pids(self) -> list[int]:
+        return [member.pid for member in self.servers.members if member.is_running]
+
+    def admin(self, **options: str) -> "redis.Redis":
+        """Of one of the primaries."""
+        return redis.Redis(port=self.servers.primaries()[0].port, socket_timeout=10, **options)  # type: ignore[arg-type]
+
+    async def answers(self) -> None:
+        """As a whole: every slot has a primary, and every primary its replica."""
+        await asyncio.to_thread(self.servers.heal)
+
+    async def kill(self, change: Change | None = None) -> None:
+        """One primary of a cluster that is whole; it comes back when its replica has taken over."""
+        assert change is None, "a cluster has no one directory"
+        await self.answers()
+        victim = random.choice(self.servers.primaries())
+        victim.kill()
+        await self.taken_over(victim)
+        victim.start()
+
+    async def taken_over(self, victim: Member) -> None:
+        """Wait until another one has all slots of a primary that is gone or silent."""
+        others = [member for member in self.servers.members if member is not victim and member.is_running]
+        await asyncio.to_thread(until, lambda: sum(m.replication()["role"] == "master" for m in others) == PRIMARIES)
+
+
 @contextlib.asynccontextmanager
 async def embedded() -> AsyncIterator[Embedded]:
     with TemporaryDirectory(prefix="faults-") as directory:
@@ -184,6 +223,18 @@ async def redis7() -> AsyncIterator[Server]:
         yield server
 
 
+@contextlib.asynccontextmanager
+async def cluster() -> AsyncIterator[Clustered]:
+    """Formed in a thread, for other cases may be under way."""
+    with TemporaryDirectory(prefix="faults-") as directory:
+        servers = ClusterServers(Path(directory), "--appendonly", "yes", "--appendfsync", "always")
+        try:
+            await asyncio.to_thread(servers.form)
+            yield Clustered(servers)
+        finally:
+            servers.end()
+
+
 def _spawned(words: list[str | Path]) -> "subprocess.Popen[bytes]":
     """As Python ignores it, so does the child: SIGXFSZ, that a write beyond RLIMIT_FSIZE fails instead of killing."""
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, restore_signals=False)
@@ -193,4 +244,5 @@ PLACES: dict[str, Callable[[], contextlib.AbstractAsyncContextManager[Place]]] =
     "embedded": embedded,
     "valkey": valkey,
     "redis": redis7,
+    "cluster": cluster,
 }

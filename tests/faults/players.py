@@ -27,11 +27,14 @@ FAST = {"backoff_s": (0.05, 0.5), "websocket_retry_s": 1.0, "poll_s": 5.0, "clos
 class Player:
     """One device."""
 
-    def __init__(self, client: Playhead, user: str, videos: dict[str, int], dice: random.Random, live: bool) -> None:
+    def __init__(
+        self, url: str, client: Playhead, user: str, videos: dict[str, int], dice: random.Random, live: bool
+    ) -> None:
+        self.url = url
         self.client = client
         self.user = user
         self.wait_s = dice.uniform(0.1, 0.3)
-        self._videos = videos
+        self.videos = videos
         self._video = ""
         self._dice = dice
         self._live = live
@@ -46,20 +49,20 @@ class Player:
         if video is not None:
             self._report(video)
         elif not self._video or self._dice.random() < 0.12:
-            self._report(self._dice.choice(list(self._videos)))
+            self._report(self._dice.choice(list(self.videos)))
         else:
             self._report(None)
 
     def report_all(self) -> None:
-        for video in self._videos:
+        for video in self.videos:
             self._report(video)
 
     def _report(self, seek: str | None) -> None:
         """Args: seek: the video to go to, somewhere; None plays on."""
         if seek is not None:
             self._video = seek
-            self._at[self._video] = self._dice.randrange(self._videos[self._video])
-        duration = self._videos[self._video]
+            self._at[self._video] = self._dice.randrange(self.videos[self._video])
+        duration = self.videos[self._video]
         start = self._at[self._video]
         end = min(start + (self.wait_s * 2 if self._live else STEP_S), duration)
         self._at[self._video] = end if end < duration else 0.0
@@ -98,7 +101,7 @@ class Fleet:
     ) -> Player:
         """One more device, of three of our videos; the caller enters its client, and then calls `follow`."""
         client = playhead_client(url, device="player", user_id=user, transports=transports, **FAST)  # type: ignore[arg-type]
-        player = Player(client, user, videos or dict(dice.sample(sorted(self.videos.items()), 3)), dice, live)
+        player = Player(url, client, user, videos or dict(dice.sample(sorted(self.videos.items()), 3)), dice, live)
         self.players.append(player)
         return player
 
@@ -152,21 +155,25 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def fleet(url: str, ledger: Ledger, size: int, dice: random.Random, http: bool = True) -> AsyncIterator[Fleet]:
-    """`size` devices at the service: of six two are one learner's, three are live, one of these has no WebSocket."""
+async def fleet(
+    urls: Sequence[str], ledger: Ledger, size: int, dice: random.Random, http: bool = True
+) -> AsyncIterator[Fleet]:
+    """`size` devices at the nodes of the service, one after another: of six two are one learner's, three are live, one
+    of these has no WebSocket."""
     opened = Fleet(ledger)
     async with contextlib.AsyncExitStack() as stack:
         for number in range(size):
             kind = number % 6
             user = opened.players[-1].user if kind == 1 else str(uuid4())
             transports = ("http",) if http and kind == 5 else ("ws", "http") if http else ("ws",)
-            player = opened.join(url, user, random.Random(dice.random()), kind >= 3, transports)
+            player = opened.join(urls[number % len(urls)], user, random.Random(dice.random()), kind >= 3, transports)
             if kind == 1:
                 player.shift(STEP_S / 2)
             await stack.enter_async_context(player.client)
             opened.follow(player)
         if http:
-            opened.claimants = [Claimant(url, video, ledger) for video in sorted(opened.videos)[:CLAIMANTS]]
+            claimed = sorted(opened.videos)[:CLAIMANTS]
+            opened.claimants = [Claimant(urls[n % len(urls)], video, ledger) for n, video in enumerate(claimed)]
         everybody: list[Player | Claimant] = [*opened.players, *opened.claimants]
         tasks = [asyncio.create_task(each.play(opened.gate)) for each in everybody]
         opened.gate.set()

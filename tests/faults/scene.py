@@ -99,12 +99,18 @@ class Row:
 @dataclass
 class Scene:
     place: Place
-    service: Service
+    services: list[Service]
+    """Nodes of one service, on one store."""
     fleet: Fleet
     ledger: Ledger
     dice: random.Random
     line: Relay | None
     """Between the players and the service, where it was asked for."""
+
+    @property
+    def service(self) -> Service:
+        """The first, mostly the only one."""
+        return self.services[0]
 
     async def under(self, row: Row, fault: Callable[[], Awaitable[None]], runs: int = 1) -> Row:
         """Let the fault happen while all play, wait until it is overcome, and compare; so many times."""
@@ -129,12 +135,13 @@ class Scene:
         return row
 
     async def judge(self, row: Row) -> None:
-        """All stop, all is stored; then compare."""
-        if last_words := await self.service.died():
-            row.wrong.append(last_words)
+        """All stop, all is stored; then compare what each node tells."""
+        if last_words := [words for service in self.services if (words := await service.died())]:
+            row.wrong += last_words
             return
         row.wrong += await self.fleet.settle()
-        row.add(await compared(self.service.running.http, self.ledger, self.fleet))
+        for service in self.services:
+            row.add(await compared(service.running.http, self.ledger, self.fleet))
 
 
 @contextlib.asynccontextmanager
@@ -144,12 +151,15 @@ async def scene(
     players: int = 24,
     seed: int = 1,
     workers: int = 1,
+    nodes: int = 1,
     line: bool = False,
     http: bool = True,
     **env: str,
 ) -> AsyncIterator[Scene]:
     """Args:
-    line: put a relay between the players and the service.
+    workers: of each node.
+    nodes: so many `playhead serve` on the one store; the players are spread over them.
+    line: put a relay between the players and the service, of one node.
     http: some players have no WebSocket.
     env: settings by their names in the environment, without the prefix; other variables behind a `_`.
     """
@@ -158,9 +168,11 @@ async def scene(
         where = await stack.enter_async_context(PLACES[place]())
         options = (*where.options, *(("--workers", str(workers)) if workers > 1 else ()))
         names = {name: name[1:] if name.startswith("_") else f"PLAYHEAD_{name}" for name in env}
-        service = Service(options, ENV | {names[name]: value for name, value in env.items()}, stack)
-        await service.start()
-        between = await stack.enter_async_context(relay(service.port)) if line else None
-        url = f"http://127.0.0.1:{between.port}" if between else service.running.http
-        group = await stack.enter_async_context(fleet(url, ledger, players, dice, http))
-        yield Scene(where, service, group, ledger, dice, between)
+        settings = ENV | {names[name]: value for name, value in env.items()}
+        services = [Service(options, settings, stack) for _ in range(nodes)]
+        for service in services:
+            await service.start()
+        between = await stack.enter_async_context(relay(services[0].port)) if line else None
+        urls = [f"http://127.0.0.1:{between.port if between else service.port}" for service in services]
+        group = await stack.enter_async_context(fleet(urls, ledger, players, dice, http))
+        yield Scene(where, services, group, ledger, dice, between)

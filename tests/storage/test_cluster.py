@@ -21,7 +21,7 @@ from storage.pending import Batch, Committed, Delta
 from storage.primary import Command, Primary
 from storage.rebuild import Rebuild
 from storage.store import Store, StoreUnavailable
-from tests.clustered import ClusterServers, Member, clustered, until
+from tests.clustered import ClusterServers, Member, at_once, by_keys, clustered, until
 
 NOW = 1_764_000_000_000
 PATIENCE_S = 30.0
@@ -359,25 +359,6 @@ async def test_a_planned_failover_keeps_the_epoch(servers: ClusterServers, store
 
 
 # Slots that move
-
-
-def by_keys(source: Member, target: Member, slot: int) -> Iterator[None]:
-    """As `redis-cli --cluster reshard` moves one: key by key, while it is served."""
-    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id())
-    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id())
-    yield
-    while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
-        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
-        yield
-    for member in (target, source):
-        member.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id())
-    yield
-
-
-def at_once(source: Member, target: Member, slot: int) -> Iterator[None]:
-    """As Valkey 9 moves one."""
-    source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id())
-    yield
 
 
 @pytest.mark.parametrize("how", [by_keys, at_once])

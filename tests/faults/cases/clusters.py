@@ -1,0 +1,118 @@
+"""A cluster that fails over and moves a slot under load; and several nodes of the service on one store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+from protocol.intervals import coverage, intersection
+from storage.keys import VIDEO_SHARDS, Keys
+from tests.clustered import at_once, by_keys, until
+from tests.faults.effort import Effort
+from tests.faults.places import Clustered
+from tests.faults.players import PATIENCE_S, Player
+from tests.faults.scene import Row, Scene, scene
+
+Fault = Callable[[], Awaitable[None]]
+KEYS = Keys(video_shards=VIDEO_SHARDS)
+SILENT_S = 5.0
+"""For a primary that is stopped: several times the node timeout."""
+
+
+async def changes(place: str, effort: Effort) -> list[Row]:
+    """Of who has which slot: a primary ends, or is silent and then back while it still takes itself for one; a slot
+    moves, a learner's or a video's, key by key and all at once. An ack waits for disk and replica: nothing is lost."""
+    async with scene(place, STORE_TIMEOUT_S="2") as s:
+        cluster = s.place
+        assert isinstance(cluster, Clustered)
+
+        async def killed() -> None:
+            await asyncio.sleep(s.dice.random() * 0.2)
+            await cluster.kill()
+
+        async def silent() -> None:
+            await cluster.answers()
+            victim = s.dice.choice(cluster.servers.primaries())
+            victim.stop()
+            try:
+                await asyncio.gather(asyncio.sleep(SILENT_S), cluster.taken_over(victim))
+            finally:
+                victim.resume()
+
+        async def moved() -> None:
+            await cluster.answers()
+            await asyncio.to_thread(_move, s, cluster)
+            await s.fleet.more(20)
+
+        return [
+            await s.under(Row("kill -9 of a primary, its replica takes over", place), killed, effort.times(10, 1)),
+            await s.under(Row(f"a primary is stopped for {SILENT_S:g} s", place), silent, effort.times(5, 1)),
+            await s.under(Row("a slot moves to another primary", place), moved, effort.times(20, 1)),
+        ]
+
+
+def _move(s: Scene, cluster: Clustered) -> None:
+    """The slot of somebody who watches, or of the video's shard that he is in."""
+    servers = cluster.servers
+    sent = s.dice.choice(list(s.ledger.sent.values()))
+    shard = KEYS.shard(sent.entry.beat.video_id, sent.user)
+    key = s.dice.choice([KEYS.progress(sent.user), KEYS.audience(shard)])
+    source = servers.primary_of(key)
+    target = s.dice.choice([member for member in servers.primaries() if member is not source])
+    move = s.dice.choice([by_keys, at_once])
+    for _ in move(source, target, int(source.ask("CLUSTER", "KEYSLOT", key))):
+        pass
+    until(lambda: servers.primary_of(key) is target)
+
+
+async def nodes(place: str, effort: Effort) -> list[Row]:
+    """Two nodes of two workers each, the players spread over both, the two devices of a learner on different ones. All
+    that each node tells is what the model says, as of one process; and what a device plays, its other one is told."""
+    rows = []
+    async with scene(place, workers=2, nodes=2, STORE_TIMEOUT_S="2") as s:
+
+        async def nothing() -> None: ...
+
+        async def node_killed() -> None:
+            await s.dice.choice(s.services).kill()
+
+        async def store_killed() -> None:
+            await s.place.kill()
+
+        for name, fault, full, short in (
+            ("none: two nodes of two workers", nothing, 5, 1),
+            ("kill -9 of one of two nodes", node_killed, 10, 1),
+            ("kill -9 of the store under two nodes", store_killed, 5, 0),
+        ):
+            row = Row(name, place)
+
+            async def crossing(fault: Fault = fault, row: Row = row) -> None:
+                await fault()
+                told = await _told_across(s)
+                row.remark = f"{told} of {told} pushes to the other node came, the last time"
+
+            if times := effort.times(full, short):
+                rows.append(await s.under(row, crossing, times))
+        return rows
+
+
+async def _told_across(s: Scene) -> int:
+    """Each device of a pair plays on, and the other, at another node, is told of it. How many were. Raises
+    TimeoutError: somebody is not told."""
+    pairs = [(a, b) for a, b in pairwise(s.fleet.players) if a.user == b.user]
+    ways = [*pairs, *((b, a) for a, b in pairs)]
+    for player, other in ways:
+        assert player.url != other.url
+        player.report(max(player.videos, key=lambda video: player.videos[video]))
+        entry = player.client.pending[-1]
+        await player.client.flush()
+        seconds, _ = coverage([(round(start * 1_000), round(end * 1_000)) for start, end in entry.beat.played])
+        async with asyncio.timeout(PATIENCE_S):
+            while intersection(seconds, _known(other, entry.beat.video_id)) != seconds:  # noqa: ASYNC110 a push
+                await asyncio.sleep(0.01)
+    return len(ways)
+
+
+def _known(player: Player, video: str) -> list[int]:
+    """The seconds that a device knows to be seen."""
+    record = player.client.record(video)
+    return [] if record is None else [edge for pair in record.seen or () for edge in pair]
