@@ -26,6 +26,7 @@ LAST_WORDS = 3_000
 """Characters of its log."""
 WARM = 60
 """Heartbeats that are acked before a fault."""
+Act = Callable[[], Awaitable[None]]
 
 
 class Service:
@@ -112,8 +113,9 @@ class Scene:
         """The first, mostly the only one."""
         return self.services[0]
 
-    async def under(self, row: Row, fault: Callable[[], Awaitable[None]], runs: int = 1) -> Row:
-        """Let the fault happen while all play, wait until it is overcome, and compare; so many times."""
+    async def under(self, row: Row, fault: Act, runs: int = 1, afterwards: Act | None = None) -> Row:
+        """Let the fault happen while all play, wait until it is overcome, and compare; so many times. `afterwards`
+        comes before each comparison, and may raise TimeoutError as well."""
         loop = asyncio.get_running_loop()
         for _ in range(runs):
             self.fleet.gate.set()
@@ -124,6 +126,8 @@ class Scene:
                 over, waiting = loop.time(), self.ledger.unacked()
                 await self.fleet.acked(waiting)
                 row.recovered_s.append(loop.time() - over)
+                if afterwards is not None:
+                    await afterwards()
             except TimeoutError:
                 row.wrong.append(f"not overcome in {PATIENCE_S:g} s")
             await self.judge(row)

@@ -4,18 +4,16 @@ carries, and fails, as it is told."""
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-import redis.asyncio
 
-from storage.keys import Keys
-from storage.packing import pack_record, unpack_record
+from storage.packing import pack_record
+from storage.store import Store
 from tests.faults.relay import Relay, relay
 from tests.faults.scene import Row, Scene, scene
 
-Damage = Callable[["redis.asyncio.Redis", Scene], Awaitable[None]]
-KEYS = Keys()
+Damage = Callable[[Store, Scene], Awaitable[object]]
 
 
 def somebody(s: Scene) -> tuple[str, str]:
@@ -24,31 +22,43 @@ def somebody(s: Scene) -> tuple[str, str]:
     return sent.user, sent.entry.beat.video_id
 
 
-async def drop_record(client: "redis.asyncio.Redis", s: Scene) -> None:
+async def drop_record(store: Store, s: Scene) -> None:
     user, video = somebody(s)
-    await client.hdel(KEYS.progress(user), video)
+    await store.run([("HDEL", store.keys.progress(user), video)])
 
 
-async def count_twice(client: "redis.asyncio.Redis", s: Scene) -> None:
+async def count_twice(store: Store, s: Scene) -> None:
     user, video = somebody(s)
-    record = unpack_record(await client.hget(KEYS.progress(user), video) or b"")  # type: ignore[arg-type]
+    record = await store.record(user, video)
     record.played_ms += 5_000
-    await client.hset(KEYS.progress(user), video, pack_record(record))
+    await store.run([("HSET", store.keys.progress(user), video, pack_record(record))])
 
 
-async def invent_a_viewer(client: "redis.asyncio.Redis", s: Scene) -> None:
-    await client.hincrby(KEYS.summary(somebody(s)[1]), "viewers", 1)
+async def invent_a_viewer(store: Store, s: Scene) -> None:
+    user, video = somebody(s)
+    await store.run([("HINCRBY", store.keys.summary(store.keys.shard(video, user)), "viewers", 1)])
 
 
-async def bend_the_curve(client: "redis.asyncio.Redis", s: Scene) -> None:
-    await client.hincrby(KEYS.curve(somebody(s)[1]), "a3", 1)
+async def bend_the_curve(store: Store, s: Scene) -> None:
+    user, video = somebody(s)
+    await store.run([("HINCRBY", store.keys.curve(store.keys.shard(video, user)), "a3", 1)])
 
 
-async def test_what_is_lost_or_wrong_is_seen() -> None:
+@contextlib.asynccontextmanager
+async def _by_hand(url: str) -> AsyncIterator[Store]:
+    store = Store(url, worker="by-hand")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("place", ["embedded", "cluster"])
+async def test_what_is_lost_or_wrong_is_seen(place: str) -> None:
     """Nothing at first; then each damage is told by what it damaged, and a record that is lost as lost."""
-    async with scene("embedded", players=6) as s, redis.asyncio.Redis.from_url(s.place.url) as client:
+    async with scene(place, players=6) as s, _by_hand(s.place.url) as store:
         await s.fleet.more(30)
-        sound = Row("none", "embedded")
+        sound = Row("none", place)
         await s.judge(sound)
         assert (sound.lost, sound.wrong) == ([], [])
         damages: list[tuple[Damage, str]] = [
@@ -58,8 +68,8 @@ async def test_what_is_lost_or_wrong_is_seen() -> None:
             (drop_record, "missing"),
         ]
         for damage, told in damages:
-            row = Row("damage", "embedded")
-            await damage(client, s)
+            row = Row("damage", place)
+            await damage(store, s)
             await s.judge(row)
             assert any(told in line for line in row.wrong), told
             assert bool(row.lost) == (damage is drop_record)

@@ -1,7 +1,6 @@
 """A cluster that fails over and moves a slot under load; and several nodes of the service on one store."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 from protocol.intervals import coverage, intersection
@@ -12,7 +11,6 @@ from tests.faults.places import Clustered
 from tests.faults.players import PATIENCE_S, Player
 from tests.faults.scene import Row, Scene, scene
 
-Fault = Callable[[], Awaitable[None]]
 KEYS = Keys(video_shards=VIDEO_SHARDS)
 SILENT_S = 5.0
 """For a primary that is stopped: several times the node timeout."""
@@ -85,19 +83,25 @@ async def nodes(place: str, effort: Effort) -> list[Row]:
         ):
             row = Row(name, place)
 
-            async def crossing(fault: Fault = fault, row: Row = row) -> None:
-                await fault()
-                told = await _told_across(s)
-                row.remark = f"{told} of {told} pushes to the other node came, the last time"
+            async def across(row: Row = row) -> None:
+                row.remark = f"pushes across nodes after it: {await _told_across(s)}, all came"
 
             if times := effort.times(full, short):
-                rows.append(await s.under(row, crossing, times))
+                rows.append(await s.under(row, fault, times, across))
         return rows
 
 
 async def _told_across(s: Scene) -> int:
-    """Each device of a pair plays on, and the other, at another node, is told of it. How many were. Raises
-    TimeoutError: somebody is not told."""
+    """Each device of a pair reports once, and the other, at another node, is told of it. How many were. All else is
+    silent meanwhile: a device that reports itself is told by the answer to that.
+
+    Raises:
+        TimeoutError: somebody is not told.
+    """
+    s.fleet.gate.clear()
+    await s.fleet.acked(s.ledger.unacked())
+    for each in s.fleet.players:
+        await each.client.flush()
     pairs = [(a, b) for a, b in pairwise(s.fleet.players) if a.user == b.user]
     ways = [*pairs, *((b, a) for a, b in pairs)]
     for player, other in ways:
