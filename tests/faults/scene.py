@@ -47,11 +47,12 @@ class Service:
         assert self.program is not None
         return self.program.process.pid
 
-    async def died(self) -> str:
+    def died(self) -> str:
         """What it said last, where it ended by itself; else nothing."""
         assert self.program is not None
-        code = self.program.process.returncode
-        return "" if code is None else f"the server ended with {code}: {(await self.program.log())[-LAST_WORDS:]}"
+        code, log = self.program.process.returncode, self.program.log
+        assert log is not None
+        return "" if code is None else f"the server ended with {code}: {log.text[-LAST_WORDS:]}"
 
     async def start(self) -> None:
         self.program = await self._stack.enter_async_context(serve(self.port, *self._options, **self._env))
@@ -140,7 +141,7 @@ class Scene:
 
     async def judge(self, row: Row) -> None:
         """All stop, all is stored; then compare what each node tells."""
-        if last_words := [words for service in self.services if (words := await service.died())]:
+        if last_words := [words for service in self.services if (words := service.died())]:
             row.wrong += last_words
             return
         row.wrong += await self.fleet.settle()

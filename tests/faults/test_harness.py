@@ -55,7 +55,8 @@ async def _by_hand(url: str) -> AsyncIterator[Store]:
 
 @pytest.mark.parametrize("place", ["embedded", "cluster"])
 async def test_what_is_lost_or_wrong_is_seen(place: str) -> None:
-    """Nothing at first; then each damage is told by what it damaged, and a record that is lost as lost."""
+    """Nothing at first; then each damage is told by what it damaged, and a record that is lost as lost; at last, that
+    the server has ended."""
     async with scene(place, players=6) as s, _by_hand(s.place.url) as store:
         await s.fleet.more(30)
         sound = Row("none", place)
@@ -74,6 +75,11 @@ async def test_what_is_lost_or_wrong_is_seen(place: str) -> None:
             assert any(told in line for line in row.wrong), told
             assert bool(row.lost) == (damage is drop_record)
             assert not row.passed
+        assert s.service.program is not None
+        await s.service.program.stop()
+        row = Row("ended", place)
+        await s.judge(row)
+        assert row.wrong[0].startswith("the server ended with 0: ")
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,27 +1,29 @@
 """A cluster that fails over and moves a slot under load; and several nodes of the service on one store."""
 
 import asyncio
+import random
 from itertools import pairwise
 
 from protocol.intervals import coverage, intersection
 from storage.keys import VIDEO_SHARDS, Keys
-from tests.clustered import at_once, by_keys, until
+from tests.clustered import ClusterServers, at_once, by_keys, until
+from tests.faults.cases.kills import kill_a_worker
 from tests.faults.effort import Effort
 from tests.faults.places import Clustered
 from tests.faults.players import PATIENCE_S, Player
 from tests.faults.scene import Row, Scene, scene
 
 KEYS = Keys(video_shards=VIDEO_SHARDS)
-SILENT_S = 5.0
-"""For a primary that is stopped: several times the node timeout."""
 
 
 async def changes(place: str, effort: Effort) -> list[Row]:
-    """Of who has which slot: a primary ends, or is silent and then back while it still takes itself for one; a slot
-    moves, a learner's or a video's, key by key and all at once. An ack waits for disk and replica: nothing is lost."""
+    """Of who has which slot: a primary ends; one is silent for longer than the node timeout, and then back, still
+    taking itself for a primary; a slot moves, a learner's or a video's, key by key or all at once. An ack waits for
+    disk and replica, so nothing is lost."""
     async with scene(place, STORE_TIMEOUT_S="2") as s:
         cluster = s.place
         assert isinstance(cluster, Clustered)
+        silent_s = effort.either(10, 3)
 
         async def killed() -> None:
             await asyncio.sleep(s.dice.random() * 0.2)
@@ -32,31 +34,30 @@ async def changes(place: str, effort: Effort) -> list[Row]:
             victim = s.dice.choice(cluster.servers.primaries())
             victim.stop()
             try:
-                await asyncio.gather(asyncio.sleep(SILENT_S), cluster.taken_over(victim))
+                await asyncio.gather(asyncio.sleep(silent_s), cluster.taken_over(victim))
             finally:
                 victim.resume()
 
         async def moved() -> None:
             await cluster.answers()
-            await asyncio.to_thread(_move, s, cluster)
+            sent = s.dice.choice(list(s.ledger.sent.values()))
+            shard = KEYS.shard(sent.entry.beat.video_id, sent.user)
+            key = s.dice.choice([KEYS.progress(sent.user), KEYS.audience(shard)])
+            await asyncio.to_thread(_move, cluster.servers, key, s.dice)
             await s.fleet.more(20)
 
         return [
             await s.under(Row("kill -9 of a primary, its replica takes over", place), killed, effort.times(10, 1)),
-            await s.under(Row(f"a primary is stopped for {SILENT_S:g} s", place), silent, effort.times(5, 1)),
+            await s.under(Row(f"a primary is stopped for {silent_s} s", place), silent, effort.times(5, 1)),
             await s.under(Row("a slot moves to another primary", place), moved, effort.times(20, 1)),
         ]
 
 
-def _move(s: Scene, cluster: Clustered) -> None:
-    """The slot of somebody who watches, or of the video's shard that he is in."""
-    servers = cluster.servers
-    sent = s.dice.choice(list(s.ledger.sent.values()))
-    shard = KEYS.shard(sent.entry.beat.video_id, sent.user)
-    key = s.dice.choice([KEYS.progress(sent.user), KEYS.audience(shard)])
+def _move(servers: ClusterServers, key: str, dice: random.Random) -> None:
+    """The slot of this key."""
     source = servers.primary_of(key)
-    target = s.dice.choice([member for member in servers.primaries() if member is not source])
-    move = s.dice.choice([by_keys, at_once])
+    target = dice.choice([member for member in servers.primaries() if member is not source])
+    move = dice.choice([by_keys, at_once])
     for _ in move(source, target, int(source.ask("CLUSTER", "KEYSLOT", key))):
         pass
     until(lambda: servers.primary_of(key) is target)
@@ -73,12 +74,16 @@ async def nodes(place: str, effort: Effort) -> list[Row]:
         async def node_killed() -> None:
             await s.dice.choice(s.services).kill()
 
+        async def worker_killed() -> None:
+            await kill_a_worker(s.dice.choice(s.services), s.dice)
+
         async def store_killed() -> None:
             await s.place.kill()
 
         for name, fault, full, short in (
             ("none: two nodes of two workers", nothing, 5, 1),
-            ("kill -9 of one of two nodes", node_killed, 10, 1),
+            ("kill -9 of one of two nodes, workers and all", node_killed, 10, 1),
+            ("kill -9 of one of four workers", worker_killed, 10, 1),
             ("kill -9 of the store under two nodes", store_killed, 5, 0),
         ):
             row = Row(name, place)

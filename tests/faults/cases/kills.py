@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -65,14 +66,19 @@ async def worker(place: str, effort: Effort) -> list[Row]:
 
         async def fault() -> None:
             await asyncio.sleep(s.dice.random() * 0.2)
-            while not (serving := _workers(s.service)):  # noqa: ASYNC110 no event tells of another's child
-                await asyncio.sleep(0.01)
-            victim = s.dice.choice(serving)
-            os.kill(victim, signal.SIGKILL)
-            await gone([victim])
+            await kill_a_worker(s.service, s.dice)
 
         times = effort.times(20 if place == "embedded" else 5, 2)
         return [await s.under(Row("kill -9 of one of two workers", place), fault, times)]
+
+
+async def kill_a_worker(service: Service, dice: random.Random) -> None:
+    """One that has players."""
+    while not (serving := _workers(service)):  # noqa: ASYNC110 no event tells of another's child
+        await asyncio.sleep(0.01)
+    victim = dice.choice(serving)
+    os.kill(victim, signal.SIGKILL)
+    await gone([victim])
 
 
 def _workers(service: Service) -> list[int]:
