@@ -97,8 +97,8 @@ async def nodes(place: str, effort: Effort) -> list[Row]:
 
 
 async def _told_across(s: Scene) -> int:
-    """Each device of a pair reports once, and the other, at another node, is told of it. How many were. All else is
-    silent meanwhile: a device that reports itself is told by the answer to that.
+    """One device of each pair reports once, and the other, at another node, is told of it; and the other way round. How
+    many were. All else is silent meanwhile: a device that reports itself is told by the answer to that.
 
     Raises:
         TimeoutError: somebody is not told.
@@ -108,17 +108,19 @@ async def _told_across(s: Scene) -> int:
     for each in s.fleet.players:
         await each.client.flush()
     pairs = [(a, b) for a, b in pairwise(s.fleet.players) if a.user == b.user]
-    ways = [*pairs, *((b, a) for a, b in pairs)]
-    for player, other in ways:
-        assert player.url != other.url
-        player.report(max(player.videos, key=lambda video: player.videos[video]))
-        entry = player.client.pending[-1]
-        await player.client.flush()
-        seconds, _ = coverage([(round(start * 1_000), round(end * 1_000)) for start, end in entry.beat.played])
-        async with asyncio.timeout(PATIENCE_S):
-            while intersection(seconds, _known(other, entry.beat.video_id)) != seconds:  # noqa: ASYNC110 a push
-                await asyncio.sleep(0.01)
-    return len(ways)
+    assert all(a.url != b.url for a, b in pairs)
+    await asyncio.gather(*(_told(a, b) for a, b in pairs))
+    await asyncio.gather(*(_told(b, a) for a, b in pairs))
+    return 2 * len(pairs)
+
+
+async def _told(other: Player, player: Player) -> None:
+    player.report(max(player.videos, key=lambda video: player.videos[video]))
+    beat = player.client.pending[-1].beat
+    seconds, _ = coverage([(round(start * 1_000), round(end * 1_000)) for start, end in beat.played])
+    async with asyncio.timeout(PATIENCE_S):
+        while intersection(seconds, _known(other, beat.video_id)) != seconds:  # noqa: ASYNC110 a push
+            await asyncio.sleep(0.01)
 
 
 def _known(player: Player, video: str) -> list[int]:
