@@ -287,13 +287,13 @@ class Dying(Store):
 
 
 async def test_an_export_goes_on_after_any_of_its_places(store: Store) -> None:
-    """The rest of it, after whichever page was the last, has all that was not yet written."""
+    """The rest of it, after whichever page was the last, has all that was not yet written. Twenty of them will do."""
     await fill(store)
     pages = [page async for page in Export(store).pages(NOW)]
     everything = {line for page in pages for line in page.lines[:] if b'"end"' not in line}
     places = [n for n, page in enumerate(pages) if page.place]
     assert len(places) > 2
-    for n in places:
+    for n in places[:: -(-len(places) // 20)]:
         rest = await lines_of(store, pages[n].place)
         assert everything <= {line for page in pages[: n + 1] for line in page.lines} | set(rest)
         assert not any(b"playhead export" in line for line in rest)
