@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -61,6 +61,7 @@ class Channels:
         on_message: told the channel's name and what was published.
         on_confirmed: told a name when the store has confirmed it; again after each lost connection.
         on_astray: told when the server, one of a cluster, has not or no longer some of the channels (`astray`).
+        clustered: a command may only name channels of one slot.
     """
 
     def __init__(
@@ -69,14 +70,16 @@ class Channels:
         on_message: Callable[[str, bytes], None],
         on_confirmed: Callable[[str], None],
         on_astray: Callable[[], None] = lambda: None,
+        clustered: bool = True,
     ) -> None:
         self._pool = pool
         self._on_message = on_message
         self._on_confirmed = on_confirmed
         self._on_astray = on_astray
+        self._clustered = clustered
         self.astray: set[str] = set()
         self._wanted: dict[str, Latch] = {}
-        self._sent: deque[tuple[str, list[str]]] = deque()
+        self._sent: deque[tuple[str, set[str]]] = deque()
         """Commands that are not fully answered yet, and the names whose answers are due."""
         self._commands: list[tuple[str, str]] = []
         self._wake = asyncio.Event()
@@ -163,8 +166,8 @@ class Channels:
             await self._wake.wait()
             self._wake.clear()
             commands, self._commands = self._commands, []
-            for command, names in _runs(commands):
-                self._sent.append((command, list(names)))
+            for command, names in _runs(commands, self._clustered):
+                self._sent.append((command, set(names)))
                 with kept_cancellation():
                     await connection.send_command(command, *names, check_health=False)
 
@@ -187,7 +190,7 @@ class Channels:
                     self._unconfirmed[name] = self._unconfirmed.get(name, 1) - 1
                 self._lose(names)
 
-    def _lose(self, names: list[str]) -> None:
+    def _lose(self, names: Iterable[str]) -> None:
         lost = [name for name in names if name in self._wanted and not self._unconfirmed.get(name)]
         for name in lost:
             self._wanted[name].clear()
@@ -211,14 +214,15 @@ class Channels:
         self._wake.set()
 
 
-def _runs(commands: list[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """Neighbouring commands of a kind as one, in order, where their names share a hash tag and so a cluster's slot."""
+def _runs(commands: list[tuple[str, str]], clustered: bool) -> list[tuple[str, list[str]]]:
+    """Neighbouring commands of a kind as one, in order; on a cluster only where their names share a hash tag."""
     runs: list[tuple[str, list[str]]] = []
     last = ("", "")
     for command, name in commands:
-        if (command, name.partition("}")[0]) != last or len(runs[-1][1]) >= NAMES_PER_COMMAND:
+        kind = (command, name.partition("}")[0] if clustered else "")
+        if kind != last or len(runs[-1][1]) >= NAMES_PER_COMMAND:
             runs.append((command, []))
-            last = (command, name.partition("}")[0])
+            last = kind
         runs[-1][1].append(name)
     return runs
 

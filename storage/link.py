@@ -98,7 +98,7 @@ class Single:
         return [self.primary]
 
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
-        return Channels(self.primary.pool, on_message, on_confirmed)
+        return Channels(self.primary.pool, on_message, on_confirmed, clustered=False)
 
     async def aclose(self) -> None:
         await self.primary.aclose()
