@@ -1,0 +1,37 @@
+"""The plan for many viewers is what the measured unit costs come to, on the page as in the script."""
+
+import pytest
+
+from bench.scale import PAGE, Worker, filled, simulate
+from bench.unit_costs import UnitCosts
+
+COSTS = UnitCosts(
+    beat_us=10,
+    record_us=10,
+    store_us=20,
+    crowd_us=20,
+    return_us=300,
+    connection_kib=20,
+    stored_b=500,
+    beat_b=300,
+    ack_b=200,
+)
+
+
+def test_the_page_says_what_the_script_makes_of_what_was_measured() -> None:
+    assert filled(PAGE.read_text(), UnitCosts.load()) == PAGE.read_text(), "python -m bench.scale --write"
+
+
+@pytest.mark.parametrize(("beat_s", "flush_s", "records_a_beat"), [(5, 1, 1.0), (5, 5, 1.0), (1, 5, 0.2), (2, 4, 0.5)])
+def test_beats_of_a_player_within_a_flush_share_a_record(beat_s: float, flush_s: float, records_a_beat: float) -> None:
+    found = simulate(beat_s, flush_s, 1, COSTS)
+    assert found.records_a_beat == pytest.approx(records_a_beat, rel=0.15)
+
+
+def test_an_ack_waits_for_its_flush_and_for_the_store() -> None:
+    """Half of the interval as a rule, all of it and the commit at most; longer where more workers share the store."""
+    alone, crowded = simulate(5, 1, 1, COSTS), simulate(5, 1, 20, COSTS)
+    assert isinstance(alone, Worker)
+    assert 0.5 < alone.p50_s < 0.6 < 1.0 < alone.p99_s < 1.1
+    assert crowded.p50_s > alone.p50_s
+    assert crowded.p99_s > alone.p99_s
