@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from protocol.intervals import MAX_INTERVALS, size
 from protocol.merge import merge
@@ -99,7 +100,7 @@ def test_an_older_state_of_a_record_adds_nothing(data: st.DataObject) -> None:
 
 def shifted(report: Report, at: int) -> Report:
     position_at = at if report.position_at else 0
-    return replace(report, at=at, first_at=at, position_at=position_at)
+    return replaced(report, at=at, first_at=at, position_at=position_at)
 
 
 @given(data=st.data())
