@@ -227,19 +227,21 @@ class Store:
         await self.sealed(commands, mark, written | self._fences.moved())
 
     async def bring(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
-        """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait for the disk.
+        """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait until both last.
 
         Raises:
             StoreUnavailable: as `commit`.
             Damaged: a value that can't be read.
         """
         states: States = {}
+        written: set[str] = set()
         for video_id, values in by_video.items():
             for user_id, value in values:
+                written.add(self.link.primary_of(self.keys.progress(user_id)))
                 users, of_users = states.setdefault(self.keys.shard(video_id, user_id), ([], []))
                 users.append(user_id)
                 of_users.append(state_of(unpack_record(value)))
-        await self._commit_videos(await self._video_commands(states, now), set())
+        await self._commit_videos(await self._video_commands(states, now), written)
 
     async def record(self, user_id: str, video_id: str) -> Record:
         """One record; the empty one where there is none."""

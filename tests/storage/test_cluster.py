@@ -255,6 +255,12 @@ async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: Cluster
                 await durable.commit(made(second), NOW, lambda _: False)
             member.ask("CONFIG", "SET", "appendfsync", "always")
             await commit(durable, made(second))
+        (value,) = await durable.run([("HGET", store.keys.progress("u0"), video)])
+        of_learner.ask("CONFIG", "SET", "appendfsync", "no")
+        with pytest.raises(NotDurable, match="disk"):  # what was written there before must last too
+            await durable.bring({video: [("u0", value)]}, NOW)
+        of_learner.ask("CONFIG", "SET", "appendfsync", "always")
+        await durable.bring({video: [("u0", value)]}, NOW)
     async with opened(servers, "replicas:1") as durable:
         await commit(durable, made(3))
         replica = servers.replica_of(of_learner)
