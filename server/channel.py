@@ -85,11 +85,11 @@ class SocketChannel:
             self._connection.outcome(op.session, op.seqs, outcome)
 
     def stored(self, committed: Committed) -> None:
-        for frame in self._connection.stored():
-            self.queue(frame)
+        if frames := self._connection.stored():
+            self.queue(*frames)
 
-    def tell(self, message: Message) -> None:
-        self.queue(self._connection.encode(message))
+    def tell(self, *messages: Message) -> None:
+        self.queue(*map(self._connection.encode, messages))
 
     def hold(self) -> None:
         """Take no more reports: those that were taken will be acked, then comes `end`."""
@@ -127,19 +127,19 @@ class SocketChannel:
                 self._close = self._close or effect
                 self._wake()
 
-    def queue(self, frame: str | bytes) -> None:
-        """Write it, or let the writer; where too much waits already, drop all and close."""
+    def queue(self, *frames: str | bytes) -> None:
+        """Write them, or let the writer; where too much waits already, drop all and close."""
         if self._close is not None:
             return
-        if self._writer is None and self._direct is not None and self._direct.write(frame):
+        if self._writer is None and self._direct is not None and self._direct.write(*frames):
             return
-        self._bytes += len(frame)
+        self._bytes += sum(map(len, frames))
         if self._bytes > self._settings.max_queue_bytes:
             self._queue.clear()
             self._connection.closed()
             self._close = Close(CloseCode.TOO_SLOW, "too slow")
         else:
-            self._queue.append(frame)
+            self._queue += frames
         self._wake()
 
     async def drained(self) -> None:

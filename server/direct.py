@@ -33,13 +33,6 @@ class DirectWebSocket(BoundedWebSocket):
 
     __slots__ = ("_amid", "_largest", "_listener", "_tail")  # apart from uvicorn's many, which a beat need not meet
 
-    __slots__ = (
-        "_amid",
-        "_largest",
-        "_listener",
-        "_tail",
-    )  # beside uvicorn's many attributes, which a beat need not meet
-
     def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self._listener: Listener | None = None
@@ -80,19 +73,22 @@ class DirectWebSocket(BoundedWebSocket):
         queue: Any = self.queue
         queue.put_nowait({"type": SCOPE_KEY})
 
-    def write(self, message: str | bytes) -> bool:
-        """Write a whole message now; False where it has to wait, or there is nobody to write to."""
+    def write(self, *messages: str | bytes) -> bool:
+        """Write whole messages now, at once; False where they have to wait, or there is nobody to write to."""
         if self.close_sent or self.disconnected or not self.writable.is_set():
             return False
-        kind, payload = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
-        length = len(payload)
-        if length < 126:
-            head = bytes((kind, length))
-        elif length < 65_536:
-            head = bytes((kind, 126)) + length.to_bytes(2, "big")
-        else:
-            head = bytes((kind, 127)) + length.to_bytes(8, "big")
-        self.transport.write(head + payload)
+        frames = []
+        for message in messages:
+            kind, payload = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
+            length = len(payload)
+            if length < 126:
+                frames.append(bytes((kind, length)))
+            elif length < 65_536:
+                frames.append(bytes((kind, 126)) + length.to_bytes(2, "big"))
+            else:
+                frames.append(bytes((kind, 127)) + length.to_bytes(8, "big"))
+            frames.append(payload)
+        self.transport.write(b"".join(frames))
         return True
 
     def data_received(self, data: bytes) -> None:

@@ -47,8 +47,8 @@ class Channel(Protocol):
     since: int
     """ms since 1970, when it came."""
 
-    def tell(self, message: Message) -> None:
-        """Queue a message; never blocks."""
+    def tell(self, *messages: Message) -> None:
+        """Queue messages; never blocks."""
         ...
 
     async def drained(self) -> None:

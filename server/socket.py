@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from protocol.codecs import CODECS
 from protocol.connection import Bring, Connection, Effect, Greet, Renew, State, Take, Touch
 from protocol.errors import CloseCode, PeerError, Problem
-from protocol.messages import Hello, Synced, Welcome
+from protocol.messages import Hello, Message, Synced, Welcome
 from protocol.session import Plausibility
 from server.access import address_of, has_token_in_url
 from server.channel import SocketChannel
@@ -233,17 +233,15 @@ class Conversation:
         except StoreUnavailable:
             channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
             return
-        channel.tell(
-            Welcome(
-                server_time=services.clock().wall,
-                epoch=changes.epoch,
-                rev=changes.rev,
-                heartbeat_interval=settings.heartbeat_interval_s,
-                flush_interval=settings.flush_interval_s,
-                max_frame=settings.max_frame_bytes,
-            )
+        welcome = Welcome(
+            server_time=services.clock().wall,
+            epoch=changes.epoch,
+            rev=changes.rev,
+            heartbeat_interval=settings.heartbeat_interval_s,
+            flush_interval=settings.flush_interval_s,
+            max_frame=settings.max_frame_bytes,
         )
-        await self._sync(changes)
+        await self._sync(changes, welcome)
 
     async def _renew(self, token: str) -> None:
         """A token that is not valid changes nothing: the one in use lasts as long as it does."""
@@ -268,7 +266,11 @@ class Conversation:
             return
         await self._sync(changes)
 
-    async def _sync(self, changes: Changes) -> None:
-        await self._services.hub.tell_all(self._channel, changes)
-        self._channel.tell(Synced(rev=changes.rev))
+    async def _sync(self, changes: Changes, *greeting: Message) -> None:
+        """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write."""
+        if changes.records:
+            self._channel.tell(*greeting)
+            greeting = ()
+            await self._services.hub.tell_all(self._channel, changes)
+        self._channel.tell(*greeting, Synced(rev=changes.rev))
         self._services.hub.follow(self._channel, changes.rev)

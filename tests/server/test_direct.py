@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from server.direct import DirectWebSocket
 from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, PATIENCE_S, device
 from tests.rest import ok, rest
@@ -143,3 +144,24 @@ async def test_devices_see_each_other_on_both_ways(server: Running, codec: str) 
                 await other.receive()
         await other.send(type="ping")
         assert (await other.until("pong"))["type"] == "pong"
+
+
+async def test_who_lacks_nothing_is_greeted_in_one_write(
+    store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write is a system call, the dearest single thing of a device that comes back."""
+    writes: list[list[str]] = []
+    write = DirectWebSocket.write
+
+    def counted(self: DirectWebSocket, *told: str | bytes) -> bool:
+        writes.append([json.loads(message)["type"] for message in told])
+        return write(self, *told)
+
+    monkeypatch.setattr(DirectWebSocket, "write", counted)
+    user = str(uuid4())
+    async with serving(redis_url=store_server.url, key_prefix=prefix) as server:
+        async with device(server, user) as new:
+            await new.play(V, 0, 5)
+        async with device(server, user):
+            pass
+    assert writes == [["welcome", "synced"], ["ack"], ["welcome"], ["progress"], ["synced"]]
