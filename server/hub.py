@@ -21,7 +21,8 @@ from protocol.scalars import MAX_SEQ
 from storage.endings import parse_ending
 from storage.packing import unpack_record
 from storage.pending import Batch, Committed, Key, Origin
-from storage.store import Changes, Store, StoreUnavailable
+from storage.reading import Changes
+from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from server.problems import RestError
 from server.services import Services
 from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
 from storage.packing import unpack_record
-from storage.store import Changes
+from storage.reading import Changes
 
 REPORTS_A_REQUEST = 50
 """Reports that one body brings at the price of a request more."""

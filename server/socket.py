@@ -22,7 +22,8 @@ from server.lease import Lease
 from server.limits import Bucket, TooFast
 from server.services import Services
 from storage.pending import Full
-from storage.store import Changes, StoreUnavailable
+from storage.reading import Changes
+from storage.store import StoreUnavailable
 
 NO_HEADERS = Headers()
 

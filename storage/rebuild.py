@@ -180,7 +180,7 @@ class Rebuild:
             await self._store.run(
                 [self._forgetting(shard, part) for shard, items in blocking.items() for part in _cut(items, FORGOTTEN)]
             )
-            await self._store.bring(missing, self._now())
+            await self._store.commits.bring(missing, self._now())
 
     async def _entries(self, names: list[tuple[str, str]]) -> list[bytes | None]:
         shards = [(self._keys.shard(video_id, user_id), user_id) for user_id, video_id in names]

@@ -205,7 +205,7 @@ class Import:
             await self._put(swaps, records, by_video)
         else:
             raise StoreUnavailable("a record changes too often")
-        await self._store.bring(by_video, self._now())
+        await self._store.commits.bring(by_video, self._now())
         return refused
 
     async def _put(

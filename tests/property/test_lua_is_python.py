@@ -5,7 +5,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -34,22 +33,22 @@ from tests.histories import (
     wild_ops,
     with_repeats,
 )
+from tests.stages import BetweenStages
 
 NOW = 5_000
 THRESHOLD = 900
 WRITERS = 3
 
 
-class CrashesBetweenStages(Store):
+class CrashesBetweenStages(BetweenStages):
     """Dies once, when the learners' records are stored and the videos' totals are not."""
 
     alive = True
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]], written: set[str]) -> None:
+    async def between_stages(self) -> None:
         if not self.alive:
             self.alive = True
             raise StoreUnavailable("killed between the stages")
-        await super()._commit_videos(commands, written)
 
 
 @dataclass

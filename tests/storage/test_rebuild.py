@@ -16,6 +16,7 @@ from storage.rebuild import Found, Rebuild
 from storage.store import Script, Store, StoreUnavailable
 from storage.totals import Curve, Totals
 from tests.histories import report_of
+from tests.stages import BetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 NOW = 5_000
@@ -239,7 +240,7 @@ async def test_entries_that_a_resized_hash_gave_twice_are_not_counted_twice(
 
 async def test_a_commit_between_its_stages_is_no_drift(new_store: NewStore) -> None:
     """Its entry is behind for as long as the grace lasts, at most; then it is there."""
-    store, slow = new_store(), new_store(BetweenStages)
+    store, slow = new_store(), new_store(WaitsBetweenStages)
     await fill(store)
     commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3)), ("someone", "v", play())))
     await slow.reached.wait()
@@ -253,7 +254,7 @@ async def test_a_commit_between_its_stages_is_no_drift(new_store: NewStore) -> N
 
 async def test_mending_what_is_between_its_stages_does_no_harm(new_store: NewStore) -> None:
     """A commit that is slower than the grace is called drift, and mended; its own stage 2 then changes nothing."""
-    store, slow = new_store(), new_store(BetweenStages)
+    store, slow = new_store(), new_store(WaitsBetweenStages)
     await fill(store)
     commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3))))
     await slow.reached.wait()
@@ -265,17 +266,14 @@ async def test_mending_what_is_between_its_stages_does_no_harm(new_store: NewSto
     assert await kept(store, "v") == await store.totals.recount("v")
 
 
-class BetweenStages(Store):
-    """Waits there."""
-
+class WaitsBetweenStages(BetweenStages):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.reached, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]], written: set[str]) -> None:
+    async def between_stages(self) -> None:
         self.reached.set()
         await self.go_on.wait()
-        await super()._commit_videos(commands, written)
 
 
 async def test_interrupted_anywhere_and_run_again(

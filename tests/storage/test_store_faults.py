@@ -18,6 +18,7 @@ from storage.pending import Batch, Delta
 from storage.store import Store, StoreUnavailable
 from storage.totals import Curve, Totals
 from tests.conftest import StoreServer, _await_answer
+from tests.stages import BetweenStages
 
 ON_CLUSTER = True
 NOW = 1_764_000_000_000
@@ -129,16 +130,15 @@ def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
         runner.run(story())
 
 
-class LosesItsData(Store):
+class LosesItsData(BetweenStages):
     """Once, when stage 1 of a commit is stored and stage 2 is not, the store behind it is emptied."""
 
-    async def _commit_videos(self, commands: list[tuple[Any, ...]], written: set[str]) -> None:
+    loses = False
+
+    async def between_stages(self) -> None:
         if self.loses:
             self.loses = False
             await self.redis.flushall()
-        await super()._commit_videos(commands, written)
-
-    loses = False
 
 
 @pytest.mark.parametrize("durability", ["memory", "fsync"])

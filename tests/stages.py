@@ -1,0 +1,23 @@
+"""A store in whose commits something happens after stage 1 and before stage 2."""
+
+from abc import abstractmethod
+from typing import Any
+
+from storage.store import Store
+
+
+class BetweenStages(Store):
+    """What happens is up to the kind of store."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        finish = self.commits.finish
+
+        async def interrupted(commands: list[tuple[Any, ...]], written: set[str]) -> None:
+            await self.between_stages()
+            await finish(commands, written)
+
+        self.commits.finish = interrupted  # type: ignore[method-assign]
+
+    @abstractmethod
+    async def between_stages(self) -> None: ...
