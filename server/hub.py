@@ -1,68 +1,25 @@
-"""Who is connected, and what they have been told: pushes of a learner's changes to their other devices.
-
-Invariant: a channel that is told "you have everything up to rev" has it. Every push says which revisions it spans;
-where one does not follow on what the channel has (a message lost or overtaken, a subscription broken), the hub reads
-what is missing from the store instead. So delivery by the store's publish/subscribe may fail and nothing is missed.
-"""
+"""Who is connected, and what concerns them: what this process commits, and what others say on the store's channels."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from typing import Any
 
 import msgpack
 
 from protocol.errors import PeerError, Problem
-from protocol.messages import PAGE, Message, Progress
-from protocol.record import Record
-from protocol.rest import record_view
 from protocol.scalars import MAX_SEQ
+from server.pushes import Channel, Pushes
 from storage.endings import parse_ending
-from storage.packing import unpack_record
 from storage.pending import Batch, Committed, Key, Origin
 from storage.reading import Changes
 from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-READS_AT_ONCE = 16
-"""Devices that are brought up to date at a time, when many lack something at once."""
 USERS_AT_ONCE = 200
 """Whose devices are told of a commit without a break."""
-PAGE_BYTES = 262_144
-"""Most that a frame of records holds, by estimate, plus one record: far less than may wait for a connection."""
-RECORD_BYTES, SECOND_BYTES = 300, 8
-"""What a record and each end of an interval in it take on the wire, about."""
-
-
-class Channel(Protocol):
-    """One device's connection, as far as the hub knows it."""
-
-    user_id: str
-    rev: int
-    """Everything up to here has been told."""
-    ready: bool
-    """False while changes are being read for it; pushes then only raise `missed`."""
-    missed: int
-    since: int
-    """ms since 1970, when it came."""
-
-    def tell(self, *messages: Message) -> None:
-        """Queue messages; never blocks."""
-        ...
-
-    async def drained(self) -> None:
-        """All that was queued is written, or never will be."""
-        ...
-
-    def restart(self) -> None:
-        """Say goodbye and close: come back, and send again what was never acked."""
-        ...
-
-    def refuse(self, error: PeerError) -> None:
-        """Say what is wrong, and close."""
-        ...
 
 
 class Hub:
@@ -70,7 +27,7 @@ class Hub:
 
     def __init__(self, store: Store, epoch: str) -> None:
         self._store = store
-        self._epoch = epoch
+        self.pushes = Pushes(store, epoch, self._start, self._new_epoch)
         self._rooms: dict[str, dict[Channel, None]] = {}
         self._users: dict[str, str] = {}
         """By the name of their channel in the store."""
@@ -81,7 +38,6 @@ class Hub:
         self._followed: set[str] = set()
         """Users whose subscription was confirmed at least once."""
         self._channels = store.listen(self._heard, self._confirmed)
-        self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: asyncio.TaskGroup | None = None
         self._ending = False
 
@@ -101,7 +57,7 @@ class Hub:
         return not room or len(room) > 1 or not _only(next(iter(room)), origins)
 
     async def enter(self, channel: Channel, since: int | None, epoch: str | None) -> Changes:
-        """Add a device and read what it lacks. The caller tells it, and calls `follow`.
+        """Add a device and read what it lacks. The caller tells it, and calls `pushes.follow`.
 
         Raises:
             StoreUnavailable: the store doesn't answer.
@@ -120,15 +76,6 @@ class Hub:
         channel.missed = 0
         return await self._store.changes(user_id, since, epoch)
 
-    def follow(self, channel: Channel, rev: int) -> None:
-        """The device has everything up to `rev`; from now on it is told what changes."""
-        behind = max(channel.missed, channel.rev) > rev
-        channel.rev = rev
-        if behind:
-            self._catch_up(channel)
-        else:
-            channel.ready = True
-
     def leave(self, channel: Channel) -> None:
         """Forget a device."""
         room = self._rooms.get(channel.user_id)
@@ -141,7 +88,7 @@ class Hub:
 
     async def committed(self, batch: Batch, committed: Committed) -> None:
         """Push what a batch changed to the devices that don't know it from themselves."""
-        if batch.deltas and committed.epoch != self._epoch:
+        if batch.deltas and committed.epoch != self.pushes.epoch:
             self._new_epoch(committed.epoch)
             return
         changed: dict[str, list[tuple[str, str]]] = {}
@@ -154,7 +101,7 @@ class Hub:
             before, rev = committed.revs[user_id]
             for channel in list(self._rooms.get(user_id, ())):
                 others = [key for key in keys if not _only(channel, batch.deltas[key].origins)]
-                self._push(channel, before, rev, _news(committed, others))
+                self.pushes.push(channel, before, rev, _news(committed, others))
 
     async def run(self) -> None:
         """Listen to what other processes commit, for ever; cancel it to stop."""
@@ -184,7 +131,7 @@ class Hub:
         if name == self._store.catalogue.channel:
             self._store.catalogue.forget(data.decode())
         elif name == self._store.keys.epoch:
-            if data.decode() != self._epoch:
+            if data.decode() != self.pushes.epoch:
                 self._new_epoch(data.decode())
         elif name == self._store.endings.channel:
             self._end_sessions(parse_ending(data)[0])
@@ -216,11 +163,11 @@ class Hub:
         if user_id is None:
             return
         if user_id in self._followed:
-            self._start(self._announce(user_id))
+            self._start(self.pushes.announce(user_id))
         self._followed.add(user_id)
         for channel in self._rooms.get(user_id, ()):
             if channel.ready:
-                self._catch_up(channel)
+                self.pushes.catch_up(channel)
             else:
                 channel.missed = MAX_SEQ
 
@@ -232,26 +179,7 @@ class Hub:
             return
         news = [(video_id.decode(), value) for video_id, value in records]
         for channel in list(self._rooms.get(user_id, ())):
-            self._push(channel, before, rev, news)
-
-    def _push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, bytes]] | None) -> None:
-        if not channel.ready:
-            channel.missed = max(channel.missed, rev)
-        elif rev <= channel.rev:
-            return
-        elif before > channel.rev or news is None:
-            self._catch_up(channel)
-        else:
-            records = [(video_id, unpack_record(value)) for video_id, value in news]
-            fresh = [(video_id, record) for video_id, record in records if record.rev > channel.rev]
-            told = list(pages(fresh, rev))
-            channel.rev = rev
-            for page in told:
-                channel.tell(page)
-
-    def _catch_up(self, channel: Channel) -> None:
-        channel.ready = False
-        self._start(self._read_for(channel))
+            self.pushes.push(channel, before, rev, news)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._tasks is not None  # noqa: S101 channels enter only while `run` runs
@@ -260,57 +188,14 @@ class Hub:
         else:
             self._tasks.create_task(work)
 
-    async def _announce(self, user_id: str) -> None:
-        async with self._reads:
-            with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
-                await self._store.announce(user_id)
-
-    async def _read_for(self, channel: Channel) -> None:
-        channel.missed = 0
-        try:
-            async with self._reads:
-                had = channel.rev
-                changes = await self._store.changes(channel.user_id, had, self._epoch)
-        except StoreUnavailable:
-            channel.restart()
-            return
-        if changes.epoch != self._epoch:
-            self._new_epoch(changes.epoch)
-        elif changes.rev < had:
-            channel.restart()  # the store went back in time
-        elif changes.rev >= channel.rev:  # else a `sync` of the device has overtaken this, and follows on by itself
-            await self.tell_all(channel, changes)
-            self.follow(channel, changes.rev)
-
-    async def tell_all(self, channel: Channel, changes: Changes) -> None:
-        """Page by page, each when the one before is written: what a learner has may be more than may wait."""
-        for page in pages(changes.records, changes.rev):
-            await channel.drained()
-            channel.tell(page)
-
     def _new_epoch(self, epoch: str) -> None:
         """The store has lost its data: every device comes back, resyncs, and sends what was never acked."""
         logger.error("The store is another, or has lost its data: all devices are asked to come back")
-        self._epoch = epoch
+        self.pushes.epoch = epoch
         self._store.catalogue.forget_all()
         for room in list(self._rooms.values()):
             for channel in list(room):
                 channel.restart()
-
-
-def pages(records: list[tuple[str, Record]], rev: int) -> Iterator[Progress]:
-    """Changes as frames of at most PAGE records and PAGE_BYTES or so; none where there are none.
-
-    Ordered by revision, so that a device that is cut off between two pages has all up to the `rev` of the last.
-    """
-    ordered = sorted(records, key=lambda item: item[1].rev)
-    start = size = 0
-    for end, (_, record) in enumerate(ordered, 1):
-        size += RECORD_BYTES + SECOND_BYTES * (len(record.seen) + len(record.again))
-        if end == len(ordered) or end - start == PAGE or size >= PAGE_BYTES:
-            views = [record_view(*item) for item in ordered[start:end]]
-            yield Progress(records=views, rev=rev if end == len(ordered) else record.rev)
-            start, size = end, 0
 
 
 def _news(committed: Committed, keys: list[Key]) -> list[tuple[str, bytes]] | None:

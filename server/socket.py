@@ -269,9 +269,10 @@ class Conversation:
 
     async def _sync(self, changes: Changes, *greeting: Message) -> None:
         """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write."""
+        pushes = self._services.hub.pushes
         if changes.records:
             self._channel.tell(*greeting)
             greeting = ()
-            await self._services.hub.tell_all(self._channel, changes)
+            await pushes.tell_all(self._channel, changes)
         self._channel.tell(*greeting, Synced(rev=changes.rev))
-        self._services.hub.follow(self._channel, changes.rev)
+        pushes.follow(self._channel, changes.rev)

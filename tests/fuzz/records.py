@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 from protocol.intervals import MAX_INTERVALS, cell, coverage, intersection, size, union
 from protocol.record import ABSENT, MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
 from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
-from server.hub import pages
+from server.pushes import pages
 from storage.packing import Damaged, append, pack_record, unpack_record
 from tests.fuzz.frames import JSON, MSGPACK
 from tests.fuzz.values import LAST_INSTANT

@@ -1,0 +1,157 @@
+"""What each device has been told of its learner's records.
+
+Invariant: a channel that is told "you have everything up to rev" has it. Every push says which revisions it spans;
+where one does not follow on what the channel has (a message lost or overtaken, a subscription broken), what is missing
+is read from the store instead. So delivery by the store's publish/subscribe may fail and nothing is missed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Protocol
+
+from protocol.errors import PeerError
+from protocol.messages import PAGE, Message, Progress
+from protocol.record import Record
+from protocol.rest import record_view
+from storage.packing import unpack_record
+from storage.reading import Changes
+from storage.store import Store, StoreUnavailable
+
+READS_AT_ONCE = 16
+"""Devices that are brought up to date at a time, when many lack something at once."""
+PAGE_BYTES = 262_144
+"""Most that a frame of records holds, by estimate, plus one record: far less than may wait for a connection."""
+RECORD_BYTES, SECOND_BYTES = 300, 8
+"""What a record and each end of an interval in it take on the wire, about."""
+
+
+class Channel(Protocol):
+    """One device's connection, as far as the hub and its pushes know it."""
+
+    user_id: str
+    rev: int
+    """Everything up to here has been told."""
+    ready: bool
+    """False while changes are being read for it; pushes then only raise `missed`."""
+    missed: int
+    since: int
+    """ms since 1970, when it came."""
+
+    def tell(self, *messages: Message) -> None:
+        """Queue messages; never blocks."""
+        ...
+
+    async def drained(self) -> None:
+        """All that was queued is written, or never will be."""
+        ...
+
+    def restart(self) -> None:
+        """Say goodbye and close: come back, and send again what was never acked."""
+        ...
+
+    def refuse(self, error: PeerError) -> None:
+        """Say what is wrong, and close."""
+        ...
+
+
+class Pushes:
+    """Those to the devices of one process.
+
+    Args:
+        epoch: of the store; the hub keeps the attribute up to date.
+        start: has work done in the background.
+        new_epoch: told the store's epoch where a read finds another.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        epoch: str,
+        start: Callable[[Coroutine[Any, Any, None]], None],
+        new_epoch: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self.epoch = epoch
+        self._start = start
+        self._new_epoch = new_epoch
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+
+    def push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, bytes]] | None) -> None:
+        """Tell the device what has changed.
+
+        Args:
+            before, rev: the change took the learner's records from the one revision to the other.
+            news: (videoId, stored value) of what is new to this device; None where that has to be read.
+        """
+        if not channel.ready:
+            channel.missed = max(channel.missed, rev)
+        elif rev <= channel.rev:
+            return
+        elif before > channel.rev or news is None:
+            self.catch_up(channel)
+        else:
+            records = [(video_id, unpack_record(value)) for video_id, value in news]
+            fresh = [(video_id, record) for video_id, record in records if record.rev > channel.rev]
+            told = list(pages(fresh, rev))
+            channel.rev = rev
+            for page in told:
+                channel.tell(page)
+
+    def catch_up(self, channel: Channel) -> None:
+        """Read what the device lacks, and tell it."""
+        channel.ready = False
+        self._start(self._read_for(channel))
+
+    def follow(self, channel: Channel, rev: int) -> None:
+        """The device has everything up to `rev`; from now on it is told what changes."""
+        behind = max(channel.missed, channel.rev) > rev
+        channel.rev = rev
+        if behind:
+            self.catch_up(channel)
+        else:
+            channel.ready = True
+
+    async def tell_all(self, channel: Channel, changes: Changes) -> None:
+        """Page by page, each when the one before is written: what a learner has may be more than may wait."""
+        for page in pages(changes.records, changes.rev):
+            await channel.drained()
+            channel.tell(page)
+
+    async def announce(self, user_id: str) -> None:
+        """Have the other processes read what they lack of this learner's."""
+        async with self._reads:
+            with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
+                await self._store.announce(user_id)
+
+    async def _read_for(self, channel: Channel) -> None:
+        channel.missed = 0
+        try:
+            async with self._reads:
+                had = channel.rev
+                changes = await self._store.changes(channel.user_id, had, self.epoch)
+        except StoreUnavailable:
+            channel.restart()
+            return
+        if changes.epoch != self.epoch:
+            self._new_epoch(changes.epoch)
+        elif changes.rev < had:
+            channel.restart()  # the store went back in time
+        elif changes.rev >= channel.rev:  # else a `sync` of the device has overtaken this, and follows on by itself
+            await self.tell_all(channel, changes)
+            self.follow(channel, changes.rev)
+
+
+def pages(records: list[tuple[str, Record]], rev: int) -> Iterator[Progress]:
+    """Changes as frames of at most PAGE records and PAGE_BYTES or so; none where there are none.
+
+    Ordered by revision, so that a device that is cut off between two pages has all up to the `rev` of the last.
+    """
+    ordered = sorted(records, key=lambda item: item[1].rev)
+    start = size = 0
+    for end, (_, record) in enumerate(ordered, 1):
+        size += RECORD_BYTES + SECOND_BYTES * (len(record.seen) + len(record.again))
+        if end == len(ordered) or end - start == PAGE or size >= PAGE_BYTES:
+            views = [record_view(*item) for item in ordered[start:end]]
+            yield Progress(records=views, rev=rev if end == len(ordered) else record.rev)
+            start, size = end, 0
