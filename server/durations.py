@@ -7,7 +7,9 @@ as old as what the record knows, so by the usual rules it changes the duration, 
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 
+from protocol.errors import PeerError, Problem
 from protocol.record import Report
 from server.waiting import Waiter
 from storage.backoff import Backoff
@@ -21,12 +23,14 @@ logger = logging.getLogger(__name__)
 RETRY_S = 0.5, 30.0
 """The first delay and the longest. It never gives up: nothing else tells old records of the duration."""
 PATIENCE_S = 2.0
+MAX_VIDEOS = 1_000
+"""Videos that may wait, beside the one at work; another new duration is refused before it is written."""
 
 
 class Durations:
     """Works through the videos whose duration has changed, one after another, some learners at a time.
 
-    If the process ends meanwhile, the rest take it over with their next report, or when the duration is put again.
+    If the process ends meanwhile, the rest take it over with their next report, or when another duration is put.
     """
 
     def __init__(self, store: Store, lane: Flusher) -> None:
@@ -34,11 +38,25 @@ class Durations:
         self._lane = lane
         self._videos: dict[str, asyncio.Event] = {}
         """Those whose records don't have it yet, and who waits for them."""
+        self._being_written = 0
         self._wake = asyncio.Event()
         self.backoff = Backoff(*RETRY_S)
 
-    async def changed(self, video_id: str) -> None:
-        """The catalogue has another duration. Returns when the records do, or after PATIENCE_S; it goes on alone."""
+    @contextlib.asynccontextmanager
+    async def changing(self, video_id: str) -> AsyncIterator[None]:
+        """Write a new duration to the catalogue within it. It ends when the records have it, or after PATIENCE_S; then
+        it goes on alone.
+
+        Raises:
+            PeerError: too many wait already. Nothing was written; try again.
+        """
+        if len(self._videos) + self._being_written >= MAX_VIDEOS and video_id not in self._videos:
+            raise PeerError(Problem.UNAVAILABLE, "too many videos' records still lack their new duration")
+        self._being_written += 1
+        try:
+            yield
+        finally:
+            self._being_written -= 1
         done = self._videos.setdefault(video_id, asyncio.Event())
         self._wake.set()
         with contextlib.suppress(TimeoutError):

@@ -68,10 +68,13 @@ class VideoEndpoints:
         video_id = path_id(request, "videoId")
         body = await self._bodies.message(request, VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
-        known = await self._services.store.catalogue.get(video_id)
-        await self._services.store.catalogue.put(video_id, video)
+        catalogue, durations = self._services.store.catalogue, self._services.durations
+        known = await catalogue.get(video_id)
         if video.duration_ms and (known is None or known.duration_ms != video.duration_ms):
-            await self._services.durations.changed(video_id)
+            async with durations.changing(video_id):
+                await catalogue.put(video_id, video)
+        else:
+            await catalogue.put(video_id, video)
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
     async def get(self, request: Request) -> Response:

@@ -7,7 +7,7 @@ records, and need not be, because import is a join. It may be run twice, in part
   computed from is still there (lua/swap.lua), else computed again. The store counts the revisions. Then stage 2 of a
   commit, also where nothing changed: a killed import is made whole by the next;
 - a catalogue entry that is there already stays: the entries bear no time, and an older export must change nothing.
-  Records that were there before a new entry take its duration over with their next report, or with a PUT of the video;
+  Records that were there before a new entry take its duration over with their next report, or when another is put;
 - ended sessions: the later instant, while it matters.
 
 The epoch is the store's own and is left alone.
