@@ -133,7 +133,7 @@ class Conversation:
                 self._heard(first)
         self._ended.greeted, self._ended.reason = True, "the connection was lost"
         owner.pace.start(self._clock() / 1_000)
-        owner.records.welcome(first.epoch)
+        owner.records.welcome(first.epoch, first.rev)
         self._asked.append(_drained(owner.syncs))  # the hello asks by itself
         owner.online(first)
         try:

@@ -291,7 +291,7 @@ class Engine:
         except BaseException:
             self.syncs.extend(waiting)
             raise
-        records.welcome(changes.epoch or "")
+        records.welcome(changes.epoch or "", changes.rev or 0)
         records.told([each for each in changes.progress_data if isinstance(each, RecordView)], changes.rev or 0)
         records.synced(changes.rev or 0)
         for future in waiting:

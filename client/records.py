@@ -24,9 +24,12 @@ class Records:
         record = self._records.get(video_id)
         return None if record is None or record.deleted_at is not None else record
 
-    def welcome(self, epoch: str) -> None:
-        """Another store knows nothing of what the old one did: all that there is comes."""
-        if self.epoch is not None and epoch != self.epoch:
+    def welcome(self, epoch: str, rev: int) -> None:
+        """Another store, or one that is behind what it has told us, knows nothing of what was: all that there is comes.
+
+        Within one conversation a lower revision is only late.
+        """
+        if (self.epoch is not None and epoch != self.epoch) or rev < (self.rev or 0):
             self._records.clear()
             self.rev = None
         self.epoch = epoch

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from redis.asyncio import Redis
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as scripted
 from websockets.typing import Subprotocol
@@ -18,6 +19,7 @@ from websockets.typing import Subprotocol
 from client import Forbidden, Refused, Terminal, Unauthorized
 from server.clock import system_clock
 from storage.embedded import EmbeddedValkey
+from storage.keys import Keys
 from tests.client.line import PATIENCE_S, Line, client, line, until
 from tests.client.test_watching import stored
 from tests.conftest import StoreServer
@@ -129,6 +131,32 @@ async def test_without_websockets_it_goes_by_http_and_returns_when_it_can(server
         assert wire.requests == requests
     record = await stored(server, user, video)
     assert record == {"seen": [[0, 15]], "again": [], "playedDuration": 15.0, "position": 15.0}
+
+
+@pytest.mark.parametrize("websockets", [True, False])
+async def test_what_the_store_has_lost_is_not_kept(server: Running, wire: Line, websockets: bool) -> None:
+    """A store that went back in time is noticed by whoever committed to it; one of an older revision and the same epoch
+    is what is left where nobody is there who did."""
+    user, video, other = (str(uuid4()) for _ in range(3))
+    wire.websockets = websockets
+    key = Keys(server.settings.key_prefix).progress(user)
+    async with Redis.from_url(str(server.settings.redis_url)) as redis, client(wire.http, user) as p:
+        await p.watch(video, [(0, 5)], 5)
+        older = await redis.dump(key)
+        await p.watch(video, [(5, 10)], 10)
+        await p.watch(other, [(0, 5)], 5)
+        await p.refresh()
+        assert p.record(video).seen == [(0, 10)]  # type: ignore[union-attr]
+        wire.cut()
+        await redis.restore(key, 0, older, replace=True)
+        wire.up = True
+        await p.refresh()
+        assert p.record(video).seen == [(0, 5)]  # type: ignore[union-attr]
+        assert p.record(other) is None
+        async with client(server.http, user) as tv:
+            await tv.watch(video, [(20, 25)], 25)
+        await p.refresh()
+        assert p.record(video).seen == [(0, 5), (20, 25)]  # type: ignore[union-attr]
 
 
 async def test_a_server_of_low_limits_is_sent_less(store_server: StoreServer, prefix: str) -> None:
