@@ -1,5 +1,5 @@
-"""What a client knows follows what it is told: the newest of each record; from another store, or one that has gone back,
-what that has."""
+"""What a client knows follows what it is told: the newest of each record; from another store, or one that has gone
+back, what that has."""
 
 import pytest
 
