@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from protocol.record import Report
-from storage import rebuild, scanning
+from storage import rebuild, recount, scanning
 from storage.pending import Batch, Delta
 from storage.rebuild import Found, Rebuild
 from storage.store import Script, Store, StoreUnavailable
@@ -186,7 +186,7 @@ async def test_a_recount_in_slices_while_everything_changes(
 ) -> None:
     """After each slice entries change that were summed already and that were not, learners come (more than the hash had
     room for), and delete: the drift that is found is exactly the one that was planted, and only that is mended."""
-    monkeypatch.setattr(rebuild, "SLICE_BYTES", 6_000)
+    monkeypatch.setattr(recount, "SLICE_BYTES", 6_000)
     store, other = new_store(Meddled), new_store()
     await fill(store, 700)
     await store.run(
@@ -222,7 +222,7 @@ async def test_entries_that_a_resized_hash_gave_twice_are_not_counted_twice(
 ) -> None:
     """More were summed than there are: that count is thrown away, and made again."""
     await fill(store, 700)
-    real, twice = rebuild._Count.add, 2
+    real, twice = recount._Count.add, 2
 
     def add(count: Any, summed: int, totals: list[int], *more: Any) -> None:
         nonlocal twice
@@ -231,7 +231,7 @@ async def test_entries_that_a_resized_hash_gave_twice_are_not_counted_twice(
             real(count, 1, [1, 0, 5], [0, 1, 5, -1], [])
         real(count, summed, totals, *more)
 
-    monkeypatch.setattr(rebuild._Count, "add", add)
+    monkeypatch.setattr(recount._Count, "add", add)
     sound = await whole(store)
     found = await rebuilt(store)
     assert (found.drift, found.failed, twice) == ({}, {}, 0)
@@ -281,7 +281,7 @@ async def test_interrupted_anywhere_and_run_again(
 ) -> None:
     """The store goes away before any of its round trips in turn, among them those between two repairs of one video: the
     next run mends what is left."""
-    monkeypatch.setattr(rebuild, "REPAIRS", 2)
+    monkeypatch.setattr(recount, "REPAIRS", 2)
     monkeypatch.setattr(scanning, "HASHES_AT_ONCE", 1_000)
     store, dying = Store(private_server.url, worker="w"), Dying(private_server.url, worker="d")
     await fill(store, 600)
