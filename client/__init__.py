@@ -3,7 +3,6 @@
 Imports protocol/ and nothing else of the service. The browser's client, `playhead.js`, lies beside it.
 """
 
-from client.engine import Receipt
 from client.errors import (
     ClientError,
     Deleted,
@@ -25,6 +24,7 @@ from client.errors import (
 )
 from client.opening import playhead_client
 from client.playhead import Playhead
+from client.waiting import Receipt
 
 __all__ = [
     "ClientError",

@@ -1,4 +1,4 @@
-"""What runs behind a client: connects, comes back, gives way to HTTP, and lets those know who wait. One task, `run`.
+"""What runs behind a client: connects, comes back, and gives way to HTTP. One task, `run`.
 
 The policy is the one that the server's close codes carry: x500-x999 end the client with a typed error, all else comes
 back after a jittered delay, never sooner than a `goodbye` asks for; an expired token is renewed once.
@@ -16,7 +16,6 @@ from client.connection import Conversation, Ended
 from client.credentials import Credentials
 from client.errors import (
     ClientError,
-    Rejected,
     RestError,
     Terminal,
     TokenExpired,
@@ -24,10 +23,11 @@ from client.errors import (
     terminal_answer,
     terminal_close,
 )
-from client.outbox import WINDOW, Outbox, Settled
+from client.outbox import WINDOW, Outbox
 from client.pace import Backoff, Pace
 from client.records import Records
 from client.rest import Rest
+from client.waiting import Waiting
 from protocol.codecs import Codec
 from protocol.errors import CloseCode, PlayheadError
 from protocol.messages import Ack, Hello, RecordView, Welcome
@@ -38,15 +38,6 @@ FAILURES = 3
 """Attempts in a row without a welcome, after which HTTP is tried."""
 STABLE_MS = 10_000
 """A conversation that lasted so long was a good one, though nothing was acked in it."""
-MAX_REJECTED = 100
-"""Rejections of reports that nobody waits for; the newest are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """A report is stored. `capped`: in part, for it told more than the time allows, or more than a record holds."""
-
-    capped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +79,7 @@ class Engine:
         self._backoff = backoff
         self._clock = clock
         self.outbox = outbox
+        self.waiting = Waiting(outbox)
         self.records = Records()
         self.pace = Pace()
         self.wake = asyncio.Event()
@@ -95,9 +87,6 @@ class Engine:
         self.state = "connecting"
         self.trouble = ""
         self.error: ClientError | None = None
-        self.rejected: deque[Rejected] = deque(maxlen=MAX_REJECTED)
-        self._waiting: dict[int, list[asyncio.Future[Receipt]]] = {}
-        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._first_sync = asyncio.Event()
         self._failures = 0
         self._renew = False
@@ -125,28 +114,11 @@ class Engine:
 
     def fail(self, error: ClientError) -> None:
         """Nothing more is sent: all who wait are told."""
-        waiting: list[asyncio.Future[Receipt] | asyncio.Future[None]] = [*self.syncs]
-        waiting += [future for futures in self._waiting.values() for future in futures]
-        waiting += [future for _, future in self._flushes]
-        for future in waiting:
+        self.waiting.fail(error)
+        for future in self.syncs:
             if not future.done():
                 future.set_exception(error)
-        self._waiting.clear()
-        self._flushes.clear()
         self.syncs.clear()
-
-    async def stored(self, key: int) -> Receipt:
-        """Wait until an entry of the outbox is stored. Raises Rejected, or what ended the client."""
-        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(future)
-        return await future
-
-    async def flushed(self) -> None:
-        """Wait until all that is in the outbox now is settled. Raises what ended the client."""
-        if len(self.outbox):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._flushes.append((self.outbox.last_key, future))
-            await future
 
     async def up_to_date(self) -> None:
         """Wait until the service was asked for all that changed, and has answered."""
@@ -165,31 +137,8 @@ class Engine:
         self._renewed = False
 
     def settle(self, ack: Ack) -> None:
-        settled = self.outbox.acked(ack)
-        if settled:
+        if self.waiting.settle(ack):
             self._backoff.reset()
-        for each in settled:
-            self._tell(each)
-        oldest = self.outbox.oldest_key
-        due = [future for last, future in self._flushes if oldest is None or oldest > last]
-        self._flushes = [(last, future) for last, future in self._flushes if oldest is not None and oldest <= last]
-        for future in due:
-            if not future.done():
-                future.set_result(None)
-
-    def _tell(self, settled: Settled) -> None:
-        futures = [future for future in self._waiting.pop(settled.entry.key, []) if not future.done()]
-        if settled.rejection is None:
-            for future in futures:
-                future.set_result(Receipt(settled.capped))
-            return
-        rejection = settled.rejection
-        error = Rejected(rejection.code, rejection.detail, settled.entry.beat.video_id)
-        for future in futures:
-            future.set_exception(error)
-        if not futures:
-            logger.warning("A report was refused for good: %s", error)
-            self.rejected.append(error)
 
     async def fresh_token(self) -> str | None:
         if not self._credentials.renewable:

@@ -16,13 +16,14 @@ from typing import Literal, Self, TypeVar
 from uuid import UUID
 
 from client.credentials import Credentials, subject
-from client.engine import Engine, Receipt, Route
+from client.engine import Engine, Route
 from client.errors import ClientError, NotStored, Rejected
 from client.journal import Journal
 from client.outbox import Beat, Entry, Outbox
 from client.pace import Backoff, steady_clock
 from client.records import Changes
 from client.rest import Rest
+from client.waiting import Receipt
 from protocol.messages import Heartbeat, Hello, RecordView
 from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_PLAYED
 
@@ -108,7 +109,7 @@ class Playhead:
         try:
             with contextlib.suppress(TimeoutError, ClientError):
                 async with asyncio.timeout(self._close_timeout_s):
-                    await engine.flushed() if engine.error is None else None
+                    await engine.waiting.flushed() if engine.error is None else None
         finally:
             self._task = None
             task.cancel()
@@ -173,12 +174,12 @@ class Playhead:
             Terminal, OutboxFull, ValueError: as `report`.
         """
         key = self._put(_beat(video_id, played, position, duration, state, seek), age_s, span_s)
-        return await self._following(self._live().stored(key))
+        return await self._following(self._live().waiting.stored(key))
 
     async def flush(self) -> None:
         """Wait until all that was reported so far is stored (or refused: see `rejected`). Raises Terminal."""
         self._raise_ended()
-        await self._following(self._live().flushed())
+        await self._following(self._live().waiting.flushed())
 
     async def refresh(self) -> None:
         """Wait until `record` tells all that the service has: of one's own reports nothing is pushed back.
@@ -209,7 +210,7 @@ class Playhead:
     @property
     def rejected(self) -> tuple[Rejected, ...]:
         """The newest refusals of reports that nobody waited for."""
-        return tuple(self._live().rejected)
+        return tuple(self._live().waiting.rejected)
 
     @property
     def state(self) -> str:

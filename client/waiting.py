@@ -1,0 +1,83 @@
+"""Who waits for reports to be stored, and what they are told."""
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from client.errors import ClientError, Rejected
+from client.outbox import Outbox, Settled
+from protocol.messages import Ack
+
+logger = logging.getLogger(__name__)
+
+MAX_REJECTED = 100
+"""Rejections of reports that nobody waits for; the newest are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A report is stored. `capped`: in part, for it told more than the time allows, or more than a record holds."""
+
+    capped: bool
+
+
+class Waiting:
+    """Those who wait for what is in this outbox."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.rejected: deque[Rejected] = deque(maxlen=MAX_REJECTED)
+        self._stored: dict[int, list[asyncio.Future[Receipt]]] = {}
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
+        """With the last entry that each waits for."""
+
+    async def stored(self, key: int) -> Receipt:
+        """Wait until an entry of the outbox is stored. Raises Rejected, or what ended the client."""
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._stored.setdefault(key, []).append(future)
+        return await future
+
+    async def flushed(self) -> None:
+        """Wait until all that is in the outbox now is settled. Raises what ended the client."""
+        if len(self._outbox):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flushes.append((self._outbox.last_key, future))
+            await future
+
+    def settle(self, ack: Ack) -> bool:
+        """Tell them; whether there was anything to tell."""
+        settled = self._outbox.acked(ack)
+        for each in settled:
+            self._tell(each)
+        oldest = self._outbox.oldest_key
+        due = [future for last, future in self._flushes if oldest is None or oldest > last]
+        self._flushes = [(last, future) for last, future in self._flushes if oldest is not None and oldest <= last]
+        for future in due:
+            if not future.done():
+                future.set_result(None)
+        return bool(settled)
+
+    def _tell(self, settled: Settled) -> None:
+        futures = [future for future in self._stored.pop(settled.entry.key, []) if not future.done()]
+        if settled.rejection is None:
+            for future in futures:
+                future.set_result(Receipt(settled.capped))
+            return
+        rejection = settled.rejection
+        error = Rejected(rejection.code, rejection.detail, settled.entry.beat.video_id)
+        for future in futures:
+            future.set_exception(error)
+        if not futures:
+            logger.warning("A report was refused for good: %s", error)
+            self.rejected.append(error)
+
+    def fail(self, error: ClientError) -> None:
+        """Nothing more is stored."""
+        futures: list[asyncio.Future[Receipt] | asyncio.Future[None]] = [future for _, future in self._flushes]
+        futures += [future for waiting in self._stored.values() for future in waiting]
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+        self._stored.clear()
+        self._flushes.clear()
