@@ -28,6 +28,7 @@ local JOINED, DELETED, CAPPED, NOTHING_TO_DELETE, FAILED = 0, 1, 2, 3, 4
 local DELETED_AT, LAST_WATCHED, CLAIMED, PLAYED, DURATION, COMPLETED_AT = 1, 2, 3, 4, 5, 6
 local POSITION, POSITION_AT, UNSETTLED, UNSETTLED_AT, SEEN, AGAIN, GUARDS = 7, 8, 9, 10, 11, 12, 13
 local RECORD, REPORT, DELETION = 13, 14, 1 -- how long these arrays are
+local COMMA = 0x2c
 local ARRAY = 0x90 -- msgpack: with this plus its length begins an array of up to 15
 -- GUARDS is flat, five to a session: name, seq, at, settle_ms, buried
 
@@ -177,14 +178,16 @@ local function join_position(r, ms, at, settled)
 end
 
 local function watched_s(r)
-  local watched, duration = max(size(r[SEEN]), r[CLAIMED]), r[DURATION]
-  return duration > 0 and min(watched, floor(duration / 1000)) or watched
+  local watched, duration = size(r[SEEN]), r[DURATION]
+  if r[CLAIMED] > watched then watched = r[CLAIMED] end
+  if duration > 0 and watched * 1000 > duration then watched = floor(duration / 1000) end
+  return watched
 end
 
 local function is_complete(r)
   local watched, duration = watched_s(r), r[DURATION]
   if duration <= 0 or watched <= 0 then return false end
-  return watched >= floor(duration / 1000) or watched * 1000000 >= threshold * duration
+  return (watched + 1) * 1000 > duration or watched * 1000000 >= threshold * duration -- its last whole second, or enough
 end
 
 -- The seconds without what lies beyond the last of the video.
@@ -193,14 +196,16 @@ local function clip(seconds, last)
   return seconds
 end
 
--- A report's fields one by one, for a table of them would cost more than the rest here.
+-- A report's fields one by one, for a table of them would cost more than the rest here. Returns also `behind`, which
+-- is where the report ends.
 local function join(
-  r, catalogue, first_at, at, session, first_seq, seq, seen, again, played, position, position_at, seek, claimed, duration
+  r, catalogue, behind,
+  first_at, at, session, first_seq, seq, seen, again, played, position, position_at, seek, claimed, duration
 )
   local guards = r[GUARDS]
   local g = find_guard(guards, session)
   local is_repeat = g and seq <= guards[g + 1]
-  if first_at <= r[DELETED_AT] or (g and seq <= guards[g + 4]) then return DELETED end
+  if first_at <= r[DELETED_AT] or (g and seq <= guards[g + 4]) then return behind, DELETED end
   if catalogue > 0 then
     local last = cell(catalogue)
     seen, again, position = clip(seen, last), clip(again, last), min(position, catalogue)
@@ -212,20 +217,25 @@ local function join(
     news = not (is_repeat or partial or forgotten)
     if not forgotten then
       local settle, newest_seq, newest_at = g and guards[g + 3] or 0, seq, at
-      if news then settle = seek and SETTLE_MS or min(SETTLE_MS, settle + played) end
+      if news then
+        settle = settle + played
+        if seek or settle > SETTLE_MS then settle = SETTLE_MS end
+      end
       settled = settle == SETTLE_MS and not is_repeat
-      if g then newest_seq, newest_at = max(guards[g + 1], seq), max(guards[g + 2], at) end
+      if g and guards[g + 1] > seq then newest_seq = guards[g + 1] end
+      if g and guards[g + 2] > at then newest_at = guards[g + 2] end
       r[GUARDS] = with_guard(guards, g, session, newest_seq, newest_at, settle, g and guards[g + 4] or 0)
     end
   end
   local capped = join_seconds(r, seen, again, news, catalogue)
   join_position(r, position, position_at, settled)
   if news then r[PLAYED] = r[PLAYED] + played end
-  r[CLAIMED] = max(r[CLAIMED], claimed)
-  r[LAST_WATCHED] = max(r[LAST_WATCHED], at)
-  r[DURATION] = catalogue > 0 and catalogue or max(r[DURATION], duration)
+  if claimed > r[CLAIMED] then r[CLAIMED] = claimed end
+  if at > r[LAST_WATCHED] then r[LAST_WATCHED] = at end
+  if catalogue > 0 then duration = catalogue elseif r[DURATION] > duration then duration = r[DURATION] end
+  r[DURATION] = duration
   if r[COMPLETED_AT] == 0 and is_complete(r) then r[COMPLETED_AT] = r[LAST_WATCHED] end
-  return capped and CAPPED or JOINED
+  return behind, capped and CAPPED or JOINED
 end
 
 local function empty(deleted_at, guards)
@@ -245,10 +255,6 @@ local function op_length(at)
   return byte(text, at + 1) - ARRAY
 end
 
-local function join_next(r, catalogue, at, ...)
-  return at, join(r, catalogue, ...)
-end
-
 local function array(at, ...)
   return at, { ... }
 end
@@ -264,7 +270,7 @@ end
 local function state(r, rev)
   local watched = watched_s(r)
   local completed = (watched > 0 and r[COMPLETED_AT] > 0) and 1 or 0
-  return pack({ r[LAST_WATCHED], rev, { watched, completed, r[SEEN], r[AGAIN] } })
+  return pack(r[LAST_WATCHED], rev, { watched, completed, r[SEEN], r[AGAIN] })
 end
 
 -- Pure: the value after the ops at `at`, its state, where the next record is, and the ops' codes where one is not 0.
@@ -280,7 +286,7 @@ local function apply(value, user_rev, catalogue, at, count)
   for i = 1, count do
     local code, now
     if op_length(at) == REPORT then
-      at, code = join_next(r, catalogue, unpack_limit(text, REPORT, at + 1))
+      at, code = join(r, catalogue, unpack_limit(text, REPORT, at + 1))
     else
       at, now = unpack_limit(text, DELETION, at + 1)
       code, r = delete(r, now)
@@ -291,10 +297,10 @@ local function apply(value, user_rev, catalogue, at, count)
     end
   end
   if r[LAST_WATCHED] == 0 and r[DELETED_AT] == 0 then return value, '', at, codes end
-  local after = pack(r)
   -- Nearly always its newest session has gone on, and nothing more need be compared.
-  if r[GUARDS][#r[GUARDS] - 3] ~= newest or not start or after ~= sub(value, start + 1) then
-    rev, value = user_rev + 1, pack(user_rev + 1) .. after
+  if r[GUARDS][#r[GUARDS] - 3] ~= newest or not start or pack(r) ~= sub(value, start + 1) then
+    rev = user_rev + 1
+    value = pack(rev, r)
   end
   return value, state(r, rev), at, codes
 end
@@ -308,18 +314,13 @@ end
 
 -- The trail after a revision of this video.
 local function follow(trail, video, rev)
-  if string.sub(trail, 1, #video + 1) == video .. ',' then return trail end
+  if byte(trail, #video + 1) == COMMA and sub(trail, 1, #video) == video then return trail end
   trail = video .. ',' .. rev .. ';' .. trail
-  return #trail > MAX_TRAIL and string.match(string.sub(trail, 1, MAX_TRAIL), '^.*;') or trail
-end
-
-local function push_channel(key)
-  local from, to = string.find(key, ':progress:', 1, true)
-  return sub(key, 1, from) .. 'push' .. sub(key, to)
+  return #trail > MAX_TRAIL and string.match(sub(trail, 1, MAX_TRAIL), '^.*;') or trail
 end
 
 local channels = {}
-for k = 1, #KEYS do channels[k] = push_channel(KEYS[k]) end
+for k = 1, #KEYS do channels[k] = string.gsub(KEYS[k], ':progress:', ':push:', 1) end
 local listening = call('PUBSUB', 'SHARDNUMSUB', unpack(channels))
 
 local revs_before, revs, states, outcomes, values, pushes = {}, {}, {}, {}, {}, {}

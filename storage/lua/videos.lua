@@ -10,30 +10,29 @@
 -- returns     number of entries that changed
 --
 -- An entry is two msgpack objects: the rev, and {watched s, completed 0/1, seen, again}. A deleted record leaves an
--- empty entry, so that an older state that comes late is still known to be older. A state is an
--- array of three: lastWatched, and what makes up the entry.
+-- empty entry, so that an older state that comes late is still known to be older. A state is
+-- lastWatched, and the entry behind it.
 --
 -- What is read or written of one key goes in one command: each command costs more than what it does.
 
 local MOST = 1000 -- arguments of a command that are a table here; Lua's stack has room for some 8,000
-local min, sub, unpack_limit, NONE = math.min, string.sub, cmsgpack.unpack_limit, {}
+local min, sub, format, unpack_limit, NONE = math.min, string.sub, string.format, cmsgpack.unpack_limit, {}
 local call = redis.call
 
 local function add(totals, field, by)
-  if by ~= 0 then totals[field] = (totals[field] or 0) + by end
+  totals[field] = (totals[field] or 0) + by
 end
 
 -- The difference array's change from set `old` to set `new`; what they begin with alike cancels out.
 local function add_curve(points, old, new)
   local i = 1
-  while old[i] and old[i] == new[i] and old[i + 1] == new[i + 1] do i = i + 2 end
-  for j = i, #old, 2 do
-    add(points, old[j], -1)
-    add(points, old[j + 1], 1)
+  while old[i] and old[i] == new[i] do i = i + 1 end
+  local by = i % 2 == 1 and 1 or -1 -- where a stretch begins, or ends
+  for j = i, #old do
+    add(points, old[j], (j - i) % 2 == 0 and -by or by)
   end
-  for j = i, #new, 2 do
-    add(points, new[j], 1)
-    add(points, new[j + 1], -1)
+  for j = i, #new do
+    add(points, new[j], (j - i) % 2 == 0 and by or -by)
   end
 end
 
@@ -45,12 +44,12 @@ end
 local function write(key, fields, by)
   for first = 1, #fields, MOST do
     local last = min(#fields, first + MOST - 1)
-    local had, set, gone = call('HMGET', key, unpack(fields, first, last)), {}, {}
+    local had, set, n, gone = call('HMGET', key, unpack(fields, first, last)), {}, 0, {}
     for i = first, last do
       local value = had[i - first + 1]
       local sum = (value or 0) + by[i]
       if sum ~= 0 then
-        set[#set + 1], set[#set + 2] = fields[i], sum
+        set[n + 1], set[n + 2], n = fields[i], sum, n + 2
       elseif value then
         gone[#gone + 1] = fields[i]
       end
@@ -60,10 +59,12 @@ local function write(key, fields, by)
   end
 end
 
-local function listed(totals, letter, fields, by)
-  for field, sum in pairs(totals) do
+local function listed(totals, name, fields, by)
+  local n = #fields
+  for second, sum in pairs(totals) do
     if sum ~= 0 then
-      fields[#fields + 1], by[#by + 1] = letter .. field, sum
+      n = n + 1
+      fields[n], by[n] = format(name, second), sum
     end
   end
   return fields, by
@@ -94,9 +95,10 @@ for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
   local users, states = group[1], group[2]
   local had = call('HMGET', audience, unpack(users))
   local viewers, completions, seconds, points, replays = 0, 0, 0, {}, {}
-  local entries, olds, lively, gone = {}, {}, {}, {}
+  local entries, olds, lively, gone, e, l = {}, {}, {}, {}, 0, 0
+  local recounted = call('HGET', summary, 'recount')
   for i, user in ipairs(users) do
-    local at, last_watched = unpack_limit(states[i], 1, 1)
+    local at, last_watched = unpack_limit(states[i], 1)
     local entry = sub(states[i], at + 1)
     local rev, watched, completed, seen, again = read(entry)
     local sound, had_rev, had_watched, had_completed, had_seen, had_again = true, 0, 0, 0, NONE, NONE
@@ -110,24 +112,22 @@ for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
       seconds = seconds + watched - had_watched
       add_curve(points, had_seen, seen)
       add_curve(replays, had_again, again)
-      local n = #entries
-      entries[n + 1], entries[n + 2] = user, entry
-      olds[user] = had[i] or ''
+      entries[e + 1], entries[e + 2], e = user, entry, e + 2
+      if recounted then olds[user] = had[i] or '' end
       if last_watched == 0 then
         gone[#gone + 1] = user
       elseif last_watched > now - stale then
-        n = #lively
-        lively[n + 1], lively[n + 2] = last_watched, user
+        lively[l + 1], lively[l + 2], l = last_watched, user, l + 2
       end
       changed = changed + 1
     end
   end
-  if #entries > 0 and call('HGET', summary, 'recount') then keep(audience, summary, olds) end
+  if recounted and e > 0 then keep(audience, summary, olds) end
   send('HSET', audience, entries)
   send('ZADD', live, lively)
   send('ZREM', live, gone)
   write(summary, { 'viewers', 'completed', 'watched' }, { viewers, completions, seconds })
-  write(curve, listed(replays, 'a', listed(points, 's', {}, {})))
+  write(curve, listed(replays, 'a%d', listed(points, 's%d', {}, {})))
   call('ZREMRANGEBYSCORE', live, '-inf', now - stale)
 end
 return changed
