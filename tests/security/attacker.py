@@ -88,13 +88,16 @@ class Attacker:
         self._answer = bytearray()
 
     @classmethod
-    async def come(cls, port: int, receive_buffer: int | None = None) -> "Attacker":
-        """Connect; with a receive buffer of so many bytes (at least the kernel's smallest)."""
+    async def come(cls, port: int, receive_buffer: int | None = None, segment: int | None = None) -> "Attacker":
+        """Connect; with a receive buffer of so many bytes (at least the kernel's smallest), and so many in a packet to
+        us: the smaller those are, the less will the sender's kernel take for us."""
         plain = socket.socket()
         plain.setblocking(False)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer is not None:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if segment is not None:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", port))
         return cls(plain)

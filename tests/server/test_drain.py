@@ -58,13 +58,13 @@ async def last_words(socket: ClientConnection) -> Goodbye:
     return said, socket.close_code
 
 
-async def wedged(stack: contextlib.AsyncExitStack, running: Program) -> None:
+async def wedged(stack: contextlib.AsyncExitStack, running: Program, segment: int | None = None) -> None:
     """A device that says hello, and takes no byte of what it is told then."""
     user, videos = str(uuid4()), [str(uuid4()) for _ in range(1_000)]
     items = [{"videoId": video, "watchedDuration": 7, "lastWatched": "2024-05-01"} for video in videos]
     async with rest(running.running) as api:
         ok(await api.post("/progress/sync", json={"userId": user, "progressData": items}))
-    silent = await Attacker.come(running.port, receive_buffer=4_096)
+    silent = await Attacker.come(running.port, receive_buffer=4_096, segment=segment)
     stack.callback(silent.leave)
     hello = {"type": "hello", "device": "tv", "session": "s", "userId": user}
     await silent.send(upgrade())
@@ -142,6 +142,17 @@ async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds
         assert await running.ended() == 0
         await gone(below)
     await recorded(tmp_path, {(each.user_id, video): [0, 5] for each in devices[:: CROWD // 50]})
+
+
+async def test_one_whose_goodbye_not_even_the_kernel_takes_is_cut_off(tmp_path: Path) -> None:
+    """What it is owed waits in the process, and would hold that up for ever."""
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(program(tmp_path, PLAYHEAD_DRAIN_TIMEOUT_S="8"))
+        await wedged(stack, running, segment=536)
+        async with asyncio.timeout(8 + 2):  # what was promised, and a slow machine
+            assert await running.stop() == 0
+        assert running.log is not None
+        assert "they do not take our goodbye: 1 sockets" in running.log.text
 
 
 async def test_what_was_taken_is_acked_and_what_was_not_acked_was_not_taken(tmp_path: Path) -> None:
