@@ -32,11 +32,14 @@ TITLES = {
 }
 """Status and title by the code of a problem: promised to clients, so written down here once more."""
 
+KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
+"""Idle connections are given up before the server does it, after 5 s: who asks right then is reset, by HTTP's rules."""
+
 
 @contextlib.asynccontextmanager
 async def rest(server: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client; it goes straight to the server, whatever proxy the environment names."""
-    async with httpx.AsyncClient(base_url=server.http, timeout=PATIENCE_S, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.http, timeout=PATIENCE_S, trust_env=False, limits=KEPT) as client:
         yield client
 
 
