@@ -3,15 +3,20 @@ carries, and fails, as it is told."""
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from storage.packing import pack_record
 from storage.store import Store
+from tests.faults.damage import aof
+from tests.faults.places import PLACES
 from tests.faults.relay import Relay, relay
 from tests.faults.scene import Row, Scene, scene
+from tests.faults.test_faults import missing_is_told
 
 Damage = Callable[[Store, Scene], Awaitable[object]]
 
@@ -80,6 +85,28 @@ async def test_what_is_lost_or_wrong_is_seen(place: str) -> None:
         row = Row("ended", place)
         await s.judge(row)
         assert row.wrong[0].startswith("the server ended with 0: ")
+
+
+@pytest.mark.parametrize("place", ["valkey", "redis"])
+async def test_a_store_whose_file_was_torn_in_a_script_never_carries_out_half_of_it(place: str) -> None:
+    """Not at the start that repairs the file, and not at a later one."""
+    script = "for field = 1, 9 do redis.call('HSET', KEYS[1], field, ARGV[1]) end"
+
+    def tear(directory: Path) -> None:
+        os.truncate(aof(directory), aof(directory).stat().st_size - 100)
+
+    with missing_is_told():
+        async with PLACES[place]() as store:
+            with store.admin() as client:
+                client.eval(script, 1, "key", "whole")
+                client.eval(script, 1, "key", "torn")
+            await store.kill(tear)
+            with store.admin() as client:
+                client.eval(script, 1, "another", "whole")
+            await store.kill()
+            with store.admin() as client:
+                assert set(client.hvals("key")) == {b"whole"}
+                assert client.hlen("another") == 9
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
