@@ -86,6 +86,8 @@ class Engine:
         self.syncs: deque[asyncio.Future[None]] = deque()
         self.state = "connecting"
         self.trouble = ""
+        self.retries = 0
+        """Connections that ended or could not be had, and requests by HTTP that failed, each tried again."""
         self.error: ClientError | None = None
         self._first_sync = asyncio.Event()
         self._failures = 0
@@ -155,6 +157,7 @@ class Engine:
         if self._route.websocket:
             ended = await self._converse()
             self._judge(ended)
+            self.retries += 1
             if ended.greeted and self._clock() - began >= STABLE_MS:
                 self._backoff.reset()
             self.state, self.trouble = "offline", ended.reason
@@ -208,10 +211,12 @@ class Engine:
                 if terminal is not None:
                     raise terminal from error
                 self.state, self.trouble = "offline", str(error)
+                self.retries += 1
                 await asyncio.sleep(self._backoff.next_s(error.retry_after_s))
                 continue
             except (OSError, PlayheadError) as error:
                 self.state, self.trouble = "offline", f"{type(error).__name__}: {error}"
+                self.retries += 1
                 await asyncio.sleep(delay_s)
                 return
             self.state, self.trouble = "http", ""

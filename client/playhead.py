@@ -223,6 +223,12 @@ class Playhead:
         return self._live().trouble
 
     @property
+    def retries(self) -> int:
+        """How often it has had to try again since it began: connections that ended or could not be had, and requests
+        by HTTP that failed. Delays grow to `backoff_s`, so a number that keeps growing fast is worth a look."""
+        return self._live().retries
+
+    @property
     def session(self) -> str:
         return self._hello.session
 

@@ -159,6 +159,38 @@ async def test_what_the_store_has_lost_is_not_kept(server: Running, wire: Line, 
         assert p.record(video).seen == [(0, 5), (20, 25)]  # type: ignore[union-attr]
 
 
+async def test_what_works_is_no_retry(server: Running, wire: Line) -> None:
+    """By HTTP one asks again and again, in rounds; that is counted from where it fails to where it works."""
+    async with client(wire.http, str(uuid4()), transports=("http",)) as p:
+        await until(lambda: wire.requests > 20)
+        assert p.retries == 0
+        wire.cut()
+        await until(lambda: p.retries > 2)
+        wire.up = True
+        await until(lambda: p.state == "http")
+        counted, requests = p.retries, wire.requests
+        await until(lambda: wire.requests > requests + 20)
+        assert p.retries == counted
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"])
+async def test_each_request_that_is_made_again_is_counted(answer: bytes) -> None:
+    asked = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with client(url, str(uuid4()), transports=("http",)) as p:
+            await until(lambda: asked > 4)
+            assert p.retries in (asked - 1, asked)
+
+
 async def test_a_server_of_low_limits_is_sent_less(store_server: StoreServer, prefix: str) -> None:
     """4003 with a time to come back: the client slows down until all is stored."""
     user = str(uuid4())
@@ -256,6 +288,7 @@ async def test_other_codes_come_back(code: int) -> None:
     async with script(answer) as (url, came), client(url, str(uuid4()), transports=("ws",)) as p:
         async with asyncio.timeout(PATIENCE_S):
             await p.watch(uuid4(), [(0, 5)], 5)
+        assert p.retries == 1
     assert len(came) == 2
     first, second = ({**each, "age": 0} for each in heard)
     assert first == second
