@@ -17,6 +17,8 @@ AT_ONCE = 10_000
 class Nobody:
     """An origin that hears nothing."""
 
+    since = 0
+
     def taken(self) -> None: ...
 
     def outcome(self, op: Report | int, outcome: object) -> None: ...

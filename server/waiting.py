@@ -13,9 +13,14 @@ from storage.store import StoreUnavailable
 PATIENCE_S = 15.0
 """Longest wait for a commit that is due; after it the client is told to try again: it was stored, or will be."""
 
+LATER = 1 << 62
+"""ms since 1970. A request comes when all that it tells is over, and perhaps was told elsewhere before."""
+
 
 class Waiter:
     """A flusher's origin that somebody awaits."""
+
+    since = LATER
 
     def __init__(self) -> None:
         self._stored: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()

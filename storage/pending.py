@@ -27,6 +27,11 @@ Key = tuple[str, str]
 class Origin(Protocol):
     """Who sent reports and waits to hear that they are stored: a connection or a request."""
 
+    @property
+    def since(self) -> int:
+        """ms since 1970, when it came: what it reports of before may have been sent to another process as well."""
+        ...
+
     def taken(self) -> None:
         """The running batch, with all that came so far, is on its way to the store."""
 
@@ -82,7 +87,7 @@ class Delta:
         Raises:
             Full: MAX_WAITING wait already, and this one can't be joined to any of them.
         """
-        if self._follows(op) or not self._fold(op, since):
+        if self._follows(op) or not self._fold(op, max(since, origin.since)):
             if len(self.ops) >= MAX_WAITING:
                 raise Full
             self.ops.append(op)
@@ -105,9 +110,9 @@ class Delta:
     def _fold(self, op: Report | int, since: int) -> bool:
         """Join `op` to a report of its session, if it surely repeats it or surely is news.
 
-        A report from before this batch began may have been sent to another process, or lie before a deletion: the store
-        must judge it by itself; so it must where a deletion waits here. REST's have no session, and each wants its own
-        word.
+        A report from before this batch began, or its origin came, may have been sent to another process, or lie before
+        a deletion: the store must judge it by itself; so it must where a deletion waits here. REST's have no session,
+        and each wants its own word.
         """
         if isinstance(op, int) or not op.session:
             return False

@@ -43,6 +43,8 @@ class Counting(Store):
 class Sender:
     """An origin that notes what it is told, in order."""
 
+    since = 0
+
     def __init__(self) -> None:
         self.told: list[str] = []
         self.outcomes: list[tuple[Report | int, Outcome]] = []

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
 from protocol.record import Outcome, Record, Report, delete, join
+from server.waiting import Waiter
 from storage.packing import pack_record
-from storage.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Pending
+from storage.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Origin, Pending
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000
@@ -19,6 +20,8 @@ SINCE = 1_000
 
 class Sender:
     """An origin that notes when its reports left."""
+
+    since = 0
 
     def __init__(self) -> None:
         self.times_taken = 0
@@ -37,11 +40,11 @@ def beat(session: str, seq: int, at: int = SINCE) -> Report:
     return report_of(session, seq, at, [(seq * 1_000, seq * 1_000 + 1_000)])
 
 
-def waiting(ops: Sequence[Op]) -> list[Op]:
+def waiting(ops: Sequence[Op], origin: Origin | None = None) -> list[Op]:
     """How `ops` wait in one delta."""
     delta = Delta()
     for op in ops:
-        delta.add(op, Sender(), SINCE)
+        delta.add(op, origin or Sender(), SINCE)
     return delta.ops
 
 
@@ -108,6 +111,16 @@ def test_reports_of_before_the_batch_stay_apart() -> None:
     """Another worker may have taken them already, or they may lie before a deletion that we don't know."""
     ops = waiting([beat("a", seq, at=SINCE - 1) for seq in range(1, 2 * APART + 1)])
     assert short(ops) == [("a", [seq]) for seq in range(1, 2 * APART + 1)]
+
+
+@pytest.mark.parametrize("of", ["a connection", "a request"])
+async def test_reports_of_before_their_origin_came_stay_apart(of: str) -> None:
+    """The player may have sent them to another process, and that may store some of them first."""
+    origin = Waiter() if of == "a request" else Sender()
+    if isinstance(origin, Sender):
+        origin.since = SINCE + 1
+    sent = [beat("a", seq) for seq in range(1, 2 * APART + 1)]
+    assert short(waiting(sent, origin)) == [("a", [seq]) for seq in range(1, 2 * APART + 1)]
 
 
 def test_rest_bodies_stay_apart() -> None:
