@@ -7,10 +7,10 @@ session, with `protocol.record.join`. When all of them are acked, every record, 
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from client.outbox import Entry, heartbeat
-from protocol.record import Record, Report, join
+from protocol.record import ABSENT, Record, Report, join
 from protocol.session import Now, Plausibility, Sessions
 
 CLOCKS_MS = 150
@@ -62,11 +62,17 @@ class Expected:
 
     @property
     def positions(self) -> set[float | None]:
-        """Those that can be the newest; s of media time. One, unless two were sent at almost the same time."""
+        """Those that can be the newest; s of media time. One, unless two were sent at almost the same time.
+
+        Where all that tell one came late and out of order, it counts as what no session has settled: see Record.
+        """
         if not self.told:
             return {None}
         newest = max(earliest for earliest, _, _ in self.told)
-        return {position / 1_000 for _, latest, position in self.told if latest >= newest}
+        found: set[int | None] = {position for _, latest, position in self.told if latest >= newest}
+        if self.record.position_ms == ABSENT:
+            found = {replace(self.record, unsettled_ms=position).position for position in found}
+        return {None if position is None else position / 1_000 for position in found}
 
 
 class Ledger:
