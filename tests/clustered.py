@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ class Member:
 
     def __init__(self, directory: Path, port: int, *options: str) -> None:
         directory.mkdir()
-        self.port = port
-        self.name = f"127.0.0.1:{port}"
+        self.port = self.announced = port
         self._command: list[str | Path] = [
             *(_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", directory, "--save", ""),
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
@@ -39,6 +38,18 @@ class Member:
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    @property
+    def name(self) -> str:
+        return f"127.0.0.1:{self.announced}"
+
+    def announce(self, port: int) -> None:
+        """Tell everybody to come there instead, where something carries to us; but for the other nodes' own talk."""
+        self.announced = port
+        said = {"cluster-announce-port": port, "cluster-announce-bus-port": self.port + 10_000}
+        for name, value in said.items():
+            self.ask("CONFIG", "SET", name, value)
+            self._command += [f"--{name}", str(value)]
 
     @property
     def is_running(self) -> bool:
@@ -94,10 +105,12 @@ class ClusterServers:
     def url(self) -> str:
         return f"redis+cluster://{','.join(member.name for member in self.members)}"
 
-    def form(self) -> None:
-        """Make one cluster of them, and wait until it is whole."""
+    def form(self, announced: Mapping[int, int] | None = None) -> None:
+        """Make one cluster of them, and wait until it is whole. `announced`: by port, where each is to be come to."""
         for number, member in enumerate(self.members):
             until(lambda member=member: bool(member.ask("PING")))  # type: ignore[misc]
+            if announced is not None:
+                member.announce(announced[member.port])
             member.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         share = -(-SLOTS // PRIMARIES)
         primaries, replicas = self.members[:PRIMARIES], self.members[PRIMARIES:]
@@ -126,14 +139,14 @@ class ClusterServers:
         slot = int(self._anybody().ask("CLUSTER", "KEYSLOT", key))
         for start, end, (_, port, *_), *_ in self._anybody().ask("CLUSTER", "SLOTS"):
             if start <= slot <= end:
-                return next(member for member in self.members if member.port == port)
+                return next(member for member in self.members if member.announced == port)
         raise AssertionError("nobody has the slot")
 
     def replica_of(self, member: Member) -> Member:
         identity = member.id()
         for line in str(member.ask("CLUSTER", "REPLICAS", identity)).split("'"):
             for other in self.members:
-                if f":{other.port}@" in line:
+                if f":{other.announced}@" in line:
                     return other
         raise AssertionError("it has no replica")
 

@@ -166,13 +166,16 @@ class Server(_Reached):
 
 
 class Clustered:
-    """Three primaries with a replica each; an ack waits for the disk of the primary and that of its replica."""
+    """Three primaries with a replica each; an ack waits for the disk of the primary and that of its replica.
+
+    The relay is in front of each of them, for all who ask a node where another one is: its replica is one of these.
+    """
 
     name = "cluster"
-    relay: Relay | None = None
 
-    def __init__(self, servers: ClusterServers) -> None:
+    def __init__(self, servers: ClusterServers, between: Relay) -> None:
         self.servers = servers
+        self.relay: Relay | None = between
         self.url = servers.url
         self.options: tuple[str, ...] = ("--redis-url", servers.url, "--durability", "replicas:1")
 
@@ -248,8 +251,9 @@ async def cluster() -> AsyncIterator[Clustered]:
     with TemporaryDirectory(prefix="faults-") as directory:
         servers = ClusterServers(Path(directory), "--appendonly", "yes", "--appendfsync", "always")
         try:
-            await asyncio.to_thread(servers.form)
-            yield Clustered(servers)
+            async with relay(*(member.port for member in servers.members)) as between:
+                await asyncio.to_thread(servers.form, between.ports)
+                yield Clustered(servers, between)
         finally:
             servers.end()
 

@@ -8,8 +8,9 @@ from tests.faults.effort import Effort
 from tests.faults.scene import Row
 
 EVERYWHERE = ("embedded", "valkey", "redis")
-BEHIND_A_RELAY = ("valkey", "redis")
-"""Stores that the service reaches through a relay of ours."""
+ONE_SERVER = ("valkey", "redis")
+"""Stores whose files are one server's, with a relay of ours between the service and it."""
+BEHIND_A_RELAY = (*ONE_SERVER, "cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ CASES = (
     Case("worker-killed", kills.worker, (*EVERYWHERE, "cluster"), "embedded"),
     Case("store-killed", kills.store, EVERYWHERE, "embedded"),
     Case("data-lost", kills.data, EVERYWHERE, "redis"),
-    Case("data-lost-in-a-commit", kills.between, BEHIND_A_RELAY, "valkey"),
+    Case("data-lost-in-a-commit", kills.between, ONE_SERVER, "valkey"),
     Case("store-stopped", outages.stopped, EVERYWHERE, "embedded"),
     Case("store-line", outages.line, BEHIND_A_RELAY, "valkey"),
     Case("store-refuses", refusals.refusals, EVERYWHERE, "embedded"),

@@ -6,6 +6,7 @@ side only, lose an answer to what was carried out, or stop right before a chosen
 
 import asyncio
 import contextlib
+import functools
 import random
 import socket
 import struct
@@ -57,20 +58,26 @@ class Catch:
 
 
 class Relay:
-    """Listens on `port` of 127.0.0.1 and carries to `target`, as long as the block of `relay` lasts.
+    """Listens on ports of 127.0.0.1 and carries to others, as long as the block of `relay` lasts.
 
     Attributes:
+        ports: by target, where one listens for it.
         delay_s: how long each answer is held back.
     """
 
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.port = 0
+    def __init__(self) -> None:
+        self.ports: dict[int, int] = {}
         self.delay_s = 0.0
         self._light = asyncio.Event()
         self._light.set()
         self._links: set[_Link] = set()
         self._catches: list[Catch] = []
+
+    @property
+    def port(self) -> int:
+        """For the one target."""
+        (port,) = self.ports.values()
+        return port
 
     def darken(self) -> None:
         """Carry nothing, and tell nobody; what is sent meanwhile is carried afterwards, as by a network that heals."""
@@ -99,13 +106,13 @@ class Relay:
         self._catches.append(catch)
         return catch
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(self, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(writer)
         self._links.add(link)
         try:
             with contextlib.suppress(OSError):
                 await self._light.wait()
-                back, link.far = await asyncio.open_connection("127.0.0.1", self.target)
+                back, link.far = await asyncio.open_connection("127.0.0.1", target)
                 tasks = [
                     asyncio.create_task(self._ask(link, reader, link.far)),
                     asyncio.create_task(self._answer(link, back, writer)),
@@ -162,17 +169,20 @@ class Relay:
 
 
 @contextlib.asynccontextmanager
-async def relay(target: int) -> AsyncIterator[Relay]:
-    """A relay that carries until the block ends."""
-    opened = Relay(target)
-    listener = await asyncio.start_server(opened.carry, "127.0.0.1", 0)
-    opened.port = listener.sockets[0].getsockname()[1]
+async def relay(*targets: int) -> AsyncIterator[Relay]:
+    """One that carries to these ports until the block ends, and fails to all of them alike."""
+    opened, listeners = Relay(), []
     try:
+        for target in targets:
+            listeners.append(await asyncio.start_server(functools.partial(opened.carry, target), "127.0.0.1", 0))
+            opened.ports[target] = listeners[-1].sockets[0].getsockname()[1]
         yield opened
     finally:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         opened.close()
         async with asyncio.timeout(10):
-            await listener.wait_closed()
+            for listener in listeners:
+                await listener.wait_closed()
             while opened._links:  # noqa: ASYNC110 they end by themselves
                 await asyncio.sleep(0.01)

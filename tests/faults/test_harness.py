@@ -109,6 +109,17 @@ async def test_a_store_whose_file_was_torn_in_a_script_never_carries_out_half_of
                 assert client.hlen("another") == 9
 
 
+async def test_a_cluster_is_reached_through_its_relays_alone() -> None:
+    """While they carry nothing nobody gets an ack."""
+    async with scene("cluster", players=6) as s:
+        await s.fleet.more(30)
+        assert s.place.relay is not None
+        s.place.relay.darken()
+        await s.fleet.quiet(1.0)
+        s.place.relay.lighten()
+        await s.fleet.more(30)
+
+
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(100):
