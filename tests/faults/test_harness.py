@@ -1,5 +1,5 @@
-"""The harness sees what it is there to see: a record that is lost or changed, a total that is off; and its relay
-carries, and fails, as it is told."""
+"""The harness sees what it is there to see: a record that is lost or changed, a total that is off; its relays carry,
+and fail, as they are told; its stores are repaired as their operator would."""
 
 import asyncio
 import contextlib
@@ -7,12 +7,15 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from client.outbox import Beat, Entry
 from storage.packing import pack_record
 from storage.store import Store
 from tests.faults.damage import aof
+from tests.faults.ledger import Ledger
 from tests.faults.places import PLACES
 from tests.faults.relay import Relay, relay
 from tests.faults.scene import Row, Scene, scene
@@ -117,7 +120,25 @@ async def test_a_cluster_is_reached_through_its_relays_alone() -> None:
         s.place.relay.darken()
         await s.fleet.quiet(1.0)
         s.place.relay.lighten()
-        await s.fleet.more(30)
+        row = Row("dark", "cluster")
+        await s.judge(row)
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_position_that_was_told_late_is_expected_where_it_counts(late: bool) -> None:
+    """The newest is from far behind the others, and comes before them or after: alone, no session has settled by it."""
+    ledger, at_ms, video = Ledger(), 1_764_000_000_000, str(uuid4())
+    plays = [*range(0, 40, 5), 5]
+    entries = [
+        Entry(seq, "s", Beat(video, ((at, at + 5),), at + 5, 3_600, "playing"), at_ms, at_ms + 5_000 * seq, seq)
+        for seq, at in enumerate(plays, 1)
+    ]
+    for entry in entries:
+        ledger.send("u", entry)
+    if late:
+        ledger.order["s"] = [entries[-1], *entries[:-1]]
+    assert ledger.expected()["u", video].positions == {None if late else 10.0}
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
