@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,31 @@ PRIMARIES = 3
 SLOTS = 16_384
 
 
+@dataclass(frozen=True, slots=True)
+class Secure:
+    """Servers that speak nothing but TLS, to each other as well."""
+
+    binary: str
+    """One that can; the embedded Valkey can't."""
+    authority: Path
+    """The certificate of who has signed theirs."""
+    options: tuple[str | Path, ...]
+    """That name it, theirs and its key."""
+
+
 class Member:
     """One server of a cluster."""
 
-    def __init__(self, directory: Path, port: int, *options: str) -> None:
-        directory.mkdir()
+    def __init__(self, directory: Path, port: int, *options: str, secure: Secure | None = None) -> None:
+        directory.mkdir(parents=True)
         self.port = self.announced = port
+        binary, listen, self._tls = _binary(), ["--port", str(port)], {}
+        if secure is not None:
+            binary, self._tls = Path(secure.binary), {"ssl": True, "ssl_ca_certs": str(secure.authority)}
+            listen = ["--port", "0", "--tls-port", str(port), "--tls-cluster", "yes", "--tls-replication", "yes"]
+            options = (*options, *map(str, secure.options))
         self._command: list[str | Path] = [
-            *(_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", directory, "--save", ""),
+            *(binary, "--bind", "127.0.0.1", *listen, "--dir", directory, "--save", ""),
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
             *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
             *options,
@@ -79,7 +97,8 @@ class Member:
         self._signal(signal.SIGCONT)
 
     def ask(self, *command: str | int) -> Any:
-        with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 3), socket_timeout=PATIENCE_S) as client:
+        patient: dict[str, Any] = {"retry": Retry(NoBackoff(), 3), "socket_timeout": PATIENCE_S, **self._tls}
+        with redis.Redis(host="127.0.0.1", port=self.port, **patient) as client:
             return client.execute_command(*command)
 
     def replication(self) -> dict[str, Any]:
@@ -98,11 +117,13 @@ class Member:
 class ClusterServers:
     """The members; the first three are primaries when it begins."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.members = [Member(directory / str(port), port, *options) for port in _free_ports(2 * PRIMARIES)]
+    def __init__(self, directory: Path, *options: str, secure: Secure | None = None) -> None:
+        ports = _free_ports(2 * PRIMARIES)
+        self.members = [Member(directory / str(port), port, *options, secure=secure) for port in ports]
 
     @property
     def url(self) -> str:
+        """In the clear."""
         return f"redis+cluster://{','.join(member.name for member in self.members)}"
 
     def form(self, announced: Mapping[int, int] | None = None) -> None:
@@ -177,9 +198,9 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def clustered(directory: Path, *options: str) -> Iterator[ClusterServers]:
+def clustered(directory: Path, *options: str, secure: Secure | None = None) -> Iterator[ClusterServers]:
     """A cluster; `options` are those of each server."""
-    servers = ClusterServers(directory, *options)
+    servers = ClusterServers(directory, *options, secure=secure)
     try:
         servers.form()
         yield servers

@@ -30,11 +30,13 @@ from storage.posture import concerns
 from storage.rebuild import Rebuild
 from storage.store import Store, StoreUnavailable
 from storage.transfer import Export, Import
+from tests.clustered import Secure, by_keys, clustered
 from tests.conftest import _await_answer
 from tests.device import device
 from tests.rest import ok, rest
 from tests.server.program import free_port, refused
 from tests.serving import Running, serving
+from tests.storage.test_cluster import LEARNERS, batch, commit
 
 PATIENCE_S = 20
 PASSWORD = "Pass:w0rd@/%"
@@ -189,6 +191,47 @@ async def test_a_certificate_that_proves_nothing_is_refused_in_a_sentence(tmp_pa
     assert "Traceback" not in err
     assert PASSWORD not in err
     assert quote(PASSWORD, safe="") not in err
+
+
+async def test_a_cluster_speaks_tls_at_every_node_that_it_names(tmp_path: Path) -> None:
+    """Commits, pushes, a slot that moves and a primary that is killed; in the clear nothing is answered, and a
+    stranger's certificate is refused."""
+    authority = Authority(tmp_path, "authority")
+    certificates = tls(authority, 0, "127.0.0.1")[2:]
+    secure = Secure(binary("redis7"), authority.path, certificates)
+    with clustered(tmp_path / "nodes", "--appendonly", "yes", secure=secure) as servers:
+        url = servers.url.replace("redis+", "rediss+", 1)
+        async with opened(f"{url}?ssl_ca_certs={quote(str(authority.path))}", timeout_s=2.0) as store:
+            await store.check()
+            await commit(store, batch(0))
+            heard = asyncio.Queue[str]()
+            listening = store.listen(lambda name, data: heard.put_nowait(name), lambda name: None)
+            task = asyncio.create_task(listening.run())
+            channel = store.keys.push(LEARNERS[0])
+            async with asyncio.timeout(PATIENCE_S):
+                await listening.want(channel).wait()
+            key = store.keys.progress(LEARNERS[0])
+            source = servers.primary_of(key)
+            target = next(member for member in servers.primaries() if member is not source)
+            for _ in by_keys(source, target, int(source.ask("CLUSTER", "KEYSLOT", key))):
+                await commit(store, batch(1))
+            target.kill()
+            await commit(store, batch(2))
+            while not heard.empty():
+                heard.get_nowait()
+            async with asyncio.timeout(PATIENCE_S):
+                while heard.empty():  # until it is subscribed again
+                    await store.announce(LEARNERS[0])
+                    await asyncio.sleep(0.05)
+            assert heard.get_nowait() == channel
+            task.cancel()
+            await asyncio.wait({task})
+            assert (await store.record(LEARNERS[0], "v0")).seen == [0, 3]
+        stranger = Authority(tmp_path, "stranger")
+        for wrong in (servers.url, f"{url}?ssl_ca_certs={quote(str(stranger.path))}"):
+            async with opened(wrong, timeout_s=2.0) as store:
+                with pytest.raises(StoreUnavailable):
+                    await store.check()
 
 
 # The user of examples/playhead.acl
