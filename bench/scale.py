@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.unit_costs import UnitCosts
+from server.settings import Settings
 from storage.keys import VIDEO_SHARDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
@@ -21,8 +22,9 @@ PLANS = ((5, 1), (5, 5), (15, 5), (30, 15))
 """(heartbeat interval, flush interval), s."""
 BUSY = 0.6
 """Of a core, at most: the rest is for herds, failovers and bad days."""
-CONNECTIONS = 40_000
-"""Most of one worker, so that a worker's death is an event for few, and its herd is back in a minute or so."""
+CONNECTIONS = int(Settings.model_fields["max_connections"].default)
+HELLOS_PER_S = float(Settings.model_fields["hellos_per_s"].default)
+"""The service's own bounds of one worker: a worker's death is an event for few, and its herd is paced."""
 RECORDS = 20
 """Of each learner in the store."""
 AWAY = 10
@@ -91,8 +93,8 @@ class Plan:
 
     @property
     def herd_s(self) -> float:
-        """Until all of a worker's players are back, on another that is otherwise idle."""
-        return 1e-6 * min(CONNECTIONS, self.viewers) * self.costs.return_us / (1 - BUSY)
+        """Until all of a worker's players are back, on a spare one, by the part of its core that others leave."""
+        return min(CONNECTIONS, self.viewers) * max(1e-6 * self.costs.return_us / (1 - BUSY), 1 / HELLOS_PER_S)
 
 
 def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> Worker:

@@ -21,6 +21,10 @@ START_MS = 1_764_000_000_000
 PATIENT = {"frames_burst": 1_000_000, "address_requests_burst": 1_000_000, "requests_burst": 1_000_000}
 """Tests come faster than people do, all from one address, by a clock that stands still."""
 
+BY_ASGI = "redis7"
+"""On this store fixtures serve with `direct=False`. Neither way of a frame knows which store there is, so a test that
+runs on both stores runs on both ways."""
+
 _MISTAKES = PeersMistakes()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.scale import PAGE, Worker, filled, simulate
+from bench.scale import CONNECTIONS, HELLOS_PER_S, PAGE, Plan, Worker, filled, simulate
 from bench.unit_costs import UnitCosts
 
 COSTS = UnitCosts(
@@ -20,6 +20,14 @@ COSTS = UnitCosts(
 
 def test_the_page_says_what_the_script_makes_of_what_was_measured() -> None:
     assert filled(PAGE.read_text(), UnitCosts.load()) == PAGE.read_text(), "python -m bench.scale --write"
+
+
+def test_a_worker_has_no_more_players_than_the_service_takes_by_default() -> None:
+    """Nor are they back sooner than it lets them in; and the page names the same number."""
+    assert f"{CONNECTIONS:,} connections at most" in PAGE.read_text()
+    idle = Plan(1_000_000, 600, 1, Worker(1.0, 0.5, 1.0), COSTS)
+    assert idle.viewers / idle.workers <= CONNECTIONS
+    assert idle.herd_s >= CONNECTIONS / HELLOS_PER_S
 
 
 @pytest.mark.parametrize(("beat_s", "flush_s", "records_a_beat"), [(5, 1, 1.0), (5, 5, 1.0), (1, 5, 0.2), (2, 4, 0.5)])

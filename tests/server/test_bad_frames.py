@@ -20,7 +20,7 @@ from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, PATIENCE_S, Device, device
 from tests.rest import dump, ok, rest
 from tests.server import bad_values as bad
-from tests.serving import Running, serving
+from tests.serving import BY_ASGI, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,8 +30,9 @@ both = pytest.mark.parametrize("codec", [JSON, MSGPACK])
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """One server that all bad frames go to."""
-    async with serving(redis_url=store_server.url, key_prefix="bad-frames", flush_interval_s=0.02) as running:
+    """One server that all bad frames go to, by each way of a frame."""
+    settings = {"redis_url": store_server.url, "key_prefix": "bad-frames", "flush_interval_s": 0.02}
+    async with serving(direct=store_server.name != BY_ASGI, **settings) as running:
         yield running
 
 

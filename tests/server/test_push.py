@@ -31,7 +31,7 @@ from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device
 from tests.rest import ok, rest
-from tests.serving import START_MS, Running, serving
+from tests.serving import BY_ASGI, START_MS, Running, serving
 
 ON_CLUSTER = True
 
@@ -59,14 +59,15 @@ class Pair:
 @pytest.fixture(params=["one-process", "two-processes"])
 async def pair(request: pytest.FixtureRequest, store_server: StoreServer, prefix: str) -> AsyncIterator[Pair]:
     """The device that changes something is connected `here`, the one that is told `there`."""
-    async with paired(store_server.url, prefix, two=request.param == "two-processes") as opened:
+    direct = store_server.name != BY_ASGI
+    async with paired(store_server.url, prefix, two=request.param == "two-processes", direct=direct) as opened:
         yield opened
 
 
 @pytest.fixture
 async def processes(store_server: StoreServer, prefix: str) -> AsyncIterator[Pair]:
     """Two processes."""
-    async with paired(store_server.url, prefix) as opened:
+    async with paired(store_server.url, prefix, direct=store_server.name != BY_ASGI) as opened:
         yield opened
 
 

@@ -15,6 +15,7 @@ from tests.device import JSON, Device, device
 from tests.rest import ok, rest
 from tests.serving import START_MS, Running
 
+ON_CLUSTER = True
 MANY = 3_000
 PAGE = 500
 

@@ -18,6 +18,7 @@ from tests.device import PATIENCE_S, device
 from tests.rest import iso, ok, refused, rest
 from tests.serving import Running, serving
 
+ON_CLUSTER = True
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import StoreServer
-from tests.serving import Running, serving
+from tests.serving import BY_ASGI, Running, serving
 from tests.stories.players import Learner
 
 
@@ -16,7 +16,8 @@ from tests.stories.players import Learner
 async def running(store_server: StoreServer) -> AsyncIterator[Running]:
     """One server for all stories on a store: each story has a learner and a video of its own, and takes up the clock
     where the one before it left off."""
-    async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", flush_interval_s=0.01) as server:
+    settings = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}", "flush_interval_s": 0.01}
+    async with serving(direct=store_server.name != BY_ASGI, **settings) as server:
         yield server
 
 
