@@ -27,11 +27,24 @@ SHOWN = 20
 
 
 async def export_to(store: Store, settings: Settings, file: Path | None, resume: bool) -> int:
-    """Write all; the exit code, 1 where something could not be read."""
-    if file is None:
+    """Write all; the exit code, 1 where something could not be read.
+
+    Raises:
+        CannotServe: it can't be written, or there is nothing to go on with.
+    """
+    try:
+        if file is not None:
+            return await _export_into(store, file, resume)
         if resume:
             raise CannotServe("--resume needs a FILE")
         return await _export(store, sys.stdout.buffer, None, {})
+    except OSError as error:
+        if file is None:  # whoever read it is gone; what is left in the buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CannotServe(f"{file or 'stdout'} can't be written ({error.strerror})") from None
+
+
+async def _export_into(store: Store, file: Path, resume: bool) -> int:
     cursor = file.with_name(f"{file.name}.cursor")
     state: dict[str, Any] = (
         _read(cursor) if resume else {"epoch": await store.epoch(), "place": "", "bytes": 0, "counts": {}}
@@ -72,10 +85,10 @@ async def _export(store: Store, out: BinaryIO, cursor: Path | None, state: dict[
     counts = export.counts
     print(
         f"{counts['records']:,} records, {counts['videos']:,} videos, {counts['ended']:,} ended sessions"
-        + (f"; {len(export.failed):,} records can't be read" if export.failed else ""),
+        + (f"; {counts['failed']:,} records can't be read" if counts["failed"] else ""),
         file=sys.stderr,
     )
-    return 1 if export.failed else 0
+    return 1 if counts["failed"] else 0
 
 
 async def import_from(store: Store, settings: Settings, file: Path | None, resume: bool) -> int:
@@ -86,10 +99,11 @@ async def import_from(store: Store, settings: Settings, file: Path | None, resum
         return await _import(store, settings, sys.stdin.buffer, None, resume=False)
     try:
         with file.open("rb") as lines:
-            code = await _import(store, settings, lines, file.with_name(f"{file.name}.imported"), resume=resume)
+            return await _import(store, settings, lines, file.with_name(f"{file.name}.imported"), resume=resume)
     except OSError as error:
-        raise CannotServe(f"{file} can't be read ({error.strerror})") from None
-    return code
+        is_cursor = error.filename is not None and Path(error.filename) != file
+        what = f"{error.filename} can't be written" if is_cursor else f"{file} can't be read"
+        raise CannotServe(f"{what} ({error.strerror})") from None
 
 
 async def _import(store: Store, settings: Settings, lines: BinaryIO, cursor: Path | None, resume: bool) -> int:

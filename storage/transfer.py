@@ -67,7 +67,7 @@ class Export:
         self._store = store
         self.counts = counts or Counter()
         self.failed: list[str] = []
-        """Records that can't be read, and are left out."""
+        """Records that can't be read, and are left out; of this run, while `counts` has all."""
 
     async def pages(self, now: int, after: str = "") -> AsyncIterator[Page]:
         """All of it. Raises StoreUnavailable: go on after the last place that is known.
@@ -119,6 +119,7 @@ class Export:
                         lines.append(_line(record_line(_id(key), name.decode(), unpack_record(value))))
                     except Damaged:
                         self.failed.append(f"user {_id(key)}, video {name.decode()}")
+                        self.counts["failed"] += 1
                 self.counts["records"] += len(lines)
                 yield Page(lines, "", page.part)
             yield Page([], f"{USERS}:{page.place}" if page.place else "", page.part)

@@ -1,5 +1,6 @@
 """A store in whose commits something happens after stage 1 and before stage 2."""
 
+import asyncio
 from abc import abstractmethod
 from typing import Any
 
@@ -21,3 +22,15 @@ class BetweenStages(Store):
 
     @abstractmethod
     async def between_stages(self) -> None: ...
+
+
+class WaitsBetweenStages(BetweenStages):
+    """Waits there until it may go on."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def between_stages(self) -> None:
+        self.reached.set()
+        await self.go_on.wait()

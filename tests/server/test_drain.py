@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +19,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from server.clock import system_clock
+from server.drain import Drain
+from server.settings import Settings
 from storage.embedded import EmbeddedValkey
+from storage.flusher import Flusher
+from storage.pending import Batch, Committed
 from storage.store import Store
 from tests.device import Device, device
 from tests.rest import ok, rest
@@ -153,6 +159,45 @@ async def test_one_whose_goodbye_not_even_the_kernel_takes_is_cut_off(tmp_path: 
             assert await running.stop() == 0
         assert running.log is not None
         assert "they do not take our goodbye: 1 sockets" in running.log.text
+
+
+class Leaver:
+    """Who leaves when told to, and keeps the minutes."""
+
+    def __init__(self, drain: Drain, minutes: list[str]) -> None:
+        self._drain, self._minutes = drain, minutes
+
+    def hold(self) -> None:
+        self._minutes.append("hold")
+
+    def end(self, *_: Any) -> None:
+        self._minutes.append("goodbye")
+        self._drain.leave(self)  # type: ignore[arg-type] # all of a channel that is asked of it here
+
+    def abort(self) -> None:
+        self._minutes.append("abort")
+
+
+async def test_goodbyes_are_said_to_some_at_a_time(tmp_path: Path) -> None:
+    """Those whose turn has not come are still served; each turn ends with a flush, which has the acks."""
+    minutes: list[str] = []
+
+    async def stored(batch: Batch, committed: Committed) -> None:
+        minutes.append("flush")
+
+    with EmbeddedValkey(tmp_path, fsync=False) as valkey:
+        store = Store(valkey.url, worker="w")
+        lane = Flusher(store, interval_s=60, max_reports=10, now=system_clock, subscribed=lambda _: False, after=stored)
+        drain = Drain(Settings(redis_url=valkey.url), lane)
+        for _ in range(450):
+            drain.enter(Leaver(drain, minutes))  # type: ignore[arg-type]
+        flushing = asyncio.create_task(lane.run())
+        await drain.run(0)
+        flushing.cancel()
+        await asyncio.wait({flushing})
+        await store.close()
+    turns = [(what, len(list(run))) for what, run in groupby(minutes)]
+    assert turns == [turn for size in (200, 200, 50) for turn in (("hold", size), ("flush", 1), ("goodbye", size))]
 
 
 async def test_what_was_taken_is_acked_and_what_was_not_acked_was_not_taken(tmp_path: Path) -> None:

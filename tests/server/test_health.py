@@ -145,6 +145,26 @@ async def test_an_outage_of_the_store_is_told_and_costs_no_heartbeat(store: Priv
         assert (analytics["viewers"], analytics["retention"]) == (1, [1] * 105)
 
 
+async def test_a_store_that_answers_and_takes_no_writes_is_told(store: PrivateRedis) -> None:
+    """It is full: who reads is served, a heartbeat waits, and nobody new should be sent here."""
+    user, video = str(uuid4()), str(uuid4())
+    async with (
+        served(store) as (server, api),
+        device(server, user) as player,
+        redis.asyncio.Redis.from_url(store.url) as admin,
+    ):
+        await player.play(video, 0, 5)
+        await admin.config_set("maxmemory", 1)
+        server.clock.advance(5)
+        await player.beat(video, played=[[5, 10]], position=10, state="playing")
+        assert await readiness(api, 503) == {"status": "the store does not take records"}
+        assert ok(await api.get(f"/progress/{user}/{video}"))["watchedDuration"] == 5
+        assert player.inbox == [], "nothing is acked while nothing is stored"
+        await admin.config_set("maxmemory", 0)
+        assert (await player.acked())["seq"] == 2
+        assert await readiness(api, 200) == {"status": "ready"}
+
+
 @pytest.mark.parametrize("how", BREAKS)
 async def test_a_device_that_comes_during_an_outage_is_told_to_come_back(store: PrivateRedis, how: str) -> None:
     """Goodbye with a time to wait and a code that says "come back"; after the outage it is welcome."""

@@ -259,6 +259,47 @@ async def test_export_and_import_by_pipe(
         assert (await other.totals.read_all(VIDEO, 0))[:2] == (await store.totals.read_all(VIDEO, 0))[:2]
 
 
+async def test_an_export_goes_on_right_behind_what_its_cursor_vouches_for(
+    operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
+) -> None:
+    """Half a line that was written after it is cut off; and what was left out before still shows in the exit code."""
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    async with opened(store_server, prefix) as store:
+        await fill(store, 50)
+        assert (await operator.run("export", whole))[0] == 0
+        head, *_ = whole.read_bytes().splitlines(keepends=True)
+        for failed, code in ((0, 0), (1, 1)):
+            state = {"epoch": await store.epoch(), "place": "v:", "bytes": len(head), "counts": {"failed": failed}}
+            torn.write_bytes(head + b'{"type":"record","userId":"1')
+            torn.with_name("torn.cursor").write_text(json.dumps(state))
+            assert (await operator.run("export", torn, "--resume"))[0] == code
+            assert torn.read_bytes().startswith(head)
+            assert sorted(lines(torn)) == sorted(lines(whole))
+
+
+async def test_what_can_not_be_written_is_told_in_a_sentence(
+    operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
+) -> None:
+    """No such directory; a reader of stdout who has gone; no room for how far an import is."""
+    async with opened(store_server, prefix) as store:
+        await fill(store, KILLED_LEARNERS)
+    code, _, err = await operator.run("export", tmp_path / "none" / "backup")
+    assert (code, err) == (2, f"playhead: {tmp_path}/none/backup can't be written (No such file or directory)\n")
+    backup = tmp_path / "backup"
+    assert (await operator.run("export", backup))[0] == 0
+    (tmp_path / "backup.imported.new").mkdir()
+    code, _, err = await operator.run("import", backup)
+    assert (code, err) == (2, f"playhead: {tmp_path}/backup.imported.new can't be written (Is a directory)\n")
+    process = await operator.start("export")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined] # asyncio has no other way to stop to read
+    async with asyncio.timeout(PATIENCE_S):
+        err = (await process.stderr.read()).decode()
+        assert await process.wait() == 2
+    assert err == "playhead: stdout can't be written (Broken pipe)\n"
+
+
 async def test_bad_files_are_refused(
     operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from storage.rebuild import Found, Rebuild
 from storage.store import Script, Store, StoreUnavailable
 from storage.totals import Curve, Totals
 from tests.histories import report_of
-from tests.stages import BetweenStages
+from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 NOW = 5_000
@@ -264,16 +264,6 @@ async def test_mending_what_is_between_its_stages_does_no_harm(new_store: NewSto
     await commits
     assert await whole(store) == mended
     assert await kept(store, "v") == await store.totals.recount("v")
-
-
-class WaitsBetweenStages(BetweenStages):
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
-
-    async def between_stages(self) -> None:
-        self.reached.set()
-        await self.go_on.wait()
 
 
 async def test_interrupted_anywhere_and_run_again(

@@ -15,6 +15,7 @@ from storage.totals import Totals
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import Op, report_of
+from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 ON_CLUSTER = True
@@ -248,6 +249,21 @@ async def test_hundred_commits_at_once_count_a_hundred_revisions(new_store: NewS
     spans = sorted(committed.revs["u"] for committed in done)
     assert spans == [(n, n + 1) for n in range(100)]
     assert (await stores[0].changes("u")).rev == 100
+
+
+@pytest.mark.parametrize("newer", [play(9, 900, "b", 20), 900], ids=["played on", "deleted"])
+async def test_a_stage_2_that_comes_late_takes_nothing_back(new_store: NewStore, newer: Op) -> None:
+    """A worker is held up between its stages; when it goes on, another has brought the video a newer state."""
+    slow, store = new_store(WaitsBetweenStages), new_store()
+    late = asyncio.create_task(commit(slow, (("u", "v"), play()), (("other", "v"), play())))
+    await slow.reached.wait()
+    await commit(store, (("u", "v"), newer))
+    slow.go_on.set()
+    await late
+    totals, curve, _ = await store.totals.read_all("v", NOW)
+    assert totals == (Totals(2, 0, 25) if isinstance(newer, Report) else Totals(1, 0, 5))
+    assert (totals, curve) == await store.totals.recount("v")
+    assert (await store.record("u", "v")).watched == (20 if isinstance(newer, Report) else 0)
 
 
 async def test_span_of_revisions_holds_nobody_elses_changes(new_store: NewStore) -> None:

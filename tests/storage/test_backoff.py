@@ -1,0 +1,17 @@
+"""Who tries again waits longer each time, never much longer than the bound, and never all at the same moment."""
+
+from storage.backoff import Backoff
+
+
+def test_delays_double_to_their_bound_and_begin_anew_when_it_worked() -> None:
+    """Each is at least half of what it may be, at most all of it; every one is counted."""
+    backoff, bounds = Backoff(0.5, 3.0), [0.5, 1.0, 2.0, 3.0, 3.0]
+    for bound in bounds:
+        assert bound / 2 <= backoff.next_s() <= bound
+    backoff.reset()
+    assert backoff.next_s() <= 0.5
+    assert backoff.retries == len(bounds) + 1, "a success does not undo the count"
+
+
+def test_delays_are_spread() -> None:
+    assert len({Backoff(1.0, 1.0).next_s() for _ in range(20)}) > 10
