@@ -113,6 +113,7 @@ def create_app(
                 "commit-heartbeats": lambda: lanes[0].backoff.retries,
                 "commit-requests": lambda: lanes[1].backoff.retries,
                 "channels": lambda: hub.resubscriptions,
+                "cluster-commands": lambda: store.link.retries,
                 "durations": lambda: durations.backoff.retries,
                 "key-set": lambda: access.authenticator.failed_fetches,
                 "embedded-store": store_restarts,

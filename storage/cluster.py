@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
 
 from storage.address import Address
+from storage.backoff import Backoff
 from storage.channels import Listening
 from storage.cluster_channels import ClusterChannels
 from storage.durability import StoreUnavailable
@@ -22,8 +23,8 @@ from storage.link import Seal
 from storage.primary import Command, Primary, node_pool
 
 SLOTS = 16_384
-PAUSE_S = 0.05
-"""Before a question is put again to a slot that is on its way, or to a cluster that is down."""
+PAUSE_S = 0.05, 0.5
+"""The first and the longest before a question is put again: to a slot that is on its way, or a cluster that is down."""
 REDIRECTIONS = (MovedError, AskError, TryAgainError, ClusterDownError)
 
 
@@ -45,6 +46,8 @@ class Cluster:
         self._members: list[str] = [f"{host}:{port}" for host, port in address.hosts]
         self._primaries: dict[str, Primary] = {}
         self._looks = 0
+        self.retries = 0
+        """How often commands had to be sent again, to another node or later."""
         self.changes = 0
         """How often slots had other primaries than before."""
         self._looking = asyncio.Lock()
@@ -88,7 +91,7 @@ class Cluster:
         if not self._owners:
             await self.look()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout_s
+        deadline, pause = loop.time() + self.timeout_s, Backoff(*PAUSE_S)
         replies: list[Any] = [None] * len(commands)
         todo, asking = list(range(len(commands))), dict[int, str]()
         while True:
@@ -105,8 +108,9 @@ class Cluster:
                 return replies
             if loop.time() > deadline:
                 raise StoreUnavailable(f"a slot of the cluster can't be reached: {round_.why}")
+            self.retries += 1
             if round_.must_pause or round_.again == todo:
-                await asyncio.sleep(PAUSE_S)
+                await pause.wait()
             todo, asking, also = round_.again, round_.asking, ()
 
     def _routes(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from storage.backoff import Backoff
 from storage.channels import Channels
 from storage.durability import StoreUnavailable
 from storage.latch import Latch
@@ -16,8 +17,8 @@ from storage.latch import Latch
 if TYPE_CHECKING:
     from storage.cluster import Cluster
 
-PAUSE_S = 0.1
-"""Before a channel that its server has let go is looked for again."""
+PAUSE_S = 0.1, 1.0
+"""The first and the longest before a channel that its server has let go is looked for again. It never gives up."""
 AT_ONCE = 1_000
 """Channels that are looked at without a break."""
 
@@ -39,12 +40,14 @@ class ClusterChannels:
         """Changes of the cluster that our channels have followed."""
         self._resubscriptions = 0
         """At servers that were left since."""
+        self._backoff = Backoff(*PAUSE_S)
         self._tasks: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
 
     @property
     def resubscriptions(self) -> int:
-        return self._resubscriptions + sum(server.resubscriptions for server in self._servers.values())
+        here = sum(server.resubscriptions for server in self._servers.values())
+        return self._backoff.retries + self._resubscriptions + here
 
     def is_confirmed(self, name: str) -> bool:
         home = self._homes.get(name)
@@ -82,11 +85,15 @@ class ClusterChannels:
             self._wake.clear()
             with suppress(StoreUnavailable):
                 await self._cluster.look()
-            await self._follow()
-            await asyncio.sleep(PAUSE_S)
+            if await self._follow():
+                await self._backoff.wait()
+            else:
+                self._backoff.reset()
+                await asyncio.sleep(PAUSE_S[0])
 
-    async def _follow(self) -> None:
-        """Bring each channel to its slot's primary, and leave servers that have none any more."""
+    async def _follow(self) -> bool:
+        """Bring each channel to its slot's primary, and leave servers that have none any more; whether some were where
+        they could not stay."""
         changes = self._cluster.changes
         lost = {name for server in self._servers.values() for name in server.astray}
         names = lost if changes == self._followed else list(self._homes)
@@ -106,6 +113,7 @@ class ClusterChannels:
             self._resubscriptions += self._servers.pop(name).resubscriptions
             if name in self._conversations:
                 self._conversations.pop(name).cancel()
+        return bool(lost)
 
     def _server(self, name: str) -> Channels:
         found = self._servers.get(name)

@@ -28,6 +28,9 @@ class Link(Protocol):
     tags: tuple[str, ...]
     """Hash tags that keys of one call must share; without any, a call may touch all keys."""
 
+    retries: int
+    """How often commands had to be sent again because they were at the wrong server, or too early."""
+
     async def ask(self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()) -> list[Any]:
         """Replies in the order of the commands, each of them an error where its command failed.
 
@@ -77,6 +80,7 @@ class Single:
     """One server."""
 
     tags: tuple[str, ...] = ()
+    retries = 0
 
     def __init__(self, primary: Primary) -> None:
         self.primary = primary

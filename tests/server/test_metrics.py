@@ -18,7 +18,16 @@ from tests.rest import ok, rest
 from tests.server.program import descendants, free_port, serve
 from tests.serving import Running, serving
 
-LOOPS = {"start", "commit-heartbeats", "commit-requests", "channels", "durations", "key-set", "embedded-store"}
+LOOPS = {
+    "start",
+    "commit-heartbeats",
+    "commit-requests",
+    "channels",
+    "cluster-commands",
+    "durations",
+    "key-set",
+    "embedded-store",
+}
 
 
 async def scraped(api: httpx.AsyncClient) -> dict[str, float]:

@@ -392,15 +392,16 @@ async def test_slots_move_under_load_and_nothing_is_lost(
 async def test_a_slot_that_stays_half_moved_can_still_be_read_and_written(
     servers: ClusterServers, store: Store
 ) -> None:
-    """A learner's key is at one end or the other: ASK sends on to the second, also one that is new."""
+    """A learner's key is at one end or the other: ASK sends on to the second, also a new one; that is counted."""
     source = servers.primary_of(store.keys.progress(LEARNERS[0]))
     target = next(member for member in servers.primaries() if member is not source)
     slot = int(source.ask("CLUSTER", "KEYSLOT", store.keys.progress(LEARNERS[0])))
     mine = [name for name in map(str, range(3_000)) if partition(name) == partition(LEARNERS[0])]
     await commit(store, batch(0, [LEARNERS[0]]))
-    move = by_keys(source, target, slot)
+    move, before = by_keys(source, target, slot), store.link.retries
     next(move)
     await commit(store, batch(0, mine[:1]))
+    assert store.link.retries > before
     await commit(store, batch(1, [LEARNERS[0]]))
     for _ in move:
         pass
