@@ -205,7 +205,7 @@ class EmbeddedValkey:
             *("--appendfsync", "always" if self._fsync else "everysec"),
             *("--save", ""),
             *("--hash-max-listpack-entries", "128"),  # beyond it an audience is no longer found by a scan
-            *("--hash-max-listpack-value", "256"),  # a learner of a few videos is one piece of memory, not ten
+            *("--hash-max-listpack-value", "256"),  # a learner of a few videos is one piece of memory
             *("--daemonize", "no"),
         ]
 

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
+from uuid import uuid4
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from protocol.record import Guard, Record
 from storage import embedded
 from storage.embedded import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey
+from storage.packing import pack_record
 
 WAIT_S = 20
 
@@ -136,6 +139,22 @@ def test_fsync_decides_what_a_loss_of_power_may_cost(tmp_path: Path, fsync: bool
         }
         client.set("key", "value")
         assert client.waitaof(1, 0, 0) == [1, 0]
+
+
+def test_a_learner_of_a_few_videos_is_one_piece_of_memory(tmp_path: Path) -> None:
+    """What three sittings leave is more than Valkey's default lets a listpack hold; a long trail makes it a table."""
+    now = 1_764_000_000_000
+    guards = [Guard(f"{n:016x}", 700, now, 10_000) for n in range(3)]
+    record = Record(
+        7, 0, now, 0, 3_600_000, 5_400_000, now, 3_000_000, now, seen=[0, 1_800, 2_000, 3_000], guards=guards
+    )
+    value = pack_record(record)
+    assert len(value) > 64
+    with EmbeddedValkey(tmp_path) as valkey, client_of(valkey.url) as client:
+        client.hset("learner", mapping={"rev": 7, "trail": f"{uuid4()},7;", **{str(uuid4()): value for _ in range(5)}})
+        assert client.object("encoding", "learner") == "listpack"
+        client.hset("learner", "trail", "".join(f"{uuid4()},{n};" for n in range(7)))
+        assert client.object("encoding", "learner") == "hashtable"
 
 
 def test_killed_server_comes_back_with_what_it_acked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
