@@ -4,11 +4,10 @@ A change is told to the other workers on a channel; MAX_AGE_S bounds how long a 
 """
 
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from storage.keys import Keys
+from storage.wire import Run
 
 MAX_CACHED = 50_000
 MAX_AGE_S = 60.0
@@ -29,7 +28,7 @@ class Catalogue:
         run: the store's round trip; its StoreUnavailable comes out of every method here.
     """
 
-    def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys) -> None:
+    def __init__(self, run: Run, keys: Keys) -> None:
         self._run = run
         self._keys = keys
         self._cache: dict[str, tuple[float, int]] = {}

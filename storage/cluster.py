@@ -20,7 +20,8 @@ from storage.cluster_channels import ClusterChannels
 from storage.durability import StoreUnavailable
 from storage.keys import TAGS
 from storage.link import Seal
-from storage.primary import Command, Primary, node_pool
+from storage.primary import Primary, node_pool
+from storage.wire import Command
 
 SLOTS = 16_384
 PAUSE_S = 0.05, 0.5

@@ -21,8 +21,8 @@ from storage.keys import Keys, partition
 from storage.link import Link, checked
 from storage.packing import unpack_record
 from storage.pending import Batch, Committed, Result, Wanted
-from storage.primary import Command
 from storage.scripts import Script
+from storage.wire import Command
 
 CALLS_AT_ONCE = 2
 """Answers of stage 1 that are read without a break."""

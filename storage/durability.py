@@ -12,14 +12,13 @@ Once it runs nothing is weakened: whatever the store can't do any more keeps com
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-Command = tuple[Any, ...]
-Run = Callable[[list[Command]], Awaitable[list[Any]]]
+from storage.wire import Command, Run
 
 MAX_REPLICAS = 99
 FRESH_S = 3

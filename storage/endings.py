@@ -1,9 +1,7 @@
 """Users whose sessions an operator has ended: told to every process, kept a while for one that was not listening."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 from storage.keys import Keys
+from storage.wire import Run
 
 KEEP_MS = 3_600_000
 """Longer than any process can be without the store's channels and still hold its connections: pings close those."""
@@ -12,7 +10,7 @@ KEEP_MS = 3_600_000
 class Endings:
     """Args: run: the store's round trip of commands."""
 
-    def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys) -> None:
+    def __init__(self, run: Run, keys: Keys) -> None:
         self._run = run
         self.channel = keys.ended
 

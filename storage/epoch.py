@@ -1,10 +1,9 @@
 """The store's identity: while it stays, what a device was told of the store is true."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
 from uuid import uuid4
 
 from storage.keys import Keys
+from storage.wire import Run
 
 
 class Epoch:
@@ -16,7 +15,7 @@ class Epoch:
         run: the store's round trip; its StoreUnavailable comes out of every method here.
     """
 
-    def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys) -> None:
+    def __init__(self, run: Run, keys: Keys) -> None:
         self._run = run
         self._key = keys.epoch
         self.known = ""

@@ -18,8 +18,8 @@ from typing import Any
 
 from storage.keys import Keys
 from storage.link import Link, checked
-from storage.primary import Command
 from storage.scripts import Script
+from storage.wire import Command
 
 KEEP_S = 86_400
 """How long the count of a process outlives its last commit."""

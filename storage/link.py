@@ -7,7 +7,8 @@ from redis.exceptions import RedisError
 
 from storage.channels import Channels, Listening
 from storage.durability import StoreUnavailable
-from storage.primary import Command, Primary
+from storage.primary import Primary
+from storage.wire import Command
 
 
 class Seal(Protocol):

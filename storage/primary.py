@@ -11,9 +11,8 @@ from redis.exceptions import NoScriptError
 
 from storage.address import Address
 from storage.cancellation import kept_cancellation
-from storage.wire import exchange, exchanging
+from storage.wire import Command, exchange, exchanging
 
-Command = tuple[Any, ...]
 MAX_CONNECTIONS = 64
 """To one server, from one process; who finds none free waits."""
 

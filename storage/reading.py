@@ -11,9 +11,9 @@ from storage.epoch import Epoch
 from storage.keys import Keys, partition
 from storage.link import Link, unavailable
 from storage.packing import Damaged, unpack_record
-from storage.primary import Command
 from storage.scripts import Script
 from storage.sharing import Shared
+from storage.wire import Command
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ has as many key spaces as primaries, which `keys` goes through one after another
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Run = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
+from storage.wire import Run
+
 START = ""
 KEYS_PAGE = 200
 FIELDS_PAGE = 100

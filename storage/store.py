@@ -4,7 +4,7 @@
 is still the same store. Here is what they and the others share: the way to the servers, and the round trip.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -24,13 +24,12 @@ from storage.epoch import Epoch
 from storage.keys import VIDEO_SHARDS, Keys
 from storage.link import Link, Single, checked
 from storage.pending import Batch, Committed, Wanted
-from storage.primary import Command, Primary, pool_of, sentinel_pool
+from storage.primary import Primary, pool_of, sentinel_pool
 from storage.reading import Changes, Reading
 from storage.scanning import Scanning
 from storage.scripts import Script as Script
 from storage.totals import VideoTotals
-
-Run = Callable[[list[Command]], Awaitable[list[Any]]]
+from storage.wire import Command, Run
 
 
 class Store:

@@ -1,6 +1,6 @@
 """The totals and curves of a video, as stage 2 of a commit keeps them, and their recount from the audience."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -9,6 +9,7 @@ import msgpack
 
 from protocol.intervals import cell, pairs
 from storage.keys import Keys
+from storage.wire import Run
 
 AUDIENCE_PAGE = 200
 
@@ -38,7 +39,7 @@ class VideoTotals:
     Until a new duration has reached every record, what is read here is held to it: nobody watched more, or beyond it.
     """
 
-    def __init__(self, run: Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]], keys: Keys, live_ms: int) -> None:
+    def __init__(self, run: Run, keys: Keys, live_ms: int) -> None:
         self._run = run
         self._keys = keys
         self._live_ms = live_ms

@@ -6,21 +6,25 @@ a commit.
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import hiredis
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import ConnectionError, ResponseError
 
+Command = tuple[Any, ...]
+Run = Callable[[list[Command]], Awaitable[list[Any]]]
+"""A round trip: the replies of some commands."""
+
 
 class _Exchanging:
     """Of a connection, how a pipeline goes; the same bytes (RESP) and errors as by redis-py's own."""
 
-    def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> list[bytes]:
+    def pack_commands(self, commands: Iterable[Command]) -> list[bytes]:
         return [b"".join([hiredis.pack_command(_words(command)) for command in commands])]
 
-    async def exchange(self: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def exchange(self: Any, commands: Sequence[Command]) -> list[Any]:
         """The replies; an error that the store answers is among them. Each is waited for as long as redis-py would."""
         loop, timeout_s = asyncio.get_running_loop(), self.socket_timeout
         replies: list[Any] = []
@@ -43,7 +47,7 @@ class _Exchanging:
         return replies
 
 
-async def exchange(redis: Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+async def exchange(redis: Redis, commands: Sequence[Command]) -> list[Any]:
     """A pipeline on a pool that `exchanging` was told of: the replies as redis-py gives them, errors among them.
 
     Tried as often as the connection's `retry` says.

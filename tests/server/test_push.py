@@ -25,8 +25,8 @@ from storage.embedded import EmbeddedValkey
 from storage.keys import Keys
 from storage.link import Seal
 from storage.pending import Pending
-from storage.primary import Command
 from storage.store import Store
+from storage.wire import Command
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device

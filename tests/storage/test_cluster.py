@@ -18,9 +18,10 @@ from storage.durability import NotDurable
 from storage.keys import partition
 from storage.link import Seal
 from storage.pending import Batch, Committed, Delta
-from storage.primary import Command, Primary
+from storage.primary import Primary
 from storage.rebuild import Rebuild
 from storage.store import Store, StoreUnavailable
+from storage.wire import Command
 from tests.clustered import ClusterServers, Member, at_once, by_keys, clustered, until
 
 NOW = 1_764_000_000_000

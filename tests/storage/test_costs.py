@@ -17,8 +17,8 @@ from protocol.connection import Connection, Take
 from protocol.session import Now, Plausibility
 from storage.link import Single
 from storage.pending import Batch, Pending
-from storage.primary import Command
 from storage.store import Store
+from storage.wire import Command
 from tests.storage.conftest import NewStore
 
 NOW = Now(1_764_000_000_000, 5_000_000)
