@@ -31,6 +31,7 @@ from server.parameters import path_id, query_choice, query_int
 from server.problems import RestError
 from server.services import Services
 from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
+from storage.flusher import Flusher
 from storage.packing import unpack_record
 from storage.reading import Changes
 
@@ -65,11 +66,7 @@ class ProgressEndpoints:
         full = query_choice(request, "detail", ("full",))
         body = await self._bodies.message(request, Update)
         identity.act_for(body.user_id)
-        waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
-        committed = await waiter.commit(self._services.requests)
-        record = unpack_record(committed.results[body.user_id, body.video_id].value)
-        _refuse_unstored(waiter.outcomes[0], record)
-        return _one(body.user_id, body.video_id, record, full)
+        return await self._stored(body, self._services.requests, full)
 
     async def sync(self, request: Request) -> Response:
         identity = await self._access.identify(request)
@@ -94,8 +91,12 @@ class ProgressEndpoints:
             return await self._envelope(envelope)
         body = validated(Update, tree)
         identity.act_for(body.user_id)
+        return await self._stored(body, self._services.heartbeats, full)
+
+    async def _stored(self, body: Update, lane: Flusher, full: str | None) -> Response:
+        """The record, when the report in `body` is part of it."""
         waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
-        committed = await waiter.commit(self._services.heartbeats)
+        committed = await waiter.commit(lane)
         record = unpack_record(committed.results[body.user_id, body.video_id].value)
         _refuse_unstored(waiter.outcomes[0], record)
         return _one(body.user_id, body.video_id, record, full)

@@ -101,3 +101,8 @@ class Keys:
 def partition(name: str) -> str:
     """HH of the user, the video or the shard of this name."""
     return _HEX[crc32(name.encode()) & 0xFF]
+
+
+def id_of(key: str) -> str:
+    """The user's, video's or shard's at the end of a key: prefix, {partition}, kind, id."""
+    return key.split(":", 3)[3]

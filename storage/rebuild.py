@@ -25,7 +25,7 @@ import msgpack
 
 from protocol.record import Record
 from storage.audience import Entry, entry_of, unpack_entry
-from storage.keys import NOT_VIDEOS
+from storage.keys import NOT_VIDEOS, id_of
 from storage.packing import Damaged, unpack_record
 from storage.recount import Recount, Spoilt
 from storage.store import Store
@@ -102,7 +102,7 @@ class Rebuild:
         """Raises StoreUnavailable: the store went away; run it again."""
         async for page in self._store.scanning.keys(self._keys.all_of("u", "progress")):
             async for fields in self._store.scanning.fields(page.names):
-                records = [(_id(key), name.decode(), value) for key, name, value in fields if name not in NOT_VIDEOS]
+                records = [(id_of(key), name.decode(), value) for key, name, value in fields if name not in NOT_VIDEOS]
                 for some in _cut(records, PAGE):
                     await self._compare(some)
             self._progress("records", page.part, self._found)
@@ -180,13 +180,13 @@ class Rebuild:
         """Shards of these keys, each by one of its keys alone: its audience where there is one."""
         kinds = {name: name.split(":", 3)[2] for name in names}
         left = [name for name, kind in kinds.items() if kind in ("summary", "curve")]
-        of_shard = [self._keys.of_shard(_id(name)) for name in left]
+        of_shard = [self._keys.of_shard(id_of(name)) for name in left]
         others = await self._store.run([("EXISTS", audience) for audience, *_ in of_shard]) if left else []
         summaries = await self._store.run([("EXISTS", summary) for _, summary, *_ in of_shard]) if left else []
-        found = [_id(name) for name, kind in kinds.items() if kind == "audience"]
+        found = [id_of(name) for name, kind in kinds.items() if kind == "audience"]
         for name, audience, summary in zip(left, others, summaries, strict=True):
             if not audience and (kinds[name] == "summary" or not summary):
-                found.append(_id(name))
+                found.append(id_of(name))
         return found
 
     async def _take_out_orphans(self, shard: str) -> None:
@@ -219,11 +219,6 @@ class Rebuild:
 
 def _cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def _id(key: str) -> str:
-    """The id at the end of a key: prefix, {partition}, kind, id."""
-    return key.split(":", 3)[3]
 
 
 def _entry(stored: bytes | None) -> Entry | None:

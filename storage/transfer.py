@@ -34,7 +34,7 @@ from protocol.merge import merge
 from protocol.record import Record
 from storage.catalogue import Video
 from storage.endings import KEEP_MS
-from storage.keys import NOT_VIDEOS
+from storage.keys import NOT_VIDEOS, id_of
 from storage.packing import Damaged, pack_record, unpack_record
 from storage.pending import Key
 from storage.scanning import START
@@ -97,7 +97,7 @@ class Export:
             for name, (title, duration_ms) in zip(page.names, found, strict=True):
                 if duration_ms is not None:
                     line = VideoLine.model_construct(
-                        video_id=_id(name), title=(title or b"").decode(), duration=int(duration_ms)
+                        video_id=id_of(name), title=(title or b"").decode(), duration=int(duration_ms)
                     )
                     lines.append(_line(write_line(line)))
             self.counts["videos"] += len(lines)
@@ -116,9 +116,9 @@ class Export:
                     if name in NOT_VIDEOS:
                         continue
                     try:
-                        lines.append(_line(record_line(_id(key), name.decode(), unpack_record(value))))
+                        lines.append(_line(record_line(id_of(key), name.decode(), unpack_record(value))))
                     except Damaged:
-                        self.failed.append(f"user {_id(key)}, video {name.decode()}")
+                        self.failed.append(f"user {id_of(key)}, video {name.decode()}")
                         self.counts["failed"] += 1
                 self.counts["records"] += len(lines)
                 yield Page(lines, "", page.part)
@@ -244,7 +244,3 @@ def _body(record: Record) -> bytes:
 
 def _line(text: bytes) -> bytes:
     return text + b"\n"
-
-
-def _id(key: str) -> str:
-    return key.split(":", 3)[3]
