@@ -15,10 +15,15 @@ from server.clock import system_clock
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S, Device
 from tests.rest import rest
-from tests.security.issuer import AUDIENCE, ISSUER, SECRET
+from tests.security.issuer import AUDIENCE, ISSUER, SECRET, claims
 from tests.serving import Running, serving
 
 USER, OTHER, VIDEO = (f"7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4c{n:03}" for n in range(1, 4))
+ACCEPTED = ("ok", "welcome", None)
+REFUSED = ("unauthorized", "unauthorized", 4500)
+EXPIRED = ("token_expired", "token_expired", 4005)
+NOT_NOW = ("keys", "keys", 4001)
+"""What `verdict` says."""
 
 
 @contextlib.asynccontextmanager
@@ -101,3 +106,14 @@ async def learner(server: Running, token: str, user_id: str = USER) -> AsyncIter
         player = Device(opened, user_id, uuid4().hex, JSON)
         await player.hello(token=token)
         yield player
+
+
+async def verdict(server: Running, made: str) -> tuple[str, str, int | None]:
+    """How a token is received: by REST, and by hello with its close code."""
+    return word(await by_rest(server, f"Bearer {made}")), *await by_hello(server, made)
+
+
+def payload(**raw: str) -> str:
+    """A good token's claims, with these written as they stand."""
+    said = {name: json.dumps(value) for name, value in claims(USER).items()} | raw
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in said.items()) + "}"

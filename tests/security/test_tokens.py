@@ -5,12 +5,9 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import jwt
@@ -19,13 +16,26 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.serialization import Encoding
 from websockets.exceptions import InvalidStatus
 
-from protocol.errors import PeerError, Problem
-from server.cli import main
-from server.keys import COOLDOWN_S, REFRESH_S, TRUST_S, KeySet
+from protocol.errors import PeerError
+from server.keys import KeySet
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.rest import rest
-from tests.security.callers import USER, bearer, by_hello, by_rest, close_code, greeted, guarded, socket, word
+from tests.security.callers import (
+    ACCEPTED,
+    EXPIRED,
+    REFUSED,
+    USER,
+    by_hello,
+    by_rest,
+    close_code,
+    greeted,
+    guarded,
+    payload,
+    socket,
+    verdict,
+    word,
+)
 from tests.security.issuer import (
     KINDS,
     SECRET,
@@ -39,7 +49,6 @@ from tests.security.issuer import (
     public_bytes,
     token,
 )
-from tests.server.program import ROOT, environment
 from tests.serving import Running
 
 pytestmark = [
@@ -58,25 +67,8 @@ async def server(store_server: StoreServer) -> AsyncIterator[Running]:
         yield running
 
 
-async def received(server: Running, made: str) -> tuple[str, str, int | None]:
-    """How a token is received: by REST, and by hello with its close code."""
-    return word(await by_rest(server, f"Bearer {made}")), *await by_hello(server, made)
-
-
-ACCEPTED = ("ok", "welcome", None)
-REFUSED = ("unauthorized", "unauthorized", 4500)
-EXPIRED = ("token_expired", "token_expired", 4005)
-NOT_NOW = ("keys", "keys", 4001)
-
-
 def now() -> int:
     return int(time.time())
-
-
-def payload(**raw: str) -> str:
-    """A good token's claims, with these written as they stand."""
-    said = {name: json.dumps(value) for name, value in claims(USER).items()} | raw
-    return "{" + ", ".join(f'"{name}": {value}' for name, value in said.items()) + "}"
 
 
 GOOD: dict[str, Callable[[], str]] = {
@@ -98,7 +90,7 @@ GOOD: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("name", GOOD)
 async def test_a_good_token_is_taken(server: Running, name: str) -> None:
     """By REST in the Authorization header, by WebSocket in hello."""
-    assert await received(server, GOOD[name]()) == ACCEPTED
+    assert await verdict(server, GOOD[name]()) == ACCEPTED
 
 
 BAD: dict[str, Callable[[], str]] = {
@@ -205,7 +197,7 @@ HUGE: dict[str, Callable[[], str]] = {
 async def test_a_huge_token_is_refused_unread(server: Running, name: str) -> None:
     """401; in a frame it breaks the message's own bounds; a handshake with it is not even answered by 101."""
     made = HUGE[name]()
-    assert await received(server, made) == ("unauthorized", "bad_frame", 4501)
+    assert await verdict(server, made) == ("unauthorized", "bad_frame", 4501)
     with pytest.raises(InvalidStatus) as refused:
         await socket(server, token=made, origin=False).__aenter__()
     assert refused.value.response.status_code == 431
@@ -222,8 +214,8 @@ GONE = {
 @pytest.mark.parametrize("name", GONE)
 async def test_an_expired_token_is_told_apart_so_that_a_client_gets_a_fresh_one(server: Running, name: str) -> None:
     """401 `token_expired`, and 4005, a code that says "come back"; but only where the rest of it is in order."""
-    assert await received(server, token(USER, exp=GONE[name]())) == EXPIRED
-    assert await received(server, token(USER, exp=GONE[name](), key="another-secret-of-32-bytes-or-more")) == REFUSED
+    assert await verdict(server, token(USER, exp=GONE[name]())) == EXPIRED
+    assert await verdict(server, token(USER, exp=GONE[name](), key="another-secret-of-32-bytes-or-more")) == REFUSED
 
 
 TRAPS = {
@@ -242,12 +234,12 @@ async def test_a_kid_is_compared_and_never_opened(store_server: StoreServer, pre
     """Signed by an empty secret, as what /dev/null holds, it is refused by a fixed key; by a key set it is unknown."""
     header = json.dumps({"alg": "HS256", "kid": TRAPS[name]})
     async with guarded(store_server, f"{prefix}a") as server:
-        assert await received(server, by_hand(header, payload(), b"")) == REFUSED
+        assert await verdict(server, by_hand(header, payload(), b"")) == REFUSED
     async with key_server(jwk("RS256", "known")) as keys:
         settings = {"jwt_jwks_url": keys.url, "jwt_algorithm": "RS256"}
         async with guarded(store_server, f"{prefix}b", **settings) as server:
             made = token(USER, kind="RS256", headers={"kid": TRAPS[name]})
-            assert await received(server, made) == REFUSED
+            assert await verdict(server, made) == REFUSED
 
 
 AUTHORIZATIONS: dict[str, Callable[[], list[str]]] = {
@@ -305,7 +297,7 @@ async def test_a_public_key_verifies_its_own_algorithm_and_no_other(
     """RFC 8725, 2.1 and 3.1: not HMAC with the public key for a secret, no other algorithm of the key's family."""
     known = {"kid": "known"}
     async with verified_by(where, kind, store_server, prefix, tmp_path) as server:
-        assert await received(server, token(USER, kind=kind, headers=known)) == ACCEPTED
+        assert await verdict(server, token(USER, kind=kind, headers=known)) == ACCEPTED
         another = private_key(kind, "another")
         refused = [token(USER, kind=kind, key=another, headers=known), token(USER, headers=known)]
         for encoding in (Encoding.PEM, Encoding.DER):
@@ -322,9 +314,9 @@ async def test_a_public_key_verifies_its_own_algorithm_and_no_other(
             altered[0] = encoded(json.dumps({"alg": kind, **known}).encode())
             refused.append(".".join(altered))
         for made in refused:
-            assert await received(server, made) == REFUSED, jwt.get_unverified_header(made)
+            assert await verdict(server, made) == REFUSED, jwt.get_unverified_header(made)
         if where == "key set":
-            assert await received(server, token(USER, kind=kind)) == REFUSED, "no kid"
+            assert await verdict(server, token(USER, kind=kind)) == REFUSED, "no kid"
 
 
 async def test_no_key_that_a_token_brings_or_names_is_used(store_server: StoreServer, prefix: str) -> None:
@@ -340,210 +332,10 @@ async def test_no_key_that_a_token_brings_or_names_is_used(store_server: StoreSe
                 {"kid": evil.url, "jku": evil.url},
             ):
                 made = token(USER, kind="RS256", key=evil_key, headers={"kid": "known", **headers})
-                assert await received(server, made) == REFUSED
+                assert await verdict(server, made) == REFUSED
             own = token(USER, kind="RS256", headers={"kid": "known", "jku": evil.url, "x5u": evil.url})
-            assert await received(server, own) == ACCEPTED, "what is not looked at does no harm"
+            assert await verdict(server, own) == ACCEPTED, "what is not looked at does no harm"
         assert evil.fetches == 0
-
-
-UNFIT: dict[str, dict[str, Any]] = {
-    "symmetric": {"kty": "oct", "k": encoded(SECRET.encode()), "kid": "bad", "alg": "HS256"},
-    "symmetric that calls itself RS256": {"kty": "oct", "k": encoded(SECRET.encode()), "kid": "bad", "alg": "RS256"},
-    "for encryption": jwk("RS256", "bad", "other", use="enc"),
-    "RSA of 1024 bits": jwk("RS256", "bad", "short"),
-    "of another algorithm": jwk("RS256", "bad", "other", alg="PS256"),
-    "of another kind": jwk("ES256", "bad"),
-    "P-256 that calls itself RS256": jwk("ES256", "bad", alg="RS256"),
-    "no kid": jwk("RS256", "", "other"),
-    "kid in a list": jwk("RS256", "bad", "other") | {"kid": ["bad"]},
-    "broken": {"kty": "RSA", "n": "!", "e": 7, "kid": "bad"},
-    "not an object": "bad",  # type: ignore[dict-item]
-}
-
-
-@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-@pytest.mark.parametrize("name", UNFIT)
-async def test_a_key_of_a_set_that_is_not_fit_is_as_if_it_were_not_there(
-    store_server: StoreServer, prefix: str, name: str
-) -> None:
-    """And the good keys beside it are in use."""
-    signers = [(SECRET, "HS256"), (private_key("RS256", "other"), "RS256"), (private_key("ES256"), "ES256")]
-    signers += [(private_key("RS256", "other"), "PS256"), (private_key("RS256", "short"), "RS256")]
-    async with key_server(UNFIT[name], jwk("RS256", "known")) as keys:
-        async with guarded(store_server, prefix, jwt_jwks_url=keys.url, jwt_algorithm="RS256") as server:
-            assert await received(server, token(USER, kind="RS256", headers={"kid": "known"})) == ACCEPTED
-            for key, kind in signers:
-                assert await received(server, token(USER, kind=kind, key=key, headers={"kid": "bad"})) == REFUSED
-        assert keys.fetches == 1
-
-
-async def test_a_key_set_is_fetched_once_and_kept(store_server: StoreServer, prefix: str) -> None:
-    """However many come with known ids; and hundreds of unknown ids cost one fetch more at most, not one each."""
-    async with key_server(jwk("RS256", "known")) as keys:
-        async with guarded(store_server, prefix, jwt_jwks_url=keys.url, jwt_algorithm="RS256") as server:
-            good = token(USER, kind="RS256", headers={"kid": "known"})
-            async with rest(server) as api:
-                first = await asyncio.gather(*(api.get(f"/progress/{USER}", headers=bearer(good)) for _ in range(20)))
-                assert {each.status_code for each in first} == {200}
-                assert keys.fetches == 1
-                for n in range(200):
-                    made = by_hand(json.dumps({"alg": "RS256", "kid": f"k{n}"}), payload())
-                    assert word(await api.get(f"/progress/{USER}", headers=bearer(made))) == "unauthorized"
-                assert word(await api.get(f"/progress/{USER}", headers=bearer(good))) == "ok"
-        assert keys.fetches <= 2
-
-
-async def test_without_keys_nobody_is_let_in_and_nobody_is_sent_away_for_good(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """The key set can't be reached, is no key set, or leads elsewhere: 503, and a goodbye with 4001: come back."""
-    good = token(USER, kind="RS256", headers={"kid": "known"})
-    async with key_server() as gone:
-        unused = gone.url
-    async with guarded(store_server, f"{prefix}a", jwt_jwks_url=unused, jwt_algorithm="RS256") as server:
-        assert await received(server, good) == NOT_NOW
-        response = await by_rest(server, f"Bearer {good}")
-        assert response.status_code == 503
-        assert int(response.headers["retry-after"]) > 0
-        async with socket(server) as opened:
-            goodbye = await greeted(opened, good)
-            assert (goodbye["type"], goodbye["code"], goodbye["retryAfter"] > 0) == ("goodbye", "keys", True)
-        async with socket(server, token=good, origin=False) as opened:
-            assert (await greeted(opened))["code"] == "keys"
-            assert await close_code(opened) == 4001
-    async with key_server(jwk("RS256", "known")) as elsewhere, key_server() as keys:
-        for status, location in ((500, ""), (200, ""), (302, elsewhere.url), (302, "file:///dev/null")):
-            keys.status, keys.location, before = status, location, keys.fetches
-            async with guarded(
-                store_server, f"{prefix}{status}", jwt_jwks_url=keys.url, jwt_algorithm="RS256"
-            ) as server:
-                assert await received(server, good) == NOT_NOW
-            assert keys.fetches == before + 1
-        assert elsewhere.fetches == 0, "a redirect is not followed"
-
-
-async def test_a_key_set_that_hangs_holds_up_only_those_who_need_it(store_server: StoreServer, prefix: str) -> None:
-    """Others are served meanwhile, and who waited is served when it answers."""
-    async with key_server(jwk("RS256", "known")) as keys:
-        async with guarded(store_server, prefix, jwt_jwks_url=keys.url, jwt_algorithm="RS256") as server:
-            keys.answers.clear()
-            good = token(USER, kind="RS256", headers={"kid": "known"})
-            waiting = asyncio.create_task(by_rest(server, f"Bearer {good}"))
-            async with asyncio.timeout(PATIENCE_S):
-                while not keys.fetches:  # noqa: ASYNC110 the fetch is another thread's
-                    await asyncio.sleep(0.01)
-            async with rest(server) as api:
-                assert (await api.get("/livez")).status_code == 200
-            assert await received(server, token(USER)) == REFUSED
-            assert not waiting.done()
-            keys.answers.set()
-            assert word(await waiting) == "ok"
-        assert keys.fetches == 1
-
-
-async def test_who_gives_up_waiting_for_keys_does_not_end_the_fetch_for_others(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """A handshake's deadline passes during the fetch: what the fetch then brings is in use."""
-    settings = {"jwt_algorithm": "RS256", "hello_timeout_s": 0.2}
-    async with key_server(jwk("RS256", "known")) as keys:
-        async with guarded(store_server, prefix, jwt_jwks_url=keys.url, **settings) as server:
-            keys.answers.clear()
-            good = token(USER, kind="RS256", headers={"kid": "known"})
-            async with socket(server, token=good) as opened:
-                assert await close_code(opened) == 4008
-            keys.answers.set()
-            assert await received(server, good) == ACCEPTED
-        assert keys.fetches == 1
-
-
-class Hours:
-    """A clock for a key set."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-async def problem_of(keys: KeySet, kid: str) -> Problem | None:
-    try:
-        await keys.key(kid)
-    except PeerError as error:
-        return error.problem
-    return None
-
-
-async def settled(keys: KeySet) -> None:
-    """A refresh in the background has ended."""
-    if keys._fetching is not None:
-        await asyncio.wait_for(keys._fetching, PATIENCE_S)
-
-
-async def test_keys_that_change_are_followed(store_server: StoreServer) -> None:
-    """A new key is found when a token names it; one that was taken away is refused once the set is fetched again."""
-    clock = Hours()
-    async with key_server(jwk("RS256", "old")) as server:
-        keys = KeySet(server.url, "RS256", clock)
-        assert await problem_of(keys, "old") is None
-        server.keys = [jwk("RS256", "new", "another")]
-        assert await problem_of(keys, "new") is Problem.UNAUTHORIZED, "within the cooldown nothing is fetched"
-        assert await problem_of(keys, "old") is None
-        assert server.fetches == 1
-        clock.now += COOLDOWN_S
-        assert await problem_of(keys, "new") is None
-        assert await problem_of(keys, "old") is Problem.UNAUTHORIZED
-        assert server.fetches == 2
-
-        server.keys = [jwk("RS256", "newer", "third")]
-        clock.now += REFRESH_S + 1
-        assert await problem_of(keys, "new") is None, "nobody waits for the refresh"
-        await settled(keys)
-        assert await problem_of(keys, "new") is Problem.UNAUTHORIZED
-        assert await problem_of(keys, "newer") is None
-        assert server.fetches == 3
-
-
-async def test_hundreds_of_unknown_ids_cost_one_fetch_in_each_cooldown(store_server: StoreServer) -> None:
-    """At once or one after the other."""
-    clock = Hours()
-    async with key_server(jwk("RS256", "known")) as server:
-        keys = KeySet(server.url, "RS256", clock)
-        for round_number in range(1, 4):
-            found = await asyncio.gather(*(problem_of(keys, f"k{n}") for n in range(300)))
-            assert set(found) == {Problem.UNAUTHORIZED}
-            assert server.fetches == round_number
-            clock.now += COOLDOWN_S
-
-
-async def test_known_keys_outlast_an_outage_of_the_key_set_but_not_for_ever(store_server: StoreServer) -> None:
-    """Until TRUST_S; then nobody is let in, until it is back. Meanwhile a new id may be good: 503, not 401."""
-    clock = Hours()
-    async with key_server(jwk("RS256", "known")) as server:
-        keys = KeySet(server.url, "RS256", clock)
-        assert await problem_of(keys, "known") is None
-        began, server.status = clock.now, 500
-        while clock.now - began + REFRESH_S / 2 <= TRUST_S:
-            clock.now += REFRESH_S / 2
-            assert await problem_of(keys, "known") is None
-            await settled(keys)
-        assert await problem_of(keys, "new") is Problem.KEYS
-        clock.now = began + TRUST_S + 1
-        assert await problem_of(keys, "known") is Problem.KEYS
-        server.status = 200
-        clock.now += COOLDOWN_S
-        assert await problem_of(keys, "known") is None
-        assert await problem_of(keys, "new") is Problem.UNAUTHORIZED
-
-
-@pytest.mark.parametrize(
-    "url", ["http://issuer.example/keys", "file:///etc/passwd", "ftp://issuer.example/k", "https:///k", "keys.json", ""]
-)
-async def test_a_key_set_comes_by_https_or_from_this_machine(store_server: StoreServer, url: str) -> None:
-    """Anything else could be another's keys."""
-    with pytest.raises(ValueError, match="https"):
-        KeySet(url, "RS256")
 
 
 async def test_no_token_and_no_key_is_in_a_reply_or_a_log(
@@ -595,73 +387,6 @@ async def test_the_tests_of_logs_would_notice(caplog: pytest.LogCaptureFixture, 
     """Records of our loggers do arrive where the test above looks for them."""
     with caplog.at_level(logging.DEBUG):
         async with key_server() as server:
-            assert await problem_of(KeySet(server.url, "RS256"), "known") is Problem.KEYS
+            with pytest.raises(PeerError):
+                await KeySet(server.url, "RS256").key("known")
     assert [record.name for record in caplog.records if "key set" in record.getMessage()] == ["server.keys"]
-
-
-async def minted(*options: str, **env: str) -> tuple[int | None, str, str]:
-    """`playhead token`: exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "token", *options),
-        cwd=ROOT,
-        env=environment(**env),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
-
-
-async def test_playhead_token_makes_one_that_a_server_of_the_same_secret_takes(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """Printed alone on a line, with the subject, the scope and the time that were asked for."""
-    env = {"PLAYHEAD_JWT_SECRET": SECRET, "PLAYHEAD_JWT_ISSUER": "https://issuer.example"}
-    options = ("--sub", USER, "--scope", "analytics progress:any", "--ttl", "60")
-    code, out, err = await minted(*options, PLAYHEAD_JWT_AUDIENCE="playhead", **env)
-    assert (code, err, out.count("\n")) == (0, "", 1)
-    made = out.strip()
-    said = jwt.decode(made, SECRET, ["HS256"], audience="playhead")
-    assert (said["sub"], said["scope"]) == (USER, "analytics progress:any")
-    assert 0 < said["exp"] - time.time() <= 60
-    async with guarded(store_server, prefix) as server:
-        assert await received(server, made) == ACCEPTED
-        assert await received(server, (await minted("--sub", USER, **env))[1].strip()) == REFUSED, "no audience"
-
-
-MISTAKES = {
-    "no secret": (("--sub", USER), {}, "jwt_secret"),
-    "a short secret": (("--sub", USER), {"PLAYHEAD_JWT_SECRET": "too-short-to-be-one"}, "jwt_secret"),
-    "no subject": (("--sub", ""), {"PLAYHEAD_JWT_SECRET": SECRET}, "--sub"),
-    "a subject too long": (("--sub", "s" * 201), {"PLAYHEAD_JWT_SECRET": SECRET}, "--sub"),
-    "no time": (("--sub", USER, "--ttl", "0"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
-    "a time that is none": (("--sub", USER, "--ttl", "nan"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
-    "for ever": (("--sub", USER, "--ttl", "inf"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
-    "a misspelt setting": (("--sub", USER), {"PLAYHEAD_JWT_SECRETT": SECRET}, "PLAYHEAD_JWT_SECRETT"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-async def test_playhead_token_says_in_one_sentence_why_it_makes_none(
-    store_server: StoreServer, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 2, nothing on stdout, and no secret on stderr."""
-    options, env, named = MISTAKES[name]
-    for variable in [each for each in os.environ if each.startswith("PLAYHEAD_")]:
-        monkeypatch.delenv(variable)
-    for variable, value in env.items():
-        monkeypatch.setenv(variable, value)
-    code = main(["token", *options])
-    out, err = capsys.readouterr()
-    assert (code, out) == (2, "")
-    assert err.startswith("playhead: ")
-    assert err.count("\n") == 1
-    assert named in err
-    assert not [secret for secret in env.values() if secret in err]
-
-
-async def test_playhead_token_without_a_secret_ends_with_2_as_a_process_too(store_server: StoreServer) -> None:
-    """What a shell sees."""
-    code, out, err = await minted("--sub", USER)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "PLAYHEAD_JWT_SECRET" in err
