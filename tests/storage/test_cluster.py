@@ -4,7 +4,7 @@ lost beyond what the durability allows, and what is lost is noticed."""
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +16,6 @@ from storage.catalogue import Video
 from storage.cluster import Cluster
 from storage.durability import NotDurable
 from storage.keys import partition
-from storage.link import Seal
 from storage.pending import Batch, Committed, Delta
 from storage.primary import Primary
 from storage.rebuild import Rebuild
@@ -260,9 +259,9 @@ async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: Cluster
         (value,) = await durable.run([("HGET", store.keys.progress("u0"), video)])
         of_learner.ask("CONFIG", "SET", "appendfsync", "no")
         with pytest.raises(NotDurable, match="disk"):  # what was written there before must last too
-            await durable.bring({video: [("u0", value)]}, NOW)
+            await durable.commits.bring({video: [("u0", value)]}, NOW)
         of_learner.ask("CONFIG", "SET", "appendfsync", "always")
-        await durable.bring({video: [("u0", value)]}, NOW)
+        await durable.commits.bring({video: [("u0", value)]}, NOW)
     async with opened(servers, "replicas:1") as durable:
         await commit(durable, made(3))
         replica = servers.replica_of(of_learner)
@@ -333,16 +332,16 @@ async def test_a_commit_whose_first_stage_was_lost_is_not_told_stored(servers: C
         victim = servers.primary_of(store.keys.progress(LEARNERS[0]))
         before = await commit(durable, batch(0))
         replica = let_lag(servers, victim)
-        sealed, stages = durable.sealed, 0
+        finish, killed = durable.commits.finish, False
 
-        async def failing(commands: list[Command], seal: Seal, also: Iterable[str]) -> list[object]:
-            nonlocal stages
-            stages += 1
-            if stages == 2:
+        async def failing(commands: list[Command], written: set[str]) -> None:
+            nonlocal killed
+            if not killed:
                 victim.kill()
-            return await sealed(commands, seal, also)
+                killed = True
+            await finish(commands, written)
 
-        durable.sealed = failing  # type: ignore[method-assign]
+        durable.commits.finish = failing  # type: ignore[method-assign]
         try:
             with pytest.raises(StoreUnavailable):
                 await durable.commit(batch(1), NOW, lambda _: False)
