@@ -36,7 +36,7 @@ fuzz: setup ## Search for inputs that break a promise, FUZZ_SECONDS long (600)
 soak: setup ## Clients that come and go, SOAK_SECONDS long (1800): nothing of them may be left
 	@$(BIN)/python -m tests.soak
 
-faults: setup ## Kill, stop, cut off and lie to real processes, an hour or so; FAULTS="--short", "--only <case>", "--out <file>"
+faults: setup ## Kill, stop, cut off and lie to real processes, half an hour or more; FAULTS="--short", "--only <case>", "--out <file>"
 	@$(BIN)/python -m tests.faults $(FAULTS)
 
 bench: setup ## Measure, about ten minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"

@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -17,9 +18,11 @@ from storage.keys import Keys
 from storage.pending import Batch, Committed, Delta
 from storage.posture import concerns
 from storage.store import Store, StoreUnavailable
-from tests.clustered import PATIENCE_S, until
+from tests.clustered import PATIENCE_S, Secure, until
 from tests.device import device
 from tests.serving import serving
+from tests.storage.test_cluster import Load, all_is_there
+from tests.storage.test_security import Authority, binary, tls
 
 NOW = 1_764_000_000_000
 DOWN_AFTER_MS = 500
@@ -34,25 +37,36 @@ def ports(count: int) -> list[int]:
 
 
 class Watched:
-    """A primary, its replica, and three sentinels that give the one's place to the other."""
+    """A primary, its replica, and three sentinels that give the one's place to the other.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        lines: more for the configuration of the two.
+    """
+
+    def __init__(self, directory: Path, lines: str = "", secure: Secure | None = None) -> None:
         self.primary, self.replica, *self.sentinels = ports(5)
         self._directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._start(self.primary)
-        self._start(self.replica, "--replicaof", f"127.0.0.1 {self.primary}")
+        self._binary: str | Path = secure.binary if secure else _binary()
+        self._port, self._tls, certificates = "port", {}, ""
+        if secure is not None:
+            self._port, self._tls = "port 0\ntls-port", {"ssl": True, "ssl_ca_certs": str(secure.authority)}
+            words = iter(("--tls-replication", "yes", *secure.options))
+            certificates = "".join(f"{name[2:]} {value}\n" for name, value in zip(words, words, strict=True))  # type: ignore
+        self._of_all, self._of_two = certificates, f'save ""\nrepl-diskless-sync-delay 0\n{lines}'
+        self.start(self.primary)
+        self.start(self.replica, self.primary)
         until(lambda: self.ask(self.replica, "INFO", "replication")["master_link_status"] == "up")
         for port in self.sentinels:
             path = directory / f"sentinel{port}.conf"
             path.write_text(
-                f"bind 127.0.0.1\nport {port}\ndir {directory}\n"
+                f"bind 127.0.0.1\n{self._port} {port}\ndir {directory}\n{self._of_all}"
                 f"sentinel monitor progress 127.0.0.1 {self.primary} 2\n"
                 f"sentinel down-after-milliseconds progress {DOWN_AFTER_MS}\n"
                 "sentinel failover-timeout progress 2000\n"
             )
             self._run(port, path, "--sentinel")
-        until(lambda: all(self._sees_all(port) for port in self.sentinels))
+        until(self.is_whole)
 
     @property
     def url(self) -> str:
@@ -67,26 +81,35 @@ class Watched:
         _, port = self.ask(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "progress")
         return int(port) == self.replica and self.ask(self.replica, "INFO", "replication")["role"] == "master"
 
+    def is_whole(self) -> bool:
+        """Each sentinel sees a primary and its replica, and the other sentinels."""
+        return all(self._sees_all(port) for port in self.sentinels)
+
     def ask(self, port: int, *command: str) -> "dict[str, str] | list[bytes]":
-        with redis.Redis(port=port) as client:
+        with self._client(port) as client:
             return client.execute_command(*command)  # type: ignore[no-any-return]
 
     def end(self) -> None:
         for port in list(self._processes):
             self.kill(port)
 
-    def _start(self, port: int, *options: str) -> None:
-        directory = self._directory / str(port)
-        directory.mkdir()
-        file = ("--dir", directory, "--save", "", "--repl-diskless-sync-delay", "0")
-        self._run(port, "--bind", "127.0.0.1", "--port", str(port), *file, *options)
+    def start(self, port: int, replica_of: int | None = None) -> None:
+        """One of the two; after a kill, of the other."""
+        directory, path = self._directory / str(port), self._directory / f"{port}.conf"
+        directory.mkdir(exist_ok=True)
+        of = f"replicaof 127.0.0.1 {replica_of}\n" if replica_of else ""
+        path.write_text(f"bind 127.0.0.1\n{self._port} {port}\ndir {directory}\n{of}{self._of_two}{self._of_all}")
+        self._run(port, path)
         until(lambda: bool(self.ask(port, "PING")))
 
     def _run(self, port: int, *words: str | Path) -> None:
-        self._processes[port] = subprocess.Popen([_binary(), *words], stdout=subprocess.DEVNULL)
+        self._processes[port] = subprocess.Popen([self._binary, *words], stdout=subprocess.DEVNULL)
+
+    def _client(self, port: int) -> "redis.Redis":
+        return redis.Redis(host="127.0.0.1", port=port, **self._tls)  # type: ignore[arg-type]
 
     def _sees_all(self, port: int) -> bool:
-        with redis.Redis(port=port) as client:
+        with self._client(port) as client:
             state = client.sentinel_master("progress")
         return state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 and not state["is_sdown"]
 
@@ -130,6 +153,50 @@ async def test_a_primary_that_is_killed_is_followed_by_its_replica(watched: Watc
     assert watched.has_failed_over()
     assert after.epoch == before.epoch
     assert (await store.record("u", "v")).seen == [0, 2]
+
+
+async def test_a_primary_that_is_killed_under_load_loses_nothing_that_a_replica_had_to_have(tmp_path: Path) -> None:
+    """replicas:1: acks wait from the kill until the old primary is back, as a replica."""
+    watched = Watched(tmp_path, "appendonly yes\nappendfsync always\n")
+    durable = Store(watched.url, worker=uuid4().hex, durability="replicas:1", timeout_s=2.0)
+    try:
+        await durable.check()
+        load = Load(durable)
+        try:
+            await load.more()
+            watched.kill(watched.primary)
+            await asyncio.to_thread(until, watched.has_failed_over)
+            watched.start(watched.primary, watched.replica)
+            await load.more()
+        finally:
+            await load.stop()
+        await asyncio.to_thread(until, watched.is_whole)
+        await all_is_there(durable, load.stored)
+    finally:
+        await durable.close()
+        watched.end()
+
+
+async def test_sentinels_and_their_store_speak_tls(tmp_path: Path) -> None:
+    """All of them; in the clear nobody says where the store is."""
+    authority = Authority(tmp_path, "authority")
+    watched = Watched(tmp_path, secure=Secure(binary("redis7"), authority.path, tls(authority, 0, "127.0.0.1")[2:]))
+    try:
+        url = f"{watched.url.replace('redis+', 'rediss+')}?ssl_ca_certs={quote(str(authority.path))}"
+        store = Store(url, worker=uuid4().hex, timeout_s=2.0)
+        await store.check()
+        await commit(store, 0)
+        assert (await store.run([("WAIT", 1, 5_000)])) == [1]
+        watched.kill(watched.primary)
+        await commit(store, 1)
+        assert (await store.record("u", "v")).seen == [0, 2]
+        await store.close()
+        plain = Store(watched.url, worker=uuid4().hex, timeout_s=2.0)
+        with pytest.raises(StoreUnavailable):
+            await plain.check()
+        await plain.close()
+    finally:
+        watched.end()
 
 
 async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(watched: Watched, store: Store) -> None:
