@@ -66,13 +66,15 @@ def create_app(
     settings: Settings,
     clock: Clock = system_clock,
     own_process: bool = False,
-    store_restarts: Callable[[], int] = lambda: 0,
+    store_restarts: Callable[[], int] = int,
+    worker_restarts: Callable[[], int] = int,
 ) -> Starlette:
     """One process of the service. Its lifespan connects to the store and owns every background task.
 
     Args:
         own_process: nothing else lives in this process, so its memory and its signals are ours to manage.
-        store_restarts: how often the embedded store was started again, where this process knows.
+        store_restarts: how often the embedded store was started again; by default never.
+        worker_restarts: how often a worker, this or another, took the place of one that had died.
     """
     access = Access(settings, clock)
 
@@ -117,6 +119,7 @@ def create_app(
                 "durations": lambda: durations.backoff.retries,
                 "key-set": lambda: access.authenticator.failed_fetches,
                 "embedded-store": store_restarts,
+                "workers": worker_restarts,
             },
         )
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)

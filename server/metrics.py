@@ -1,7 +1,8 @@
 """What a process tells a monitoring system: `GET /metrics`, in Prometheus' text format.
 
 Each process tells of itself alone: with --workers a scrape meets any of them, so who wants all runs nodes of one
-worker. Who may ask is who may see analytics; without tokens, everybody on this machine. No label is a person.
+worker. Only what their parent has started again, the embedded store and workers, all of them tell. Who may ask is who
+may see analytics; without tokens, everybody on this machine. No label is a person.
 """
 
 import asyncio

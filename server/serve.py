@@ -23,6 +23,7 @@ from server.bounded_http import BoundedHttp
 from server.direct import DirectWebSocket
 from server.pages import PLAYER
 from server.settings import Settings
+from server.shared_count import SharedCount
 from server.transport import ServiceConfig
 from storage.backoff import Backoff
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
@@ -58,13 +59,14 @@ def serve(settings: Settings) -> None:
     _raise_file_limit()
     # uvicorn raises the signal that ended it once more; by default SIGTERM would then cut off our own endings.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with _listen(settings) as listener, _store(settings) as (stored, restarts):
+    store_restarts, worker_restarts = SharedCount(), SharedCount()
+    with _listen(settings) as listener, _store(settings, store_restarts.add) as stored:
         asyncio.run(_check(stored, theirs=settings.redis_url is not None))
-        config = uvicorn_config(stored, logs.config(settings.log_level), restarts)
+        config = uvicorn_config(stored, logs.config(settings.log_level), store_restarts, worker_restarts)
         port = listener.getsockname()[1]
         threading.Thread(target=_announce, args=(settings.host, port), daemon=True).start()
         if settings.workers > 1:
-            Workers(config, sockets=[listener]).run()
+            Workers(config, [listener], worker_restarts).run()
         else:
             uvicorn.Server(config).run(sockets=[listener])
 
@@ -72,8 +74,9 @@ def serve(settings: Settings) -> None:
 class Workers(Multiprocess):
     """uvicorn's, whose end has an end: by a second signal, or when a worker takes longer than it may."""
 
-    def __init__(self, config: ServiceConfig, sockets: list[socket.socket]) -> None:
+    def __init__(self, config: ServiceConfig, sockets: list[socket.socket], restarts: SharedCount) -> None:
         super().__init__(config, sockets)
+        self._restarts = restarts
         self._backoff = Backoff(*WORKER_RETRY_S)
         self._not_before = 0.0
 
@@ -84,9 +87,10 @@ class Workers(Multiprocess):
             return
         before = list(self.processes)
         super().keep_subprocess_alive()
-        if self.processes != before:
+        if replaced := len(set(self.processes) - set(before)):
+            self._restarts.add(replaced)
             self._not_before = now + self._backoff.next_s()
-            logger.error("A worker died and was replaced, %d times so far", self._backoff.retries)
+            logger.error("A worker died and was replaced, %d times so far", self._restarts())
         elif now > self._not_before + WORKER_STEADY_S:
             self._backoff.reset()
 
@@ -109,15 +113,25 @@ class Workers(Multiprocess):
 
 
 def uvicorn_config(
-    settings: Settings, log_config: dict[str, Any] | None, store_restarts: Callable[[], int] | None = None
+    settings: Settings,
+    log_config: dict[str, Any] | None,
+    store_restarts: Callable[[], int] = int,
+    worker_restarts: Callable[[], int] = int,
 ) -> ServiceConfig:
-    """How uvicorn is run, also by the tests: what it can be told to bound, it is told here."""
-    app = functools.partial(create_app, settings, own_process=True)
-    if store_restarts is not None and settings.workers == 1:  # a worker is another process than the one that knows
-        app = functools.partial(app, store_restarts=store_restarts)
+    """How uvicorn is run, also by the tests: what it can be told to bound, it is told here.
+
+    Args:
+        store_restarts, worker_restarts: as for `create_app`, and picklable, for they go to worker processes.
+    """
     return ServiceConfig(
         settings,
-        app=app,
+        app=functools.partial(
+            create_app,
+            settings,
+            own_process=True,
+            store_restarts=store_restarts,
+            worker_restarts=worker_restarts,
+        ),
         factory=True,
         workers=settings.workers,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -162,21 +176,15 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _store(settings: Settings) -> Iterator[tuple[Settings, Callable[[], int] | None]]:
-    """Settings with a `redis_url`: the embedded store's, which then runs as long as we do, where none is given.
-
-    And how often that was started again.
-    """
+def _store(settings: Settings, on_restart: Callable[[], None]) -> Iterator[Settings]:
+    """Settings with a `redis_url`: the embedded store's, which then runs as long as we do, where none is given."""
     if settings.redis_url is not None:
-        yield settings, None
+        yield settings
         return
     durability = settings.durability or "fsync"
     try:
-        with EmbeddedValkey(settings.data_dir, fsync=durability == "fsync") as valkey:
-            yield (
-                settings.model_copy(update={"redis_url": valkey.url, "durability": durability}),
-                lambda: valkey.restarts,
-            )
+        with EmbeddedValkey(settings.data_dir, fsync=durability == "fsync", on_restart=on_restart) as valkey:
+            yield settings.model_copy(update={"redis_url": valkey.url, "durability": durability})
     except EmbeddedStoreFailed as error:
         raise CannotServe(str(error)) from error
 

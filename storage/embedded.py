@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -55,6 +56,7 @@ class EmbeddedValkey:
     Args:
         data_dir: made if it is missing; holds the append-only file, the log and the locks.
         fsync: sync each write before it is answered (survives the loss of power), else once a second.
+        on_restart: called, from a thread, each time that a dead server's successor is about to be spawned.
 
     One thread spawns and awaits every server and lives as long as any of them: on Linux the kernel sends the
     server SIGTERM when the thread that spawned it is gone (PDEATHSIG), so a killed owner leaves none behind.
@@ -62,10 +64,10 @@ class EmbeddedValkey:
     is a courtesy; the invariant rests on the locks alone.
     """
 
-    def __init__(self, data_dir: Path, *, fsync: bool = True) -> None:
+    def __init__(self, data_dir: Path, *, fsync: bool = True, on_restart: Callable[[], None] = lambda: None) -> None:
         self.data_dir = data_dir.absolute()
-        self.restarts = 0
         self._fsync = fsync
+        self._on_restart = on_restart
         self._log = self.data_dir / "valkey.log"
         self._resources = contextlib.ExitStack()
         self._turn = threading.Lock()  # start, stop and the supervisor agree on whose the server is
@@ -231,7 +233,7 @@ class EmbeddedValkey:
             if self._stopping.wait(delay_s):
                 return
             delay_s = min(2 * delay_s, RESTART_DELAY_MAX_S)
-            self.restarts += 1
+            self._on_restart()
 
     def _spawn(self, command: list[str | Path], lock: int) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import redis.asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.device import PATIENCE_S
 from tests.serving import Running
@@ -48,6 +49,18 @@ def ok(response: httpx.Response) -> Any:
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
     return response.json()
+
+
+async def scraped(api: httpx.AsyncClient) -> dict[str, float]:
+    """What `/metrics` says: samples by name and labels, as `name{label}`; the format is checked by the parser."""
+    response = await api.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    return {
+        f"{sample.name}{{{','.join(sample.labels.values())}}}": sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
 
 
 def refused(response: httpx.Response, code: str, *pointers: str, where: str = "body") -> dict[str, Any]:

@@ -8,13 +8,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from server.app import create_app
 from server.settings import Settings
 from storage.embedded import EmbeddedValkey
 from tests.device import PATIENCE_S, device
-from tests.rest import ok, rest
+from tests.rest import ok, rest, scraped
 from tests.server.program import descendants, free_port, serve
 from tests.serving import Running, serving
 
@@ -27,19 +26,8 @@ LOOPS = {
     "durations",
     "key-set",
     "embedded-store",
+    "workers",
 }
-
-
-async def scraped(api: httpx.AsyncClient) -> dict[str, float]:
-    """Samples by name and labels, as `name{label}`; the format is checked by the parser."""
-    response = await api.get("/metrics")
-    assert response.status_code == 200
-    assert response.headers["content-type"].startswith("text/plain; version=")
-    return {
-        f"{sample.name}{{{','.join(sample.labels.values())}}}": sample.value
-        for family in text_string_to_metric_families(response.text)
-        for sample in family.samples
-    }
 
 
 async def reads(api: httpx.AsyncClient, name: str, value: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.device import Device, device
-from tests.rest import ok, rest
+from tests.rest import ok, rest, scraped
 from tests.server.program import Program, alive, descendants, free_port, gone, serve
 
 DEVICES = 20
@@ -96,3 +96,27 @@ async def test_a_killed_worker_is_replaced_and_its_devices_come_back(program: Pr
         assert back.records[video]["seen"] == [[0, 10]]
         await back.play(video, 10, 20)
         assert (await other.pushed(video))["seen"] == [[0, 20]]
+
+
+@pytest.mark.parametrize(("victim", "loop"), [(b"valkey-server", "embedded-store"), (b"spawn_main", "workers")])
+async def test_whichever_worker_answers_tells_what_was_started_again(
+    program: Program, victim: bytes, loop: str
+) -> None:
+    """Their parent does that, and counts it for all: for those that lived and for one that has come since."""
+    killed = next(pid for pid in descendants(program.process.pid) if victim in command_line(pid))
+    os.kill(killed, signal.SIGKILL)
+    await gone([killed])
+    told: dict[int, float] = {}
+    async with asyncio.timeout(30):
+        while list(told.values()).count(1) < 2:
+            async with rest(program.running) as api:
+                value = (await scraped(api))[f"playhead_retries_total{{{loop}}}"]
+                told |= dict.fromkeys(workers(program), value)
+    assert set(told.values()) == {1}
+    assert killed not in told
+
+
+def command_line(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
