@@ -115,6 +115,7 @@ def create_app(
                 "commit-heartbeats": lambda: lanes[0].backoff.retries,
                 "commit-requests": lambda: lanes[1].backoff.retries,
                 "channels": lambda: hub.resubscriptions,
+                "store-connections": lambda: store.retrying.retries,
                 "cluster-commands": lambda: store.link.retries,
                 "durations": lambda: durations.backoff.retries,
                 "key-set": lambda: access.authenticator.failed_fetches,

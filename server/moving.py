@@ -140,10 +140,11 @@ async def _import(store: Store, settings: Settings, lines: BinaryIO, cursor: Pat
         bar.close()
     if cursor is not None:
         cursor.unlink(missing_ok=True)
-    taken = work.taken
+    taken, again = work.taken, work.retrying.retries
     print(
         f"{taken['record']:,} records, {work.changed:,} of them news; {taken['video']:,} videos, "
         f"{taken['ended']:,} ended sessions; {refused:,} lines refused"
+        + (f"; {again:,} times some had changed meanwhile and were read again" if again else "")
     )
     end = work.end
     if end is None:

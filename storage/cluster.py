@@ -34,12 +34,14 @@ class Cluster:
 
     Args:
         timeout_s: how long a command may be sent after its slot, and the longest wait for each answer.
+        retrying: as for `pool_of`.
     """
 
     tags = TAGS
 
-    def __init__(self, address: Address, timeout_s: float, scripts: list[str]) -> None:
+    def __init__(self, address: Address, timeout_s: float, scripts: list[str], retrying: Backoff) -> None:
         self._address = address
+        self._retrying = retrying
         self.timeout_s = timeout_s
         self._scripts = scripts
         self._owners: list[str] = []
@@ -68,7 +70,7 @@ class Cluster:
         found = self._primaries.get(name)
         if found is None:
             host, _, port = name.rpartition(":")
-            pool = node_pool(self._address, host, int(port), self.timeout_s)
+            pool = node_pool(self._address, host, int(port), self.timeout_s, self._retrying)
             found = self._primaries[name] = Primary(name, pool, self._scripts)
         return found
 

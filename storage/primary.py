@@ -1,20 +1,24 @@
 """One server that takes writes, by its address or as sentinels name it: pipelines over a pool of connections."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import NoBackoff
+from redis.backoff import AbstractBackoff
 from redis.exceptions import NoScriptError
 
 from storage.address import Address
+from storage.backoff import Backoff
 from storage.cancellation import kept_cancellation
 from storage.wire import Command, exchange, exchanging
 
 MAX_CONNECTIONS = 64
 """To one server, from one process; who finds none free waits."""
+RETRIES, RETRY_S = 1, (0.01, 0.01)
+"""Of redis-py, for a connection and for a pipeline: what was only a connection that had gone stale works then. All else
+is for loops of ours, which wait longer."""
 
 
 class Primary:
@@ -59,17 +63,32 @@ class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Asks the sentinels at each new connection; who finds none free waits."""
 
 
-def pool_of(options: Mapping[str, Any], timeout_s: float) -> ConnectionPool:
-    """Connections to one server."""
-    return BlockingConnectionPool(**{**_bounds(timeout_s), **options})
+class _Counted(AbstractBackoff):
+    """redis-py's delays are ours, and counted, of all connections together."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+
+    def compute(self, failures: int) -> float:
+        return self._backoff.next_s()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Each connection makes a copy."""
+        return self
 
 
-def sentinel_pool(address: Address, timeout_s: float) -> ConnectionPool:
+def pool_of(options: Mapping[str, Any], timeout_s: float, retrying: Backoff) -> ConnectionPool:
+    """Connections to one server. retrying: of RETRY_S, told how often something was tried again."""
+    return BlockingConnectionPool(**{**_bounds(timeout_s, retrying), **options})
+
+
+def sentinel_pool(address: Address, timeout_s: float, retrying: Backoff) -> ConnectionPool:
     """Connections to the server that the sentinels of `address` name.
 
     Where it is no primary any more it refuses to write; redis-py then drops the connection and asks again.
     """
-    bounds = {name: value for name, value in _bounds(timeout_s).items() if name.startswith(("socket", "retry"))}
+    ours = _bounds(timeout_s, retrying)
+    bounds = {name: value for name, value in ours.items() if name.startswith(("socket", "retry"))}
     sentinels: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no types here
         address.hosts, sentinel_kwargs={**bounds, **address.sentinel_options}
     )
@@ -77,20 +96,20 @@ def sentinel_pool(address: Address, timeout_s: float) -> ConnectionPool:
     secure = options.pop("connection_class", None) is not None
     for name in ("host", "port"):
         options.pop(name, None)
-    options = {**_bounds(timeout_s), **options, "ssl": secure}
+    options = {**ours, **options, "ssl": secure}
     return _SentinelPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # nor here
 
 
-def node_pool(address: Address, host: str, port: int, timeout_s: float) -> ConnectionPool:
+def node_pool(address: Address, host: str, port: int, timeout_s: float, retrying: Backoff) -> ConnectionPool:
     """Connections to one node of the cluster of `address`."""
-    return pool_of({**address.options, "host": host, "port": port}, timeout_s)
+    return pool_of({**address.options, "host": host, "port": port}, timeout_s, retrying)
 
 
-def _bounds(timeout_s: float) -> dict[str, Any]:
+def _bounds(timeout_s: float, retrying: Backoff) -> dict[str, Any]:
     return {
         "max_connections": MAX_CONNECTIONS,
         "timeout": timeout_s,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 1),
+        "retry": Retry(_Counted(retrying), RETRIES),
     }

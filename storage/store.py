@@ -13,6 +13,7 @@ from redis.exceptions import MovedError, RedisError
 
 from protocol.record import Record
 from storage.address import parse_address
+from storage.backoff import Backoff
 from storage.catalogue import Catalogue
 from storage.channels import Listening
 from storage.cluster import Cluster
@@ -24,7 +25,7 @@ from storage.epoch import Epoch
 from storage.keys import VIDEO_SHARDS, Keys
 from storage.link import Link, Single, checked
 from storage.pending import Batch, Committed, Wanted
-from storage.primary import Primary, pool_of, sentinel_pool
+from storage.primary import RETRY_S, Primary, pool_of, sentinel_pool
 from storage.reading import Changes, Reading
 from storage.scanning import Scanning
 from storage.scripts import Script as Script
@@ -62,7 +63,9 @@ class Store:
         self.worker = worker
         self._texts: list[str] = []
         """Of the scripts, which every primary must know."""
-        self.link = _link(url, timeout_s, self._texts)
+        self.retrying = Backoff(*RETRY_S)
+        """How often a connection or a pipeline was tried again, whichever server it was for."""
+        self.link = _link(url, timeout_s, self._texts, self.retrying)
         if self.link.tags:
             self.keys = Keys(self.keys.prefix, VIDEO_SHARDS)
         self.timeout_s = timeout_s
@@ -185,14 +188,14 @@ class Store:
         return checked(await self.link.ask(commands))
 
 
-def _link(url: str, timeout_s: float, scripts: list[str]) -> Link:
+def _link(url: str, timeout_s: float, scripts: list[str], retrying: Backoff) -> Link:
     """Nothing is connected yet. Raises ValueError: `url` is not one."""
     address = parse_address(url)
     if address.kind == "cluster":
-        return Cluster(address, timeout_s, scripts)
+        return Cluster(address, timeout_s, scripts, retrying)
     if address.kind == "sentinel":
-        return Single(Primary("", sentinel_pool(address, timeout_s), scripts))
-    return Single(Primary("", pool_of(address.options, timeout_s), scripts))
+        return Single(Primary("", sentinel_pool(address, timeout_s, retrying), scripts))
+    return Single(Primary("", pool_of(address.options, timeout_s, retrying), scripts))
 
 
 def _run_at(primary: Primary) -> Run:

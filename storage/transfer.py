@@ -32,6 +32,7 @@ from protocol.export import (
 )
 from protocol.merge import merge
 from protocol.record import Record
+from storage.backoff import Backoff
 from storage.catalogue import Video
 from storage.endings import KEEP_MS
 from storage.keys import NOT_VIDEOS, id_of
@@ -40,8 +41,10 @@ from storage.pending import Key
 from storage.scanning import START
 from storage.store import Store, StoreUnavailable
 
-MAX_ROUNDS = 100
+MAX_ROUNDS = 20
 """Of a record that changes between every reading and writing."""
+RETRY_S = 0.005, 0.1
+"""The first delay between them and the longest."""
 VIDEOS, USERS = "v", "u"
 
 
@@ -140,6 +143,8 @@ class Import:
         self.taken: Counter[str] = Counter()
         self.changed = 0
         """Records that are other than before."""
+        self.retrying = Backoff(*RETRY_S)
+        """How often some had to be read again, for they had changed meanwhile."""
         self.end: EndLine | None = None
 
     async def take(self, lines: Sequence[tuple[int, bytes]]) -> list[str]:
@@ -183,10 +188,15 @@ class Import:
         durations = await self._store.catalogue.durations({video_id for _, video_id in records})
         refused: list[str] = []
         by_video: dict[str, list[tuple[str, bytes]]] = {}
-        for _ in range(MAX_ROUNDS):
+        rounds = 0
+        self.retrying.reset()
+        while records:
+            if rounds == MAX_ROUNDS:
+                raise StoreUnavailable("a record changes too often")
+            if rounds:
+                await self.retrying.wait()
+            rounds += 1
             keys = list(records)
-            if not keys:
-                break
             values = await self._store.run([("HGET", self._store.keys.progress(user), video) for user, video in keys])
             swaps: dict[str, list[tuple[str, bytes, bytes]]] = {}
             for (user, video), value in zip(keys, values, strict=True):
@@ -204,8 +214,6 @@ class Import:
                     by_video.setdefault(video, []).append((user, value))
                     del records[user, video]
             await self._put(swaps, records, by_video)
-        else:
-            raise StoreUnavailable("a record changes too often")
         await self._store.commits.bring(by_video, self._now())
         return refused
 

@@ -22,6 +22,7 @@ LOOPS = {
     "commit-heartbeats",
     "commit-requests",
     "channels",
+    "store-connections",
     "cluster-commands",
     "durations",
     "key-set",

@@ -54,6 +54,28 @@ def batch(*reports: tuple[str, str, Report]) -> Batch:
     return made
 
 
+async def test_what_a_store_that_is_away_is_asked_again_is_counted(tmp_path: Path) -> None:
+    """Of all connections together. A pipeline is tried once more, and each time its connection."""
+    valkey = PrivateValkey(tmp_path)
+    store = Store(valkey.url, worker=uuid4().hex)
+    try:
+        await asyncio.gather(store.run([("PING",)]), store.run([("PING",)]))
+        assert store.retrying.retries == 0
+        valkey.kill()
+        for _ in range(3):
+            before = store.retrying.retries
+            with pytest.raises(StoreUnavailable):
+                await store.run([("PING",)])
+            assert before < store.retrying.retries <= before + 3
+        valkey.start()
+        before = store.retrying.retries
+        await store.run([("PING",)])
+        assert store.retrying.retries == before
+    finally:
+        await store.close()
+        valkey.kill()
+
+
 async def test_an_unchanged_commit_does_not_pass_for_one_on_disk(tmp_path: Path) -> None:
     """WAITAOF waits for its own connection's writes. A repeat writes nothing, perhaps on another connection, and must
     still not be told "stored" while the first attempt is on no disk."""
@@ -123,6 +145,7 @@ def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
             committed = await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
             assert committed.results["u", "v"].outcomes == ()
             assert any(resets), "what was reset is asked again"
+            assert store.retrying.retries == sum(map(len, resets)), "and that is counted"
         finally:
             await store.close()
 

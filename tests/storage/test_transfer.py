@@ -18,7 +18,7 @@ from storage.packing import pack_record
 from storage.pending import Batch, Delta
 from storage.rebuild import Rebuild
 from storage.store import Script, Store, StoreUnavailable
-from storage.transfer import Export, Import
+from storage.transfer import MAX_ROUNDS, Export, Import
 from tests.conftest import StoreServer
 from tests.histories import report_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
@@ -204,12 +204,36 @@ async def test_what_is_reported_meanwhile_is_neither_lost_nor_doubled(store: Sto
             await commit(store, (U[7], V[0], play("live", seq, seq - 100, seq - 99)))
 
     raced.race = race
-    await imported(raced, lines)
+    work, _ = await imported(raced, lines)
+    assert work.retrying.retries == 5
     record = await store.record(U[7], V[0])
     assert record.seen == [0, 5, 7, 57]
     assert (record.played_ms, record.again, record.rev) == (55_000, [], 6)
     rev = await store.redis.hget(store.keys.progress(U[7]), "rev")
     assert rev == b"6", "every change has one of its own"
+
+
+async def test_a_record_that_never_holds_still_fails_in_the_end(store: Store, new_store: NewStore) -> None:
+    """After MAX_ROUNDS; what was reported meanwhile is there, and so is all else of the batch."""
+    await fill(store)
+    lines = [line for line in await lines_of(store) if U[7].encode() in line or U[8].encode() in line]
+    raced = new_store(Raced)
+    await commit(store, (U[7], V[0], NOW + 50), (U[8], V[0], NOW + 50))
+    await store.redis.delete(store.keys.progress(U[7]), store.keys.progress(U[8]))
+    seqs = itertools.count(1)
+
+    async def race() -> None:
+        seq = next(seqs)
+        await commit(store, (U[7], V[0], play("live", seq, 0, seq)))
+
+    raced.race = race
+    work = Import(raced, threshold_permille=THRESHOLD, now=lambda: NOW)
+    with pytest.raises(StoreUnavailable, match="a record changes too often"):
+        await work.take(list(enumerate(lines, 1)))
+    assert work.retrying.retries == MAX_ROUNDS - 1
+    assert work.changed == 1
+    assert (await store.record(U[7], V[0])).seen == [0, MAX_ROUNDS]
+    assert (await store.record(U[8], V[0])).seen
 
 
 async def test_the_swap_may_come_twice(store: Store, other: Store) -> None:
