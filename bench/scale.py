@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.unit_costs import UnitCosts
 from server.settings import Settings
-from storage.keys import VIDEO_SHARDS
+from storage.keys import TAGS, VIDEO_SHARDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 VIEWERS = (10_000, 1_000_000, 50_000_000)
@@ -22,6 +22,12 @@ PLANS = ((5, 1), (5, 5), (15, 5), (30, 15))
 """(heartbeat interval, flush interval), s."""
 BUSY = 0.6
 """Of a core, at most: the rest is for herds, failovers and bad days."""
+PRIMARY_GIB = 16
+"""Of data that one primary of the store holds, at most. With more, what needs all of it takes too long: a load after a
+restart and the copy to a new replica take minutes, each fork (for that copy, or to rewrite the append-only file) some
+tenths of a second in which nothing is answered. Operators' rules of thumb; not measured here."""
+PARTITIONS = len(TAGS)
+"""Of users and of videos: slots of a cluster, which primaries share out among them; taken to weigh the same."""
 CONNECTIONS = int(Settings.model_fields["max_connections"].default)
 HELLOS_PER_S = float(Settings.model_fields["hellos_per_s"].default)
 """The service's own bounds of one worker: a worker's death is an event for few, and its herd is paced."""
@@ -75,8 +81,32 @@ class Plan:
         return 1e-6 * self.records * self.costs.store_us
 
     @property
+    def by_cpu(self) -> int:
+        """Primaries of which none is more than BUSY; one more than PARTITIONS where as many are too few."""
+        return _primaries(self.store_cores, BUSY)
+
+    @property
+    def by_memory(self) -> int:
+        """Primaries of which none holds more than PRIMARY_GIB; likewise."""
+        return _primaries(self.store_gib, PRIMARY_GIB)
+
+    @property
     def primaries(self) -> int:
-        return max(1, math.ceil(self.store_cores / BUSY))
+        return min(PARTITIONS, max(self.by_cpu, self.by_memory))
+
+    @property
+    def primary_gib(self) -> float:
+        """Of the one that has most."""
+        return self.store_gib * math.ceil(PARTITIONS / self.primaries) / PARTITIONS
+
+    @property
+    def bound(self) -> str:
+        """What the number of primaries is for."""
+        if max(self.by_cpu, self.by_memory) > PARTITIONS:
+            return "too few"
+        if self.by_cpu == self.by_memory:
+            return "both"
+        return "CPU" if self.by_cpu > self.by_memory else "memory"
 
     @property
     def server_gib(self) -> float:
@@ -97,8 +127,17 @@ class Plan:
         return min(CONNECTIONS, self.viewers) * max(1e-6 * self.costs.return_us / (1 - BUSY), 1 / HELLOS_PER_S)
 
 
+def _primaries(whole: float, most: float) -> int:
+    """So many that none has more than `most` of the whole, by whole partitions."""
+    each = math.floor(most * PARTITIONS / whole)
+    return math.ceil(PARTITIONS / min(each, PARTITIONS)) if each else PARTITIONS + 1
+
+
 def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> Worker:
-    """Players of one worker that beat at random phases, for a minute at least, on a store that `workers` share."""
+    """Players of one worker that beat at random phases, for a minute at least.
+
+    On a primary that `workers` share, who all flush at once: so nobody's acks come later.
+    """
     dice = random.Random(1)
     phases = [dice.uniform(0, beat_s) for _ in range(SIMULATED)]
     horizon = max(60.0, 4 * beat_s)
@@ -120,18 +159,24 @@ def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> W
     return Worker(records / len(beats), waits[len(waits) // 2], waits[len(waits) * 99 // 100])
 
 
+def planned(viewers: int, beat_s: float, flush_s: float, costs: UnitCosts) -> Plan:
+    """With acks as late as on primaries that as many workers share as there are to each."""
+    alone = Plan(viewers, beat_s, flush_s, simulate(beat_s, flush_s, 1, costs), costs)
+    shared = simulate(beat_s, flush_s, max(1, round(viewers / SIMULATED / alone.primaries)), costs)
+    return Plan(viewers, beat_s, flush_s, shared, costs)
+
+
 def plans(costs: UnitCosts) -> str:
     """Markdown."""
     lines = [
-        "| viewers at once | beat every | flush every | beats/s | records/s | workers | primaries of the store "
-        "| ack p50, p99 | memory, workers | memory, store | from, to players | a worker's players are back in |",
-        "|" + "---:|" * 12,
+        "| viewers at once | beat every | flush every | beats/s | records/s | workers | primaries, for what "
+        "| memory a primary | ack p50, p99 | memory, workers | memory, store | from, to players "
+        "| a worker's players are back in |",
+        "|" + "---:|" * 13,
     ]
     for viewers in VIEWERS:
         for beat_s, flush_s in PLANS:
-            share = max(1, round(BUSY * 1e6 * flush_s / (costs.store_us * SIMULATED)))  # as many as keep it BUSY
-            worker = simulate(beat_s, flush_s, min(share, max(1, viewers // SIMULATED)), costs)
-            lines.append(_line(Plan(viewers, beat_s, flush_s, worker, costs)))
+            lines.append(_line(planned(viewers, beat_s, flush_s, costs)))
     return "\n".join(lines) + "\n"
 
 
@@ -157,7 +202,8 @@ def _line(plan: Plan) -> str:
         f"{plan.beats:,.0f}",
         f"{plan.records:,.0f}",
         f"{plan.workers:,}",
-        f"{plan.primaries:,}",
+        f"{plan.primaries:,}, {plan.bound}",
+        f"{_round(plan.primary_gib)} GiB",
         f"{plan.worker.p50_s:.1f} s, {plan.worker.p99_s:.1f} s",
         f"{_round(plan.server_gib)} GiB",
         f"{_round(plan.store_gib)} GiB",

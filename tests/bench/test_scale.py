@@ -1,8 +1,10 @@
 """The plan for many viewers is what the measured unit costs come to, on the page as in the script."""
 
+import math
+
 import pytest
 
-from bench.scale import CONNECTIONS, HELLOS_PER_S, PAGE, Plan, Worker, filled, simulate
+from bench.scale import BUSY, CONNECTIONS, HELLOS_PER_S, PAGE, PARTITIONS, PRIMARY_GIB, Plan, Worker, filled, simulate
 from bench.unit_costs import UnitCosts
 
 COSTS = UnitCosts(
@@ -28,6 +30,30 @@ def test_a_worker_has_no_more_players_than_the_service_takes_by_default() -> Non
     idle = Plan(1_000_000, 600, 1, Worker(1.0, 0.5, 1.0), COSTS)
     assert idle.viewers / idle.workers <= CONNECTIONS
     assert idle.herd_s >= CONNECTIONS / HELLOS_PER_S
+
+
+@pytest.mark.parametrize(
+    ("viewers", "beat_s", "primaries", "bound"),
+    [
+        (1_000, 5, 1, "both"),
+        (1_000_000, 5, 7, "CPU"),  # 4 cores of the store, 93 GiB
+        (1_000_000, 60, 6, "memory"),
+        (10_000_000, 5, 74, "CPU"),  # 40 cores, 931 GiB: 7 partitions each
+        (10_000_000, 60, 64, "memory"),
+        (80_000_000, 600, 512, "memory"),
+        (100_000_000, 600, 512, "too few"),
+    ],
+)
+def test_no_primary_has_more_to_do_or_to_hold_than_it_may(
+    viewers: int, beat_s: float, primaries: int, bound: str
+) -> None:
+    """By whole partitions; more primaries than these have nothing to do."""
+    plan = Plan(viewers, beat_s, 1, Worker(1.0, 0.5, 1.0), COSTS)
+    assert (plan.primaries, plan.bound) == (primaries, bound)
+    most = math.ceil(PARTITIONS / primaries)
+    assert plan.primary_gib == plan.store_gib * most / PARTITIONS
+    within = plan.primary_gib <= PRIMARY_GIB and plan.store_cores * most / PARTITIONS <= BUSY
+    assert within == (bound != "too few")
 
 
 @pytest.mark.parametrize(("beat_s", "flush_s", "records_a_beat"), [(5, 1, 1.0), (5, 5, 1.0), (1, 5, 0.2), (2, 4, 0.5)])
