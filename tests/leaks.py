@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from inspect import iscoroutinefunction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -137,8 +138,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What only the search for cycles finds after the last test."""
+    """What only the search for cycles finds after the last test; of a run in several processes, what each has found."""
     gc.collect()
-    if told := _untaken.taken():
+    told = _untaken.taken()
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["untaken"] = told
+    elif told := [*told, *_elsewhere]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print("\n".join(["", "Nobody took:", *told]))
+
+
+_elsewhere: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """xdist's, of a process that has ended; one that crashed has no output, and fails by itself."""
+    _elsewhere.extend(getattr(node, "workeroutput", {}).get("untaken", ()))

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 HEAD = """
-import asyncio, socket
+import asyncio, gc, socket
 kept = []
 
 async def failing():
@@ -35,23 +37,45 @@ LEAKS = {
         r"tasks that are left: .*waiting\(\)",
     ),
 }
+LAST = """
+async def test_of_what_only_the_end_finds():
+    gc.disable()
+    knot = [asyncio.create_task(failing())]
+    knot.append(knot)
+    await asyncio.sleep(0)
+"""
 
 
-def test_each_leak_fails_the_test_that_leaks_and_no_other(tmp_path: Path) -> None:
-    """pytest over one file, with the settings of this project and its watch; each leak is told, and who leaked it."""
-    tests = [f"async def test_{name}():\n    {line}\n" for name, (line, _) in LEAKS.items()]
-    (tmp_path / "test_it.py").write_text("\n".join([HEAD, *tests, "async def test_clean_too(): pass\n"]))
+def run(tmp_path: Path, tests: str, processes: list[str]) -> "subprocess.CompletedProcess[str]":
+    """pytest over these tests, with the settings of this project and its watch."""
+    (tmp_path / "test_it.py").write_text(tests)
     words = ["-q", "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "tests.leaks", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, tmp_path / "test_it.py"],
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *words, *processes, tmp_path / "test_it.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["one-process", "a-process-for-the-tests"])
+def test_each_leak_fails_the_test_that_leaks_and_no_other(tmp_path: Path, processes: list[str]) -> None:
+    """pytest over one file, with the settings of this project and its watch; each leak is told, and who leaked it."""
+    tests = [f"async def test_{name}():\n    {line}\n" for name, (line, _) in LEAKS.items()]
+    done = run(tmp_path, "\n".join([HEAD, *tests, "async def test_clean_too(): pass\n"]), processes)
     assert done.returncode == 1, done.stdout
     told = set(re.findall(r"^(?:ERROR|FAILED) \S*::test_(\w+)", done.stdout, re.MULTILINE))
     assert told == set(LEAKS), done.stdout
     for name, (_, words_of_it) in LEAKS.items():
         assert re.search(words_of_it, done.stdout), (name, done.stdout)
+
+
+@pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["one-process", "a-process-for-the-tests"])
+def test_a_leak_that_only_the_end_finds_fails_the_run(tmp_path: Path, processes: list[str]) -> None:
+    """No test fails, the run does."""
+    done = run(tmp_path, HEAD + LAST, processes)
+    assert done.returncode == 1, done.stdout
+    assert "1 failed" not in done.stdout
+    assert re.search(r"Nobody took:\s(.*\s)*?.*coro=<failing\(\)", done.stdout), done.stdout
