@@ -3,6 +3,7 @@
 A file of that sort names what it belongs to. Where that is no longer so, work begins anew: both are safe to repeat.
 """
 
+import asyncio
 import json
 import os
 import sys
@@ -11,12 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from protocol.export import MAX_LINE, HeaderLine, read_line
+from protocol.export import MAX_LINE, EndLine, HeaderLine, read_line
 from server.clock import system_clock
 from server.progress_bar import ProgressBar
 from server.serve import CannotServe
 from server.settings import Settings
-from storage.store import Store
+from storage.store import Store, StoreUnavailable
 from storage.transfer import Export, Import
 
 BATCH = 200
@@ -92,7 +93,11 @@ async def _export(store: Store, out: BinaryIO, cursor: Path | None, state: dict[
 
 
 async def import_from(store: Store, settings: Settings, file: Path | None, resume: bool) -> int:
-    """Join all; the exit code, 1 where a line was refused or the end is missing."""
+    """Join all; the exit code, 1 where a line was refused or the end is missing.
+
+    What it tells at its end is of the whole import, however often it was resumed; but what it had joined of a batch in
+    which it was killed is not told as news.
+    """
     if file is None:
         if resume:
             raise CannotServe("--resume needs a FILE")
@@ -116,12 +121,16 @@ async def _import(store: Store, settings: Settings, lines: BinaryIO, cursor: Pat
     work = Import(store, threshold_permille=settings.threshold_permille, now=lambda: system_clock().wall)
     of = {"export": sha256(header).hexdigest(), "epoch": await store.epoch()}
     number, refused, size = 1, 0, 0
+    state: dict[str, Any] = {}
     if cursor is not None:
         size = os.fstat(lines.fileno()).st_size
         state = _read(cursor) if resume else {}
         if {name: state.get(name) for name in of} == of:
             number, refused, work.taken = state["line"], state["refused"], Counter(state["taken"])
+            work.changed, work.end = state["changed"], state["end"] and EndLine.model_construct(**state["end"])
             lines.seek(state["bytes"])
+        else:
+            state = of | _place(number, lines, refused, work)
     bar = ProgressBar(sys.stderr)
     try:
         while batch := _batch(lines, number):
@@ -131,11 +140,15 @@ async def _import(store: Store, settings: Settings, lines: BinaryIO, cursor: Pat
                 print(f"playhead: {sentence}", file=sys.stderr)
             refused += len(told)
             if cursor is not None:
-                done = {"line": number, "bytes": lines.tell(), "refused": refused, "taken": work.taken}
-                _write(cursor, of | done)
+                state = of | _place(number, lines, refused, work)
+                _write(cursor, state)
                 bar.show(lines.tell() / max(size, 1), f"{work.taken['record']:,} records")
             else:
                 bar.show(0, f"{work.taken['record']:,} records")
+    except (StoreUnavailable, asyncio.CancelledError):
+        if cursor is not None:  # what this batch has joined is no news when it comes again
+            _write(cursor, state | {"changed": work.changed})
+        raise
     finally:
         bar.close()
     if cursor is not None:
@@ -153,6 +166,18 @@ async def _import(store: Store, settings: Settings, lines: BinaryIO, cursor: Pat
         print(f"playhead: it has lost lines: it had {end.records:,} records", file=sys.stderr)
         end = None
     return 1 if refused or end is None else 0
+
+
+def _place(number: int, lines: BinaryIO, refused: int, work: Import) -> dict[str, Any]:
+    """How far an import is: all that its end is told by, too."""
+    return {
+        "line": number,
+        "bytes": lines.tell(),
+        "refused": refused,
+        "taken": dict(work.taken),
+        "changed": work.changed,
+        "end": work.end and work.end.model_dump(),
+    }
 
 
 def _batch(lines: BinaryIO, number: int) -> list[tuple[int, bytes]]:

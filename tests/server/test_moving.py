@@ -1,0 +1,109 @@
+"""What an import tells at its end is of all of it, wherever it was interrupted and gone on with."""
+
+import itertools
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from protocol.record import Report
+from server.moving import BATCH, export_to, import_from
+from server.settings import Settings
+from storage.keys import Keys
+from storage.pending import Batch, Delta
+from storage.store import Store, StoreUnavailable
+from tests.conftest import StoreServer
+from tests.stages import BetweenStages
+
+NOW = 1_764_000_000_000
+LEARNERS = 2 * BATCH + 50
+VIDEO = str(UUID(int=9))
+WHOLE = f"{LEARNERS} records, {LEARNERS} of them news; 0 videos, 0 ended sessions; 0 lines refused\n"
+SETTINGS = Settings()
+
+
+class Dying(BetweenStages):
+    """Has so many round trips left."""
+
+    left = 10_000
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        await self.between_stages()
+        return await super().run(commands)
+
+    async def between_stages(self) -> None:
+        if not self.left:
+            raise StoreUnavailable("gone")
+        self.left -= 1
+
+
+@pytest.fixture
+async def backup(store_server: StoreServer, prefix: str, tmp_path: Path) -> Path:
+    """An export of more learners than an import takes at once."""
+    store, file = Store(store_server.url, worker="source", keys=Keys(f"{prefix}source")), tmp_path / "backup"
+    batch = Batch()
+    for n in range(LEARNERS):
+        batch.deltas[str(UUID(int=n)), VIDEO] = Delta(ops=[Report(NOW, NOW, "s", 1, 1, [0, 5], [], 5_000)])
+    try:
+        await store.commit(batch, NOW, lambda user_id: False)
+        assert await export_to(store, SETTINGS, file, resume=False) == 0
+    finally:
+        await store.close()
+    return file
+
+
+async def test_an_import_that_was_interrupted_tells_of_the_whole(
+    backup: Path, store_server: StoreServer, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before each of its round trips in turn, also those that bring what a batch has joined to the audiences."""
+    interrupted = 0
+    for left in itertools.count():
+        store = Dying(store_server.url, worker="target", keys=Keys(f"{prefix}{left}"))
+        store.left = left
+        capsys.readouterr()
+        try:
+            assert await import_from(store, SETTINGS, backup, resume=False) == 0
+            break
+        except StoreUnavailable:
+            interrupted += 1
+            assert capsys.readouterr().out == ""
+            store.left = 10_000
+            assert await import_from(store, SETTINGS, backup, resume=True) == 0
+            assert capsys.readouterr().out == WHOLE
+        finally:
+            await store.close()
+    assert capsys.readouterr().out == WHOLE
+    assert interrupted >= 9
+
+
+async def test_an_import_that_was_killed_behind_its_last_line_was_whole(
+    backup: Path, store_server: StoreServer, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its end line is not read again, and was there."""
+    store = Store(store_server.url, worker="target", keys=Keys(prefix))
+    put_cursor_behind(backup, await store.epoch())
+    capsys.readouterr()
+    try:
+        assert await import_from(store, SETTINGS, backup, resume=True) == 0
+    finally:
+        await store.close()
+    assert capsys.readouterr() == (WHOLE, "")
+
+
+def put_cursor_behind(file: Path, epoch: str) -> None:
+    """As an import leaves it that is killed before it can take it away."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    state = {
+        "export": sha256(lines[0]).hexdigest(),
+        "epoch": epoch,
+        "line": len(lines),
+        "bytes": file.stat().st_size,
+        "refused": 0,
+        "taken": {"record": LEARNERS, "end": 1},
+        "changed": LEARNERS,
+        "end": json.loads(lines[-1]),
+    }
+    file.with_name(f"{file.name}.imported").write_text(json.dumps(state))
