@@ -10,16 +10,19 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-TICKS = os.sysconf("SC_CLK_TCK")
+SCHED_CLOCK = 2
+"""What the scheduler has counted, in ns; Linux numbers the clocks of others by their pids."""
 ROOT = Path(__file__).parent.parent
 START_S = 30.0
 STOP_S = 20.0
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process and all its threads, in steps of 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """User and system time of a process and all its threads, by its own clock: `/proc` has it in steps of 10 ms.
+
+    Source: clock_getcpuclockid(3), written out, for Python has it for threads alone.
+    """
+    return time.clock_gettime(~pid << 3 | SCHED_CLOCK)
 
 
 def rss_bytes(pid: int) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from redis.retry import Retry
 
 from storage.embedded import _binary
 from storage.store import Store
+from tests.ports import BUS, free_ports
 
 PATIENCE_S = 30.0
 NODE_TIMEOUT_MS = 1_000
@@ -64,7 +64,7 @@ class Member:
     def announce(self, port: int) -> None:
         """Tell everybody to come there instead, where something carries to us; but for the other nodes' own talk."""
         self.announced = port
-        said = {"cluster-announce-port": port, "cluster-announce-bus-port": self.port + 10_000}
+        said = {"cluster-announce-port": port, "cluster-announce-bus-port": self.port + BUS}
         for name, value in said.items():
             self.ask("CONFIG", "SET", name, value)
             self._command += [f"--{name}", str(value)]
@@ -118,7 +118,7 @@ class ClusterServers:
     """The members; the first three are primaries when it begins."""
 
     def __init__(self, directory: Path, *options: str, secure: Secure | None = None) -> None:
-        ports = _free_ports(2 * PRIMARIES)
+        ports = free_ports(2 * PRIMARIES)
         self.members = [Member(directory / str(port), port, *options, secure=secure) for port in ports]
 
     @property
@@ -230,17 +230,3 @@ def at_once(source: Member, target: Member, slot: int) -> Iterator[None]:
 async def everywhere(store: Store, *command: str) -> list[Any]:
     """A command to each primary of a store, of whatever kind it is."""
     return [await primary.redis.execute_command(*command) for primary in await store.link.primaries()]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports whose bus ports, 10,000 above, are free too."""
-    with contextlib.ExitStack() as probes:
-        found: list[int] = []
-        while len(found) < count:
-            probe, bus = (probes.enter_context(socket.socket()) for _ in range(2))
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                bus.bind(("127.0.0.1", port + 10_000))
-                found.append(port)
-        return found

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 import redis
 
 from storage.embedded import _binary
+from tests.ports import free_port
 
 PATIENCE_S = 20.0
 
@@ -68,9 +68,7 @@ class Replicated:
     """A primary and one replica of it."""
 
     def __init__(self, kind: str, directory: Path, disk: str = "yes") -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._kind, self._directory, self._disk = kind, directory, disk
         listen = ("--bind", "127.0.0.1", "--port", str(self.port), "--repl-diskless-sync-delay", "0")
         file = ("--appendonly", disk, "--appendfsync", "always")

@@ -37,11 +37,11 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
         )
         for count in COUNTS
     }
-    compare(section, once, 1, say, at_most=1.2)
+    compare(section, once, options.side_turns, say, at_most=1.2)
     variants = {f"{count:,} beat": (playhead, load(count)) for count in COUNTS}
     most = COUNTS[-1]
     variants[f"{ACTIVE:,} beat among {most:,}"] = playhead, load(most, most - ACTIVE)
-    costs = compare(section, variants, 1, say, at_most=1.2)
+    costs = compare(section, variants, options.side_turns, say, at_most=1.2)
     alone, among = (costs[name] for name in (f"{ACTIVE:,} beat", f"{ACTIVE:,} beat among {most:,}"))
     if alone and among:
         pairs = ratios([cost.server_us for cost in among], [cost.server_us for cost in alone])

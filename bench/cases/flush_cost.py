@@ -30,7 +30,7 @@ from storage.flusher import Flusher
 from storage.store import Store
 
 RECORDS = 20_000
-ROUNDS = 3
+ROUNDS = 9
 SCRIPT_US = 200
 """What takes longer is a script."""
 

@@ -27,7 +27,7 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
     section = Section("Coming back: CPU a device")
     ours: list[float] = []
     theirs: list[float] = []
-    for _ in range(options.side_turns):
+    for _ in range(options.turns):
         for start, kind, costs in ((playhead, "json", ours), (bare, "bare", theirs)):
             with start() as server:
                 costs.append(_us(drive(server, Load(server.port, kind, DEVICES, 0, 0.2))))

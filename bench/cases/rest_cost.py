@@ -21,7 +21,7 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
     section = Section("REST: CPU a request, beside bare Starlette with HSET or HGET")
     costs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     count = 1_500 if options.quick else 4_000
-    for _ in range(options.side_turns):
+    for _ in range(options.turns):
         for name, start in (("Playhead", playhead), ("bare route", naive)):
             with start() as server:
                 for what, requests in _requests(count).items():

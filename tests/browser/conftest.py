@@ -7,7 +7,6 @@ that quietly skips its only end-to-end tests proves nothing.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -96,13 +97,6 @@ class Server:
             process.kill()
             process.wait()
             pytest.fail(f"the server was still there {STOPPED_WITHIN_S} s after {how.name}; see {self._log}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def no_browser(reason: str) -> NoReturn:

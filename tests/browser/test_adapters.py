@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.conftest import ROOT, Server, free_port, no_browser, until
+from tests.browser.conftest import ROOT, Server, no_browser, until
 from tests.browser.sdk_page import EDGE_S, Ranges, SdkPage, assert_nothing_lost_or_doubled, union
+from tests.ports import free_port
 
 pytestmark = pytest.mark.browser
 

@@ -23,7 +23,8 @@ from storage.keys import Keys
 from tests.client.line import PATIENCE_S, Line, client, line, until
 from tests.client.test_watching import stored
 from tests.conftest import StoreServer
-from tests.server.program import free_port, serve
+from tests.ports import free_port
+from tests.server.program import serve
 from tests.serving import Running, serving
 
 

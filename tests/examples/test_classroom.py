@@ -4,7 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.server.program import END_S, ROOT, free_port, serve
+from tests.ports import free_port
+from tests.server.program import END_S, ROOT, serve
 
 
 async def test_a_class_watches_and_nothing_is_missing(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ import redis
 from storage.embedded import _binary
 from tests.clustered import PRIMARIES, ClusterServers, Member, until
 from tests.faults.relay import Relay, relay
-from tests.server.program import END_S, START_S, free_port, gone
+from tests.ports import free_port
+from tests.server.program import END_S, START_S, gone
 
 Change = Callable[[Path], None]
 """What happens to the store's directory while it is down."""

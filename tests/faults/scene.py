@@ -13,7 +13,8 @@ from tests.faults.places import PLACES, Place
 from tests.faults.players import PATIENCE_S, Fleet, fleet
 from tests.faults.relay import Relay, relay
 from tests.faults.verdict import Verdict, compared
-from tests.server.program import Program, descendants, free_port, gone, serve
+from tests.ports import free_port
+from tests.server.program import Program, descendants, gone, serve
 from tests.serving import Running
 
 ENV = {

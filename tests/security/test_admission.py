@@ -229,7 +229,12 @@ async def test_a_herd_of_two_thousand_comes_back_paced(
 
     async with (
         serving(
-            system_clock, **store, hellos_per_s=500, hellos_burst=100, max_connections_per_address=HERD + 1
+            system_clock,
+            **store,
+            hellos_per_s=500,
+            hellos_burst=100,
+            max_connections_per_address=HERD + 1,
+            hello_timeout_s=60,  # each waits until the last one's handshake is done
         ) as server,
         rest(server) as api,
         device(server, str(uuid4())) as bystander,

@@ -19,6 +19,7 @@ from storage.endings import Endings
 from storage.keys import Keys
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device
+from tests.ports import free_port
 from tests.rest import rest
 from tests.security.callers import (
     OTHER,
@@ -35,7 +36,7 @@ from tests.security.callers import (
     word,
 )
 from tests.security.issuer import SECRET, token
-from tests.server.program import Program, free_port, serve
+from tests.server.program import Program, serve
 from tests.server.test_workers import workers
 from tests.serving import Running, serving
 

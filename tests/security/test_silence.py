@@ -19,8 +19,9 @@ from server.logs import OneLine
 from server.settings import Settings
 from tests.conftest import StoreServer
 from tests.device import JSON, device
+from tests.ports import free_port
 from tests.rest import rest
-from tests.server.program import free_port, launched
+from tests.server.program import launched
 from tests.serving import Running, serving
 
 SECRET = "a throw-away secret of 32 bytes!"

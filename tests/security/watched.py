@@ -20,9 +20,10 @@ import pytest_asyncio
 from server.settings import Settings
 from storage.primary import MAX_CONNECTIONS
 from tests.device import Device, device
+from tests.ports import free_port
 from tests.rest import rest
 from tests.security.attacker import MARK, PATIENCE_S
-from tests.server.program import READY, START_S, free_port, launched
+from tests.server.program import READY, START_S, launched
 from tests.serving import Running
 
 MEMORY_MIB = 48

@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -22,13 +21,6 @@ END_S = 30.0
 UNTAKEN = re.compile(r".*(?:was never (?:retrieved|awaited)|was destroyed but it is pending|Warning: (?!.*name=0)).*")
 """What Python says of a bug of ours that nobody else would notice; but uvicorn leaves its workers' stdin open."""
 READY = re.compile(r"Playhead is ready on http://(127\.0\.0\.1|\[::1\]):(\d+)(;.*)?\n")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(**extra: str) -> dict[str, str]:

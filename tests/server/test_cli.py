@@ -10,8 +10,9 @@ import pytest
 
 from tests.conftest import StoreServer
 from tests.device import device
+from tests.ports import free_port
 from tests.rest import ok, rest
-from tests.server.program import READY, descendants, free_port, gone, launched, refused, serve
+from tests.server.program import READY, descendants, gone, launched, refused, serve
 
 USER, VIDEO = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b001", "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b002"
 

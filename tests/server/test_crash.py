@@ -25,8 +25,9 @@ from storage.keys import Keys
 from storage.store import Store
 from tests.conftest import StoreServer
 from tests.device import JSON, Device, device
+from tests.ports import free_port
 from tests.rest import ok, rest
-from tests.server.program import Program, alive, descendants, free_port, gone, serve
+from tests.server.program import Program, alive, descendants, gone, serve
 from tests.serving import Running, serving
 
 BEATS = 400

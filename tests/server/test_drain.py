@@ -27,9 +27,10 @@ from storage.flusher import Flusher
 from storage.pending import Batch, Committed
 from storage.store import Store
 from tests.device import Device, device
+from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.security.attacker import TEXT, Attacker, frame, upgrade
-from tests.server.program import Program, alive, descendants, free_port, gone, serve
+from tests.server.program import Program, alive, descendants, gone, serve
 
 CROWD = 1_000
 PATIENCE_S = 60.0

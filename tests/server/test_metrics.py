@@ -13,8 +13,9 @@ from server.app import create_app
 from server.settings import Settings
 from storage.embedded import EmbeddedValkey
 from tests.device import PATIENCE_S, device
+from tests.ports import free_port
 from tests.rest import ok, rest, scraped
-from tests.server.program import descendants, free_port, serve
+from tests.server.program import descendants, serve
 from tests.serving import Running, serving
 
 LOOPS = {

@@ -21,8 +21,9 @@ from storage.store import Store
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.histories import report_of
+from tests.ports import free_port
 from tests.rest import ok, rest
-from tests.server.program import ROOT, environment, free_port, serve
+from tests.server.program import ROOT, environment, serve
 from tests.serving import PATIENT, START_MS, Running, serving
 
 PATIENCE_S = 60.0

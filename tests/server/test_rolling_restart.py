@@ -18,7 +18,8 @@ from client import Playhead
 from storage.embedded import EmbeddedValkey
 from storage.store import Store
 from tests.client.line import PATIENCE_S, client, until
-from tests.server.program import free_port, serve
+from tests.ports import free_port
+from tests.server.program import serve
 
 LEARNERS = 20
 LONGEST_S = 20_000

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from tests.device import Device, device
+from tests.ports import free_port
 from tests.rest import ok, rest, scraped
-from tests.server.program import Program, alive, descendants, free_port, gone, serve
+from tests.server.program import Program, alive, descendants, gone, serve
 
 DEVICES = 20
 

@@ -22,8 +22,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from storage.primary import MAX_CONNECTIONS
 from tests.device import JSON, MSGPACK, Device, device
+from tests.ports import free_port
 from tests.rest import ok, rest
-from tests.server.program import Program, free_port, serve
+from tests.server.program import Program, serve
 from tests.serving import Running
 
 SETTLE_S = 60.0

@@ -33,8 +33,9 @@ from storage.transfer import Export, Import
 from tests.clustered import Secure, by_keys, clustered
 from tests.conftest import _await_answer
 from tests.device import device
+from tests.ports import free_port
 from tests.rest import ok, rest
-from tests.server.program import free_port, refused
+from tests.server.program import refused
 from tests.serving import Running, serving
 from tests.storage.test_cluster import LEARNERS, batch, commit
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,20 +19,13 @@ from storage.posture import concerns
 from storage.store import Store, StoreUnavailable
 from tests.clustered import PATIENCE_S, Secure, until
 from tests.device import device
+from tests.ports import free_ports
 from tests.serving import serving
 from tests.storage.test_cluster import Load, all_is_there
 from tests.storage.test_security import Authority, binary, tls
 
 NOW = 1_764_000_000_000
 DOWN_AFTER_MS = 500
-
-
-def ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in sockets]
 
 
 class Watched:
@@ -44,7 +36,7 @@ class Watched:
     """
 
     def __init__(self, directory: Path, lines: str = "", secure: Secure | None = None) -> None:
-        self.primary, self.replica, *self.sentinels = ports(5)
+        self.primary, self.replica, *self.sentinels = free_ports(5)
         self._directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._binary: str | Path = secure.binary if secure else _binary()
