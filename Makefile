@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TESTS_AT_ONCE ?= 3
 PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -16,8 +17,8 @@ setup: $(STAMP) ## Install into .venv what requirements.lock pins, and this proj
 run: setup ## Serve http://127.0.0.1:8000 with the embedded store in data/
 	@$(BIN)/playhead serve --data-dir data
 
-test: setup ## Run the tests
-	@$(BIN)/pytest
+test: setup ## Run the tests, TESTS_AT_ONCE files at a time (3): most of a test is waiting
+	@$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 check: setup ## Lint, check the format, the types and the layers
 	@$(BIN)/ruff check
