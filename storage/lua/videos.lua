@@ -18,6 +18,7 @@
 local MOST = 1000 -- arguments of a command that are a table here; Lua's stack has room for some 8,000
 local min, sub, format, unpack_limit, NONE = math.min, string.sub, string.format, cmsgpack.unpack_limit, {}
 local call = redis.call
+local TOTALS = { 'viewers', 'completed', 'watched' }
 
 local function add(totals, field, by)
   totals[field] = (totals[field] or 0) + by
@@ -36,19 +37,26 @@ local function add_curve(points, old, new)
   end
 end
 
+-- Returns how many were new there.
 local function send(command, key, arguments)
-  for i = 1, #arguments, MOST do call(command, key, unpack(arguments, i, min(#arguments, i + MOST - 1))) end
+  local new = 0
+  for i = 1, #arguments, MOST do
+    new = new + call(command, key, unpack(arguments, i, min(#arguments, i + MOST - 1)))
+  end
+  return new
 end
 
--- Field by field the sum of what is there and `by`; a field that comes to 0 goes.
-local function write(key, fields, by)
+-- Field by field the sum of what is there and `by`; a field that comes to 0 goes. known: what is there, if it was read.
+local function write(key, fields, by, known)
   for first = 1, #fields, MOST do
     local last = min(#fields, first + MOST - 1)
-    local had, set, n, gone = call('HMGET', key, unpack(fields, first, last)), {}, 0, {}
+    local had, set, n, gone = known or call('HMGET', key, unpack(fields, first, last)), {}, 0, {}
     for i = first, last do
       local value = had[i - first + 1]
       local sum = (value or 0) + by[i]
-      if sum ~= 0 then
+      if by[i] == 0 then
+        -- as it was
+      elseif sum ~= 0 then
         set[n + 1], set[n + 2], n = fields[i], sum, n + 2
       elseif value then
         gone[#gone + 1] = fields[i]
@@ -96,7 +104,8 @@ for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
   local had = call('HMGET', audience, unpack(users))
   local viewers, completions, seconds, points, replays = 0, 0, 0, {}, {}
   local entries, olds, lively, gone, e, l = {}, {}, {}, {}, 0, 0
-  local recounted = call('HGET', summary, 'recount')
+  local totals = call('HMGET', summary, 'viewers', 'completed', 'watched', 'recount')
+  local recounted = totals[4]
   for i, user in ipairs(users) do
     local at, last_watched = unpack_limit(states[i], 1)
     local entry = sub(states[i], at + 1)
@@ -122,12 +131,14 @@ for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
       changed = changed + 1
     end
   end
-  if recounted and e > 0 then keep(audience, summary, olds) end
-  send('HSET', audience, entries)
-  send('ZADD', live, lively)
-  send('ZREM', live, gone)
-  write(summary, { 'viewers', 'completed', 'watched' }, { viewers, completions, seconds })
-  write(curve, listed(replays, 'a%d', listed(points, 's%d', {}, {})))
-  call('ZREMRANGEBYSCORE', live, '-inf', now - stale)
+  if e > 0 then
+    if recounted then keep(audience, summary, olds) end
+    send('HSET', audience, entries)
+    write(summary, TOTALS, { viewers, completions, seconds }, totals)
+    write(curve, listed(replays, 'a%d', listed(points, 's%d', {}, {})))
+    send('ZREM', live, gone)
+    -- It grows here alone: so this is where those go who left long ago.
+    if send('ZADD', live, lively) > 0 then call('ZREMRANGEBYSCORE', live, '-inf', now - stale) end
+  end
 end
 return changed

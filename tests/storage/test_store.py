@@ -266,6 +266,17 @@ async def test_a_stage_2_that_comes_late_takes_nothing_back(new_store: NewStore,
     assert (await store.record("u", "v")).watched == (20 if isinstance(newer, Report) else 0)
 
 
+async def test_who_left_long_ago_is_not_kept_among_those_who_watch(store: Store) -> None:
+    """Class after class watches a video: each finds the one before gone, wherever its own learners are put."""
+    for lesson in range(3):
+        now = NOW + lesson * 3_600_000
+        learners = [f"u{lesson}-{n}" for n in range(200)]
+        batch = batch_of(((learner, "v"), play(at=now)) for learner in learners)
+        await store.commit(batch, now, nobody)
+        live = await store.run([("ZRANGE", store.keys.live(shard), 0, -1) for shard in store.keys.shards("v")])
+        assert sorted(user.decode() for users in live for user in users) == sorted(learners)
+
+
 async def test_span_of_revisions_holds_nobody_elses_changes(new_store: NewStore) -> None:
     """A batch of several calls may be overtaken between two of them: what lies in the span it tells is all its own."""
     stores = [new_store() for _ in range(3)]
