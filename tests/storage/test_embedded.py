@@ -17,7 +17,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from protocol.record import Guard, Record
-from storage import embedded
 from storage.embedded import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey
 from storage.packing import pack_record
 
@@ -84,7 +83,7 @@ def another_owner(data_dir: Path, path: str = os.environ["PATH"]) -> Iterator[tu
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PATH": path},
-        cwd=Path(embedded.__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     with process:
         try:
@@ -219,7 +218,7 @@ def test_orphan_of_a_killed_owner_is_ended_before_ours_starts(tmp_path: Path, fo
 
 def test_orphan_that_does_not_shut_down_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never two servers: if the old one cannot be ended, ours does not start."""
-    monkeypatch.setattr(embedded, "STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("storage.data_dir.STOP_TIMEOUT_S", 0.1)
     with another_owner(tmp_path, path="/nonexistent") as (owner, _, orphan):
         os.kill(orphan, signal.SIGSTOP)
         kill(owner)
