@@ -1,7 +1,6 @@
 """What all tests share: how long properties are searched, and the real stores that they run against."""
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from storage.embedded import EmbeddedValkey
 from tests import leaks
 from tests.clustered import clustered
+from tests.missing import program
 
 DEFAULT_EXAMPLES = 100
 START_TIMEOUT_S = 20
@@ -66,13 +66,7 @@ def store_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 def _redis7(directory: Path) -> Iterator[StoreServer]:
-    binary = shutil.which("redis-server")
-    if binary is None:
-        reason = "redis-server is not installed (apt-get install redis-server)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    path = directory / "redis.sock"
+    binary, path = program("redis-server"), directory / "redis.sock"
     process = subprocess.Popen(
         [binary, "--port", "0", "--unixsocket", path, "--dir", directory, "--save", "", "--appendonly", "no"],
         stdout=subprocess.DEVNULL,

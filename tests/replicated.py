@@ -1,18 +1,16 @@
 """A store with replicas, of one test: real servers on loopback, each of which may be stopped, continued and killed."""
 
 import contextlib
-import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
 import redis
 
 from storage.embedded import _binary
+from tests.missing import program
 from tests.ports import free_port
 
 PATIENCE_S = 20.0
@@ -20,13 +18,7 @@ PATIENCE_S = 20.0
 
 def binary(kind: str) -> str:
     """Of `valkey`, which has WAITAOF, or of `redis7`, Debian's, which has WAIT alone."""
-    if kind == "valkey":
-        return str(_binary())
-    found = shutil.which("redis-server")
-    if found is None:
-        reason = "redis-server is not installed (apt-get install redis-server)"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return found
+    return str(_binary()) if kind == "valkey" else program("redis-server")
 
 
 class Node:

@@ -1,23 +1,18 @@
-"""A real server in its own process and a real Chromium: nothing here is simulated.
+"""A real server in its own process and a real Chromium: nothing here is simulated."""
 
-Without a browser these tests skip and say so; where the environment sets CI they fail instead, for a suite
-that quietly skips its only end-to-end tests proves nothing.
-"""
-
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests.missing import program
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -99,18 +94,10 @@ class Server:
             pytest.fail(f"the server was still there {STOPPED_WITHIN_S} s after {how.name}; see {self._log}")
 
 
-def no_browser(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}: CI must run the browser tests")
-    pytest.skip(f"{reason}: THE BROWSER TESTS DID NOT RUN")
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium for a module: its event loop must be gone before asynchronous tests elsewhere run."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        no_browser(f"none of {', '.join(BROWSERS)} is installed")
+    executable = program(*BROWSERS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGS)
         yield browser

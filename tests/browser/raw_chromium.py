@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from typing import Any
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
-from tests.browser.conftest import BROWSER_ARGS, BROWSERS, STEP_WITHIN_S, STOPPED_WITHIN_S, no_browser, until
+from tests.browser.conftest import BROWSER_ARGS, BROWSERS, STEP_WITHIN_S, STOPPED_WITHIN_S, until
+from tests.missing import program
 
 
 class Tab:
@@ -63,9 +63,7 @@ class Chromium:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-        if executable is None:
-            no_browser(f"none of {', '.join(BROWSERS)} is installed")
+        executable = program(*BROWSERS)
         told = self._profile / "DevToolsActivePort"
         told.unlink(missing_ok=True)
         command = [executable, "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={self._profile}"]

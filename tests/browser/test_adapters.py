@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.conftest import ROOT, Server, no_browser, until
+from tests.browser.conftest import ROOT, Server, until
 from tests.browser.sdk_page import EDGE_S, Ranges, SdkPage, assert_nothing_lost_or_doubled, union
+from tests.missing import missing, program
 from tests.ports import free_port
 
 pytestmark = pytest.mark.browser
@@ -27,8 +28,8 @@ CACHE = ROOT / ".cache" / "adapters"
 FILM = ROOT / "examples" / "player" / "numbered.webm"
 FRAGMENT_S = 4
 PLAYERS = ["videojs", "hls", "mediachrome", "vidstack"]
-NPM = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
-NPM += ["--fetch-retries=1", "--loglevel=error"]
+INSTALL = ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
+INSTALL += ["--fetch-retries=1", "--loglevel=error"]
 INSTALLED_WITHIN_S = 120
 CUT_WITHIN_S = 60
 SLOW_MS = 700
@@ -40,16 +41,17 @@ def libraries() -> Path:
     wanted, have = PAGES / "package.json", CACHE / "installed.json"
     if have.exists() and have.read_bytes() == wanted.read_bytes():
         return CACHE / "node_modules"
-    if not shutil.which("npm"):
-        no_browser("npm is not installed")
+    npm = program("npm")
     CACHE.mkdir(parents=True, exist_ok=True)
     shutil.copy(wanted, CACHE / "package.json")
     try:
-        subprocess.run(NPM, cwd=CACHE, check=True, capture_output=True, text=True, timeout=INSTALLED_WITHIN_S)
+        subprocess.run(
+            [npm, *INSTALL], cwd=CACHE, check=True, capture_output=True, text=True, timeout=INSTALLED_WITHIN_S
+        )
     except subprocess.CalledProcessError as error:
-        no_browser(f"npm could not install the players: {error.stderr}")
+        missing(f"npm could not install the players: {error.stderr}")
     except subprocess.TimeoutExpired:
-        no_browser(f"npm had not installed the players within {INSTALLED_WITHIN_S} s")
+        missing(f"npm had not installed the players within {INSTALLED_WITHIN_S} s")
     shutil.copy(wanted, have)
     return CACHE / "node_modules"
 
@@ -57,12 +59,11 @@ def libraries() -> Path:
 @pytest.fixture(scope="module")
 def fragments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The film as HLS: the same frames, in fragments of 4 s."""
-    if not shutil.which("ffmpeg"):
-        no_browser("ffmpeg is not installed")
+    ffmpeg = program("ffmpeg")
     folder = tmp_path_factory.mktemp("hls")
     cut = ["-c", "copy", "-f", "hls", "-hls_time", str(FRAGMENT_S), "-hls_playlist_type", "vod"]
     cut += ["-hls_segment_type", "fmp4", "film.m3u8"]
-    subprocess.run(["ffmpeg", "-loglevel", "error", "-i", FILM, *cut], cwd=folder, check=True, timeout=CUT_WITHIN_S)
+    subprocess.run([ffmpeg, "-loglevel", "error", "-i", FILM, *cut], cwd=folder, check=True, timeout=CUT_WITHIN_S)
     return folder
 
 

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.conftest import Server, until
+from tests.missing import program
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 USER, VIDEO = "0b6f1f8e-0f1d-4a8e-9d65-3f5a5b1c2d3e", "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10"
@@ -23,6 +24,7 @@ def blocks(language: str, server: Server) -> list[str]:
 @pytest.mark.browser
 def test_the_first_conversation_works_as_written(server: Server, new_page: Callable[[], Page]) -> None:
     """The curl commands store and answer; the lines for a browser's console bring welcome, synced and an ack."""
+    program("curl")
     (curl,) = [block for block in blocks("sh", server) if "curl" in block]
     said = subprocess.run(["bash", "-euc", curl], capture_output=True, text=True, check=True).stdout
     assert '"watchedDuration":42' in said

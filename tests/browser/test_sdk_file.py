@@ -2,14 +2,14 @@
 
 import gzip
 import re
-import shutil
 import subprocess
 import sys
 
 import httpx
 
-from tests.browser.conftest import Server, no_browser
+from tests.browser.conftest import Server
 from tests.browser.sdk_page import CLIENT
+from tests.missing import program
 
 MOST_BYTES = 8_192
 
@@ -28,8 +28,7 @@ def test_it_is_one_file() -> None:
 
 def test_its_types_are_sound_and_published() -> None:
     """tsc --strict finds nothing, and playhead.d.ts is what it makes of playhead.js."""
-    if not shutil.which("npm"):
-        no_browser("npm is not installed")
+    program("npm")
     script = [sys.executable, str(CLIENT / "check_types.py")]
     ended = subprocess.run(script, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StoreServer
+from tests.missing import program
 from tests.serving import serving
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "walkthrough.sh"
@@ -20,9 +20,11 @@ ENDED_BADLY = 1
 CALL = re.compile(r"^\$ curl -X (\S+) http://[^/]+(\S+).*?\n(\d{3}) ([^\n]*)$", re.MULTILINE | re.DOTALL)
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("curl") is None and not os.environ.get("CI"), reason="curl is not installed (apt-get install curl)"
-)
+
+@pytest.fixture(autouse=True, scope="module")
+def curl() -> None:
+    """What the script is made of."""
+    program("curl")
 
 
 async def walk(*arguments: str, **environment: str) -> tuple[int, str, str]:

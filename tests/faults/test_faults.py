@@ -2,7 +2,6 @@
 summary and curve is what the pure model makes of the heartbeats that were sent. `make faults` runs them in full."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.faults.effort import Effort
 from tests.faults.places import Missing
 from tests.faults.registry import CASES, Case
+from tests.missing import missing
 
 
 @contextlib.contextmanager
@@ -17,10 +17,8 @@ def missing_is_told() -> Iterator[None]:
     """A store that this machine has not skips a test; with CI it fails it."""
     try:
         yield
-    except Missing as missing:
-        if os.environ.get("CI"):
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+    except Missing as store:
+        missing(str(store))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

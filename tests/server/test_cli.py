@@ -38,11 +38,11 @@ async def test_nothing_is_said_to_be_ready_before_the_store_is(tmp_path: Path) -
 
 async def test_the_loopback_address_of_ipv6_is_served_too(tmp_path: Path) -> None:
     """`--host ::1` is loopback, and its address is printed as a browser wants it."""
-    with socket.socket(socket.AF_INET6) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
-        except OSError:
-            pytest.skip("this machine has no IPv6")
+    except OSError:
+        pytest.skip("this machine has no IPv6: NOTHING WAS SERVED ON ::1")
     port = free_port()
     async with serve(port, "--host", "::1", "--data-dir", str(tmp_path)) as program:
         assert program.line.startswith(f"Playhead is ready on http://[::1]:{port}")

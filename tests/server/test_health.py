@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +16,7 @@ import redis.asyncio
 from websockets.asyncio.client import connect
 
 from tests.device import PATIENCE_S, Device, device
+from tests.missing import program
 from tests.replicated import replicated
 from tests.rest import ok, refused, rest
 from tests.serving import Running, serving
@@ -32,13 +31,11 @@ class PrivateRedis:
         self.url = f"unix://{directory / 'redis.sock'}"
 
     def start(self) -> None:
-        binary = shutil.which("redis-server")
-        if binary is None:
-            reason = "redis-server is not installed (apt-get install redis-server)"
-            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
         options = {"port": 0, "unixsocket": "redis.sock", "save": "", "appendonly": "yes", "appendfsync": "always"}
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        self._process = subprocess.Popen([binary, *arguments], cwd=self._directory, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [program("redis-server"), *arguments], cwd=self._directory, stdout=subprocess.DEVNULL
+        )
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
