@@ -20,9 +20,10 @@ from storage.store import Store, StoreUnavailable
 from tests.clustered import PATIENCE_S, Secure, until
 from tests.device import device
 from tests.ports import free_ports
+from tests.replicated import binary
 from tests.serving import serving
+from tests.storage.authority import Authority, tls
 from tests.storage.test_cluster import Load, all_is_there
-from tests.storage.test_security import Authority, binary, tls
 
 NOW = 1_764_000_000_000
 DOWN_AFTER_MS = 500

@@ -1,0 +1,228 @@
+"""The user of examples/playhead.acl may do all that the service does to its store, and nothing else."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+from websockets.exceptions import ConnectionClosed
+
+from storage.keys import Keys
+from storage.posture import concerns
+from storage.rebuild import Rebuild
+from storage.store import Store, StoreUnavailable
+from storage.transfer import Export, Import
+from tests.device import device
+from tests.rest import ok, rest
+from tests.serving import Running, serving
+from tests.storage.own_store import PASSWORD, PATIENCE_S, as_playhead, opened, running, written_acl
+
+SINCE_7_2 = " +waitaof +client|setinfo"
+"""What the ACL file says nothing of, because Redis 7.0 would refuse to start with names it does not know."""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A store with the users of the example, and nobody else."""
+
+    url: str
+    path: Path
+    durability: str
+    allowed: set[str]
+
+
+@pytest.fixture(params=["redis7", "valkey", "valkey-fsync"])
+def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
+    """The file as it is on both stores; on Valkey also with what durability fsync needs."""
+    kind, _, fsync = request.param.partition("-")
+    more = SINCE_7_2 if fsync else ""
+    acl, path = written_acl(tmp_path, more), tmp_path / "store.sock"
+    url = as_playhead(path, db=1)
+    options = ("--unixsocket", path, "--aclfile", acl, "--appendonly", "yes" if fsync else "no")
+    allowed = {word[1:] for word in acl.read_text().splitlines()[-1].split() if word.startswith("+")}
+    with running(kind, tmp_path, url, *options):
+        yield Guarded(url, path, fsync or "memory", allowed)
+
+
+async def test_the_user_of_the_example_may_do_all_that_we_do_and_nothing_more(guarded: Guarded) -> None:
+    """Every kind of request, on two processes: none of their commands is refused, and no command is allowed in vain."""
+    async with opened(guarded.url, durability=guarded.durability) as store:
+        by_the_server = await commands(store)  # Valkey asks itself for its configuration
+        async with contextlib.AsyncExitStack() as stack:
+            servers = [
+                await stack.enter_async_context(serving(redis_url=guarded.url, durability=guarded.durability))
+                for _ in range(2)
+            ]
+            await conversation(servers[0], servers[1])
+        await store.check()
+        await unsubscribed(store)
+        turned_away = {name for name, count in (await commands(store)).items() if count["rejected_calls"]}
+        assert turned_away <= {"client|setinfo"}, "redis-py names itself; it may not, without harm"
+        assert not [sentence for sentence in await concerns(store) if "could not be checked" in sentence]
+        used = {name for name, count in (await commands(store)).items() if count["calls"] and name not in by_the_server}
+    assert guarded.allowed - by_the_server.keys() - used == set(), "allowed in vain"
+    assert used <= guarded.allowed | {"auth", "hello"}, "these two are open to everybody"
+
+
+async def commands(store: Store) -> dict[str, dict[str, int]]:
+    """What the server has been asked, by everybody and inside scripts."""
+    (stats,) = await store.run([("INFO", "commandstats")])
+    return {name.removeprefix("cmdstat_"): count for name, count in stats.items()}
+
+
+async def conversation(here: Running, there: Running) -> None:
+    """What learners and pages do with the service."""
+    user, video, by_beacon = (str(uuid4()) for _ in range(3))
+    async with rest(here) as http:
+        ok(await http.put(f"/videos/{video}", json={"title": "A title", "duration": 60}))
+        assert ok(await http.get(f"/videos/{video}"))["duration"] == 60
+        async with device(here, user) as player, device(there, user) as other:
+            assert (await player.play(video, 0, 30, span=30_000))["rejected"] == []
+            assert (await other.pushed(video))["seen"] == [[0, 30]]
+        async with device(there, user, since=0) as back:
+            assert back.records[video]["seen"] == [[0, 30]]
+        item = {"videoId": video, "watchedDuration": 40, "lastWatched": "2025-11-24T10:00:00Z"}
+        ok(await http.post("/progress/update", json={"userId": user, **item}))
+        ok(await http.post("/progress/sync", json={"userId": user, "progressData": [item]}))
+        beats = [{"seq": 1, "videoId": by_beacon, "played": [[0, 9]], "position": 9, "span": 9_000}]
+        ok(await http.post("/progress/realtime", json={"userId": user, "session": "s", "heartbeats": beats}))
+        assert len(ok(await http.get(f"/progress/{user}"))["progressData"]) == 2
+        ok(await http.get(f"/progress/engagement/{user}"))
+        assert ok(await http.get(f"/progress/summary/{video}"))["averageWatchedDuration"] == 40
+        assert ok(await http.get(f"/analytics/videos/{video}"))["retention"] == [1] * 30
+        ok(await http.delete(f"/progress/{user}/{video}"))
+        assert ok(await http.get(f"/analytics/videos/{video}"))["viewers"] == 0
+        async with device(there, user) as ended:
+            ok(await http.delete(f"/sessions/{user}"))
+            with pytest.raises(ConnectionClosed):
+                await ended.until("never")
+        assert ok(await http.get("/readyz")) == {"status": "ready"}
+
+
+async def unsubscribed(store: Store) -> None:
+    """As the hub does it when a learner has been gone for a while."""
+    channels = store.listen(lambda name, data: None, lambda name: None)
+    name = store.keys.push("u")
+    task = asyncio.create_task(channels.run())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await channels.want(name).wait()
+            channels.drop(name)
+            while (await store.run([("PUBSUB", "SHARDNUMSUB", name)]))[0][1]:  # noqa: ASYNC110 nothing tells us
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+OPERATORS = " +hincrby +scan +dbsize +exists +hexists +hlen +hsetnx +del +pttl"
+"""What SECURITY.md says that their commands need besides."""
+
+
+@pytest.mark.parametrize("kind", ["redis7", "valkey"])
+async def test_the_commands_of_operators_need_what_is_said_and_no_more(kind: str, tmp_path: Path) -> None:
+    """Rebuild with something to mend and learners who play on, export and import, by that user: nothing is refused."""
+    assert f"`{OPERATORS.strip()}`" in (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    url = as_playhead(tmp_path / "s")
+    with running(kind, tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path, OPERATORS)):
+        async with opened(url) as store, serving(redis_url=url) as server:
+            user, video = str(uuid4()), str(uuid4())
+            async with rest(server) as http, device(server, user) as player:
+                ok(await http.put(f"/videos/{video}", json={"title": "A title", "duration": 60}))
+                await player.play(video, 0, 30, span=30_000)
+                summary, before = store.keys.summary(video), store.keys.before(video)
+                await store.run([("HSET", before, "", "t 0"), ("HSET", summary, "recount", "t")])
+                await player.play(video, 30, 40, span=30_000)
+                assert await store.run([("HEXISTS", before, user)]) == [1]
+            audience = store.keys.audience(video)
+            await store.run([("HSET", audience, user, b"garbage"), ("HSET", audience, str(uuid4()), b"garbage")])
+            found = await Rebuild(store, mend=True, grace_s=0, now=lambda: 1).run()
+            assert (found.drift.total(), found.failed) == (3, {})
+            lines = [line async for page in Export(store).pages(1) for line in page.lines]
+            assert await Import(store, threshold_permille=900, now=lambda: 1).take(list(enumerate(lines))) == []
+            await store.run([("DEL", store.keys.progress(user))])
+            work = Import(store, threshold_permille=900, now=lambda: 1)
+            assert (await work.take(list(enumerate(lines))), work.changed) == ([], 1)
+            refused = {name for name, count in (await commands(store)).items() if count["rejected_calls"]}
+            assert refused <= {"client|setinfo"}
+            used = {name for name, count in (await commands(store)).items() if count["calls"]}
+            assert {word[1:] for word in OPERATORS.split()} <= used
+
+
+SCRIPTED = ["return redis.call('FLUSHALL')", "return redis.call('GET', KEYS[1])", "return redis.call('KEYS', '*')"]
+"""EVALSHA and SCRIPT LOAD are needed, so any script can be run; but none may do more than its user."""
+
+DENIED = [
+    "FLUSHALL",
+    "FLUSHDB",
+    "KEYS *",
+    "SCAN 0",
+    "CONFIG SET save x",
+    "CONFIG GET requirepass",
+    "ACL LIST",
+    "ACL SETUSER playhead +@all",
+    "CLIENT LIST",
+    "CLIENT KILL TYPE normal",
+    "MONITOR",
+    "REPLICAOF NO ONE",
+    "SAVE",
+    "SHUTDOWN NOSAVE",
+    "SCRIPT FLUSH",
+    "FUNCTION LIST",
+    "MODULE LIST",
+    "EVAL return 0",
+    "DEL ph:epoch",
+    "GET other:key",
+    "SET other:key 1",
+    "HGETALL ph2:{u00}:progress:u",
+    "SPUBLISH other 1",
+    "SPUBLISH ph:other 1",
+    "SSUBSCRIBE other",
+    "PUBLISH ph:epoch 1",
+    "PSUBSCRIBE ph:*",
+    "PUBSUB CHANNELS",
+]
+
+
+async def test_the_user_of_the_example_may_do_nothing_else(guarded: Guarded) -> None:
+    """Neither by command nor inside a script; and nobody without the password may do anything."""
+    with redis.Redis.from_url(guarded.url) as client:
+        for command in DENIED:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command.split())
+        for script in SCRIPTED:
+            with pytest.raises(redis.exceptions.ResponseError, match=r"permission|ACL|not allowed"):
+                client.evalsha(client.script_load(script), 1, "other:key")
+        assert client.ping()
+    with redis.Redis.from_url(f"unix://{guarded.path}") as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.get("ph:epoch")
+
+
+async def test_fsync_without_the_right_to_wait_for_the_disk_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """The example as it is lacks WAITAOF; who asks for fsync is told at the start, not by a heartbeat."""
+    url = as_playhead(tmp_path / "s")
+    options = ("--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path), "--appendonly", "yes")
+    with running("valkey", tmp_path, url, *options):
+        async with opened(url, durability="fsync") as store:
+            with pytest.raises(StoreUnavailable, match=r"(?i)WAITAOF.*no permissions") as refusal:
+                await store.check()
+    assert PASSWORD not in str(refusal.value)
+
+
+async def test_another_key_prefix_needs_other_patterns(tmp_path: Path) -> None:
+    """The keys and channels of the example are those of the prefix ph; with them replaced another prefix is served."""
+    url = as_playhead(tmp_path / "s")
+    acl = written_acl(tmp_path)
+    for path, prefix in ((acl, "mine"), (tmp_path / "other.acl", "ph")):
+        path.write_text(acl.read_text().replace("~ph:", "~mine:").replace("&ph:", "&mine:"))
+        with running("redis7", tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", path, "--save", ""):
+            async with opened(url, keys=Keys(prefix)) as store:
+                if prefix == "mine":
+                    await store.check()
+                else:
+                    with pytest.raises(StoreUnavailable, match="permission"):
+                        await store.check()
