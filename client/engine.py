@@ -89,7 +89,6 @@ class Engine:
         self.retries = 0
         """Connections that ended or could not be had, and requests by HTTP that failed, each tried again."""
         self.error: ClientError | None = None
-        self._first_sync = asyncio.Event()
         self._failures = 0
         self._renew = False
         """The token in use has expired: get a fresh one first."""

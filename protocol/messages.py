@@ -1,4 +1,4 @@
-"""Every message of the wire, one model a verb: the one source of validation and of the published schemas.
+"""Every message of the wire, one model a verb: the one source of validation.
 
 Fields are camelCase on the wire. Unknown fields are ignored, so that a newer player can talk to an older server.
 `null` in an optional field means absent: it is what JSON makes of a NaN duration.

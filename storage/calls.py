@@ -18,8 +18,6 @@ WEIGHT_PER_CALL = 200
 """Reports, or records, in one script call: a few ms, during which the store serves nobody else."""
 WEIGHT_PER_SLICE = 400
 """Reports in the calls that are made, or read, without a break: a few ms of this process."""
-
-
 READERS_PER_CALL = 10
 """Users whose changes are read in one script call: a few ms of the store, where each has hundreds of records."""
 States = dict[str, tuple[list[str], list[bytes]]]
