@@ -62,7 +62,7 @@ class Owner(Protocol):
 
     def settle(self, ack: Ack) -> None: ...
 
-    def online(self, welcome: Welcome) -> None: ...
+    def online(self) -> None: ...
 
     async def fresh_token(self) -> str | None:
         """For a connection whose token is about to expire; None where there is none to be had."""
@@ -135,7 +135,7 @@ class Conversation:
         owner.pace.start(self._clock() / 1_000)
         owner.records.welcome(first.epoch, first.rev)
         self._asked.append(_drained(owner.syncs))  # the hello asks by itself
-        owner.online(first)
+        owner.online()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(socket))

@@ -30,7 +30,7 @@ from client.rest import Rest
 from client.waiting import Waiting
 from protocol.codecs import Codec
 from protocol.errors import CloseCode, PlayheadError
-from protocol.messages import Ack, Hello, RecordView, Welcome
+from protocol.messages import Ack, Hello, RecordView
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Engine:
         """Without the token: the handshake has it in a header, as is asked of those who are no browser."""
         return self._hello.model_copy(update={"since": self.records.rev, "epoch": self.records.epoch})
 
-    def online(self, welcome: Welcome) -> None:
+    def online(self) -> None:
         self.state, self.trouble = "online", ""
         self._failures = 0
         self._renewed = False
