@@ -34,9 +34,10 @@ def connections(pid: int, port: int) -> int:
         if state == "01" and int(local.partition(":")[2], 16) == port:
             inodes.add(f"socket:[{inode}]")
     held = 0
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            held += os.readlink(entry) in inodes
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                held += os.readlink(entry) in inodes
     return held
 
 
