@@ -40,7 +40,7 @@ soak: setup ## Clients that come and go, SOAK_SECONDS long (1800): nothing of th
 faults: setup ## Kill, stop, cut off and lie to real processes, half an hour or more; FAULTS="--short", "--only <case>", "--out <file>"
 	@$(BIN)/python -m tests.faults $(FAULTS)
 
-bench: setup ## Measure, about ten minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
+bench: setup ## Measure, about twelve minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
 	@$(BIN)/python $(PIP) install --require-hashes -r bench/requirements.lock
 	@$(BIN)/python -m bench $(BENCH)
 

@@ -24,6 +24,7 @@ ORDER = (
     "connection_count",
     "flush_interval_cost",
     "durability_cost",
+    "cluster_cost",
     "memory",
     "rest_cost",
     "totals_cost",

@@ -9,7 +9,7 @@ import argparse
 import math
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.unit_costs import UnitCosts
@@ -160,8 +160,12 @@ def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> W
 
 
 def planned(viewers: int, beat_s: float, flush_s: float, costs: UnitCosts) -> Plan:
-    """With acks as late as on primaries that as many workers share as there are to each."""
+    """With acks as late as on primaries that as many workers share as there are to each. A cluster's costs where one
+    server is not enough."""
     alone = Plan(viewers, beat_s, flush_s, simulate(beat_s, flush_s, 1, costs), costs)
+    if alone.primaries > 1:
+        costs = costs.on_cluster()
+        alone = replace(alone, worker=simulate(beat_s, flush_s, 1, costs), costs=costs)
     shared = simulate(beat_s, flush_s, max(1, round(viewers / SIMULATED / alone.primaries)), costs)
     return Plan(viewers, beat_s, flush_s, shared, costs)
 

@@ -16,6 +16,7 @@ import redis
 from bench.processes import ROOT, START_S, Failed, await_port, cpu_s, free_port, python, running
 from storage.durability import Level
 from storage.embedded import EmbeddedValkey, _binary
+from tests.clustered import clustered
 
 UNBOUND = {
     "MAX_CONNECTIONS": "30000",
@@ -30,6 +31,8 @@ UNBOUND = {
     "ADDRESS_REQUESTS_BURST": "1000000",
 }
 """Limits that a load from one address by one generator would meet; all else is as by default."""
+LISTPACKS = ("--hash-max-listpack-entries", "128", "--hash-max-listpack-value", "256")
+"""As the embedded store has them."""
 NODE_HOME = ROOT / ".cache" / "bench-node"
 
 
@@ -44,10 +47,12 @@ class Server:
     port: int
     pid: int
     store: EmbeddedValkey | None
+    primaries: tuple[int, ...] = ()
+    """The pids, where the store is a cluster."""
 
     def cpu_s(self) -> tuple[float, float]:
-        """Of server and store so far."""
-        return cpu_s(self.pid), cpu_s(self.store.pid) if self.store else 0.0
+        """Of server and store so far; of a cluster's primaries together, without their replicas."""
+        return cpu_s(self.pid), sum(map(cpu_s, (self.store.pid,) if self.store else self.primaries))
 
 
 Start = Callable[[], contextlib.AbstractContextManager[Server]]
@@ -66,15 +71,36 @@ def store(fsync: bool = True) -> Iterator[tuple[EmbeddedValkey, Path]]:
 @contextlib.contextmanager
 def playhead(durability: str = "fsync", **settings: str) -> Iterator[Server]:
     """`playhead serve` with one worker; `settings` by their names in the environment, without the prefix."""
-    with store(fsync=durability != "memory") as (valkey, work), _replicas(valkey, work, durability):
-        port, log = free_port(), work / "server.log"
-        env = {f"PLAYHEAD_{name}": value for name, value in {**UNBOUND, **settings}.items()}
-        command = python("server", "serve", "--port", str(port), "--redis-url", valkey.url, "--durability", durability)
-        with running(command, log, env) as process:
-            assert process.stdout is not None  # noqa: S101 asked for
-            if not process.stdout.readline().startswith("Playhead is ready"):
-                raise Failed(f"the service did not start: {log.read_text()[-500:]}")
-            yield Server(port, process.pid, valkey)
+    with (
+        store(fsync=durability != "memory") as (valkey, work),
+        _replicas(valkey, work, durability),
+        _serving(work / "server.log", valkey.url, "--durability", durability, **settings) as (port, pid),
+    ):
+        yield Server(port, pid, valkey)
+
+
+@contextlib.contextmanager
+def playhead_on_cluster(**settings: str) -> Iterator[Server]:
+    """The same on three primaries with a replica each, all on this machine."""
+    with (
+        TemporaryDirectory(prefix="playhead-bench-") as work,
+        clustered(Path(work) / "cluster", "--appendonly", "yes", "--appendfsync", "always", *LISTPACKS) as cluster,
+        _serving(Path(work) / "server.log", cluster.url, **settings) as (port, pid),
+    ):
+        yield Server(port, pid, None, tuple(primary.pid for primary in cluster.primaries()))
+
+
+@contextlib.contextmanager
+def _serving(log: Path, url: str, *options: str, **settings: str) -> Iterator[tuple[int, int]]:
+    """The service's port and pid."""
+    port = free_port()
+    env = {f"PLAYHEAD_{name}": value for name, value in {**UNBOUND, **settings}.items()}
+    command = python("server", "serve", "--port", str(port), "--redis-url", url, *options)
+    with running(command, log, env) as process:
+        assert process.stdout is not None  # noqa: S101 asked for
+        if not process.stdout.readline().startswith("Playhead is ready"):
+            raise Failed(f"the service did not start: {log.read_text()[-500:]}")
+        yield port, process.pid
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What the bench measured, as one number each: read from bench/results.json, which a whole run of the bench writes."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from protocol.codecs import JsonCodec
@@ -27,6 +27,10 @@ class UnitCosts:
     """Of the store for a record of a flush."""
     crowd_us: float
     """Of the store for a record of a flush, where all watch one video."""
+    cluster_us: float
+    """Of the server for a record of a flush to a cluster, more than to one server."""
+    cluster_store_us: float
+    """Of a cluster's primaries for a record of a flush, together."""
     return_us: float
     """Of the server for a device that comes back."""
     connection_kib: float
@@ -48,19 +52,25 @@ class UnitCosts:
             )
         )
         record_us = (apart[0] - shared[0]) / (apart[1] - shared[1])  # beats that share a record cost no second one
-        memory = _section(found, "Memory")
+        memory, cluster = _section(found, "Memory"), _section(found, "CPU a heartbeat on a cluster")
         ack = len(JsonCodec().plain_ack("0" * 16, 1234))
         return cls(
             beat_us=apart[0] - record_us * apart[1],
             record_us=record_us,
             store_us=_section(found, "CPU a heartbeat by number")["10,000 beat once a flush: store"],
             crowd_us=_section(found, "A flush of")["store CPU a record, where all watch one video"],
+            cluster_us=cluster["a cluster: server"] - cluster["one server: server"],
+            cluster_store_us=cluster["a cluster: store"],
             return_us=_section(found, "Coming back")["Playhead: accept, hello, sync of nothing"],
             connection_kib=memory["an active connection, a beat each second"],
             stored_b=memory["all that the store has grown by, a record"],
             beat_b=len(BEAT) + FRAME_B + 2 * SEGMENT_B,
             ack_b=ack + FRAME_B + 2 * SEGMENT_B,
         )
+
+    def on_cluster(self) -> "UnitCosts":
+        """What they are where the store is a cluster."""
+        return replace(self, record_us=self.record_us + self.cluster_us, store_us=self.cluster_store_us)
 
 
 def _section(found: dict[str, dict[str, float]], title: str) -> dict[str, float]:

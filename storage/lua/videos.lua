@@ -54,12 +54,10 @@ local function write(key, fields, by, known)
     for i = first, last do
       local value = had[i - first + 1]
       local sum = (value or 0) + by[i]
-      if by[i] == 0 then
-        -- as it was
-      elseif sum ~= 0 then
-        set[n + 1], set[n + 2], n = fields[i], sum, n + 2
-      elseif value then
+      if value and sum == 0 then
         gone[#gone + 1] = fields[i]
+      elseif by[i] ~= 0 then
+        set[n + 1], set[n + 2], n = fields[i], sum, n + 2
       end
     end
     send('HSET', key, set)

@@ -4,7 +4,19 @@ import math
 
 import pytest
 
-from bench.scale import BUSY, CONNECTIONS, HELLOS_PER_S, PAGE, PARTITIONS, PRIMARY_GIB, Plan, Worker, filled, simulate
+from bench.scale import (
+    BUSY,
+    CONNECTIONS,
+    HELLOS_PER_S,
+    PAGE,
+    PARTITIONS,
+    PRIMARY_GIB,
+    Plan,
+    Worker,
+    filled,
+    planned,
+    simulate,
+)
 from bench.unit_costs import UnitCosts
 
 COSTS = UnitCosts(
@@ -12,6 +24,8 @@ COSTS = UnitCosts(
     record_us=10,
     store_us=20,
     crowd_us=20,
+    cluster_us=5,
+    cluster_store_us=40,
     return_us=300,
     connection_kib=20,
     stored_b=500,
@@ -54,6 +68,13 @@ def test_no_primary_has_more_to_do_or_to_hold_than_it_may(
     assert plan.primary_gib == plan.store_gib * most / PARTITIONS
     within = plan.primary_gib <= PRIMARY_GIB and plan.store_cores * most / PARTITIONS <= BUSY
     assert within == (bound != "too few")
+
+
+def test_many_primaries_cost_what_a_cluster_does_and_one_what_one_server_does() -> None:
+    few, many = planned(10_000, 5, 1, COSTS), planned(1_000_000, 5, 1, COSTS)
+    assert (few.primaries, few.costs) == (1, COSTS)
+    assert (many.costs.record_us, many.costs.store_us) == (15, 40)
+    assert many.primaries == 14, "8 cores of the store, at most 0.6 of one each"
 
 
 @pytest.mark.parametrize(("beat_s", "flush_s", "records_a_beat"), [(5, 1, 1.0), (5, 5, 1.0), (1, 5, 0.2), (2, 4, 0.5)])
