@@ -65,7 +65,7 @@ class Commits:
         """As `Store.commit`."""
         if not batch.deltas:
             return Committed(self._epoch.known or await self._epoch.current())
-        mark = Mark(self._fences)
+        mark, lowest_rev = Mark(self._fences), self._epoch.floor
         commands: list[Command] = [("GET", self._keys.epoch)]
         calls: list[UserCall] = []
         for done, part in enumerate(slices(batch.deltas, self._partition)):
@@ -76,10 +76,12 @@ class Commits:
                 for call in user_calls(group, durations, subscribed, wanted):
                     calls.append(call)
                     keys = list(map(self._keys.progress, call.users))
-                    commands.append(self._users.call(keys, self._threshold_permille, self._worker, call.packed))
+                    commands.append(
+                        self._users.call(keys, self._threshold_permille, self._worker, call.packed, lowest_rev)
+                    )
         stored_epoch, *answers = checked(await self._link.ask(commands, mark, self._fences.moved()))
-        batch.doubted |= self._fences.went_back
         committed = Committed(await self._epoch.recognise(stored_epoch, went_back=self._fences.went_back))
+        batch.doubted |= self._fences.went_back or self._epoch.floor > lowest_rev
         self._fences.went_back = False
         by_shard: States = {}
         for done, (user_call, answer) in enumerate(zip(calls, answers, strict=True), 1):

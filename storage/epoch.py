@@ -5,9 +5,15 @@ from uuid import uuid4
 from storage.keys import Keys
 from storage.wire import Run
 
+GENERATION = 1 << 32
+"""More revisions than a learner has in one generation of the store."""
+
 
 class Epoch:
     """Made when the store is first used, gone when it loses its data, replaced when it has gone back in time.
+
+    Each that follows a loss ends in the number of its generation, .1, .2 and so on, from which revisions count on. So
+    what is new is newer than all that was lost: of that other primaries may still know, in audiences of its videos.
 
     Who makes one tells all processes, on the channel of the key's name: each holds what the old one knew.
 
@@ -20,14 +26,23 @@ class Epoch:
         self._key = keys.epoch
         self.known = ""
         """The one that this process committed to last, or met first."""
+        self._generation = 0
+        """The newest that was met."""
+
+    @property
+    def floor(self) -> int:
+        """Each revision that is counted from now on is higher than this."""
+        return self._generation * GENERATION
 
     async def current(self) -> str:
         """The store's, made where it has none."""
-        made, value = await self._run([("SET", self._key, uuid4().hex, "NX"), ("GET", self._key)])
+        new = self._next() if self.known else uuid4().hex
+        made, stored = await self._run([("SET", self._key, new, "NX"), ("GET", self._key)])
         if made:
-            await self._run([("SPUBLISH", self._key, value)])
-        self.known = self.known or value.decode()
-        return str(value.decode())
+            await self._run([("SPUBLISH", self._key, stored)])
+        value = self._met(stored.decode())
+        self.known = self.known or value
+        return value
 
     async def recognise(self, stored: bytes | None, *, went_back: bool) -> str:
         """The epoch of a store that answered `stored`: a new one where it has lost what we knew it had."""
@@ -36,10 +51,19 @@ class Epoch:
         elif went_back and stored.decode() == self.known:
             self.known = await self._renew()
         else:
-            self.known = stored.decode()
+            self.known = self._met(stored.decode())
         return self.known
 
     async def _renew(self) -> str:
-        epoch = uuid4().hex
+        epoch = self._next()
         await self._run([("SET", self._key, epoch), ("SPUBLISH", self._key, epoch)])
+        return self._met(epoch)
+
+    def _next(self) -> str:
+        return f"{uuid4().hex}.{self._generation + 1}"
+
+    def _met(self, epoch: str) -> str:
+        generation = epoch.partition(".")[2]
+        if generation.isdecimal():
+            self._generation = max(self._generation, int(generation))
         return epoch

@@ -140,6 +140,11 @@ class Store:
         """The store's identity: made when it is first used, gone when it loses its data."""
         return await self._epoch.current()
 
+    @property
+    def lowest_rev(self) -> int:
+        """Each revision that is counted from now on is higher."""
+        return self._epoch.floor
+
     async def commit(
         self,
         batch: Batch,

@@ -228,7 +228,9 @@ class Import:
             return
         answers = await self._store.run(
             [
-                self._swap.call([self._store.keys.progress(user)], self._store.worker, _packed(items))
+                self._swap.call(
+                    [self._store.keys.progress(user)], self._store.worker, self._store.lowest_rev, _packed(items)
+                )
                 for user, items in swaps.items()
             ]
         )

@@ -3,13 +3,14 @@
 --
 -- KEYS[1]  the progress hash of one user, as users.lua has it
 -- ARGV[1]  name of the calling worker
--- ARGV[2]  msgpack: {videoId, value as it was read ("" for none), record without its rev} for each
+-- ARGV[2]  every new revision is higher than this (storage/epoch.py)
+-- ARGV[3]  msgpack: {videoId, value as it was read ("" for none), record without its rev} for each
 -- returns  msgpack: for each the value that is stored now, or false where another one was there
 --
 -- Tells the other devices that there is something to read, as `Store.announce` does.
 
-local key, rev, changed, answer = KEYS[1], tonumber(redis.call('HGET', KEYS[1], 'rev') or 0), false, {}
-for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
+local key, rev, changed, answer = KEYS[1], math.max(redis.call('HGET', KEYS[1], 'rev') or 0, ARGV[2]), false, {}
+for i, item in ipairs(cmsgpack.unpack(ARGV[3])) do
   local video, was, record = item[1], item[2], item[3]
   answer[i] = false
   if (redis.call('HGET', key, video) or '') == was then

@@ -8,6 +8,7 @@
 --          number of ops}, and its ops; a user's records in a row, the users in the order of KEYS. An op is a Report (its
 --          fields in order) or a deletion ({its instant, ms}).
 --          subscribed: 1 if the calling worker itself listens to this user    wanted: 1 if it wants the value
+-- ARGV[4]  every new revision is higher than this (storage/epoch.py)
 -- returns  msgpack {revs before, revs after, states, outcomes, values}: of each user, of each user, of each record what
 --          videos.lua takes ("" where there is no record), and two flat lists: {record from 0, op from 0, code, …} of
 --          the ops whose code is not 0, {record from 0, value, …} of the records wanted, and of those with such ops
@@ -32,7 +33,7 @@ local COMMA = 0x2c
 local ARRAY = 0x90 -- msgpack: with this plus its length begins an array of up to 15
 -- GUARDS is flat, five to a session: name, seq, at, settle_ms, buried
 
-local threshold, worker, text = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local threshold, worker, text, lowest = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local max, min, floor, byte, sub = math.max, math.min, math.floor, string.byte, string.sub
 local pack, unpack_limit, call = cmsgpack.pack, cmsgpack.unpack_limit, redis.call
 
@@ -332,6 +333,7 @@ while at >= 0 do
     last, key = k, KEYS[k]
     rev, trail, value = read(key, video)
     revs_before[k], revs[k] = rev or 0, rev or 0
+    rev = rev and max(rev, lowest)
     if listening[2 * k] > subscribed then pushes[k] = {} end
   elseif rev then
     value = call('HGET', key, video)

@@ -52,10 +52,9 @@ async def opened(servers: ClusterServers, durability: str = "memory", timeout_s:
 @pytest.fixture
 async def store(servers: ClusterServers) -> AsyncIterator[Store]:
     servers.heal()
+    for primary in servers.primaries():
+        primary.ask("FLUSHALL")
     async with opened(servers) as store:
-        for primary in await store.link.primaries():
-            await primary.redis.flushall()
-        await store.check()
         yield store
 
 
@@ -322,6 +321,38 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
             assert (await commit(stranger, batch(3))).epoch == after.epoch
             changes = await stranger.changes(lost, 2, before.epoch)
             assert (changes.epoch, len(changes.records)) == (after.epoch, 1)
+    finally:
+        let_follow(replica)
+
+
+async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: ClusterServers, store: Store) -> None:
+    """Its audience is at another primary, and knows them. What comes after the loss is newer all the same, also by a
+    process that had no part in what was lost."""
+
+    def home(user_id: str) -> Member:
+        return servers.primary_of(store.keys.progress(user_id))
+
+    def audience(user_id: str) -> Member:
+        return servers.primary_of(store.keys.audience(store.keys.shard("v0", user_id)))
+
+    lost = next(user_id for user_id in LEARNERS if home(user_id) is not audience(user_id))
+    victim = home(lost)
+    other = next(user_id for user_id in LEARNERS if home(user_id) is not victim)
+    before = await commit(store, batch(0, [lost]))
+    replica = let_lag(servers, victim)
+    try:
+        async with opened(servers) as stranger:
+            for second in range(1, 6):
+                await commit(store, batch(second, [lost]))
+            victim.kill()
+            await asyncio.to_thread(until, lambda: home(lost) is replica)
+            assert isinstance(store.link, Cluster)
+            await store.link.look()
+            assert (await commit(store, batch(0, [other]))).epoch != before.epoch
+            for process, second in ((stranger, 7), (store, 9)):
+                await commit(process, batch(second, [lost]))
+                assert not (await Rebuild(store, mend=False, grace_s=0, now=lambda: NOW).run()).drift
+            assert (await store.record(lost, "v0")).seen == [0, 1, 7, 8, 9, 10]
     finally:
         let_follow(replica)
 

@@ -19,6 +19,7 @@ from storage.pending import Batch, Delta
 from storage.rebuild import Rebuild
 from storage.store import Script, Store, StoreUnavailable
 from storage.transfer import MAX_ROUNDS, Export, Import
+from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import report_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
@@ -149,6 +150,19 @@ async def test_an_older_export_changes_nothing(store: Store) -> None:
     work, refused = await imported(store, lines)
     assert (work.changed, refused) == (0, [])
     assert await whole(store) == now
+
+
+async def test_after_a_loss_what_is_imported_is_newer_than_what_was_lost(private_server: PrivateServer) -> None:
+    """Of that, the audiences that other primaries of a cluster have may still know."""
+    store = Store(private_server.url, worker="w")
+    await fill(store)
+    lines, before = await lines_of(store), (await store.changes(U[0])).rev
+    await everywhere(store, "FLUSHALL")
+    await commit(store, (U[1], V[1], play("e", 1, 0, 9)))  # which notices it
+    await imported(store, lines)
+    assert all(record.rev > before for _, record in (await store.changes(U[0])).records)
+    assert await sound(store)
+    await store.close()
 
 
 async def test_two_stores_join(store: Store, other: Store) -> None:
