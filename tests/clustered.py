@@ -41,6 +41,7 @@ class Member:
 
     def __init__(self, directory: Path, port: int, *options: str, secure: Secure | None = None) -> None:
         directory.mkdir(parents=True)
+        self.directory = directory
         self.port = self.announced = port
         binary, listen, self._tls = _binary(), ["--port", str(port)], {}
         if secure is not None:
@@ -79,8 +80,9 @@ class Member:
         return self._process.pid
 
     def start(self) -> None:
+        """As Python ignores it, so does it: SIGXFSZ, that a write beyond RLIMIT_FSIZE fails and does not kill."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, restore_signals=False)
 
     def kill(self) -> None:
         """At once, as kill -9 does it."""
@@ -175,16 +177,20 @@ class ClusterServers:
         for member in self.members:
             member.kill()
 
+    def is_covered(self) -> bool:
+        """Whether each that runs takes every slot for served."""
+        running = [member for member in self.members if member.is_running]
+        return all(b"cluster_state:ok" in member.ask("CLUSTER", "INFO") for member in running)
+
     def _anybody(self) -> Member:
         return next(member for member in self.members if member.is_running)
 
     def _is_whole(self) -> bool:
         roles = [member.replication() for member in self.members]
-        states = [b"cluster_state:ok" in member.ask("CLUSTER", "INFO") for member in self.members]
         tied = [role["role"] == "master" or role["master_link_status"] == "up" for role in roles]
         primaries = [role for role in roles if role["role"] == "master"]
         followed = [role.get("slave0", {}).get("state") == "online" for role in primaries]
-        return all(states) and len(primaries) == PRIMARIES and all(tied) and all(followed)
+        return self.is_covered() and len(primaries) == PRIMARIES and all(tied) and all(followed)
 
 
 def until(holds: Callable[[], bool]) -> None:

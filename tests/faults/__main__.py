@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.faults.effort import Effort
-from tests.faults.places import Missing
+from tests.faults.place import Missing
 from tests.faults.registry import CASES, Case
 from tests.faults.report import table
 from tests.faults.scene import Row

@@ -6,7 +6,7 @@ session, with `protocol.record.join`. When all of them are acked, every record, 
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
 from client.outbox import Entry, heartbeat
@@ -119,15 +119,19 @@ class Ledger:
         everything: list[Sent | Claim] = [*self.sent.values(), *self.claims]
         return [each for each in everything if not each.acked_ms]
 
-    def rebase(self, held: dict[Key, Record]) -> int:
-        """The store is known to hold this, by an act that is no fault of the service: all that was acked before counts
-        only as far as it is in `held`. How many heartbeats that are."""
-        self.base = held
-        settled = [name for name, sent in self.sent.items() if sent.acked_ms]
+    def rebase(self, held: dict[Key, Record], users: Container[str] | None = None) -> int:
+        """The store is known to hold this of these users, by default of all, by an act that is no fault of the service:
+        what was acked to them before counts only as far as it is in `held`. How many heartbeats that are."""
+
+        def counts(user: str) -> bool:
+            return users is not None and user not in users
+
+        self.base = {key: record for key, record in self.base.items() if counts(key[0])} | held
+        settled = [name for name, sent in self.sent.items() if sent.acked_ms and not counts(sent.user)]
         for name in settled:
             del self.sent[name]
         before = len(self.claims)
-        self.claims = [claim for claim in self.claims if not claim.acked_ms]
+        self.claims = [claim for claim in self.claims if not claim.acked_ms or counts(claim.user)]
         return len(settled) + before - len(self.claims)
 
     def expected(self) -> dict[Key, Expected]:

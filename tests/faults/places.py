@@ -1,67 +1,32 @@
-"""Where the records are kept, as a parameter: the service's own store, one of ours behind a relay, or a cluster.
-
-A place can be killed, paused, restarted empty, and asked directly, past the relay. One more kind of store needs a class
-with the same methods, and a line in PLACES.
-"""
+"""The places: the service's own store, one server of ours behind a relay, or a cluster."""
 
 import asyncio
 import contextlib
 import os
-import random
 import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import redis
 
-from storage.embedded import _binary
-from tests.clustered import PRIMARIES, ClusterServers, Member, until
+from storage.embedded import SOCKET_NAME, _binary
+from tests.faults.clustered import cluster
+from tests.faults.place import Admin, Change, Missing, Place, throw_out
 from tests.faults.relay import Relay, relay
 from tests.ports import free_port
 from tests.server.program import END_S, START_S, gone
 
-Change = Callable[[Path], None]
-"""What happens to the store's directory while it is down."""
-
-
-class Missing(Exception):
-    """This machine has no such store."""
-
-
-class Place(Protocol):
-    name: str
-    options: tuple[str, ...]
-    """Of `playhead serve`."""
-    relay: Relay | None
-    """Between the service and the store, where one is possible."""
-    url: str
-    """Straight to the store, past the relay."""
-
-    def pids(self) -> list[int]:
-        """The store's processes."""
-        ...
-
-    def admin(self, **options: str) -> "redis.Redis":
-        """A client that goes past the relay."""
-        ...
-
-    async def answers(self) -> None:
-        """Wait until it does."""
-        ...
-
-    async def kill(self, change: Change | None = None) -> None:
-        """SIGKILL, and back again, its files changed meanwhile. Returns when it answers."""
-        ...
-
 
 class _Reached:
-    """What is the same for all: a client that goes past the relay, and the wait for an answer."""
+    """What is the same for all of one server: a client that goes past the relay, and the wait for an answer."""
 
     url: str
+
+    def writers(self) -> list[Admin]:
+        return [self.admin]
 
     def admin(self, **options: str) -> "redis.Redis":
         return redis.Redis.from_url(self.url, socket_timeout=10, **options)
@@ -81,10 +46,22 @@ class Embedded(_Reached):
     name = "embedded"
     relay: Relay | None = None
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, between: Relay) -> None:
         self.options: tuple[str, ...] = ("--data-dir", str(directory))
-        self.url = f"unix://{directory}/valkey.sock"
+        self.url = f"unix://{directory}/{SOCKET_NAME}"
         self._directory = directory
+        self._between = between
+        self._behind: list[int] = []
+        """The process that our relay stands in for."""
+
+    async def aiming(self) -> Relay:
+        """Until the store is started again it listens elsewhere, and the relay where it did; all have to come anew."""
+        if (pids := self.pids()) != self._behind:
+            store = await self._between.stand_in(self._directory / SOCKET_NAME)
+            self._behind = pids
+            with redis.Redis(unix_socket_path=str(store), socket_timeout=10) as client:
+                throw_out(client)
+        return self._between
 
     def pids(self) -> list[int]:
         """Of whoever has our socket in its command line, as the kernel tells it; empty while it is being restarted."""
@@ -134,6 +111,10 @@ class Server(_Reached):
         self.relay = between
         self.options = ("--redis-url", f"redis://127.0.0.1:{between.port}", "--durability", self._durability)
 
+    async def aiming(self) -> Relay:
+        assert self.relay is not None
+        return self.relay
+
     async def start(self) -> None:
         words: list[str | Path] = [self._binary, "--port", str(self.port), "--dir", self._directory, "--save", ""]
         words += ["--appendonly", "yes", "--appendfsync", "always", "--logfile", self._directory / "log"]
@@ -166,50 +147,11 @@ class Server(_Reached):
             self._process = None
 
 
-class Clustered:
-    """Three primaries with a replica each; an ack waits for the disk of the primary and that of its replica.
-
-    The relay is in front of each of them, for all who ask a node where another one is: its replica is one of these.
-    """
-
-    name = "cluster"
-
-    def __init__(self, servers: ClusterServers, between: Relay) -> None:
-        self.servers = servers
-        self.relay: Relay | None = between
-        self.url = servers.url
-        self.options: tuple[str, ...] = ("--redis-url", servers.url, "--durability", "replicas:1")
-
-    def pids(self) -> list[int]:
-        return [member.pid for member in self.servers.members if member.is_running]
-
-    def admin(self, **options: str) -> "redis.Redis":
-        """Of one of the primaries."""
-        return redis.Redis(port=self.servers.primaries()[0].port, socket_timeout=10, **options)  # type: ignore[arg-type]
-
-    async def answers(self) -> None:
-        """As a whole: every slot has a primary, and every primary its replica."""
-        await asyncio.to_thread(self.servers.heal)
-
-    async def kill(self, change: Change | None = None) -> None:
-        """One primary of a cluster that is whole; it comes back when its replica has taken over."""
-        assert change is None, "a cluster has no one directory"
-        await self.answers()
-        victim = random.choice(self.servers.primaries())
-        victim.kill()
-        await self.taken_over(victim)
-        victim.start()
-
-    async def taken_over(self, victim: Member) -> None:
-        """Wait until another one has all slots of a primary that is gone or silent."""
-        others = [member for member in self.servers.members if member is not victim and member.is_running]
-        await asyncio.to_thread(until, lambda: sum(m.replication()["role"] == "master" for m in others) == PRIMARIES)
-
-
 @contextlib.asynccontextmanager
 async def embedded() -> AsyncIterator[Embedded]:
     with TemporaryDirectory(prefix="faults-") as directory:
-        yield Embedded(Path(directory) / "data")
+        async with relay() as between:
+            yield Embedded(Path(directory) / "data", between)
 
 
 @contextlib.asynccontextmanager
@@ -244,19 +186,6 @@ async def redis7() -> AsyncIterator[Server]:
         raise Missing("redis-server is not installed (apt-get install redis-server)")
     async with _server("redis", binary, "memory", repairs=False) as server:
         yield server
-
-
-@contextlib.asynccontextmanager
-async def cluster() -> AsyncIterator[Clustered]:
-    """Formed in a thread, for other cases may be under way."""
-    with TemporaryDirectory(prefix="faults-") as directory:
-        servers = ClusterServers(Path(directory), "--appendonly", "yes", "--appendfsync", "always")
-        try:
-            async with relay(*(member.port for member in servers.members)) as between:
-                await asyncio.to_thread(servers.form, between.ports)
-                yield Clustered(servers, between)
-        finally:
-            servers.end()
 
 
 def _rewriting(client: "redis.Redis") -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.faults.cases import clusters, devices, kills, outages, refusals, server
+from tests.faults.cases import clusters, devices, envelopes, kills, outages, refusals, server
 from tests.faults.effort import Effort
 from tests.faults.scene import Row
 
@@ -24,24 +24,25 @@ class Case:
 
 CASES = (
     Case("server-killed", kills.server, (*EVERYWHERE, "cluster"), "embedded"),
-    Case("killed-at-each-step", kills.between_the_stages, BEHIND_A_RELAY, "valkey"),
+    Case("killed-at-each-step", kills.between_the_stages, (*EVERYWHERE, "cluster"), "valkey"),
     Case("worker-killed", kills.worker, (*EVERYWHERE, "cluster"), "embedded"),
     Case("store-killed", kills.store, EVERYWHERE, "embedded"),
     Case("data-lost", kills.data, EVERYWHERE, "redis"),
     Case("data-lost-in-a-commit", kills.between, ONE_SERVER, "valkey"),
     Case("store-stopped", outages.stopped, (*EVERYWHERE, "cluster"), "embedded"),
     Case("store-line", outages.line, BEHIND_A_RELAY, "valkey"),
-    Case("store-refuses", refusals.refusals, EVERYWHERE, "embedded"),
+    Case("store-refuses", refusals.refusals, (*EVERYWHERE, "cluster"), "embedded"),
     Case("flush-cancelled", server.cancelled, BEHIND_A_RELAY, "redis"),
     Case("server-stopped", server.stopped, ("embedded",), "embedded"),
-    Case("buffer-full", server.full, EVERYWHERE, "embedded"),
+    Case("buffer-full", server.full, (*EVERYWHERE, "cluster"), "embedded"),
     Case("many-videos", server.many_videos, ("embedded",), "embedded"),
     Case("clock-set", server.clock, ("embedded",), "embedded"),
     Case("half-open", devices.half_open, ("embedded",), "embedded"),
     Case("storm", devices.storm, ("embedded", "redis", "cluster"), "embedded"),
     Case("tunnel", devices.dark, ("embedded",), "embedded"),
     Case("beacons", devices.beacons, ("embedded",), "embedded"),
-    Case("envelopes", devices.envelopes, ("embedded", "redis", "cluster"), "embedded"),
+    Case("envelopes", envelopes.envelopes, ("embedded", "redis", "cluster"), "embedded"),
     Case("cluster-changes", clusters.changes, ("cluster",), "cluster"),
+    Case("shards-lost", clusters.lost, ("cluster",), "cluster"),
     Case("several-nodes", clusters.nodes, ("valkey", "redis", "cluster"), "cluster"),
 )

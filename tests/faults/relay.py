@@ -7,13 +7,17 @@ side only, lose an answer to what was carried out, or stop right before a chosen
 import asyncio
 import contextlib
 import functools
+import os
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 CHUNK = 65_536
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+"""To what somebody wanted."""
 
 
 @dataclass(eq=False)
@@ -72,12 +76,27 @@ class Relay:
         self._light.set()
         self._links: set[_Link] = set()
         self._catches: list[Catch] = []
+        self._listeners: list[asyncio.Server] = []
 
     @property
     def port(self) -> int:
         """For the one target."""
         (port,) = self.ports.values()
         return port
+
+    async def listen(self, target: int) -> None:
+        """For this port."""
+        carry = functools.partial(self._carry, functools.partial(asyncio.open_connection, "127.0.0.1", target))
+        self._listeners.append(await asyncio.start_server(carry, "127.0.0.1", 0))
+        self.ports[target] = self._listeners[-1].sockets[0].getsockname()[1]
+
+    async def stand_in(self, path: Path) -> Path:
+        """For the unix socket that was here; where it is now."""
+        behind = path.with_suffix(".behind")
+        os.rename(path, behind)
+        carry = functools.partial(self._carry, functools.partial(asyncio.open_unix_connection, behind))
+        self._listeners.append(await asyncio.start_unix_server(carry, path))
+        return behind
 
     def darken(self) -> None:
         """Carry nothing, and tell nobody; what is sent meanwhile is carried afterwards, as by a network that heals."""
@@ -106,13 +125,13 @@ class Relay:
         self._catches.append(catch)
         return catch
 
-    async def carry(self, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, connect: Connect, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(writer)
         self._links.add(link)
         try:
             with contextlib.suppress(OSError):
                 await self._light.wait()
-                back, link.far = await asyncio.open_connection("127.0.0.1", target)
+                back, link.far = await connect()
                 tasks = [
                     asyncio.create_task(self._ask(link, reader, link.far)),
                     asyncio.create_task(self._answer(link, back, writer)),
@@ -161,28 +180,27 @@ class Relay:
             writer.write(data)
             await writer.drain()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
         self._light.set()
         for catch in self._catches:
             catch.let_go(drop=True)
         self.reset()
+        async with asyncio.timeout(10):
+            for listener in self._listeners:
+                await listener.wait_closed()
+            while self._links:  # noqa: ASYNC110 they end by themselves
+                await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
 async def relay(*targets: int) -> AsyncIterator[Relay]:
     """One that carries to these ports until the block ends, and fails to all of them alike."""
-    opened, listeners = Relay(), []
+    opened = Relay()
     try:
         for target in targets:
-            listeners.append(await asyncio.start_server(functools.partial(opened.carry, target), "127.0.0.1", 0))
-            opened.ports[target] = listeners[-1].sockets[0].getsockname()[1]
+            await opened.listen(target)
         yield opened
     finally:
-        for listener in listeners:
-            listener.close()
-        opened.close()
-        async with asyncio.timeout(10):
-            for listener in listeners:
-                await listener.wait_closed()
-            while opened._links:  # noqa: ASYNC110 they end by themselves
-                await asyncio.sleep(0.01)
+        await opened.close()

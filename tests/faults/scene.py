@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tests.faults.ledger import Ledger
-from tests.faults.places import PLACES, Place
+from tests.faults.place import Place
+from tests.faults.places import PLACES
 from tests.faults.players import PATIENCE_S, Fleet, fleet
 from tests.faults.relay import Relay, relay
 from tests.faults.verdict import Verdict, compared

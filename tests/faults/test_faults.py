@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.effort import Effort
-from tests.faults.places import Missing
+from tests.faults.place import Missing
 from tests.faults.registry import CASES, Case
 from tests.missing import missing
 

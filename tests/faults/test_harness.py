@@ -100,14 +100,15 @@ async def test_a_store_whose_file_was_torn_in_a_script_never_carries_out_half_of
 
     with missing_is_told():
         async with PLACES[place]() as store:
-            with store.admin() as client:
+            (admin,) = store.writers()
+            with admin() as client:
                 client.eval(script, 1, "key", "whole")
                 client.eval(script, 1, "key", "torn")
             await store.kill(tear)
-            with store.admin() as client:
+            with admin() as client:
                 client.eval(script, 1, "another", "whole")
             await store.kill()
-            with store.admin() as client:
+            with admin() as client:
                 assert set(client.hvals("key")) == {b"whole"}
                 assert client.hlen("another") == 9
 
@@ -183,6 +184,44 @@ async def test_the_relay_carries_and_fails_as_it_is_told() -> None:
         with pytest.raises(ConnectionResetError):
             await asking
         writer.close()
+
+
+async def test_the_relay_stands_in_for_a_unix_socket(tmp_path: Path) -> None:
+    """Who comes to the old name goes by the relay; the new one leads past it."""
+
+    async def said(path: Path, words: bytes) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(words)
+        answer = await reader.read(100)
+        writer.close()
+        return answer
+
+    path = tmp_path / "a.sock"
+    async with await asyncio.start_unix_server(_echo, path), relay() as between:
+        behind = await between.stand_in(path)
+        catch = between.catch(b"stop")
+        asking = asyncio.create_task(said(path, b"stop"))
+        await catch.caught.wait()
+        assert await said(behind, b"stop") == b"stop"
+        assert not asking.done()
+        catch.let_go(drop=False)
+        assert await asking == b"stop"
+
+
+def test_who_lost_nothing_is_owed_all_of_it() -> None:
+    """What the ledger forgets with a shard is what was acked to its learners, and nothing else."""
+    ledger, video = Ledger(), str(uuid4())
+    for user in "ab":
+        for seq in (1, 2):
+            sent = ledger.send(user, Entry(seq, user, Beat(video, ((seq, seq + 1),)), 1_000, 1_000, seq))
+            if seq == 1:
+                ledger.ack(sent)
+        ledger.ack(ledger.claim(user, video, 7, 1_000))
+    assert ledger.rebase({}, {"b"}) == 2
+    assert {user: (each.record.seen, each.record.claimed) for (user, _), each in ledger.expected().items()} == {
+        "a": ([1, 3], 7),
+        "b": ([2, 3], 0),
+    }
 
 
 async def _said(between: Relay, words: bytes) -> bytes:

@@ -1,15 +1,18 @@
-"""A cluster that fails over and moves a slot under load; and several nodes of the service on one store."""
+"""A cluster that fails over, moves a slot or loses shards under load; and several nodes of the service on one store."""
 
 import asyncio
 import random
 from itertools import pairwise
+from pathlib import Path
 
 from protocol.intervals import coverage, intersection
 from storage.keys import VIDEO_SHARDS, Keys
-from tests.clustered import ClusterServers, at_once, by_keys, until
-from tests.faults.cases.kills import kill_a_worker
+from tests.clustered import PRIMARIES, ClusterServers, at_once, by_keys, until
+from tests.faults.cases.kills import QUIET_S, kill_a_worker
+from tests.faults.clustered import Clustered
+from tests.faults.damage import CUT_BYTES, cut, held, wipe
 from tests.faults.effort import Effort
-from tests.faults.places import Clustered
+from tests.faults.place import Change
 from tests.faults.players import PATIENCE_S, Player
 from tests.faults.scene import Row, Scene, scene
 
@@ -61,6 +64,53 @@ def _move(servers: ClusterServers, key: str, dice: random.Random) -> None:
     for _ in move(source, target, int(source.ask("CLUSTER", "KEYSLOT", key))):
         pass
     until(lambda: servers.primary_of(key) is target)
+
+
+async def lost(place: str, effort: Effort) -> list[Row]:
+    """Whole shards, the primary and its replica, come back without their last bytes, or empty: more than replicas:1
+    survives. What was acked to the learners who have their records there counts only as far as it is still held; all
+    that others have must be there. The epoch changes, and after one more report of each record all is right again,
+    also the totals that other shards have of records that are gone."""
+    rows = []
+    async with scene(place, STORE_TIMEOUT_S="2") as s:
+        for name, change, count, full, short in (
+            (f"the file of one shard cut by {CUT_BYTES:,} bytes", cut, 1, 3, 0),
+            ("one shard starts empty", wipe, 1, 3, 1),
+            ("the whole cluster starts empty", wipe, PRIMARIES, 3, 0),
+        ):
+            row = Row(name, place)
+
+            async def fault(row: Row = row, change: Change = change, count: int = count) -> None:
+                given_up = await _lose(s, change, count)
+                row.remark = f"acked before to its learners: as it still has it ({given_up:,} in the last run)"
+                s.fleet.lap()
+
+            if times := effort.times(full, short):
+                rows.append(await s.under(row, fault, times))
+    return rows
+
+
+async def _lose(s: Scene, change: Change, count: int) -> int:
+    """Kill so many shards, change their files, start them. How many heartbeats were acked before to the learners who
+    have their records there: the ledger forgets them."""
+    cluster, given_up = s.place, 0
+    assert isinstance(cluster, Clustered)
+    await cluster.answers()
+    servers = cluster.servers
+    shards = {primary: servers.replica_of(primary) for primary in s.dice.sample(servers.primaries(), count)}
+    users = {each.user for each in (*s.ledger.sent.values(), *s.ledger.claims)} | {user for user, _ in s.ledger.base}
+    theirs = {user for user in users if servers.primary_of(KEYS.progress(user)) in shards}
+
+    async def damage(directories: list[Path]) -> None:
+        nonlocal given_up
+        await s.fleet.quiet(QUIET_S)
+        for directory in directories:
+            change(directory)
+        kept = {} if change is wipe else {key: record for each in directories for key, record in held(each).items()}
+        given_up = s.ledger.rebase(kept, theirs)
+
+    await cluster.lose(shards, damage)
+    return given_up
 
 
 async def nodes(place: str, effort: Effort) -> list[Row]:

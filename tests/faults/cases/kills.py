@@ -10,7 +10,7 @@ from pathlib import Path
 from storage.store import Script
 from tests.faults.damage import CUT_BYTES, cut, held, tear, wipe
 from tests.faults.effort import Effort
-from tests.faults.places import Change
+from tests.faults.place import Change
 from tests.faults.scene import Row, Scene, Service, scene
 from tests.server.program import descendants, gone
 from tests.server.test_workers import connections
@@ -42,15 +42,14 @@ async def server(place: str, effort: Effort) -> list[Row]:
 
 async def between_the_stages(place: str, effort: Effort) -> list[Row]:
     """Held by the relay right before a stage's script, or right before its answer; the server is killed there. What was
-    held is dropped, or comes to the store late, after the next server has gone on."""
+    held is dropped, or comes to the store late, after the next server has gone on; an embedded store has ended too."""
     rows = []
     async with scene(place) as s:
         for stage in STAGES:
             for answer in (False, True):
 
                 async def fault(stage: str = stage, answer: bool = answer) -> None:
-                    assert s.place.relay is not None
-                    catch = s.place.relay.catch(STAGES[stage], answer=answer)
+                    catch = (await s.place.aiming()).catch(STAGES[stage], answer=answer)
                     await catch.caught.wait()
                     await s.service.kill()
                     catch.let_go(drop=s.dice.random() < 0.5)

@@ -2,89 +2,135 @@
 
 import contextlib
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Iterator
 
 from tests.faults.effort import Effort
-from tests.faults.places import Embedded, Place
+from tests.faults.place import Admin, Place, throw_out
+from tests.faults.places import Embedded
 from tests.faults.scene import Row, Scene, scene
 
 PASSWORD = "not-known-to-the-service"
-DENIED = {"password": PASSWORD}
+Refusal = Callable[[Place, Admin], contextlib.AbstractContextManager[None]]
+"""Of one server that takes writes, as long as its block lasts."""
 
 
 async def refusals(place: str, effort: Effort) -> list[Row]:
-    """Each for a while, under load."""
+    """Each for a while, under load. On a cluster at one of its primaries, and at all."""
     rows = []
     async with scene(place) as s:
-        for name, fault, more, fewer in (
-            ("SCRIPT FLUSH", forget_scripts, 10, 1),
-            ("CLIENT KILL of all", throw_out, 10, 1),
-            ("the store is a replica and read-only (READONLY)", read_only, 3, 1),
-            ("the store is out of memory (OOM)", out_of_memory, 3, 1),
-            ("the store asks for a password (NOAUTH)", locked, 3, 1),
-            ("the disk under the store is full", disk_full, 3, 1),
+        for name, refusal, more in (
+            ("SCRIPT FLUSH", forget_scripts, 10),
+            ("CLIENT KILL of all", clients_thrown_out, 10),
+            (*(HAS_TOO_FEW_REPLICAS if place == "cluster" else IS_READ_ONLY), 3),
+            ("the store is out of memory (OOM)", out_of_memory, 3),
+            ("the store asks for a password (NOAUTH)", locked, 3),
+            ("the disk under the store is full", disk_full, 3),
         ):
+            for where, some in (
+                ((", at one primary", 1), (", at each primary", None)) if place == "cluster" else (("", None),)
+            ):
 
-            async def during(fault: Fault = fault) -> None:
-                await fault(s, effort.either(3.0, 0.7))
+                async def during(refusal: Refusal = refusal, some: int | None = some) -> None:
+                    await _refused(s, refusal, some, effort.either(3.0, 2.0 if place == "cluster" else 0.7))
 
-            rows.append(await s.under(Row(name, place), during, effort.times(more, fewer)))
+                rows.append(await s.under(Row(name + where, place), during, effort.times(more, 1)))
     return rows
 
 
-Fault = Callable[[Scene, float], Awaitable[None]]
+async def _refused(s: Scene, refusal: Refusal, some: int | None, seconds: float) -> None:
+    await s.place.answers()
+    writers = s.place.writers()
+    with contextlib.ExitStack() as stack:
+        for admin in s.dice.sample(writers, some or len(writers)):
+            stack.enter_context(refusal(s.place, admin))
+        if refusal not in AT_ONCE:
+            await s.fleet.quiet(seconds)
+    await s.place.answers()
 
 
-async def forget_scripts(s: Scene, _: float) -> None:
-    with s.place.admin() as client:
+@contextlib.contextmanager
+def forget_scripts(_: Place, admin: Admin) -> Iterator[None]:
+    with admin() as client:
         client.script_flush()
+    yield
 
 
-async def throw_out(s: Scene, _: float) -> None:
-    with s.place.admin() as client:
-        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+@contextlib.contextmanager
+def clients_thrown_out(_: Place, admin: Admin) -> Iterator[None]:
+    with admin() as client:
+        throw_out(client)
+    yield
 
 
-async def read_only(s: Scene, seconds: float) -> None:
+AT_ONCE: tuple[Refusal, ...] = forget_scripts, clients_thrown_out
+"""Over when they have happened."""
+
+
+@contextlib.contextmanager
+def read_only(_: Place, admin: Admin) -> Iterator[None]:
     """A failover that went the wrong way."""
-    with s.place.admin() as client:
+    with admin() as client:
         client.replicaof("127.0.0.1", 1)  # where nobody is
-        await s.fleet.quiet(seconds)
+        yield
         client.replicaof("NO", "ONE")
 
 
-async def out_of_memory(s: Scene, seconds: float) -> None:
-    with s.place.admin() as client:
-        client.config_set("maxmemory", 1)
-        await s.fleet.quiet(seconds)
-        client.config_set("maxmemory", 0)
+@contextlib.contextmanager
+def too_few_replicas(_: Place, admin: Admin) -> Iterator[None]:
+    """Of a cluster no node can be told to be a replica of nobody; but to want more of its own than there are."""
+    with _set(admin, "min-replicas-to-write", 9, 0):
+        yield
 
 
-async def locked(s: Scene, seconds: float) -> None:
+IS_READ_ONLY: tuple[str, Refusal] = "the store is a replica and read-only (READONLY)", read_only
+HAS_TOO_FEW_REPLICAS: tuple[str, Refusal] = (
+    "the store misses replicas and takes no writes (NOREPLICAS)",
+    too_few_replicas,
+)
+
+
+@contextlib.contextmanager
+def out_of_memory(_: Place, admin: Admin) -> Iterator[None]:
+    with _set(admin, "maxmemory", 1, 0):
+        yield
+
+
+@contextlib.contextmanager
+def locked(_: Place, admin: Admin) -> Iterator[None]:
     """requirepass, and every connection thrown out, for those that there are stay in."""
-    with s.place.admin() as client:
+    with admin() as client:
         client.config_set("requirepass", PASSWORD)
-    with s.place.admin(**DENIED) as client:
-        for kind in ("pubsub", "normal"):
-            client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-        await s.fleet.quiet(seconds)
+    with admin(password=PASSWORD) as client:
+        throw_out(client)
+        yield
         client.config_set("requirepass", "")
 
 
-async def disk_full(s: Scene, seconds: float) -> None:
+@contextlib.contextmanager
+def disk_full(place: Place, admin: Admin) -> Iterator[None]:
     """By a limit on the size of files. The embedded store dies of it, again and again; one that syncs each second
     refuses to write (MISCONF)."""
-    async with _synced_each_second(s.place):
-        pids = s.place.pids()
-        if isinstance(s.place, Embedded):
-            pids.insert(0, s.place.owner())  # the next store inherits it
-        for pid in pids:
-            _limit(pid, 1)
-        await s.fleet.quiet(seconds)
-        for pid in (*pids, *s.place.pids()):
-            _limit(pid, resource.RLIM_INFINITY)
-        await s.place.answers()
+    if isinstance(place, Embedded):
+        pids = [place.owner(), *place.pids()]  # the next store inherits it
+        with _no_files(pids):
+            yield
+            pids += place.pids()
+    else:
+        with _set(admin, "appendfsync", "everysec", "always"):
+            with admin() as client:
+                pid = client.info("server")["process_id"]
+            with _no_files([pid]):
+                yield
+
+
+@contextlib.contextmanager
+def _no_files(pids: list[int]) -> Iterator[None]:
+    """That grow. `pids` may become more meanwhile."""
+    for pid in pids:
+        _limit(pid, 1)
+    yield
+    for pid in pids:
+        _limit(pid, resource.RLIM_INFINITY)
 
 
 def _limit(pid: int, size: int) -> None:
@@ -93,12 +139,9 @@ def _limit(pid: int, size: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
 
 
-@contextlib.asynccontextmanager
-async def _synced_each_second(place: Place) -> AsyncIterator[None]:
-    if isinstance(place, Embedded):
+@contextlib.contextmanager
+def _set(admin: Admin, name: str, value: str | int, afterwards: str | int) -> Iterator[None]:
+    with admin() as client:
+        client.config_set(name, value)
         yield
-        return
-    with place.admin() as client:
-        client.config_set("appendfsync", "everysec")
-        yield
-        client.config_set("appendfsync", "always")
+        client.config_set(name, afterwards)
