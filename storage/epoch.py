@@ -6,7 +6,7 @@ from storage.keys import Keys
 from storage.wire import Run
 
 GENERATION = 1 << 32
-"""More revisions than a learner has in one generation of the store."""
+"""More revisions than a learner has in one generation of the store; and Lua writes those of 20,000 in full."""
 
 
 class Epoch:
@@ -14,6 +14,7 @@ class Epoch:
 
     Each that follows a loss ends in the number of its generation, .1, .2 and so on, from which revisions count on. So
     what is new is newer than all that was lost: of that other primaries may still know, in audiences of its videos.
+    Where the key is gone, too, and nobody is left who knew it, the next one is as the first.
 
     Who makes one tells all processes, on the channel of the key's name: each holds what the old one knew.
 

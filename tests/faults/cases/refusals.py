@@ -12,6 +12,9 @@ from tests.faults.scene import Row, Scene, scene
 PASSWORD = "not-known-to-the-service"
 Refusal = Callable[[Place, Admin], contextlib.AbstractContextManager[None]]
 """Of one server that takes writes, as long as its block lasts."""
+SOME = ((", at one primary", 1), (", at each primary", None))
+ALL = (("", None),)
+"""At how many servers; None: all."""
 
 
 async def refusals(place: str, effort: Effort) -> list[Row]:
@@ -26,9 +29,7 @@ async def refusals(place: str, effort: Effort) -> list[Row]:
             ("the store asks for a password (NOAUTH)", locked, 3),
             ("the disk under the store is full", disk_full, 3),
         ):
-            for where, some in (
-                ((", at one primary", 1), (", at each primary", None)) if place == "cluster" else (("", None),)
-            ):
+            for where, some in SOME if place == "cluster" else ALL:
 
                 async def during(refusal: Refusal = refusal, some: int | None = some) -> None:
                     await _refused(s, refusal, some, effort.either(3.0, 2.0 if place == "cluster" else 0.7))
