@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 
 import redis
 
-from storage.embedded import SOCKET_NAME, _binary
+from storage.data_dir import SOCKET_NAME
+from storage.embedded import _binary
 from tests.faults.clustered import cluster
 from tests.faults.place import Admin, Change, Missing, Place, throw_out
 from tests.faults.relay import Relay, relay
