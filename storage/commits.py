@@ -81,17 +81,17 @@ class Commits:
                     )
         stored_epoch, *answers = checked(await self._link.ask(commands, mark, self._fences.moved()))
         committed = Committed(await self._epoch.recognise(stored_epoch, went_back=self._fences.went_back))
-        batch.doubted |= self._fences.went_back or self._epoch.floor > lowest_rev
         self._fences.went_back = False
+        if self._epoch.floor > lowest_rev:  # counted as before the loss: videos would take them for older than they are
+            return await self.commit(batch, now, subscribed, wanted)
         by_shard: States = {}
         for done, (user_call, answer) in enumerate(zip(calls, answers, strict=True), 1):
             _take_results(user_call, answer, committed, by_shard, self._keys.shard)
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
         written = {self._link.primary_of(self._keys.progress(call.users[0])) for call in calls}
-        await self.finish(await self._video_commands(by_shard, now, anew=batch.doubted), written)
+        await self.finish(await self._video_commands(by_shard, now), written)
         if self._fences.went_back or self._epoch.known != committed.epoch:
-            batch.doubted = True
             raise StoreUnavailable("the store has lost data in the middle of a commit")
         return committed
 
@@ -124,12 +124,12 @@ class Commits:
         mark = Mark(self._fences, waits, self._durability.judge if waits else None)
         checked(await self._link.ask(commands, mark, written | self._fences.moved()))
 
-    async def _video_commands(self, by_shard: States, now: int, *, anew: bool = False) -> list[Command]:
+    async def _video_commands(self, by_shard: States, now: int) -> list[Command]:
         commands: list[Command] = []
         groups = by_partition(by_shard, self._partition)
         for done, call in enumerate((call for group in groups for call in video_calls(group)), 1):
             keys = video_keys(self._keys, call.shards)
-            commands.append(self._videos.call(keys, now, self._live_ms, call.packed, int(anew)))
+            commands.append(self._videos.call(keys, now, self._live_ms, call.packed))
             if not done % CALLS_AT_ONCE:
                 await asyncio.sleep(0)
         return commands

@@ -14,7 +14,8 @@ class Epoch:
 
     Each that follows a loss ends in the number of its generation, .1, .2 and so on, from which revisions count on. So
     what is new is newer than all that was lost: of that other primaries may still know, in audiences of its videos.
-    Where the key is gone, too, and nobody is left who knew it, the next one is as the first.
+    Where the key is gone, too, and who makes the next one did not know it, that is as the first; until somebody who
+    knew it misses a commit there.
 
     Who makes one tells all processes, on the channel of the key's name: each holds what the old one knew.
 
@@ -49,7 +50,7 @@ class Epoch:
         """The epoch of a store that answered `stored`: a new one where it has lost what we knew it had."""
         if stored is None:
             self.known = await self.current()
-        elif went_back and stored.decode() == self.known:
+        elif went_back and _generation(stored.decode()) <= _generation(self.known):
             self.known = await self._renew()
         else:
             self.known = self._met(stored.decode())
@@ -64,7 +65,10 @@ class Epoch:
         return f"{uuid4().hex}.{self._generation + 1}"
 
     def _met(self, epoch: str) -> str:
-        generation = epoch.partition(".")[2]
-        if generation.isdecimal():
-            self._generation = max(self._generation, int(generation))
+        self._generation = max(self._generation, _generation(epoch))
         return epoch
+
+
+def _generation(epoch: str) -> int:
+    number = epoch.partition(".")[2]
+    return int(number) if number.isdecimal() else 0

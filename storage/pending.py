@@ -147,8 +147,6 @@ class Batch:
     deltas: dict[Key, Delta] = field(default_factory=dict)
     origins: dict[Origin, None] = field(default_factory=dict)
     """Everyone who is owed a word after the flush, in the order they came."""
-    doubted: bool = False
-    """Videos may have been told of revisions of it that the store has lost since."""
 
     def __bool__(self) -> bool:
         return bool(self.origins or self.deltas)

@@ -8,7 +8,7 @@
 --          number of ops}, and its ops; a user's records in a row, the users in the order of KEYS. An op is a Report (its
 --          fields in order) or a deletion ({its instant, ms}).
 --          subscribed: 1 if the calling worker itself listens to this user    wanted: 1 if it wants the value
--- ARGV[4]  every new revision is higher than this (storage/epoch.py)
+-- ARGV[4]  every new revision is higher than this; a record of this or less gets one (storage/epoch.py)
 -- returns  msgpack {revs before, revs after, states, outcomes, values}: of each user, of each user, of each record what
 --          videos.lua takes ("" where there is no record), and two flat lists: {record from 0, op from 0, code, …} of
 --          the ops whose code is not 0, {record from 0, value, …} of the records wanted, and of those with such ops
@@ -299,7 +299,7 @@ local function apply(value, user_rev, catalogue, at, count)
   end
   if r[LAST_WATCHED] == 0 and r[DELETED_AT] == 0 then return value, '', at, codes end
   -- Nearly always its newest session has gone on, and nothing more need be compared.
-  if r[GUARDS][#r[GUARDS] - 3] ~= newest or not start or pack(r) ~= sub(value, start + 1) then
+  if r[GUARDS][#r[GUARDS] - 3] ~= newest or not start or pack(r) ~= sub(value, start + 1) or rev <= lowest then
     rev = user_rev + 1
     value = pack(rev, r)
   end

@@ -6,7 +6,6 @@
 -- KEYS[4i]    live: zset, userId by lastWatched, ms
 -- ARGV[1]     now, ms    ARGV[2]  ms after which a viewer leaves `live`
 -- ARGV[3]     msgpack: for each video {userIds, none twice, and of each the state that users.lua answered}
--- ARGV[4]     1: take older ones too, for what is there may be of revisions that the store has lost since
 -- returns     number of entries that changed
 --
 -- An entry is two msgpack objects: the rev, and {watched s, completed 0/1, seen, again}. A deleted record leaves an
@@ -95,7 +94,7 @@ local function keep(audience, summary, olds)
   end
 end
 
-local now, stale, anew, changed = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4] == '1', 0
+local now, stale, changed = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
   local audience, summary, curve, live = KEYS[4 * v - 3], KEYS[4 * v - 2], KEYS[4 * v - 1], KEYS[4 * v]
   local users, states = group[1], group[2]
@@ -113,7 +112,7 @@ for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
       -- Under pcall: one damaged entry costs itself, not the batch.
       sound, had_rev, had_watched, had_completed, had_seen, had_again = pcall(read, had[i])
     end
-    if sound and (rev > had_rev or anew) then
+    if sound and rev > had_rev then
       viewers = viewers + (watched > 0 and 1 or 0) - (had_watched > 0 and 1 or 0)
       completions = completions + completed - had_completed
       seconds = seconds + watched - had_watched

@@ -63,7 +63,8 @@ async def test_store_that_lost_its_data_is_another(private_server: PrivateServer
     second = await commit(store, (("u", "x"), play()))
     assert second.epoch != first.epoch
     changes = await store.changes("u", since=2, epoch=first.epoch)
-    assert (changes.epoch, changes.rev, [video for video, _ in changes.records]) == (second.epoch, 1, ["x"])
+    assert (changes.epoch, [video for video, _ in changes.records]) == (second.epoch, ["x"])
+    assert changes.rev > 2, "what is new is newer than what was lost"
     await store.close()
 
 

@@ -70,9 +70,9 @@ async def lost(place: str, effort: Effort) -> list[Row]:
     """Whole shards, the primary and its replica, come back without their last bytes, or empty: more than replicas:1
     survives. What was acked to the learners who have their records there counts only as far as it is still held; all
     that others have must be there. The epoch changes, and after one more report of each record all is right again,
-    also the totals that other shards have of records that are gone."""
+    also the totals that other shards have of records that are gone; whichever of two nodes it is reported to."""
     rows = []
-    async with scene(place, STORE_TIMEOUT_S="2") as s:
+    async with scene(place, nodes=2, STORE_TIMEOUT_S="2") as s:
         for name, change, count, full, short in (
             (f"the file of one shard cut by {CUT_BYTES:,} bytes", cut, 1, 3, 0),
             ("one shard starts empty", wipe, 1, 3, 1),
