@@ -8,7 +8,7 @@ from pathlib import Path
 from protocol.intervals import coverage, intersection
 from storage.keys import VIDEO_SHARDS, Keys
 from tests.clustered import PRIMARIES, ClusterServers, at_once, by_keys, until
-from tests.faults.cases.kills import QUIET_S, kill_a_worker
+from tests.faults.cases.kills import kill_a_worker
 from tests.faults.clustered import Clustered
 from tests.faults.damage import CUT_BYTES, cut, held, wipe
 from tests.faults.effort import Effort
@@ -17,13 +17,15 @@ from tests.faults.players import PATIENCE_S, Player
 from tests.faults.scene import Row, Scene, scene
 
 KEYS = Keys(video_shards=VIDEO_SHARDS)
+TIMEOUT_S = 2.0
+"""Of the service, for the store's answers."""
 
 
 async def changes(place: str, effort: Effort) -> list[Row]:
     """Of who has which slot: a primary ends; one is silent for longer than the node timeout, and then back, still
     taking itself for a primary; a slot moves, a learner's or a video's, key by key or all at once. An ack waits for
     disk and replica, so nothing is lost."""
-    async with scene(place, STORE_TIMEOUT_S="2") as s:
+    async with scene(place, STORE_TIMEOUT_S=str(TIMEOUT_S)) as s:
         cluster = s.place
         assert isinstance(cluster, Clustered)
         silent_s = effort.either(10, 3)
@@ -72,7 +74,7 @@ async def lost(place: str, effort: Effort) -> list[Row]:
     that others have must be there. The epoch changes, and after one more report of each record all is right again,
     also the totals that other shards have of records that are gone; whichever of two nodes it is reported to."""
     rows = []
-    async with scene(place, nodes=2, STORE_TIMEOUT_S="2") as s:
+    async with scene(place, nodes=2, STORE_TIMEOUT_S=str(TIMEOUT_S)) as s:
         for name, change, count, full, short in (
             (f"the file of one shard cut by {CUT_BYTES:,} bytes", cut, 1, 3, 0),
             ("one shard starts empty", wipe, 1, 3, 1),
@@ -103,7 +105,7 @@ async def _lose(s: Scene, change: Change, count: int) -> int:
 
     async def damage(directories: list[Path]) -> None:
         nonlocal given_up
-        await s.fleet.quiet(QUIET_S)
+        await s.fleet.quiet(TIMEOUT_S)  # the others may still confirm a commit that these have confirmed before
         for directory in directories:
             change(directory)
         kept = {} if change is wipe else {key: record for each in directories for key, record in held(each).items()}
@@ -117,7 +119,7 @@ async def nodes(place: str, effort: Effort) -> list[Row]:
     """Two nodes of two workers each, the players spread over both, the two devices of a learner on different ones. All
     that each node tells is what the model says, as of one process; and what a device plays, its other one is told."""
     rows = []
-    async with scene(place, workers=2, nodes=2, STORE_TIMEOUT_S="2") as s:
+    async with scene(place, workers=2, nodes=2, STORE_TIMEOUT_S=str(TIMEOUT_S)) as s:
 
         async def nothing() -> None: ...
 
