@@ -1,6 +1,7 @@
 """What all tests share: how long properties are searched, and the real stores that they run against."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ class StoreServer:
 def pytest_configure(config: pytest.Config) -> None:
     """As a plugin, for the hooks of a conftest file are not asked about fixtures of the whole run."""
     config.pluginmanager.register(leaks)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so in a shell's background, and in all that we start
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -208,9 +208,9 @@ async def test_a_signal_while_it_starts_ends_it_without_a_trace(tmp_path: Path) 
                 while not descendants(process.pid):
                     assert process.returncode is None
                     await asyncio.sleep(0.005)
-            below = descendants(process.pid)
-            process.send_signal(signal.SIGINT)
-            _, err = await process.communicate()
+                below = descendants(process.pid)
+                process.send_signal(signal.SIGINT)
+                _, err = await process.communicate()
             assert process.returncode == 0, err
             assert b"Traceback" not in err
             await gone(below)
