@@ -74,12 +74,6 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def await_port(port: int, process: subprocess.Popen[str], log: Path) -> None:
     """Until it listens."""
     deadline = time.monotonic() + START_S

@@ -13,10 +13,11 @@ from urllib.parse import unquote
 
 import redis
 
-from bench.processes import ROOT, START_S, Failed, await_port, cpu_s, free_port, python, running
+from bench.processes import ROOT, START_S, Failed, await_port, cpu_s, python, running
 from storage.durability import Level
-from storage.embedded import EmbeddedValkey, _binary
+from storage.embedded import HASHES, EmbeddedValkey, _binary
 from tests.clustered import clustered
+from tests.ports import free_port
 
 UNBOUND = {
     "MAX_CONNECTIONS": "30000",
@@ -31,8 +32,6 @@ UNBOUND = {
     "ADDRESS_REQUESTS_BURST": "1000000",
 }
 """Limits that a load from one address by one generator would meet; all else is as by default."""
-LISTPACKS = ("--hash-max-listpack-entries", "128", "--hash-max-listpack-value", "256")
-"""As the embedded store has them."""
 NODE_HOME = ROOT / ".cache" / "bench-node"
 
 
@@ -84,7 +83,7 @@ def playhead_on_cluster(**settings: str) -> Iterator[Server]:
     """The same on three primaries with a replica each, all on this machine."""
     with (
         TemporaryDirectory(prefix="playhead-bench-") as work,
-        clustered(Path(work) / "cluster", "--appendonly", "yes", "--appendfsync", "always", *LISTPACKS) as cluster,
+        clustered(Path(work) / "cluster", "--appendonly", "yes", "--appendfsync", "always", *HASHES) as cluster,
         _serving(Path(work) / "server.log", cluster.url, **settings) as (port, pid),
     ):
         yield Server(port, pid, None, tuple(primary.pid for primary in cluster.primaries()))

@@ -16,6 +16,12 @@ from storage.data_dir import EmbeddedStoreFailed as EmbeddedStoreFailed
 from storage.data_dir import running_url as running_url
 from storage.supervisor import Supervisor
 
+HASHES = (
+    *("--hash-max-listpack-entries", "128"),  # beyond it an audience is no longer found by a scan
+    *("--hash-max-listpack-value", "256"),  # a learner of a few videos is one piece of memory
+)
+"""How a Valkey of ours keeps its hashes."""
+
 
 class EmbeddedValkey:
     """A supervised Valkey in `data_dir`, restarted whenever it dies by itself.
@@ -108,8 +114,7 @@ class EmbeddedValkey:
             *("--appendonly", "yes"),
             *("--appendfsync", "always" if self._fsync else "everysec"),
             *("--save", ""),
-            *("--hash-max-listpack-entries", "128"),  # beyond it an audience is no longer found by a scan
-            *("--hash-max-listpack-value", "256"),  # a learner of a few videos is one piece of memory
+            *HASHES,
             *("--daemonize", "no"),
         ]
 
