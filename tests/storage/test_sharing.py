@@ -1,13 +1,16 @@
 """Reads that share a round trip: each asker gets the answer to its own question, whatever becomes of the others'."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 
+import httpx
 import pytest
+from redis.exceptions import MovedError
 
 from storage.sharing import MOST, Shared
 from storage.store import Store, StoreUnavailable
-from tests.storage.conftest import NewStore
+from tests.storage.conftest import PATIENCE_S, NewStore
 
 
 class Slow:
@@ -71,6 +74,151 @@ async def test_a_trip_that_fails_is_told_to_all_and_the_next_question_makes_anot
     assert slow.trips == [[1, 2]]
     slow.failing = False
     assert await shared.ask(4) == 4
+
+
+class Numbered(Exception):
+    """Of another constructor than its `args` would fit."""
+
+    def __init__(self, number: int, *, reason: str) -> None:
+        super().__init__(f"{number}: {reason}")
+        self.number = number
+
+
+class Refusing(UnicodeDecodeError):
+    """No copy of it can be made: its built-in class does not take its `args`."""
+
+    def __init__(self) -> None:
+        super().__init__("utf-8", b"x", 0, 1, "odd")
+        self.args = ("odd",)
+
+
+def _http_error() -> Exception:
+    request = httpx.Request("GET", "http://store")
+    return httpx.HTTPStatusError("gone", request=request, response=httpx.Response(410, request=request))
+
+
+ODD: dict[str, Callable[[], Exception]] = {
+    "a Unicode error": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    "a constructor of its own": lambda: Numbered(7, reason="broken"),
+    "httpx, with keywords": _http_error,
+    "redis, parsed": lambda: MovedError("866 127.0.0.1:7001"),
+    "a group": lambda: ExceptionGroup("two", [ValueError("one"), KeyError("other")]),
+    "an OS error": lambda: ConnectionResetError(104, "reset"),
+    "no arguments": lambda: StoreUnavailable(),
+}
+
+
+async def failed(shared: Shared[int, int], *questions: int) -> list[BaseException]:
+    """What each of them raised; none was cancelled, and none waits still."""
+    tasks = await asked(shared, *questions)
+    async with asyncio.timeout(PATIENCE_S):
+        told = await asyncio.gather(*tasks, return_exceptions=True)
+    assert not any(task.cancelled() for task in tasks)
+    errors = [error for error in told if isinstance(error, Exception)]
+    assert len(errors) == len(questions)
+    return list(errors)
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("raised", [True, False], ids=["raised", "answered"])
+async def test_an_exception_of_any_constructor_reaches_each_asker(make: Callable[[], Exception], raised: bool) -> None:
+    """As an object of the asker's own, alike in all that it says, with the one that was raised as its cause."""
+    error = make()
+
+    async def fetch(questions: Sequence[int]) -> list[int | Exception]:
+        if raised:
+            raise error
+        return [error] * len(questions)
+
+    told = await failed(Shared(fetch), 1, 2, 3)
+    assert len({id(one) for one in told} | {id(error)}) == 4
+    for one in told:
+        assert type(one) is type(error)
+        assert one.__cause__ is error
+        assert (str(one), one.args, vars(one)) == (str(error), error.args, vars(error))
+    for name in ("reason", "object", "exceptions", "errno", "strerror", "number"):
+        assert {repr(getattr(one, name, None)) for one in told} == {repr(getattr(error, name, None))}
+
+
+async def test_what_one_asker_adds_to_an_exception_is_not_seen_by_another() -> None:
+    """Its traceback, the exception during which it was raised, its notes."""
+    slow = Slow()
+    slow.failing = True
+    slow.go.set()
+    shared = Shared(slow.fetch)
+
+    async def during(other: Exception) -> StoreUnavailable:
+        try:
+            raise other
+        except ValueError:
+            try:
+                await shared.ask(1)
+            except StoreUnavailable as error:
+                error.add_note(str(other))
+                return error
+        raise AssertionError
+
+    one, other = await asyncio.gather(during(ValueError("one")), during(ValueError("other")))
+    assert (one.__notes__, other.__notes__) == (["one"], ["other"])
+    assert str(one.__context__) != str(other.__context__)
+    assert one.__traceback__ is not other.__traceback__
+
+
+@pytest.mark.parametrize("error", [Refusing(), StopIteration(1)], ids=["no copy", "no future takes it"])
+async def test_an_exception_that_cannot_be_copied_is_the_cause_of_another(error: Exception) -> None:
+    async def fetch(questions: Sequence[int]) -> list[int | Exception]:
+        return [error for _ in questions]
+
+    for one in await failed(Shared(fetch), 1, 2):
+        assert isinstance(one, StoreUnavailable)
+        assert one.__cause__ is error
+
+
+async def test_a_fetch_that_is_cancelled_cancels_nobody_who_asks() -> None:
+    """Whatever has cancelled it: they are told, those behind it too, and the next question makes another trip."""
+    cancelling = True
+
+    async def fetch(questions: Sequence[int]) -> list[int | Exception]:
+        await asyncio.sleep(0)
+        if cancelling:
+            raise asyncio.CancelledError
+        return list(questions)
+
+    shared = Shared(fetch)
+    for one in await failed(shared, *range(MOST + 1)):
+        assert isinstance(one, StoreUnavailable)
+        assert isinstance(one.__cause__, asyncio.CancelledError)
+    cancelling = False
+    assert await shared.ask(1) == 1
+
+
+def test_an_interrupt_during_a_fetch_goes_on_and_leaves_nobody_waiting() -> None:
+    """Ctrl-C is the loop's; whoever asked is told before it gets there."""
+    told: list[int | BaseException] = []
+
+    async def fetch(questions: Sequence[int]) -> list[int | Exception]:
+        raise KeyboardInterrupt
+
+    async def ask() -> None:
+        shared = Shared(fetch)
+        told.extend(await asyncio.gather(shared.ask(1), shared.ask(2), return_exceptions=True))
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        asking = loop.create_task(ask())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(asking)
+        loop.run_until_complete(asking)
+    assert [type(error) for error in told] == 2 * [StoreUnavailable]
+    assert all(isinstance(error, Exception) and isinstance(error.__cause__, KeyboardInterrupt) for error in told)
+
+
+async def test_too_few_answers_leave_nobody_waiting() -> None:
+    async def fetch(questions: Sequence[int]) -> list[int | Exception]:
+        return list(questions[:1])
+
+    told = await asyncio.gather(*(await asked(Shared(fetch), 1, 2)), return_exceptions=True)
+    assert told[0] == 1
+    assert isinstance(told[1], ValueError)
 
 
 async def test_who_is_gone_costs_the_others_nothing() -> None:
