@@ -17,6 +17,8 @@ import pytest
 import pytest_asyncio
 
 DESCRIPTORS = Path("/proc/self/fd")
+WATCHERS = (__name__, "pytest_asyncio.plugin")
+"""Where fixtures of a module come from that serve nobody: ours, and the loop that its tests share."""
 TURNS = 20
 """Of the loop, for a task that was told to end to do so."""
 
@@ -53,12 +55,17 @@ def descriptors() -> Counter[str]:
 
 _known: Counter[str] = Counter()
 """Of fixtures of the whole run, and leaks that were told: each once."""
+_of_module: set[str] = set()
+"""Fixtures of a module that are set up just now, such as a server that looks at its store every few seconds."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[object]") -> Iterator[None]:
     """What a fixture of the whole run opens may be first asked for in the middle of a module, and stays."""
     before = descriptors() if fixturedef.scope == "session" else None
+    if fixturedef.scope == "module" and fixturedef.func.__module__ not in WATCHERS:
+        _of_module.add(fixturedef.argname)
+        fixturedef.addfinalizer(lambda: _of_module.discard(fixturedef.argname))
     try:
         return (yield)
     finally:
@@ -67,11 +74,15 @@ def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[object]") -> Iterator[No
 
 
 @pytest.fixture(autouse=True)
-def no_descriptor_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Those that a fixture of a wider scope opens are there before, for it is set up first."""
+def no_descriptor_left() -> Iterator[None]:
+    """Those that a fixture of a wider scope opens are there before, for it is set up first.
+
+    Not while the module has a server or a client, whether this test asks for it or not: on the loop that they share it
+    opens and closes connections during any test. Then the module is compared as a whole.
+    """
     before = descriptors()
     yield
-    if not _shares(request):
+    if not _of_module:
         _compare(before)
 
 
@@ -83,18 +94,24 @@ def no_descriptor_left_by_module() -> Iterator[None]:
     _compare(before)
 
 
-def _shares(request: pytest.FixtureRequest) -> bool:
-    """Whether the test has a fixture of its module, which may hold connections."""
-    found = request.node._fixtureinfo.name2fixturedefs.items()
-    return any(defs[-1].scope == "module" for name, defs in found if name != no_descriptor_left_by_module.__name__)
-
-
 def _compare(before: Counter[str]) -> None:
     if descriptors() - before:
         gc.collect()  # what only a cycle holds warns by itself when it goes
         left = descriptors() - before - _known
         _known.update(left)
-        assert not left, f"descriptors that are left open: {sorted(left.elements())}"
+        assert not left, f"descriptors that are left open: {', '.join(map(_named, sorted(left.elements())))}"
+
+
+def _named(descriptor: str) -> str:
+    """With the two ends of a TCP socket, which the kernel lists by its number."""
+    number = descriptor.removeprefix("socket:[").removesuffix("]")
+    for table in (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            words = line.split()
+            if words[9] == number:
+                ports = [int(end.rpartition(":")[2], 16) for end in words[1:3]]
+                return f"{descriptor} (TCP, from port {ports[0]} to port {ports[1]})"
+    return descriptor
 
 
 def _shares_a_loop(item: pytest.Item) -> bool:

@@ -37,6 +37,33 @@ LEAKS = {
         r"tasks that are left: .*waiting\(\)",
     ),
 }
+SHARED = """
+import asyncio, socket
+import pytest, pytest_asyncio
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+kept = []
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server():
+    opened = socket.socket()  # as a server's connection to its store, once it looks there
+    asyncio.get_running_loop().call_later(0.05, lambda: kept.append(socket.socket()))
+    yield
+    opened.close()
+    for each in kept:
+        each.close()
+
+async def test_before():
+    socket.socket().close()
+
+async def test_with_it(server):
+    pass
+
+async def test_beside_it():
+    async with asyncio.timeout(10):
+        while not kept:
+            await asyncio.sleep(0.01)
+"""
 LAST = """
 async def test_of_what_only_the_end_finds():
     gc.disable()
@@ -79,3 +106,29 @@ def test_a_leak_that_only_the_end_finds_fails_the_run(tmp_path: Path, processes:
     assert done.returncode == 1, done.stdout
     assert "1 failed" not in done.stdout
     assert re.search(r"Nobody took:\s(.*\s)*?.*coro=<failing\(\)", done.stdout), done.stdout
+
+
+def test_what_a_server_of_the_module_opens_is_no_leak_of_a_test_beside_it(tmp_path: Path) -> None:
+    """One that does not ask for the server shares its loop all the same."""
+    done = run(tmp_path, SHARED, [])
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_a_server_of_the_module_leaves_is_a_leak_of_the_module(tmp_path: Path) -> None:
+    done = run(tmp_path, SHARED.replace("        each.close()", "        pass"), [])
+    assert done.returncode == 1, done.stdout
+    assert re.search(LEAKS["a_socket"][1], done.stdout), done.stdout
+
+
+def test_a_loop_that_tests_share_excuses_no_leak(tmp_path: Path) -> None:
+    leak = "async def test_before():\n    kept.append(socket.socket())"
+    done = run(tmp_path, SHARED.replace("async def test_before():\n    socket.socket().close()", leak), [])
+    assert re.findall(r"^ERROR \S*::test_(\w+)", done.stdout, re.MULTILINE) == ["before"], done.stdout
+
+
+def test_a_leaked_connection_is_named_by_its_ports(tmp_path: Path) -> None:
+    """So that it can be seen whose it is."""
+    leak = "kept.append(listener := socket.create_server(('127.0.0.1', 0)))"
+    leak += "; kept.append(socket.create_connection(listener.getsockname()))"
+    done = run(tmp_path, f"{HEAD}\nasync def test_leak():\n    {leak}\n", [])
+    assert re.search(r"socket:\[\d+\] \(TCP, from port \d+ to port \d+\)", done.stdout), done.stdout
