@@ -174,6 +174,35 @@ class Record:
         return at
 
 
+def believed(record: Record, latest: int, before: int) -> Record:
+    """The record without instants after `latest`: only a clock that was wrong can have made them, and they bind nobody.
+
+    Each becomes `before`, or 1 ms less where the order among them would be lost. Apply it to what is stored before
+    anything is joined: reports and deletions made since then win, and late reports still lose. Applied again it changes
+    nothing.
+
+    Args:
+        latest: ms since 1970, no earlier than now by any clock that is right, nor than any report about to be joined.
+        before: ms since 1970, at most `latest`: earlier than anything that has happened since the batch began to fill.
+    """
+    newest = record.guards[-1].at if record.guards else 0
+    registers = max(record.position_at, record.unsettled_at)
+    if max(record.deleted_at, record.last_watched, record.completed_at, registers, newest) <= latest:
+        return record
+    deleted_at = record.deleted_at if record.deleted_at <= latest else before - 1
+    settled_at = before if record.unsettled_ms == ABSENT else before - 1
+    guards = [guard if guard.at <= latest else replace(guard, at=before) for guard in record.guards]
+    return replace(
+        record,
+        deleted_at=deleted_at,
+        last_watched=record.last_watched if record.last_watched <= latest else max(before, deleted_at + 1),
+        completed_at=record.completed_at if record.completed_at <= latest else before,
+        position_at=record.position_at if record.position_at <= latest else settled_at,
+        unsettled_at=record.unsettled_at if record.unsettled_at <= latest else before,
+        guards=sorted(guards, key=_age),
+    )
+
+
 def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: int) -> tuple[Record, Outcome]:
     """The record with `report` joined in; `record` itself is left alone.
 

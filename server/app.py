@@ -105,7 +105,7 @@ def create_app(
 
         admission = Admission(settings, clock)
         lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
-        durations = Durations(store, lanes[1])
+        durations = Durations(store, lanes[1], clock)
         drain = Drain(settings, lanes[0])
         services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain)
         metrics.watch(

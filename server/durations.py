@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 from protocol.errors import PeerError, Problem
 from protocol.record import Report
+from server.clock import Clock
 from server.waiting import Waiter
 from storage.backoff import Backoff
 from storage.flusher import Flusher
@@ -33,8 +34,9 @@ class Durations:
     If the process ends meanwhile, the rest take it over with their next report, or when another duration is put.
     """
 
-    def __init__(self, store: Store, lane: Flusher) -> None:
+    def __init__(self, store: Store, lane: Flusher, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._lane = lane
         self._videos: dict[str, asyncio.Event] = {}
         """Those whose records don't have it yet, and who waits for them."""
@@ -92,6 +94,7 @@ class Durations:
                 except Damaged:
                     continue
                 if at:
+                    at = min(at, self._clock().wall)  # another would have the whole batch believe it
                     self._lane.add(user_id, video_id, Report(first_at=at, at=at), waiter)
             self._lane.touch(waiter)
             self._lane.hurry()

@@ -8,6 +8,7 @@ video's catalogue entry isn't cached, whatever the number of records; on a clust
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgpack
 
@@ -26,6 +27,22 @@ from storage.wire import Command
 
 CALLS_AT_ONCE = 2
 """Answers of stage 1 that are read without a break."""
+CLOCKS_APART_MS = 100
+"""How far the clocks of two processes may lie apart: each has read the store's (server/clock.py)."""
+RECEIPT_MS = 1_000
+"""What may lie between a report's arrival, by which it is dated, and its place in the batch."""
+
+
+class Instants(NamedTuple):
+    """What a commit believes of the instants in stored records: the arguments of `protocol.record.believed`."""
+
+    latest: int
+    before: int
+
+    @classmethod
+    def of(cls, batch: Batch, now: int) -> "Instants":
+        """Args: now: ms since 1970, of this attempt: an earlier one may have failed long ago."""
+        return cls(max(now, batch.latest) + CLOCKS_APART_MS, max(2, min(batch.since or now, now) - RECEIPT_MS))
 
 
 class Commits:
@@ -65,7 +82,7 @@ class Commits:
         """As `Store.commit`."""
         if not batch.deltas:
             return Committed(self._epoch.known or await self._epoch.current())
-        mark, lowest_rev = Mark(self._fences), self._epoch.floor
+        mark, lowest_rev, instants = Mark(self._fences), self._epoch.floor, Instants.of(batch, now)
         commands: list[Command] = [("GET", self._keys.epoch)]
         calls: list[UserCall] = []
         for done, part in enumerate(slices(batch.deltas, self._partition)):
@@ -76,9 +93,8 @@ class Commits:
                 for call in user_calls(group, durations, subscribed, wanted):
                     calls.append(call)
                     keys = list(map(self._keys.progress, call.users))
-                    commands.append(
-                        self._users.call(keys, self._threshold_permille, self._worker, call.packed, lowest_rev)
-                    )
+                    arguments = self._threshold_permille, self._worker, call.packed, lowest_rev, *instants
+                    commands.append(self._users.call(keys, *arguments))
         stored_epoch, *answers = checked(await self._link.ask(commands, mark, self._fences.moved()))
         committed = Committed(await self._epoch.recognise(stored_epoch, went_back=self._fences.went_back))
         self._fences.went_back = False

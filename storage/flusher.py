@@ -71,6 +71,8 @@ class Flusher:
 
         Raises Full, and takes nothing, where there is no room.
         """
+        if not len(self._pending):
+            self._pending.begin(self._now().wall)
         first = self._pending.add(user_id, video_id, op, origin)
         if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()

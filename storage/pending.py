@@ -147,6 +147,10 @@ class Batch:
     deltas: dict[Key, Delta] = field(default_factory=dict)
     origins: dict[Origin, None] = field(default_factory=dict)
     """Everyone who is owed a word after the flush, in the order they came."""
+    since: int = 0
+    """ms since 1970, when the first of it came; 0 where nobody has noted it."""
+    latest: int = 0
+    """The latest instant in it, ms since 1970: later than now where the clock has been set back since."""
 
     def __bool__(self) -> bool:
         return bool(self.origins or self.deltas)
@@ -185,9 +189,16 @@ class Pending:
             delta = batch.deltas[key] = Delta()
         before = len(delta.ops)
         delta.add(op, origin, self._since)
+        at = op if isinstance(op, int) else op.at
+        if at > batch.latest:
+            batch.latest = at
         self._waiting += len(delta.ops) - before
         batch.origins[origin] = None
         return not before
+
+    def begin(self, now: int) -> None:
+        """The first of the batch comes now, ms since 1970."""
+        self._batch.since = now
 
     def touch(self, origin: Origin) -> None:
         """The next flush owes `origin` a word, though nothing of it is to be stored."""

@@ -9,6 +9,8 @@
 --          fields in order) or a deletion ({its instant, ms}).
 --          subscribed: 1 if the calling worker itself listens to this user    wanted: 1 if it wants the value
 -- ARGV[4]  every new revision is higher than this; a record of this or less gets one (storage/epoch.py)
+-- ARGV[5]  ms since 1970: a stored instant after this was made by a clock that was wrong
+-- ARGV[6]  ms since 1970: what such an instant becomes (`believed` in protocol/record.py)
 -- returns  msgpack {revs before, revs after, states, outcomes, values}: of each user, of each user, of each record what
 --          videos.lua takes ("" where there is no record), and two flat lists: {record from 0, op from 0, code, …} of
 --          the ops whose code is not 0, {record from 0, value, …} of the records wanted, and of those with such ops
@@ -34,6 +36,7 @@ local ARRAY = 0x90 -- msgpack: with this plus its length begins an array of up t
 -- GUARDS is flat, five to a session: name, seq, at, settle_ms, buried
 
 local threshold, worker, text, lowest = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local latest, before = tonumber(ARGV[5]), tonumber(ARGV[6])
 local max, min, floor, byte, sub = math.max, math.min, math.floor, string.byte, string.sub
 local pack, unpack_limit, call = cmsgpack.pack, cmsgpack.unpack_limit, redis.call
 
@@ -125,6 +128,26 @@ local function with_guard(guards, skip, name, seq, at, settle, buried)
     n = n - 5
   end
   return out
+end
+
+-- A record without instants after `latest`; nearly always it has none.
+local function believe(r)
+  local guards = r[GUARDS]
+  if r[LAST_WATCHED] <= latest and r[DELETED_AT] <= latest and r[COMPLETED_AT] <= latest and r[POSITION_AT] <= latest
+    and r[UNSETTLED_AT] <= latest and (guards[#guards - 2] or 0) <= latest then
+    return
+  end
+  if r[DELETED_AT] > latest then r[DELETED_AT] = before - 1 end
+  if r[LAST_WATCHED] > latest then r[LAST_WATCHED] = max(before, r[DELETED_AT] + 1) end
+  if r[COMPLETED_AT] > latest then r[COMPLETED_AT] = before end
+  if r[POSITION_AT] > latest then r[POSITION_AT] = r[UNSETTLED] == ABSENT and before or before - 1 end
+  if r[UNSETTLED_AT] > latest then r[UNSETTLED_AT] = before end
+  local sorted = {}
+  for g = 1, #guards, 5 do
+    local at = guards[g + 2] > latest and before or guards[g + 2]
+    sorted = with_guard(sorted, nil, guards[g], guards[g + 1], at, guards[g + 3], guards[g + 4])
+  end
+  r[GUARDS] = sorted
 end
 
 local function joined(r, seen, again, news)
@@ -280,6 +303,7 @@ local function apply(value, user_rev, catalogue, at, count)
   local r, rev, start, codes
   if value and value ~= '' then
     r, rev, start = read_record(value)
+    believe(r)
   else
     r = empty(0, {})
   end

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
 from protocol.intervals import MAX_INTERVALS
-from protocol.record import MAX_SESSIONS, Outcome, Record, Report, delete, join
+from protocol.record import MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
 from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
 from storage.catalogue import Video
+from storage.commits import RECEIPT_MS, Instants
 from storage.keys import Keys
 from storage.packing import pack_record, unpack_record
 from storage.pending import Batch, Committed, Delta, Key
@@ -38,6 +39,8 @@ from tests.stages import BetweenStages
 NOW = 5_000
 THRESHOLD = 900
 WRITERS = 3
+TIMELESS = Instants(LAST_INSTANT, LAST_INSTANT)
+"""Of histories in which no clock is wrong."""
 
 
 class CrashesBetweenStages(BetweenStages):
@@ -75,8 +78,8 @@ class Bench:
             for store in self.stores:
                 store.catalogue.forget(video_id)
 
-    def commit(self, batch: Batch) -> Committed:
-        return self.runner.run(self.store.commit(batch, NOW, nobody))
+    def commit(self, batch: Batch, now: int = NOW) -> Committed:
+        return self.runner.run(self.store.commit(batch, now, nobody))
 
     def with_threshold(self, permille: int) -> Store:
         """One more worker, with a threshold of its own; open as long as the bench."""
@@ -126,6 +129,7 @@ def batch_of(ops: Iterable[tuple[Key, Op]]) -> Batch:
     batch = Batch()
     for key, op in ops:
         batch.deltas.setdefault(key, Delta()).ops.append(op)
+        batch.latest = max(batch.latest, op.at if isinstance(op, Report) else op)
     return batch
 
 
@@ -137,9 +141,10 @@ class Reference:
         self.revs: dict[str, int] = defaultdict(int)
         self._durations = durations or {}
 
-    def apply(self, key: Key, ops: Iterable[Op]) -> tuple[bytes, tuple[int, ...]]:
+    def apply(self, key: Key, ops: Iterable[Op], instants: Instants = TIMELESS) -> tuple[bytes, tuple[int, ...]]:
         """The stored value after `ops`, and their outcomes as the script answers them."""
-        before = record = self.records[key]
+        before = self.records[key]
+        record = believed(before, *instants)
         outcomes: list[int] = []
         for index, op in enumerate(ops):
             if isinstance(op, Report):
@@ -169,6 +174,10 @@ class Reference:
         return Totals(len(viewers), completed, sum(record.watched for record in viewers)), curve
 
 
+nows = st.one_of(st.just(NOW), st.integers(2, 3 * RECEIPT_MS), st.sampled_from([1_764_000_000_000, LAST_INSTANT]))
+"""What the clock says at a flush, far from what it said at the one before: it is also set back."""
+
+
 @st.composite
 def wild_history(draw: st.DrawFn) -> list[list[tuple[int, int, Op]]]:
     """Flushes of (which learner, which video, op), now and then with more sessions than a record remembers."""
@@ -179,8 +188,8 @@ def wild_history(draw: st.DrawFn) -> list[list[tuple[int, int, Op]]]:
 
 @given(data=st.data())
 def test_any_history_gives_the_same_bytes_in_both(bench: Bench, data: st.DataObject) -> None:
-    """After every flush: values with their rev, outcomes and revisions as the reference has them; and the totals are
-    those of a recount, from the audience and from the reference's records."""
+    """After every flush, whatever its clock says: values with their rev, outcomes and revisions as the reference has
+    them; and the totals are those of a recount, from the audience and from the reference's records."""
     name = bench.fresh()
     history = data.draw(wild_history())
     durations = {f"{name}v{n}": data.draw(st.sampled_from([0, 0, 1_000, DURATION_MS, 30_000])) for n in range(3)}
@@ -188,11 +197,12 @@ def test_any_history_gives_the_same_bytes_in_both(bench: Bench, data: st.DataObj
         bench.catalogue(video_id, duration_ms)
     reference = Reference(durations)
     for flush in history:
-        batch = batch_of(((f"{name}u{user}", f"{name}v{video}"), op) for user, video, op in flush)
+        batch, now = batch_of(((f"{name}u{user}", f"{name}v{video}"), op) for user, video, op in flush), data.draw(nows)
+        instants = Instants.of(batch, now)
         by_user = sorted(batch.deltas, key=lambda key: list(dict.fromkeys(k[0] for k in batch.deltas)).index(key[0]))
         before = dict(reference.revs)
-        want = {key: reference.apply(key, batch.deltas[key].ops) for key in by_user}
-        committed = bench.commit(batch)
+        want = {key: reference.apply(key, batch.deltas[key].ops, instants) for key in by_user}
+        committed = bench.commit(batch, now)
         got = {key: (result.value, result.outcomes) for key, result in committed.results.items()}
         assert got == want
         for user_id, (first, last) in committed.revs.items():
@@ -292,19 +302,23 @@ def test_commit_applied_twice_changes_nothing(bench: Bench, data: st.DataObject)
     """The store's answer was lost, so the batch comes again as it is, deletions among it: the same states, the same
     revision, the same totals. What was joined and then deleted by the same batch now reads deleted, and is.
 
+    The clock may be anywhere at each flush, and later when the batch comes again: what it corrects, it corrects once.
+
     Not promised: a deletion that found nothing leaves no trace, so its repeat covers what the batch joined after it.
     """
     name = bench.fresh()
     reference = Reference()
     for flush in data.draw(wild_history()):
-        batch = Batch()
-        for user, video, op in flush:
-            key = (f"{name}u{user}", f"{name}v{video}")
-            if Outcome.NOTHING_TO_DELETE not in reference.apply(key, [op])[1][1:]:
+        keyed = [((f"{name}u{user}", f"{name}v{video}"), op) for user, video, op in flush]
+        batch, now = batch_of(keyed), data.draw(nows)
+        instants = Instants.of(batch, now)
+        batch.deltas.clear()
+        for key, op in keyed:
+            if Outcome.NOTHING_TO_DELETE not in reference.apply(key, [op], instants)[1][1:]:
                 batch.deltas.setdefault(key, Delta()).ops.append(op)
-        first = bench.commit(batch)
+        first = bench.commit(batch, now)
         totals = [bench.totals(video_id) for _, video_id in batch.deltas]
-        second = bench.commit(batch)
+        second = bench.commit(batch, now + data.draw(st.integers(0, 100_000)))
         assert {k: r.value for k, r in second.results.items()} == {k: r.value for k, r in first.results.items()}
         assert all(before == after for before, after in second.revs.values())
         assert [bench.totals(video_id) for _, video_id in batch.deltas] == totals
@@ -328,9 +342,11 @@ def test_crash_between_the_stages_heals(bench: Bench, data: st.DataObject) -> No
     flushes = data.draw(st.lists(st.lists(wild_ops(["a", "b"]), min_size=1, max_size=4), min_size=1, max_size=5))
     for flush in flushes:
         kept = [op for op in flush if not isinstance(op, int)]  # a repeated batch with deletions has a test of its own
-        reference.apply((user_id, video_id), kept)
+        if not kept:
+            continue
         batch = batch_of(((user_id, video_id), op) for op in kept)
-        crashing = bool(kept) and data.draw(st.booleans())
+        reference.apply((user_id, video_id), kept, Instants.of(batch, NOW))
+        crashing = data.draw(st.booleans())
         bench.store.alive = not crashing
         if crashing:
             with pytest.raises(StoreUnavailable):
@@ -340,8 +356,9 @@ def test_crash_between_the_stages_heals(bench: Bench, data: st.DataObject) -> No
         else:
             bench.commit(batch)
     probe = Report(first_at=NOW, at=NOW, session="z", first_seq=1, seq=1, seen=[0, 1], played_ms=1_000)
-    reference.apply((user_id, video_id), [probe])
-    bench.runner.run(bench.stores[1].commit(batch_of([((user_id, video_id), probe)]), NOW, nobody))
+    last = batch_of([((user_id, video_id), probe)])
+    reference.apply((user_id, video_id), [probe], Instants.of(last, NOW))
+    bench.runner.run(bench.stores[1].commit(last, NOW, nobody))
     got = bench.record(user_id, video_id)
     assert got == reference.records[user_id, video_id]
     assert bench.totals(video_id) == reference.totals(video_id)
@@ -358,6 +375,36 @@ def test_deletion_that_arrives_twice_spares_what_came_after_it(bench: Bench) -> 
     assert bench.commit(batch).results[key].value == value
     record = unpack_record(value)
     assert (record.deleted_at, record.seen, record.played_ms) == (200, [5, 9], 4_000)
+
+
+def test_what_a_fast_clock_made_binds_nobody(bench: Bench) -> None:
+    """A record of a clock that was a day ahead, 20 sessions of it: with the first flush of a clock that is right, a
+    new session's report wins every register; a deletion and the play after it do as well; late reports still lose. (Of
+    a list of sessions that is full, one older than all of them adds no plays, as ever.)"""
+    key, day = (bench.fresh(), bench.fresh()), 86_400_000
+    now = 1_764_000_000_000
+    fast = [
+        Report(
+            now + day + n, now + day + n, f"s{n}", 1, 1, [0, 60], [], 60_000, 600_000, now + day + n, True, 0, 900_000
+        )
+        for n in range(20)
+    ]
+    bench.commit(batch_of((key, op) for op in fast), now + day + 20)
+    late = Report(now - 60_000, now - 60_000, "late", 1, 1, [60, 70], [], 10_000, 5_000, now - 60_000, True)
+    new = Report(now, now, "new", 1, 1, [70, 80], [], 10_000, 80_000, now)
+    record = unpack_record(bench.commit(batch_of([(key, late)]), now).results[key].value)
+    assert (record.position, record.seen) == (600_000, [0, 70])
+    assert record.last_watched <= now
+    record = unpack_record(bench.commit(batch_of([(key, new)]), now).results[key].value)
+    assert (record.position, record.last_watched, record.played_ms) == (80_000, now, 20 * 60_000 + 10_000)
+    bench.commit(batch_of((key, op) for op in [now + day]), now + day)
+    after = Report(now + 5, now + 5, "new", 2, 2, [80, 90], [], 10_000, 90_000, now + 5)
+    result = bench.commit(batch_of([(key, after)]), now + 5).results[key]
+    record = unpack_record(result.value)
+    assert (result.outcomes, record.seen, record.position, record.last_watched) == ((), [80, 90], 90_000, now + 5)
+    assert record.deleted_at < now
+    result = bench.commit(batch_of([(key, now + 9)]), now + 9).results[key]
+    assert (result.outcomes, unpack_record(result.value).deleted_at) == ((), now + 9)
 
 
 def every_other(first: int, count: int) -> list[int]:

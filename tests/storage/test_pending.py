@@ -10,8 +10,9 @@ from msgspec.structs import replace as replaced
 
 from protocol.record import Outcome, Record, Report, delete, join
 from server.waiting import Waiter
+from storage.commits import Instants
 from storage.packing import pack_record
-from storage.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Origin, Pending
+from storage.pending import APART, MAX_RUN, MAX_WAITING, Batch, Committed, Delta, Full, Origin, Pending
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000
@@ -251,3 +252,30 @@ def test_touch_alone_makes_a_batch() -> None:
     batch = pending.take(SINCE)
     assert batch
     assert (list(batch.origins), batch.deltas) == ([sender], {})
+
+
+def test_a_batch_knows_its_latest_instant_and_when_its_first_report_came() -> None:
+    """A commit believes no later instant of what is stored; of a clock that was set back meanwhile, these are later
+    than now, and were not made by another."""
+    pending = Pending(10, SINCE)
+    pending.begin(SINCE + 3)
+    for op in (beat("a", 1, SINCE + 9), SINCE + 8, beat("a", 2, SINCE + 7)):
+        pending.add("u", "v", op, Sender())
+    batch = pending.take(SINCE + 10)
+    assert (batch.since, batch.latest) == (SINCE + 3, SINCE + 9)
+    assert pending.take(SINCE + 11).latest == 0
+
+
+@pytest.mark.parametrize(
+    ("since", "latest", "now", "want"),
+    [
+        (50_000, 50_100, 51_000, (51_100, 49_000)),
+        (50_000, 60_000, 51_000, (60_100, 49_000)),
+        (60_000, 60_000, 51_000, (60_100, 50_000)),
+        (0, 0, 51_000, (51_100, 50_000)),
+        (0, 0, 3, (103, 2)),
+    ],
+    ids=["as ever", "set back behind a report", "set back behind all", "not noted", "at the beginning of time"],
+)
+def test_what_a_commit_believes(since: int, latest: int, now: int, want: tuple[int, int]) -> None:
+    assert Instants.of(Batch(since=since, latest=latest), now) == want
