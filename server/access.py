@@ -38,7 +38,9 @@ class Access:
             PeerError: no valid token, or too many that were not.
         """
         try:
-            return await self.authenticator.identify((bearer(headers) if self.authenticator.on else None) or token)
+            return await self.authenticator.identify(
+                (bearer(headers) if self.authenticator.on else None) or token, address
+            )
         except PeerError:
             self._addresses.take(address, self._now())
             raise

@@ -52,8 +52,8 @@ class Authenticator:
         """Of the key set, where there is one."""
         return self._keys.failures if isinstance(self._keys, KeySet) else 0
 
-    async def identify(self, token: str | None) -> Identity:
-        """Who this token speaks for.
+    async def identify(self, token: str | None, address: str = "") -> Identity:
+        """Who this token, which came from `address`, speaks for.
 
         Raises:
             PeerError: UNAUTHORIZED, TOKEN_EXPIRED or, where it can't be verified now, KEYS.
@@ -67,7 +67,7 @@ class Authenticator:
         try:
             header = jwt.get_unverified_header(token)
             _check_header(header, self._keys.algorithm)
-            key = await self._keys.key(header.get("kid"))
+            key = await self._keys.key(header.get("kid"), token, address)
             return self._identity(self._claims(token, key, self._keys.algorithm))
         except PeerError:
             raise
@@ -112,9 +112,9 @@ def bearer(headers: Headers) -> str | None:
     if not values:
         return None
     scheme, _, token = values[0].partition(" ")
-    if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
+    if len(values) > 1 or scheme.lower() != "bearer" or not token.strip(" "):
         raise PeerError(Problem.UNAUTHORIZED, "Authorization should be: Bearer and a token")
-    return token.strip()
+    return token.strip(" ")
 
 
 def _source(settings: Settings) -> KeySource | None:
@@ -140,9 +140,9 @@ def _check_header(header: dict[str, Any], algorithm: str) -> None:
 
 
 def _scopes(value: object) -> frozenset[str]:
-    """Words with spaces between (RFC 8693, 4.2), or a list of them as some issuers write it."""
+    """Words with spaces, U+0020 and no other, between (RFC 8693, 4.2), or a list of them as some issuers write it."""
     if isinstance(value, str):
-        return frozenset(value.split())
+        return frozenset(value.split(" "))
     return frozenset(item for item in value if isinstance(item, str)) if isinstance(value, list) else frozenset()
 
 

@@ -56,6 +56,8 @@ def serve(settings: Settings) -> None:
         Authenticator(settings)
     except ValueError as error:
         raise CannotServe(str(error)) from None
+    if settings.foreign_tokens:
+        logger.warning("jwt_audience is not set: tokens that the issuer signs for other services are accepted, too")
     _raise_file_limit()
     # uvicorn raises the signal that ended it once more; by default SIGTERM would then cut off our own endings.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.entropy import MIN_BITS, entropy_bits, is_placeholder
 from server.origin import parse_origin
 from storage.durability import Level
 
@@ -26,6 +27,17 @@ def _network(value: str) -> str:
 
 def _durability(value: str) -> str:
     return Level.parse(value).name
+
+
+def _refuse_weak(secret: str) -> None:
+    """Raises ValueError: too short, or not random."""
+    remedy = "`openssl rand -hex 32` makes one"
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"jwt_secret should have {MIN_SECRET_BYTES} bytes or more: {remedy}")
+    if is_placeholder(secret):
+        raise ValueError(f"jwt_secret is the placeholder of an example: {remedy}")
+    if entropy_bits(secret.encode()) < MIN_BITS:
+        raise ValueError(f"jwt_secret repeats itself or follows a pattern, so it can be guessed: {remedy}")
 
 
 Durability = Annotated[str, AfterValidator(_durability)]
@@ -53,7 +65,7 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(default=5.0, gt=0, le=60)
 
     jwt_secret: SecretStr | None = None
-    """Verify tokens by this shared secret (HS256)."""
+    """Verify tokens by this shared secret (HS256): 32 random bytes or more, as `openssl rand -hex 32` makes them."""
     jwt_key_file: Path | None = None
     """Verify tokens by this public key (PEM): RSA, P-256 or Ed25519."""
     jwt_jwks_url: str | None = None
@@ -63,7 +75,9 @@ class Settings(BaseSettings):
     jwt_issuer: str | None = None
     """If set, the `iss` that every token must have."""
     jwt_audience: str | None = None
-    """If set, an `aud` that every token must have."""
+    """If set, an `aud` that every token must have. A key set needs this or the issuer."""
+    jwt_any_audience: bool = False
+    """Accept whatever the issuer of a key set or key file signs, also what it signs for other services."""
     jwt_leeway_s: float = Field(default=5.0, ge=0, le=120)
     """How far the clock of the issuer may be off."""
     token_notice_s: float = Field(default=60.0, gt=0, le=3_600)
@@ -126,16 +140,20 @@ class Settings(BaseSettings):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one source of keys")
         if self.jwt_secret is not None:
-            if len(self.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
-                raise ValueError(
-                    f"jwt_secret should have {MIN_SECRET_BYTES} bytes or more: openssl rand -hex 32 makes one"
-                )
+            _refuse_weak(self.jwt_secret.get_secret_value())
             if self.jwt_algorithm not in (None, "HS256"):
                 raise ValueError(f"jwt_algorithm {self.jwt_algorithm} needs a public key, not jwt_secret")
         elif self.jwt_algorithm == "HS256":
             raise ValueError("jwt_algorithm HS256 needs jwt_secret, and no public key may serve as one")
         if self.jwt_jwks_url is not None and self.jwt_algorithm is None:
             raise ValueError("jwt_jwks_url needs jwt_algorithm: RS256, ES256 or EdDSA")
+        if self.jwt_any_audience and self.jwt_audience is not None:
+            raise ValueError("jwt_any_audience and jwt_audience exclude each other")
+        if self.jwt_jwks_url is not None and not (self.jwt_issuer or self.jwt_audience or self.jwt_any_audience):
+            raise ValueError(
+                "jwt_jwks_url needs jwt_audience, or at least jwt_issuer (such as https://issuer.example): without "
+                "them, tokens for any other service are accepted here; if that is meant, set jwt_any_audience"
+            )
         unused = [name for name in ("jwt_algorithm", "jwt_issuer", "jwt_audience") if getattr(self, name) is not None]
         if unused and not given:
             raise ValueError(f"{unused[0]} is given but no key: set jwt_secret, jwt_key_file or jwt_jwks_url")
@@ -172,6 +190,12 @@ class Settings(BaseSettings):
     def auth(self) -> bool:
         """Whether tokens are asked for."""
         return (self.jwt_secret or self.jwt_key_file or self.jwt_jwks_url) is not None
+
+    @property
+    def foreign_tokens(self) -> bool:
+        """Whether tokens for other services of the same issuer are accepted without anybody having asked for it."""
+        public_key = self.jwt_key_file is not None or self.jwt_jwks_url is not None
+        return public_key and self.jwt_audience is None and not self.jwt_any_audience
 
     @property
     def loopback(self) -> bool:

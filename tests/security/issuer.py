@@ -97,11 +97,11 @@ class KeyServer:
         return f"http://127.0.0.1:{self.port}/keys.json"
 
     async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.fetches += 1
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
+            body = json.dumps({"keys": self.keys}).encode()  # as they are now, however late the answer arrives
+            self.fetches += 1
             await self.answers.wait()
-            body = json.dumps({"keys": self.keys}).encode()
             location = f"location: {self.location}\r\n" if self.location else ""
             head = f"HTTP/1.1 {self.status} x\r\n{location}content-length: {len(body)}\r\nconnection: close\r\n\r\n"
             writer.write(head.encode() + body)

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import jwt
@@ -26,6 +27,7 @@ from tests.security.callers import (
     EXPIRED,
     REFUSED,
     USER,
+    bearer,
     by_hello,
     by_rest,
     close_code,
@@ -91,6 +93,39 @@ GOOD: dict[str, Callable[[], str]] = {
 async def test_a_good_token_is_taken(server: Running, name: str) -> None:
     """By REST in the Authorization header, by WebSocket in hello."""
     assert await verdict(server, GOOD[name]()) == ACCEPTED
+
+
+SCOPES: dict[str, tuple[Any, bool]] = {
+    "alone": ("analytics", True),
+    "among others": ("profile analytics email", True),
+    "several spaces": ("  profile   analytics ", True),
+    "in a list": (["profile", "analytics"], True),
+    "tab": ("profile\tanalytics", False),
+    "line break": ("profile\nanalytics", False),
+    "carriage return": ("analytics\r", False),
+    "form feed": ("profile\x0canalytics", False),
+    "vertical tab": ("profile\x0banalytics", False),
+    "file separator": ("profile\x1canalytics", False),
+    "next line": ("profile\x85analytics", False),
+    "no-break space": ("profile\xa0analytics", False),
+    "line separator": ("profile\u2028analytics", False),
+    "ideographic space": ("profile\u3000analytics", False),
+    "comma": ("profile,analytics", False),
+    "another case": ("Analytics", False),
+    "a part of another": ("analytics:read", False),
+    "one string in a list": (["profile analytics"], False),
+    "a list in a list": ([["analytics"]], False),
+    "an object": ({"analytics": True}, False),
+}
+
+
+@pytest.mark.parametrize("claim", ["scope", "scp"])
+@pytest.mark.parametrize("name", SCOPES)
+async def test_scopes_are_separated_by_spaces_and_by_nothing_else(server: Running, name: str, claim: str) -> None:
+    value, granted = SCOPES[name]
+    async with rest(server) as api:
+        answer = await api.get("/metrics", headers=bearer(token(USER, **{claim: value})))
+    assert answer.status_code == (200 if granted else 403)
 
 
 BAD: dict[str, Callable[[], str]] = {

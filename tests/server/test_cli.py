@@ -119,6 +119,14 @@ REFUSED = [
     ("a-key-set-of-any-algorithm", ["--jwt-jwks-url", "https://a.example/k"], {}, ["jwt_algorithm", "RS256"]),
     ("a-key-set-in-the-clear", [*JWKS, "http://a.example/k"], {}, ["jwt_jwks_url", "https"]),
     ("a-key-set-in-a-file", [*JWKS, "file:///etc/passwd"], {}, ["jwt_jwks_url", "https"]),
+    ("a-key-set-for-anything-that-it-signs", [*JWKS, "https://a.example/k"], {}, ["jwt_audience", "jwt_any_audience"]),
+    (
+        "one-audience-and-any",
+        [*JWKS, "https://a.example/k", "--jwt-audience", "playhead"],
+        {"PLAYHEAD_JWT_ANY_AUDIENCE": "true"},
+        ["jwt_audience", "jwt_any_audience"],
+    ),
+    ("a-secret-of-one-letter", [], {"PLAYHEAD_JWT_SECRET": "a" * 32}, ["jwt_secret", "openssl"]),
     ("a-key-file-that-is-not-there", ["--jwt-key-file", "nowhere.pem"], {}, ["jwt_key_file", "nowhere.pem", "No such"]),
     ("a-key-file-without-a-key", ["--jwt-key-file", "README.md"], {}, ["jwt_key_file", "README.md", "PEM"]),
     (
