@@ -48,7 +48,8 @@ class Refused(Terminal):
 
 
 class Rejected(ClientError):
-    """One report was refused for good; `code` is the problem's stable code: `invalid`, `deleted`, `internal`."""
+    """One report was refused for good; `code` is the problem's stable code: `invalid`, `deleted`,
+    `too_many_videos`, `internal`."""
 
     def __init__(self, code: str, detail: str, video_id: str) -> None:
         super().__init__(f"{code}: {detail}")

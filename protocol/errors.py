@@ -45,6 +45,7 @@ class Problem(Enum):
     NOT_FOUND = _Kind("Not found", 404)
     METHOD = _Kind("The method is not allowed here", 405)
     DELETED = _Kind("The progress was deleted after this happened", 409)
+    TOO_MANY_VIDEOS = _Kind("The learner has records of max_videos_per_user videos already, deleted ones included", 409)
     UNAUTHORIZED = _Kind("A valid token is needed", 401, CloseCode.UNAUTHORIZED)
     TOKEN_EXPIRED = _Kind("The token has expired", 401, CloseCode.TOKEN_EXPIRED)
     FORBIDDEN = _Kind("The token does not permit this", 403, CloseCode.FORBIDDEN)

@@ -23,6 +23,8 @@ SETTLE_MS = 10_000
 """A session that has played less, without a seek, can't pull a position back by more than this (media ms)."""
 ABSENT = -1
 """A position that nobody has reported."""
+IN_SYNC = 1
+"""The `seq` of a sync's items, which have no session: the new records of a sync begin all or none."""
 
 
 class Outcome(IntEnum):
@@ -36,6 +38,8 @@ class Outcome(IntEnum):
     NOTHING_TO_DELETE = 3
     FAILED = 4
     """Dropped: the stored record can't be read. Only the store says this, of a value that we did not write."""
+    TOO_MANY_VIDEOS = 5
+    """Dropped: it would begin a record, and the learner has as many as are allowed."""
 
 
 @dataclass(slots=True)
@@ -144,6 +148,11 @@ class Record:
         return self.last_watched > 0
 
     @property
+    def counts(self) -> bool:
+        """Whether it is one of the records that a learner may have: tombstones are, since they must be kept."""
+        return self.last_watched > 0 or self.deleted_at > 0
+
+    @property
     def watched(self) -> int:
         """watchedDuration, whole s."""
         watched = max(size(self.seen), self.claimed)
@@ -203,13 +212,18 @@ def believed(record: Record, latest: int, before: int) -> Record:
     )
 
 
-def join(record: Record, report: Report, catalogue_ms: int, threshold_permille: int) -> tuple[Record, Outcome]:
+def join(
+    record: Record, report: Report, catalogue_ms: int, threshold_permille: int, room: bool = True
+) -> tuple[Record, Outcome]:
     """The record with `report` joined in; `record` itself is left alone.
 
     Args:
         catalogue_ms: the video's duration in the catalogue, 0 where it has none; nothing beyond it is joined.
         threshold_permille: complete when watched >= this part of the duration.
+        room: whether the learner may have one more record, which matters only where this would be a new one.
     """
+    if not room and not record.counts:
+        return record, Outcome.TOO_MANY_VIDEOS
     guard = next((g for g in record.guards if g.session == report.session), None)
     repeat = guard is not None and report.seq <= guard.seq
     if report.first_at <= record.deleted_at or (guard is not None and report.seq <= guard.buried):

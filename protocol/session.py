@@ -26,6 +26,12 @@ SHORTEST_MS = 1_000
 count seconds of no viewer."""
 MAX_CAPPED = 512
 """Seqs that one ack of a session may tell to have been cut; of more, the first."""
+_REFUSALS = {
+    Outcome.DELETED: Problem.DELETED,
+    Outcome.FAILED: Problem.INTERNAL,
+    Outcome.TOO_MANY_VIDEOS: Problem.TOO_MANY_VIDEOS,
+}
+"""What the ack says of a report that the store did not join."""
 OVERRUN_MS = 2_000
 """How far a position or a play may lie beyond the duration: players round, and encoders disagree."""
 
@@ -131,8 +137,7 @@ class Sessions:
         waiting = session.flushing
         if outcome is Outcome.CAPPED:
             waiting.cap(seqs)
-        elif outcome in (Outcome.DELETED, Outcome.FAILED):
-            problem = Problem.DELETED if outcome is Outcome.DELETED else Problem.INTERNAL
+        elif (problem := _REFUSALS.get(outcome)) is not None:
             detail = problem.value.title
             told = seqs[:MAX_REJECTED]
             waiting.reject([Rejection(seq=seq, code=problem.code, detail=detail) for seq in told])

@@ -33,6 +33,7 @@ from server.progress import ProgressEndpoints
 from server.services import Services
 from server.settings import Settings
 from server.socket import SocketEndpoint
+from server.turns import Turns
 from server.videos import VideoEndpoints
 from storage.backoff import Backoff
 from storage.flusher import Flusher
@@ -59,6 +60,7 @@ def create_store(settings: Settings) -> Store:
         durability=settings.durability or "memory",
         timeout_s=settings.store_timeout_s,
         live_ms=round(3_000 * settings.heartbeat_interval_s),
+        max_videos=settings.max_videos_per_user,
     )
 
 
@@ -107,7 +109,7 @@ def create_app(
         lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
         durations = Durations(store, lanes[1], clock)
         drain = Drain(settings, lanes[0])
-        services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain)
+        services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain, Turns())
         metrics.watch(
             services,
             {

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from protocol.errors import FieldError, FrameError, InvalidMessage, Problem
 from protocol.messages import Heartbeat, parse
-from protocol.record import Outcome, Record, Report
+from protocol.record import IN_SYNC, Outcome, Record, Report
 from protocol.rest import (
     Acks,
     Deleted,
@@ -31,6 +31,7 @@ from server.parameters import path_id, query_choice, query_int
 from server.problems import RestError
 from server.services import Services
 from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
+from storage.calls import WEIGHT_PER_CALL
 from storage.flusher import Flusher
 from storage.packing import unpack_record
 from storage.reading import Changes
@@ -74,11 +75,27 @@ class ProgressEndpoints:
         body = await self._bodies.message(request, SyncBody)
         identity.act_for(body.user_id)
         self._access.charge(request, identity, len(body.progress_data) / REPORTS_A_REQUEST)
-        now = self._services.clock()
         if body.progress_data:
-            ops = [(item.video_id, _report(item, now)) for item in body.progress_data]
-            await OpsWaiter(body.user_id, ops).commit(self._services.requests)
+            async with self._services.turns.take(body.user_id):
+                await self._sync(body)
         return _all(body.user_id, await self._services.store.changes(body.user_id), full, delta=False)
+
+    async def _sync(self, body: SyncBody) -> None:
+        """Raises RestError where the learner would have too many videos: then nothing of it is stored.
+
+        To be all or none takes one call of the store's script. A long one holds up others there, so the items of a long
+        sync go one by one where there is ample room.
+        """
+        user_id, now, items = body.user_id, self._services.clock(), body.progress_data
+        limit = self._services.settings.max_videos_per_user
+        together = len(items) <= WEIGHT_PER_CALL
+        if not together:
+            together = await self._services.store.videos_of(user_id) + len(items) > limit // 2
+        seq = IN_SYNC if together else 0
+        waiter = OpsWaiter(user_id, [(item.video_id, _report(item, now, seq)) for item in items])
+        await waiter.commit(self._services.requests, together)
+        if Outcome.TOO_MANY_VIDEOS in waiter.outcomes:
+            raise _too_many_videos(limit)
 
     async def realtime(self, request: Request) -> Response:
         """The documented body, or the players' envelope, which a beacon may send as text/plain."""
@@ -97,6 +114,8 @@ class ProgressEndpoints:
         """The record, when the report in `body` is part of it."""
         waiter = OpsWaiter(body.user_id, [(body.video_id, _report(body, self._services.clock()))])
         committed = await waiter.commit(lane)
+        if waiter.outcomes[0] is Outcome.TOO_MANY_VIDEOS:
+            raise _too_many_videos(self._services.settings.max_videos_per_user)
         record = unpack_record(committed.results[body.user_id, body.video_id].value)
         _refuse_unstored(waiter.outcomes[0], record)
         return _one(body.user_id, body.video_id, record, full)
@@ -186,9 +205,9 @@ class ProgressEndpoints:
         return answer(Acks(acks=waiter.acks))
 
 
-def _report(item: Item, now: Now) -> Report:
+def _report(item: Item, now: Now, seq: int = 0) -> Report:
     at = min(item.last_watched, now.wall)
-    return Report(first_at=at, at=at, claimed=item.watched_duration)
+    return Report(first_at=at, at=at, seq=seq, claimed=item.watched_duration)
 
 
 def _one(user_id: str, video_id: str, record: Record, full: str | None) -> Response:
@@ -227,6 +246,10 @@ def _refuse_unstored(outcome: Outcome, record: Record) -> None:
 def _bad_heartbeat(index: int, fields: tuple[FieldError, ...]) -> RestError:
     named = tuple(FieldError(f"/heartbeats/{index}{f.pointer}", f.detail) for f in fields)
     return RestError(Problem.INVALID, "; ".join(f"{f.pointer}: {f.detail}" for f in named), named)
+
+
+def _too_many_videos(limit: int) -> RestError:
+    return RestError(Problem.TOO_MANY_VIDEOS, f"at most {limit} videos (max_videos_per_user), deleted ones included")
 
 
 def _no_progress() -> RestError:

@@ -9,6 +9,7 @@ from server.drain import Drain
 from server.durations import Durations
 from server.hub import Hub
 from server.settings import Settings
+from server.turns import Turns
 from storage.flusher import Flusher
 from storage.store import Store
 
@@ -27,3 +28,5 @@ class Services:
     """The immediate lane: what a REST answer waits for; concurrent requests share a commit."""
     durations: Durations
     drain: Drain
+    turns: Turns
+    """What is large, for each learner one after the other: syncs, and reads of all records."""

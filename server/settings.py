@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     address_requests_burst: int = Field(default=1_000, ge=1)
     max_pending_videos: int = Field(default=256, ge=1)
     """Videos that one connection may report on between two flushes."""
+    max_videos_per_user: int = Field(default=10_000, ge=1)
+    """Videos that one learner may have records of. Deleted ones count: a tombstone must be kept, or late reports would
+    bring the record back. Records beyond it, from an import or a larger limit, stay and are updated as ever."""
     max_pending_reports: int = Field(default=200_000, ge=1)
     """Reports that may wait for the store in one process; beyond it, players are asked to come back later."""
     max_frame_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)

@@ -60,10 +60,16 @@ class OpsWaiter(Waiter):
         if (index := self._index.get(id(op))) is not None:
             self.outcomes[index] = outcome
 
-    async def commit(self, lane: Flusher) -> Committed:
-        """Raises Full or StoreUnavailable; then the same ops may be sent again."""
+    async def commit(self, lane: Flusher, together: bool = False) -> Committed:
+        """Raises Full or StoreUnavailable; then the same ops may be sent again.
+
+        Args:
+            together: the new records of these items begin all or none; their `seq` is IN_SYNC.
+        """
         for video_id, op in self._ops:
             lane.add(self._user_id, video_id, op, self)
+        if together:
+            lane.keep_together(self._user_id, (video_id for video_id, _ in self._ops))
         return await self.wait(lane)
 
 

@@ -5,14 +5,15 @@ On one server a call may touch any keys; on a cluster those of one partition, so
 first: one call for each partition, more only where it weighs too much for one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgpack
 
 from storage.keys import Keys
 from storage.packing import append
-from storage.pending import Delta, Key, Wanted
+from storage.pending import Batch, Delta, Key, Wanted
 
 WEIGHT_PER_CALL = 200
 """Reports, or records, in one script call: a few ms, during which the store serves nobody else."""
@@ -33,6 +34,8 @@ class UserCall(NamedTuple):
     """In the order that the answer has them."""
     packed: bytes
     """ARGV[3]."""
+    synced: bytes = b""
+    """ARGV[8]: the videos of a sync, whose items are all here, and of this one user."""
 
 
 class VideoCall(NamedTuple):
@@ -43,10 +46,17 @@ class VideoCall(NamedTuple):
     """ARGV[3]."""
 
 
-def slices(
-    deltas: dict[Key, Delta], partition: Callable[[str], str] | None = None
-) -> Iterator[list[list[tuple[Key, Delta]]]]:
-    """Deltas in groups that calls must not mix, in lists of about WEIGHT_PER_SLICE reports."""
+def slices(batch: Batch, partition: Callable[[str], str] | None = None) -> Iterator[list[list[tuple[Key, Delta]]]]:
+    """Deltas in groups that calls must not mix, in lists of about WEIGHT_PER_SLICE reports.
+
+    What came of a learner with a sync is a group of its own, and never cut.
+    """
+    deltas = batch.deltas
+    if batch.syncs:
+        for user_id, videos in batch.syncs.items():
+            items = [(key, delta) for key, delta in deltas.items() if key[0] == user_id]
+            yield [sorted(items, key=lambda item: item[0][1] not in videos)]
+        deltas = {key: delta for key, delta in deltas.items() if key[0] not in batch.syncs}
     part: list[list[tuple[Key, Delta]]] = []
     weight = 0
     for group in _groups(deltas, partition):
@@ -100,8 +110,10 @@ def user_calls(
     durations: dict[str, int],
     subscribed: Callable[[str], bool],
     wanted: Wanted,
+    syncs: Mapping[str, Iterable[str]] = MappingProxyType({}),
 ) -> Iterator[UserCall]:
-    """Deltas by learner; one with many appears in several calls, in order."""
+    """Deltas by learner; one with many appears in several calls, in order, but for one with a sync."""
+    syncs_here = syncs and part and part[0][0][0] in syncs
     by_user: dict[str, list[tuple[Key, Delta]]] = {}
     for item in part:
         user_id = item[0][0]
@@ -117,7 +129,7 @@ def user_calls(
         ours = 1 if subscribed(user_id) else 0
         users.append(user_id)
         for key, delta in items:
-            if weight >= WEIGHT_PER_CALL:
+            if weight >= WEIGHT_PER_CALL and not syncs_here:
                 if not records or records[-1][0] != user_id:
                     users.pop()
                 yield UserCall(users, records, bytes(packed))
@@ -130,7 +142,8 @@ def user_calls(
                 append((op,) if isinstance(op, int) else op, packed, -1)
             weight += len(ops)
     if records:
-        yield UserCall(users, records, bytes(packed))
+        synced = msgpack.packb(list(syncs[users[0]]), use_bin_type=False) if syncs_here else b""
+        yield UserCall(users, records, bytes(packed), synced)
 
 
 def video_calls(by_shard: States) -> Iterator[VideoCall]:

@@ -50,7 +50,7 @@ class Commits:
 
     Args:
         script: as `Store.script`.
-        worker, threshold_permille, live_ms: as of `Store`.
+        worker, threshold_permille, live_ms, max_videos: as of `Store`.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Commits:
         worker: str,
         threshold_permille: int,
         live_ms: int,
+        max_videos: int,
     ) -> None:
         self._link = link
         self._keys = keys
@@ -75,6 +76,7 @@ class Commits:
         self._worker = worker
         self._threshold_permille = threshold_permille
         self._live_ms = live_ms
+        self._max_videos = max_videos
         self._fences = Fences(keys, worker, link, script("fence"))
         self._users, self._videos = script("users"), script("videos")
 
@@ -85,15 +87,16 @@ class Commits:
         mark, lowest_rev, instants = Mark(self._fences), self._epoch.floor, Instants.of(batch, now)
         commands: list[Command] = [("GET", self._keys.epoch)]
         calls: list[UserCall] = []
-        for done, part in enumerate(slices(batch.deltas, self._partition)):
+        for done, part in enumerate(slices(batch, self._partition)):
             if done:
                 await asyncio.sleep(0)
             durations = await self._catalogue.durations({video_id for group in part for (_, video_id), _ in group})
             for group in part:
-                for call in user_calls(group, durations, subscribed, wanted):
+                for call in user_calls(group, durations, subscribed, wanted, batch.syncs):
                     calls.append(call)
                     keys = list(map(self._keys.progress, call.users))
-                    arguments = self._threshold_permille, self._worker, call.packed, lowest_rev, *instants
+                    limits = *instants, self._max_videos, call.synced
+                    arguments = self._threshold_permille, self._worker, call.packed, lowest_rev, *limits
                     commands.append(self._users.call(keys, *arguments))
         stored_epoch, *answers = checked(await self._link.ask(commands, mark, self._fences.moved()))
         committed = Committed(await self._epoch.recognise(stored_epoch, went_back=self._fences.went_back))

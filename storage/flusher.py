@@ -6,7 +6,7 @@ batch on its way is tried again and again, unchanged, and the next one fills beh
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from protocol.record import Outcome, Report
 from protocol.session import Now
@@ -77,6 +77,10 @@ class Flusher:
         if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()
         return first
+
+    def keep_together(self, user_id: str, videos: Iterable[str]) -> None:
+        """The new ones among these records, just added with the `seq` IN_SYNC, begin all or none."""
+        self._pending.keep_together(user_id, videos)
 
     @property
     def waiting(self) -> int:

@@ -7,7 +7,7 @@ for the rest there is a bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -151,6 +151,8 @@ class Batch:
     """ms since 1970, when the first of it came; 0 where nobody has noted it."""
     latest: int = 0
     """The latest instant in it, ms since 1970: later than now where the clock has been set back since."""
+    syncs: dict[str, frozenset[str]] = field(default_factory=dict)
+    """By userId, the videos of a sync whose items (`seq` IN_SYNC) are joined all or none, where there is a limit."""
 
     def __bool__(self) -> bool:
         return bool(self.origins or self.deltas)
@@ -199,6 +201,11 @@ class Pending:
     def begin(self, now: int) -> None:
         """The first of the batch comes now, ms since 1970."""
         self._batch.since = now
+
+    def keep_together(self, user_id: str, videos: Iterable[str]) -> None:
+        """Store the learner's items for these videos, which were added just now, by one call of the store's script."""
+        syncs = self._batch.syncs
+        syncs[user_id] = syncs.get(user_id, frozenset()) | frozenset(videos)
 
     def touch(self, origin: Origin) -> None:
         """The next flush owes `origin` a word, though nothing of it is to be stored."""

@@ -32,6 +32,8 @@ from storage.scripts import Script as Script
 from storage.totals import VideoTotals
 from storage.wire import Command, Run
 
+MAX_VIDEOS = 10_000
+
 
 class Store:
     """Redis or Valkey as Playhead uses it.
@@ -43,6 +45,7 @@ class Store:
         durability: what a commit waits for before it is answered: memory, fsync or replicas:N.
         timeout_s: the longest wait for an answer.
         live_ms: how long after the last moment watched a viewer counts as watching.
+        max_videos: records that one learner may have, tombstones too; those beyond it stay, and can be changed.
 
     Raises:
         ValueError: `url` or `durability` is not one.
@@ -58,6 +61,7 @@ class Store:
         durability: str = "memory",
         timeout_s: float = 5.0,
         live_ms: int = 15_000,
+        max_videos: int = MAX_VIDEOS,
     ) -> None:
         self.keys = keys or Keys()
         self.worker = worker
@@ -86,6 +90,7 @@ class Store:
             worker=worker,
             threshold_permille=threshold_permille,
             live_ms=live_ms,
+            max_videos=max_videos,
         )
 
     @property
@@ -171,6 +176,11 @@ class Store:
     async def changes(self, user_id: str, since: int | None = None, epoch: str | None = None) -> Changes:
         """A user's records that changed after `since`; all of them if it is None, or of another epoch."""
         return await self._reading.changes(user_id, since, epoch)
+
+    async def videos_of(self, user_id: str) -> int:
+        """About how many records the learner has, tombstones too. Raises StoreUnavailable."""
+        (fields,) = await self.run([("HLEN", self.keys.progress(user_id))])
+        return int(fields)
 
     def script(self, name: str) -> Script:
         """A file of `lua/` that `run` may be given calls of."""

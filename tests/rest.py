@@ -21,6 +21,7 @@ TITLES = {
     "not_found": (404, "Not found"),
     "method": (405, "The method is not allowed here"),
     "deleted": (409, "The progress was deleted after this happened"),
+    "too_many_videos": (409, "The learner has records of max_videos_per_user videos already, deleted ones included"),
     "unavailable": (503, "The store can't be reached; nothing was lost, try again"),
     "too_many_sessions": (429, "Too many sessions wait for their ack on one connection"),
     "unauthorized": (401, "A valid token is needed"),

@@ -11,6 +11,9 @@
 -- ARGV[4]  every new revision is higher than this; a record of this or less gets one (storage/epoch.py)
 -- ARGV[5]  ms since 1970: a stored instant after this was made by a clock that was wrong
 -- ARGV[6]  ms since 1970: what such an instant becomes (`believed` in protocol/record.py)
+-- ARGV[7]  records that a user may have, tombstones too; a report that would begin one more is not joined
+-- ARGV[8]  "", or msgpack of the videoIds of a sync: then all in ARGV[3] is of one user, the sync's records come first,
+--          and its items (`seq` IN_SYNC, no session) are joined only if all of its new records find room
 -- returns  msgpack {revs before, revs after, states, outcomes, values}: of each user, of each user, of each record what
 --          videos.lua takes ("" where there is no record), and two flat lists: {record from 0, op from 0, code, …} of
 --          the ops whose code is not 0, {record from 0, value, …} of the records wanted, and of those with such ops
@@ -25,7 +28,8 @@
 -- It is written when the learner goes from one video to another, not at each heartbeat.
 
 local MAX_INTERVALS, MAX_SESSIONS, SETTLE_MS, ABSENT, MAX_TRAIL = 2048, 16, 10000, -1, 1600
-local JOINED, DELETED, CAPPED, NOTHING_TO_DELETE, FAILED = 0, 1, 2, 3, 4
+local JOINED, DELETED, CAPPED, NOTHING_TO_DELETE, FAILED, TOO_MANY_VIDEOS = 0, 1, 2, 3, 4, 5
+local IN_SYNC = 1
 
 -- RECORD
 local DELETED_AT, LAST_WATCHED, CLAIMED, PLAYED, DURATION, COMPLETED_AT = 1, 2, 3, 4, 5, 6
@@ -37,6 +41,9 @@ local ARRAY = 0x90 -- msgpack: with this plus its length begins an array of up t
 
 local threshold, worker, text, lowest = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local latest, before = tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_videos, synced = tonumber(ARGV[7]), ARGV[8]
+-- Of the record at hand: whether it may begin. Of the sync: whether its new records find room.
+local has_room, sync_fits = true, true
 local max, min, floor, byte, sub = math.max, math.min, math.floor, string.byte, string.sub
 local pack, unpack_limit, call = cmsgpack.pack, cmsgpack.unpack_limit, redis.call
 
@@ -226,6 +233,7 @@ local function join(
   r, catalogue, behind,
   first_at, at, session, first_seq, seq, seen, again, played, position, position_at, seek, claimed, duration
 )
+  if not has_room or (not sync_fits and session == '' and seq == IN_SYNC) then return behind, TOO_MANY_VIDEOS end
   local guards = r[GUARDS]
   local g = find_guard(guards, session)
   local is_repeat = g and seq <= guards[g + 1]
@@ -337,6 +345,21 @@ local function read(key, video)
   return tonumber(got[1] or 0), got[2] or '', got[3]
 end
 
+-- How many records more a user may have. Asked only where one would begin, or a sync came.
+local function room(key, rev, trail)
+  return max_videos - call('HLEN', key) + (rev > 0 and 1 or 0) + (trail ~= '' and 1 or 0)
+end
+
+-- Whether all records of the sync that are not there yet find room.
+local function is_room_for_sync(key, rev, trail)
+  local videos = cmsgpack.unpack(synced)
+  local new = 0
+  for _, value in ipairs(call('HMGET', key, unpack(videos))) do
+    if not value or value == '' then new = new + 1 end
+  end
+  return new == 0 or new <= room(key, rev, trail)
+end
+
 -- The trail after a revision of this video.
 local function follow(trail, video, rev)
   if byte(trail, #video + 1) == COMMA and sub(trail, 1, #video) == video then return trail end
@@ -359,9 +382,11 @@ while at >= 0 do
     revs_before[k], revs[k] = rev or 0, rev or 0
     rev = rev and max(rev, lowest)
     if listening[2 * k] > subscribed then pushes[k] = {} end
+    if rev and synced ~= '' then sync_fits = is_room_for_sync(key, revs[k], trail) end
   elseif rev then
     value = call('HGET', key, video)
   end
+  has_room = not rev or (value and value ~= '') or room(key, revs[k], trail) > 0
   local sound, after, state_after, behind, codes
   if rev then sound, after, state_after, behind, codes = pcall(apply, value, rev, catalogue, at, count) end
   if sound then

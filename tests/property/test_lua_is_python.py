@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
 from protocol.intervals import MAX_INTERVALS
-from protocol.record import MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
+from protocol.record import IN_SYNC, MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
 from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
 from storage.catalogue import Video
 from storage.commits import RECEIPT_MS, Instants
@@ -62,6 +62,7 @@ class Bench:
     runner: asyncio.Runner
     stores: list[CrashesBetweenStages]
     _by_threshold: dict[int, Store] = field(default_factory=dict)
+    _by_limit: dict[int, Store] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -91,8 +92,18 @@ class Bench:
             self._by_threshold[permille] = self.runner.run(opened())
         return self._by_threshold[permille]
 
+    def with_limit(self, max_videos: int) -> Store:
+        """One more worker, for which a learner may have so many videos; open as long as the bench."""
+        if max_videos not in self._by_limit:
+
+            async def opened() -> Store:
+                return Store(self.url, worker=f"l{max_videos}", keys=self.store.keys, max_videos=max_videos)
+
+            self._by_limit[max_videos] = self.runner.run(opened())
+        return self._by_limit[max_videos]
+
     def close(self) -> None:
-        for store in (*self.stores, *self._by_threshold.values()):
+        for store in (*self.stores, *self._by_threshold.values(), *self._by_limit.values()):
             self.runner.run(store.close())
 
     def record(self, user_id: str, video_id: str) -> Record:
@@ -136,19 +147,33 @@ def batch_of(ops: Iterable[tuple[Key, Op]]) -> Batch:
 class Reference:
     """What the store must hold, by protocol/record.py alone."""
 
-    def __init__(self, durations: dict[str, int] | None = None) -> None:
+    def __init__(self, durations: dict[str, int] | None = None, max_videos: int = 1_000) -> None:
         self.records: dict[Key, Record] = defaultdict(Record)
         self.revs: dict[str, int] = defaultdict(int)
         self._durations = durations or {}
+        self._max_videos = max_videos
 
-    def apply(self, key: Key, ops: Iterable[Op], instants: Instants = TIMELESS) -> tuple[bytes, tuple[int, ...]]:
+    def room(self, user_id: str) -> int:
+        """How many records more the learner may have."""
+        return self._max_videos - sum(record.counts for (user, _), record in self.records.items() if user == user_id)
+
+    def fits(self, user_id: str, videos: Iterable[str]) -> bool:
+        """Whether all of a sync's new records find room."""
+        new = sum(not self.records[user_id, video].counts for video in videos)
+        return not new or new <= self.room(user_id)
+
+    def apply(
+        self, key: Key, ops: Iterable[Op], instants: Instants = TIMELESS, sync_fits: bool = True
+    ) -> tuple[bytes, tuple[int, ...]]:
         """The stored value after `ops`, and their outcomes as the script answers them."""
         before = self.records[key]
-        record = believed(before, *instants)
+        record, room = believed(before, *instants), self.room(key[0]) > 0
         outcomes: list[int] = []
         for index, op in enumerate(ops):
-            if isinstance(op, Report):
-                record, outcome = join(record, op, self._durations.get(key[1], 0), THRESHOLD)
+            if isinstance(op, Report) and not sync_fits and not op.session and op.seq == IN_SYNC:
+                outcome = Outcome.TOO_MANY_VIDEOS
+            elif isinstance(op, Report):
+                record, outcome = join(record, op, self._durations.get(key[1], 0), THRESHOLD, room)
             else:
                 record, outcome = delete(record, op)
             if outcome is not Outcome.JOINED:
@@ -211,6 +236,43 @@ def test_any_history_gives_the_same_bytes_in_both(bench: Bench, data: st.DataObj
         assert bench.record(*key) == record
     for video_id in durations:
         assert bench.totals(video_id) == reference.totals(video_id)
+
+
+@st.composite
+def crowded_history(draw: st.DrawFn) -> list[tuple[list[tuple[int, int, Op]], dict[int, list[int]]]]:
+    """Flushes of two learners with more videos than they may have, and among them by learner the videos of a sync."""
+    videos = st.integers(0, 6)
+    one = st.tuples(st.integers(0, 1), videos, wild_ops(["a", "b"]))
+    syncs = st.dictionaries(st.integers(0, 1), st.lists(videos, min_size=1, max_size=5), max_size=2)
+    return draw(st.lists(st.tuples(st.lists(one, max_size=6), syncs), min_size=1, max_size=8))
+
+
+@given(limit=st.integers(1, 6), data=st.data())
+def test_the_limit_of_videos_is_the_same_in_both(bench: Bench, limit: int, data: st.DataObject) -> None:
+    """Heartbeats, bodies, deletions and syncs: what would begin one record too many is refused in both, all of a sync
+    or none, and what there is goes on. Never are there more records than may be."""
+    name = bench.fresh()
+    reference = Reference(max_videos=limit)
+    for flush, syncs in data.draw(crowded_history()):
+        batch = batch_of(((f"{name}u{user}", f"{name}v{video}"), op) for user, video, op in flush)
+        for user, videos in syncs.items():
+            user_id, names = f"{name}u{user}", [f"{name}v{video}" for video in videos]
+            for video in names:
+                item = Report(first_at=90, at=90, seq=IN_SYNC, claimed=9)
+                batch.deltas.setdefault((user_id, video), Delta()).ops.append(item)
+            batch.syncs[user_id] = frozenset(names)
+        want, instants = {}, Instants.of(batch, NOW)
+        for user_id in dict.fromkeys(user for user, _ in batch.deltas):
+            synced = batch.syncs.get(user_id, frozenset())
+            fits = reference.fits(user_id, synced)
+            own = [key for key in batch.deltas if key[0] == user_id]
+            for key in sorted(own, key=lambda key: key[1] not in synced):
+                want[key] = reference.apply(key, batch.deltas[key].ops, instants, fits)
+        committed = bench.runner.run(bench.with_limit(limit).commit(batch, NOW, nobody))
+        assert {key: (result.value, result.outcomes) for key, result in committed.results.items()} == want
+        assert all(reference.room(user_id) >= 0 for user_id, _ in batch.deltas)
+    for key, record in reference.records.items():
+        assert bench.record(*key) == record
 
 
 @given(sessions=sessions_of(1, longest=3), most=st.integers(1, 3), data=st.data())

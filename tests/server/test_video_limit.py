@@ -1,0 +1,180 @@
+"""A learner who is at the limit of videos is told so by name, by each way in; what there is goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from server.turns import Turns
+from tests.conftest import StoreServer
+from tests.device import device
+from tests.rest import ok, refused, rest
+from tests.serving import Running, serving
+from tests.storage.conftest import PATIENCE_S
+
+LIMIT = 5
+NAMED = "max_videos_per_user"
+
+
+def uuid() -> str:
+    return str(uuid4())
+
+
+def item(video: str, watched: int = 9) -> dict[str, Any]:
+    return {"videoId": video, "watchedDuration": watched, "lastWatched": "2024-05-01T10:00:00.000Z"}
+
+
+def update(user: str, video: str, watched: int = 9) -> dict[str, Any]:
+    return {"userId": user, **item(video, watched)}
+
+
+@pytest.fixture
+async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
+    async with serving(redis_url=store_server.url, key_prefix=prefix, max_videos_per_user=LIMIT) as running:
+        yield running
+
+
+@pytest.fixture
+async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with rest(server) as client:
+        yield client
+
+
+async def with_videos(api: httpx.AsyncClient, count: int) -> tuple[str, list[str]]:
+    """A learner with so many videos, and those."""
+    user, videos = uuid(), [uuid() for _ in range(count)]
+    ok(await api.post("/progress/sync", json={"userId": user, "progressData": list(map(item, videos))}))
+    return user, videos
+
+
+async def videos_of(api: httpx.AsyncClient, user: str) -> set[str]:
+    return {each["videoId"] for each in ok(await api.get(f"/progress/{user}"))["progressData"]}
+
+
+async def test_rest_answers_with_a_problem_of_its_own(api: httpx.AsyncClient) -> None:
+    """The same for update and realtime: the setting and its value are named, and nothing is stored."""
+    user, videos = await with_videos(api, LIMIT)
+    for path in ("/progress/update", "/progress/realtime"):
+        problem = refused(await api.post(path, json=update(user, uuid())), "too_many_videos")
+        assert NAMED in problem["detail"]
+        assert str(LIMIT) in problem["detail"]
+        ok(await api.post(path, json=update(user, videos[0], 20)))
+    assert await videos_of(api, user) == set(videos)
+
+
+async def test_a_heartbeat_is_rejected_and_the_connection_stands(server: Running, api: httpx.AsyncClient) -> None:
+    user, videos = await with_videos(api, LIMIT)
+    async with device(server, user) as player:
+        (rejection,) = (await player.play(uuid(), 0, 5))["rejected"]
+        assert (rejection["seq"], rejection["code"]) == (1, "too_many_videos")
+        assert NAMED in rejection["detail"]
+        assert (await player.play(videos[0], 0, 5))["rejected"] == []
+
+
+async def test_an_envelope_is_taken_but_for_what_is_too_much(api: httpx.AsyncClient) -> None:
+    user, videos = await with_videos(api, LIMIT)
+    beats = [
+        {"seq": seq, "videoId": video, "played": [[0, 5]], "state": "playing"}
+        for seq, video in enumerate((uuid(), videos[0], uuid()), 1)
+    ]
+    body = {"userId": user, "session": "page", "heartbeats": beats}
+    (ack,) = ok(await api.post("/progress/realtime", json=body))["acks"]
+    assert [(each["seq"], each["code"]) for each in ack["rejected"]] == [
+        (1, "too_many_videos"),
+        (3, "too_many_videos"),
+    ]
+    assert all(NAMED in each["detail"] for each in ack["rejected"])
+    assert await videos_of(api, user) == set(videos)
+
+
+async def test_a_sync_that_would_pass_the_limit_stores_nothing(api: httpx.AsyncClient) -> None:
+    """Not the items for videos that there are, either: sent without the new ones it is stored."""
+    user, videos = await with_videos(api, LIMIT - 1)
+    known, new = item(videos[0], 500), [item(uuid()), item(uuid())]
+    problem = refused(
+        await api.post("/progress/sync", json={"userId": user, "progressData": [known, *new]}), "too_many_videos"
+    )
+    assert NAMED in problem["detail"]
+    assert await videos_of(api, user) == set(videos)
+    assert ok(await api.get(f"/progress/{user}/{videos[0]}"))["watchedDuration"] == 9
+    body = ok(await api.post("/progress/sync", json={"userId": user, "progressData": [known, new[0]]}))
+    assert len(body["progressData"]) == LIMIT
+
+
+async def test_a_deletion_makes_no_room(api: httpx.AsyncClient) -> None:
+    user, videos = await with_videos(api, LIMIT)
+    assert (await api.delete(f"/progress/{user}/{videos[0]}")).status_code == 200
+    refused(await api.post("/progress/update", json=update(user, uuid())), "too_many_videos")
+
+
+async def test_long_syncs_near_the_limit_are_whole_too(store_server: StoreServer, prefix: str) -> None:
+    """More than one call of the script would take by itself, from an almost empty start."""
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    async with serving(**store, max_videos_per_user=600) as server, rest(server) as api:
+        user, videos = await with_videos(api, 400)
+        too_many = [item(uuid()) for _ in range(201)]
+        body = {"userId": user, "progressData": too_many}
+        refused(await api.post("/progress/sync", json=body), "too_many_videos")
+        assert await videos_of(api, user) == set(videos)
+
+
+async def test_syncs_by_several_processes_race_for_the_last_places(store_server: StoreServer, prefix: str) -> None:
+    """Whoever is answered 200 is stored whole, whoever is refused not at all."""
+    store = {"redis_url": store_server.url, "key_prefix": prefix, "max_videos_per_user": 10}
+    async with serving(**store) as one, serving(**store) as two, rest(one) as here, rest(two) as there:
+        user, _ = await with_videos(here, 3)
+        syncs = [[uuid() for _ in range(3)] for _ in range(12)]
+        answers = await asyncio.gather(
+            *(
+                (here, there)[n % 2].post(
+                    "/progress/sync", json={"userId": user, "progressData": list(map(item, videos))}
+                )
+                for n, videos in enumerate(syncs)
+            )
+        )
+        stored = await videos_of(here, user)
+        for videos, answer in zip(syncs, answers, strict=True):
+            if answer.status_code == 200:
+                assert set(videos) <= stored
+            else:
+                refused(answer, "too_many_videos")
+                assert not set(videos) & stored
+        assert [answer.status_code for answer in answers].count(200) == 2
+        assert len(stored) == 9
+
+
+async def test_turns_are_taken_one_after_the_other_and_given_up_in_time() -> None:
+    """For each learner apart; and who waits too long is told to come back, and leaves nothing behind."""
+    turns = Turns(patience_s=0.05)
+    order: list[str] = []
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        async with turns.take("u"):
+            entered.set()
+            await leave.wait()
+            order.append("first")
+
+    task = asyncio.create_task(first())
+    await entered.wait()
+    with pytest.raises(Exception, match="not answered yet") as late:
+        async with turns.take("u"):
+            order.append("never")
+    assert late.value.problem.value.status == 429  # type: ignore[attr-defined]
+    async with turns.take("other"):
+        order.append("other")
+    second = asyncio.create_task(_turn(turns, order))
+    await asyncio.sleep(0)
+    leave.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(task, second)
+    assert order == ["other", "first", "second"]
+    assert len(turns) == 0
+
+
+async def _turn(turns: Turns, order: list[str]) -> None:
+    async with turns.take("u"):
+        order.append("second")

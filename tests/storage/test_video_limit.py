@@ -1,0 +1,181 @@
+"""How many videos one learner may have records of: enforced where a new record would begin, whoever else writes."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+
+from protocol.record import IN_SYNC, Outcome, Report
+from storage.pending import Batch, Committed, Delta, Key
+from storage.store import Store
+from storage.transfer import Import
+from tests.histories import Op, report_of
+from tests.storage.conftest import NewStore
+
+ON_CLUSTER = True
+NOW = 5_000
+LIMIT = 10
+
+
+def nobody(user_id: str) -> bool:
+    return False
+
+
+def batch_of(ops: Iterable[tuple[Key, Op]]) -> Batch:
+    batch = Batch()
+    for key, op in ops:
+        batch.deltas.setdefault(key, Delta()).ops.append(op)
+    return batch
+
+
+def play(seq: int = 1, at: int = 100) -> Report:
+    return report_of("a", seq, at, [(0, 5_000)])
+
+
+def sync_of(*videos: str) -> Batch:
+    batch = batch_of((("u", video), Report(first_at=50, at=50, seq=IN_SYNC, claimed=9)) for video in videos)
+    batch.syncs["u"] = frozenset(videos)
+    return batch
+
+
+def refused(committed: Committed) -> set[str]:
+    """Videos of which a report was refused."""
+    return {
+        video for (_, video), result in committed.results.items() if Outcome.TOO_MANY_VIDEOS in result.outcomes[1::2]
+    }
+
+
+async def commit(store: Store, *ops: tuple[Key, Op]) -> Committed:
+    return await store.commit(batch_of(ops), NOW, nobody)
+
+
+async def videos(store: Store) -> set[str]:
+    return {video for video, _ in (await store.changes("u")).records}
+
+
+async def filled(new_store: NewStore, count: int = LIMIT) -> Store:
+    """A store whose learner has so many videos."""
+    store = new_store(max_videos=LIMIT)
+    await commit(store, *((("u", f"v{n}"), play()) for n in range(count)))
+    return store
+
+
+async def test_no_more_records_begin_than_may_be(new_store: NewStore) -> None:
+    """In one batch and after it; other learners are as they were."""
+    store = new_store(max_videos=LIMIT)
+    committed = await commit(store, *((("u", f"v{n}"), play()) for n in range(LIMIT + 3)), (("other", "v"), play()))
+    assert refused(committed) == {f"v{n}" for n in range(LIMIT, LIMIT + 3)}
+    assert await videos(store) == {f"v{n}" for n in range(LIMIT)}
+    assert refused(await commit(store, (("u", "late"), play()), (("other", "w"), play()))) == {"late"}
+    assert (await store.changes("u")).rev == LIMIT, "what was refused has no revision"
+
+
+async def test_what_there_is_goes_on(new_store: NewStore) -> None:
+    """Also where there is more than may be: from an import, or a larger limit."""
+    store = await filled(new_store)
+    smaller = new_store(max_videos=3)
+    committed = await commit(smaller, *((("u", f"v{n}"), play(2, 200)) for n in range(LIMIT)), (("u", "new"), play()))
+    assert refused(committed) == {"new"}
+    assert {record.last_watched for _, record in (await store.changes("u")).records} == {200}
+
+
+async def test_a_deleted_video_still_counts(new_store: NewStore) -> None:
+    """Its tombstone must be kept; but its place is its own, for plays after the deletion."""
+    store = await filled(new_store)
+    await commit(store, (("u", "v0"), 150))
+    assert refused(await commit(store, (("u", "new"), play()))) == {"new"}
+    assert refused(await commit(store, (("u", "v0"), play(2, 200)))) == set()
+    assert (await store.record("u", "v0")).exists
+
+
+async def test_to_delete_what_was_never_there_is_no_matter_of_room(new_store: NewStore) -> None:
+    store = await filled(new_store)
+    assert (await commit(store, (("u", "new"), 150))).results["u", "new"].outcomes == (0, Outcome.NOTHING_TO_DELETE)
+
+
+async def test_writers_that_race_for_the_last_places(new_store: NewStore) -> None:
+    """Each place is given once, and who was not refused has it."""
+    await filled(new_store, LIMIT - 3)
+    writers = [new_store(max_videos=LIMIT) for _ in range(4)]
+    done = await asyncio.gather(
+        *(commit(store, *((("u", f"w{number}-{n}"), play()) for n in range(2))) for number, store in enumerate(writers))
+    )
+    turned_away = set().union(*map(refused, done))
+    assert len(turned_away) == 5
+    assert len(await videos(writers[0])) == LIMIT
+    assert not turned_away & await videos(writers[0])
+
+
+async def test_a_sync_is_stored_whole_or_not_at_all(new_store: NewStore) -> None:
+    """Its items for records that there are among it; other reports of the same batch have what room is left."""
+    store = await filled(new_store, LIMIT - 2)
+    batch = sync_of("v0", "x", "y", "z")
+    batch.deltas["u", "alone"] = Delta([play()])
+    batch.deltas["u", "v0"].ops.append(play(2, 200))
+    committed = await store.commit(batch, NOW, nobody)
+    assert refused(committed) == {"v0", "x", "y", "z"}
+    assert committed.results["u", "v0"].outcomes == (0, Outcome.TOO_MANY_VIDEOS), "the play beside it is joined"
+    assert await videos(store) == {f"v{n}" for n in range(LIMIT - 2)} | {"alone"}
+    assert (await store.record("u", "v0")).claimed == 0
+    assert refused(await store.commit(sync_of("v0", "x"), NOW, nobody)) == set()
+    assert len(await videos(store)) == LIMIT
+    assert refused(await store.commit(sync_of("v0", "x"), NOW, nobody)) == set(), "the same again changes nothing"
+
+
+async def test_a_long_sync_goes_before_what_else_has_come(new_store: NewStore) -> None:
+    """One call of the script, however long, and before it what would take its places."""
+    store = new_store(max_videos=1_000)
+    batch = Batch()
+    batch.deltas["u", "alone"] = Delta([play()])
+    long = sync_of(*(f"s{n}" for n in range(1_000)))
+    batch.deltas |= long.deltas
+    batch.syncs |= long.syncs
+    batch.deltas["other", "v"] = Delta([play()])
+    assert refused(await store.commit(batch, NOW, nobody)) == {"alone"}
+    assert await videos(store) == {f"s{n}" for n in range(1_000)}
+
+
+async def test_syncs_that_race_for_the_last_places(new_store: NewStore) -> None:
+    await filled(new_store, LIMIT - 5)
+    writers = [new_store(max_videos=LIMIT) for _ in range(4)]
+    names = [[f"w{number}-{n}" for n in range(3)] for number in range(4)]
+    done = await asyncio.gather(
+        *(store.commit(sync_of(*own), NOW, nobody) for store, own in zip(writers, names, strict=True))
+    )
+    assert sorted(map(len, map(refused, done))) == [0, 3, 3, 3]
+    assert len(await videos(writers[0])) == LIMIT - 2
+
+
+async def test_an_import_is_not_held_to_the_limit(new_store: NewStore) -> None:
+    """A backup must fit where it came from; what it brought above the limit is updated as ever."""
+    store = new_store(max_videos=1)
+    user = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    line = (
+        '{"type":"record","userId":"0f8fad5b-d9cb-469f-a165-70867728950e","videoId":"7c9e6679-7425-40de-944b-%012d",'
+        '"lastWatched":"2024-05-01T10:00:00.000Z","claimed":9}'
+    )
+    taking = Import(store, threshold_permille=900, now=lambda: 1_764_000_000_000)
+    assert await taking.take([(n, (line % n).encode()) for n in range(5)]) == []
+    assert len((await store.changes(user)).records) == 5
+    at = 1_764_000_000_000
+    committed = await commit(
+        store, ((user, "7c9e6679-7425-40de-944b-000000000003"), play(1, at)), ((user, "new"), play(1, at))
+    )
+    assert refused(committed) == {"new"}
+
+
+@pytest.mark.parametrize("max_videos", [1, 10_000])
+async def test_a_heartbeat_of_a_record_that_there_is_asks_for_no_count(new_store: NewStore, max_videos: int) -> None:
+    """It would be one command more for each; only a new record is counted."""
+    store = new_store(max_videos=max_videos)
+    await commit(store, (("u", "v"), play()))
+
+    async def counts() -> int:
+        infos = [await run([("INFO", "commandstats")]) for run in await store._runs()]
+        return sum(int(info.get("cmdstat_hlen", {"calls": 0})["calls"]) for (info,) in infos)
+
+    before = await counts()
+    await commit(store, (("u", "v"), play(2, 200)))
+    assert await counts() == before
+    await commit(store, (("u", "w"), play()))
+    assert await counts() == before + 1
