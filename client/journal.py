@@ -5,6 +5,7 @@ what nobody was told yet. Lines are in the system's hands, not on the platter: a
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -95,7 +96,8 @@ class Journal:
     def _rewrite(self) -> None:
         """Replace the file at once by one that holds what is there now."""
         fresh = self._path.with_name(self._path.name + ".new")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        fresh.unlink(missing_ok=True)
+        with open(_opened(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:
             file.write(_line({"playhead-outbox": VERSION, "user": self._user, "last": self._last_seq}))
             file.writelines(_line(tree) for tree in self._entries.values())
             file.flush()
@@ -104,11 +106,16 @@ class Journal:
         if self._file is not None:
             with contextlib.suppress(OSError):  # what could not be written to it is in the new one
                 self._file.close()
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 closed by `close`
+        flags = os.O_WRONLY | os.O_APPEND
+        self._file = open(_opened(self._path, flags), "a", encoding="utf-8")  # noqa: SIM115 closed by `close`
         self._compact_at = self._path.stat().st_size + COMPACT_BYTES
 
     def _read(self) -> Restored:
-        data = self._path.read_bytes() if self._path.exists() else b""
+        try:
+            with open(_opened(self._path, os.O_RDONLY), "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            data = b""
         if not data:
             return Restored()
         head, *trees = [_parsed(line) for line in data.split(b"\n")]
@@ -139,7 +146,8 @@ class Journal:
 
 def _locked(path: Path) -> IO[str]:
     """A lock that the system takes back from a process that dies; beside the file, for that is replaced."""
-    lock = open(path.with_name(path.name + ".lock"), "a", encoding="utf-8")  # noqa: SIM115 closed by `Journal.close`
+    descriptor = _opened(path.with_name(path.name + ".lock"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    lock = open(descriptor, "a", encoding="utf-8")  # noqa: SIM115 closed by `Journal.close`
     if fcntl is not None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,6 +155,19 @@ def _locked(path: Path) -> IO[str]:
             lock.close()
             raise OutboxBusy(f"{path} is in use by another client") from None
     return lock
+
+
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor of a file of our own: a link, or another user's file, could be anybody's doing.
+
+    Raises:
+        OSError: it is one of these, or can't be opened.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    if hasattr(os, "geteuid") and os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "It belongs to another user", os.fspath(path))
+    return descriptor
 
 
 def _tree(entry: Entry) -> dict[str, Any]:

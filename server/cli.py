@@ -14,6 +14,7 @@ from server.auth import mint
 from server.serve import CannotServe, serve
 from server.settings import ENV_PREFIX, Settings
 from storage.durability import Level
+from storage.private import UMASK
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen == "token":
         return _token(**given)
     logging.config.dictConfig(logs.config("info"))
+    os.umask(UMASK)
     try:
         if chosen in operators.COMMANDS:
             return operators.run(chosen, given)

@@ -17,6 +17,7 @@ from server.clock import system_clock
 from server.progress_bar import ProgressBar
 from server.serve import CannotServe
 from server.settings import Settings
+from storage.private import open_file
 from storage.store import Store, StoreUnavailable
 from storage.transfer import Export, Import
 
@@ -52,11 +53,11 @@ async def _export_into(store: Store, file: Path, resume: bool) -> int:
     )
     if resume and state.get("epoch") != await store.epoch():
         raise CannotServe(f"{cursor} tells of no interrupted export of this store: export to a new file")
-    if file.exists() and not resume:
+    if os.path.lexists(file) and not resume:
         raise CannotServe(f"{file} exists: give another name, or --resume to go on with it")
     if not resume:
         _write(cursor, state)  # before the file is there, so that whatever is left of one can be gone on with
-    with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as out:
+    with open(open_file(file, os.O_RDWR | os.O_CREAT | (0 if resume else os.O_EXCL)), "r+b") as out:
         if out.seek(0, os.SEEK_END) < state["bytes"]:
             raise CannotServe(f"{file} is shorter than it was: export to a new file")
         out.seek(out.truncate(state["bytes"]))
@@ -201,7 +202,8 @@ def _sync(out: BinaryIO) -> None:
 
 def _read(cursor: Path) -> dict[str, Any]:
     try:
-        state = json.loads(cursor.read_text("utf-8"))
+        with open(open_file(cursor, os.O_RDONLY), "rb") as text:
+            state = json.load(text)
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
@@ -210,7 +212,8 @@ def _read(cursor: Path) -> dict[str, Any]:
 def _write(cursor: Path, state: dict[str, Any]) -> None:
     """Whole or not at all."""
     new = cursor.with_name(f"{cursor.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+    new.unlink(missing_ok=True)
+    with open(open_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as out:
         out.write(json.dumps(state).encode())
         _sync(out)
     new.replace(cursor)

@@ -7,6 +7,8 @@ kernel drops both at whatever death, so no stale pid is ever trusted:
 - `valkey.lock` is inherited by every server that the owner spawns. While it cannot be had, a server of an
   owner that was killed still lives; it is shut down, through the socket that the file names, before ours
   starts.
+
+And **nobody else can look into it**: it is closed to others, or refused (`storage/private.py`).
 """
 
 import contextlib
@@ -18,6 +20,11 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from storage.private import open_directory, open_file
+
+OWNER_LOCK, SERVER_LOCK, LOG = "playhead.lock", "valkey.lock", "valkey.log"
+MARKS = frozenset((OWNER_LOCK, SERVER_LOCK, LOG, "appendonlydir"))
+"""What only a data directory of ours holds."""
 SOCKET_NAME = "valkey.sock"
 SOCKET_DIR_PREFIX = "playhead-"  # of the private temporary directory that stands in for too long a path
 SOCKET_PATH_MAX_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, a NUL among them
@@ -40,16 +47,18 @@ class DataDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._resources = contextlib.ExitStack()
+        self._descriptor = -1
 
     def own(self) -> None:
-        """Take the owner's lock.
+        """Close the directory to others, and take the owner's lock.
 
         Raises:
             DataDirLocked: another process has it.
-            OSError: the directory can't be made or used.
+            OSError: the directory can't be made or used, or others have a hand in it.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = self._open_file("playhead.lock")
+        self._descriptor = open_directory(self.path, MARKS)
+        self._resources.callback(os.close, self._descriptor)
+        lock = self._open_file(OWNER_LOCK)
         deadline = time.monotonic() + LOCK_GRACE_S
         while not (owned := _try_lock(lock)) and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -71,7 +80,7 @@ class DataDir:
             EmbeddedStoreFailed: the old server does not shut down.
             OSError: the directory can't be used.
         """
-        lock = self._open_file("valkey.lock")
+        lock = self._open_file(SERVER_LOCK)
         self._end_orphan(lock)
         path = self._place_socket()
         _rewrite(lock, os.fsencode(path.name if path.parent == self.path else path))
@@ -82,7 +91,7 @@ class DataDir:
         self._resources.close()
 
     def _open_file(self, name: str) -> int:
-        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = open_file(name, os.O_RDWR | os.O_CREAT, self._descriptor)
         self._resources.callback(os.close, descriptor)
         return descriptor
 
@@ -121,7 +130,8 @@ def running_url(data_dir: Path) -> str:
     directory = data_dir.absolute()
     path = directory / SOCKET_NAME
     try:
-        path = directory / (os.fsdecode((directory / "valkey.lock").read_bytes()) or SOCKET_NAME)
+        with open(open_file(directory / SERVER_LOCK, os.O_RDONLY), "rb") as lock:
+            path = directory / (os.fsdecode(lock.read()) or SOCKET_NAME)
         ask(path, b"PING")
     except OSError as error:
         raise EmbeddedStoreFailed(f"No store answers in {data_dir} ({error}).") from error

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from storage.data_dir import DataDir, url_of
+from storage.data_dir import LOG, DataDir, url_of
 from storage.data_dir import DataDirLocked as DataDirLocked
 from storage.data_dir import EmbeddedStoreFailed as EmbeddedStoreFailed
 from storage.data_dir import running_url as running_url
+from storage.private import NotPrivate
 from storage.supervisor import Supervisor
 
 HASHES = (
@@ -69,6 +70,9 @@ class EmbeddedValkey:
         try:
             self._directory.own()
             self._launch()
+        except NotPrivate as error:
+            self.stop()
+            raise EmbeddedStoreFailed(f"The data directory can't be used: {error}.") from error
         except OSError as error:
             self.stop()
             raise EmbeddedStoreFailed(f"The embedded store cannot use {self.data_dir}: {error}.") from error
@@ -94,7 +98,7 @@ class EmbeddedValkey:
 
     def _launch(self) -> None:
         lock, self._socket = self._directory.make_way()
-        log = self.data_dir / "valkey.log"
+        log = self.data_dir / LOG
         with contextlib.suppress(FileNotFoundError):
             log.replace(log.with_suffix(".log.1"))
         command = self._command(self._socket)

@@ -10,6 +10,7 @@ Threads and blocking calls, not asyncio: a parent of several workers needs it to
 
 import contextlib
 import logging
+import os
 import shutil
 import subprocess
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from storage.data_dir import POLL_S, STOP_TIMEOUT_S, EmbeddedStoreFailed, ask
+from storage.private import UMASK, open_file
 
 logger = logging.getLogger(__name__)
 
@@ -118,13 +120,14 @@ class Supervisor:
             self._on_restart()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
+        with open(open_file(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
             return subprocess.Popen(  # noqa: S603 - no word of the command comes from a peer
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=(self._lock,),
+                umask=UMASK,
                 start_new_session=True,  # a Ctrl-C is the owner's, which still has to flush
             )
 

@@ -1,6 +1,7 @@
 """The outbox's file: what it gives back after any end of a process, and whom it is given to."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -152,3 +153,28 @@ def test_a_disk_that_takes_no_more_costs_nothing_in_memory(tmp_path: Path, caplo
     journal, restored = opened(path, "two")
     journal.close()
     assert restored.entries == outbox.entries
+
+
+@pytest.mark.parametrize("name", ["outbox", "outbox.new", "outbox.lock"])
+def test_no_link_that_somebody_put_beside_it_is_followed(tmp_path: Path, name: str) -> None:
+    """Neither read, nor written, nor made. What would be replaced anyway is."""
+    path, victim = tmp_path / "outbox", tmp_path / "victim"
+    (tmp_path / name).symlink_to(victim)
+    if name == "outbox.new":
+        opened(path, "one")[0].close()
+    else:
+        with pytest.raises(OSError, match="symbolic links"):
+            Journal(path, "me")
+    assert not victim.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+@pytest.mark.parametrize("name", ["outbox", "outbox.lock"])
+def test_a_file_of_another_user_is_not_read(tmp_path: Path, name: str) -> None:
+    """It would be sent as what this learner has watched."""
+    journal, outbox = opened(tmp_path / "outbox", "one")
+    outbox.put(play(0), NOW, NOW)
+    journal.close()
+    os.chown(tmp_path / name, 65_534, -1)
+    with pytest.raises(PermissionError, match="another user"):
+        Journal(tmp_path / "outbox", "me")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from protocol.record import Report
 from server.moving import BATCH, export_to, import_from
+from server.serve import CannotServe
 from server.settings import Settings
 from storage.keys import Keys
 from storage.pending import Batch, Delta
@@ -107,3 +109,55 @@ def put_cursor_behind(file: Path, epoch: str) -> None:
         "end": json.loads(lines[-1]),
     }
     file.with_name(f"{file.name}.imported").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("name", ["fresh", "fresh.cursor", "fresh.cursor.new"])
+async def test_an_export_follows_no_link_that_somebody_has_put_there(
+    store_server: StoreServer, prefix: str, tmp_path: Path, name: str
+) -> None:
+    """As in /tmp, under a name that can be guessed: what would be replaced anyway is, the file itself is refused."""
+    store, victim = Store(store_server.url, worker="source", keys=Keys(prefix)), tmp_path / "victim"
+    (tmp_path / name).symlink_to(victim)
+    try:
+        if name == "fresh":
+            with pytest.raises(CannotServe, match=r"fresh exists"):
+                await export_to(store, SETTINGS, tmp_path / "fresh", resume=False)
+        else:
+            assert await export_to(store, SETTINGS, tmp_path / "fresh", resume=False) == 0
+            assert (tmp_path / "fresh").stat().st_mode & 0o077 == 0
+    finally:
+        await store.close()
+    assert not victim.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+@pytest.mark.parametrize("name", ["fresh", "fresh.cursor"])
+async def test_an_export_is_not_gone_on_with_in_files_of_others(
+    store_server: StoreServer, prefix: str, tmp_path: Path, name: str
+) -> None:
+    """The records would be theirs to read, or their cursor would leave some out."""
+    store = Store(store_server.url, worker="source", keys=Keys(prefix))
+    cursor = {"epoch": await store.epoch(), "place": "", "bytes": 0, "counts": {}}
+    (tmp_path / "fresh").touch()
+    (tmp_path / "fresh.cursor").write_text(json.dumps(cursor))
+    os.chown(tmp_path / name, 65_534, -1)
+    try:
+        with pytest.raises(CannotServe, match=r"belongs to|no interrupted export"):
+            await export_to(store, SETTINGS, tmp_path / "fresh", resume=True)
+    finally:
+        await store.close()
+    assert not (tmp_path / "fresh").read_bytes()
+
+
+async def test_an_import_follows_no_link_beside_its_file(
+    backup: Path, store_server: StoreServer, prefix: str, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    for name in ("backup.imported", "backup.imported.new"):
+        (tmp_path / name).symlink_to(victim)
+    store = Store(store_server.url, worker="target", keys=Keys(prefix))
+    try:
+        assert await import_from(store, SETTINGS, backup, resume=False) == 0
+    finally:
+        await store.close()
+    assert not victim.exists()
