@@ -10,6 +10,7 @@ from server.clock import Clock
 from server.identity import PROGRESS_ANY, Identity
 from server.limits import Buckets, network_of
 from server.settings import Settings
+from server.transport import PLACE
 
 
 class Access:
@@ -29,6 +30,8 @@ class Access:
         """
         identity = await self.verify(address_of(request.scope), request.headers, token)
         self.charge(request, identity)
+        if (place := request.scope.get(PLACE)) is not None:
+            place.settle()
         return identity
 
     async def verify(self, address: str, headers: Headers, token: str | None = None) -> Identity:

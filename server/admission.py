@@ -1,10 +1,12 @@
 """How many may be connected, and how fast they may come. The transport's own limit would count REST with them."""
 
 from collections import Counter
+from typing import Protocol
 
 from protocol.errors import PeerError, Problem
 from server.clock import Clock
-from server.limits import Slots
+from server.limits import Buckets, Slots
+from server.newcomers import Newcomers
 from server.settings import Settings
 
 
@@ -16,48 +18,64 @@ class Busy(PeerError):
         self.retry_after_s = retry_after_s
 
 
+class Newcomer(Protocol):
+    """A socket before its hello."""
+
+    def give_way(self) -> None:
+        """Close: a younger one needs the place."""
+
+
 class Admission:
-    """The WebSockets of one process, by address and by user."""
+    """The WebSockets of one process: newcomers, and those that have said a valid hello, by address and by user."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
+        self._newcomers: Newcomers[Newcomer] = Newcomers(settings.max_newcomers, settings.max_newcomers_per_address)
         self._addresses: Counter[str] = Counter()
         self._users: Counter[str] = Counter()
+        self._hellos = Buckets(settings.user_hellos_per_s, settings.user_hellos_burst, "hellos of one user")
         self._slots = Slots(settings.hellos_per_s, settings.hellos_burst, self._now())
         self.connections = 0
+        """That have said a valid hello."""
 
-    def connect(self, address: str) -> None:
-        """Count a socket; `disconnect` must follow.
+    def connect(self, newcomer: Newcomer, address: str) -> None:
+        """Count a socket that was accepted; the oldest gives way where there are too many. `forget` must follow."""
+        oldest = self._newcomers.enter(newcomer, address)
+        if oldest is not None:
+            oldest.give_way()
+
+    def forget(self, newcomer: Newcomer) -> None:
+        """It is gone, or has said a valid hello."""
+        self._newcomers.leave(newcomer)
+
+    def join(self, address: str, user_id: str) -> None:
+        """Count a socket whose hello is valid; `leave` must follow.
+
+        What concerns one user or address comes first, and what all share last: a user who is refused anyway takes
+        nothing from others.
 
         Raises:
-            PeerError: too many of this process or of this address. It is not counted.
+            PeerError: too many of this process, address or user, or too often. It is not counted.
         """
-        settings = self._settings
-        if self.connections >= settings.max_connections:
-            raise PeerError(Problem.BUSY, f"at most {settings.max_connections} connections")
+        settings, now = self._settings, self._now()
+        caller = user_id if settings.auth else (address, user_id)
+        self._hellos.take(caller, now)
+        if self._users[user_id] >= settings.max_connections_per_user:
+            raise PeerError(Problem.RATE, f"at most {settings.max_connections_per_user} connections of one user")
         if self._addresses[address] >= settings.max_connections_per_address:
             raise PeerError(Problem.RATE, f"at most {settings.max_connections_per_address} connections of one address")
+        if self.connections >= settings.max_connections:
+            raise PeerError(Problem.BUSY, f"at most {settings.max_connections} connections")
+        if wait_s := self._slots.take(caller, now):
+            raise Busy("too many come at once", wait_s)
         self.connections += 1
         self._addresses[address] += 1
-
-    def disconnect(self, address: str) -> None:
-        self.connections -= 1
-        _drop(self._addresses, address)
-
-    def greet(self) -> None:
-        """Raises Busy where more say hello than can be brought up to date; each is given a slot of its own."""
-        wait_s = self._slots.take(self._now())
-        if wait_s:
-            raise Busy("too many come at once", wait_s)
-
-    def join(self, user_id: str) -> None:
-        """Count a user's socket; `leave` must follow. Raises PeerError: too many. It is not counted."""
-        if self._users[user_id] >= self._settings.max_connections_per_user:
-            raise PeerError(Problem.RATE, f"at most {self._settings.max_connections_per_user} connections of one user")
         self._users[user_id] += 1
 
-    def leave(self, user_id: str) -> None:
+    def leave(self, address: str, user_id: str) -> None:
+        self.connections -= 1
+        _drop(self._addresses, address)
         _drop(self._users, user_id)
 
     def _now(self) -> float:

@@ -9,7 +9,7 @@ from protocol.errors import Problem
 from server import handshake
 from server.bounded_websocket import BoundedWebSocket
 from server.corked import Corked
-from server.transport import Counted, ServiceConfig, last_words
+from server.transport import PLACE, Place, ServiceConfig, last_words
 
 BODY_GRACE_S = 5.0
 """After the deadline of a body, for the app to say so."""
@@ -28,7 +28,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(config, *args, **options)
         self._settings = config.settings
         self._deadline: asyncio.TimerHandle | None = None
-        self._place: Counted | None = None
+        self._place: Place | None = None
         self._bytes = 0
         self._in_head = True
         self._problem = Problem.NOT_HTTP
@@ -37,11 +37,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._place = Counted(self.config, self.client)
-        if self._place.too_many(self.config):
-            transport.abort()
-        else:
-            self._expect(self._settings.head_timeout_s)
+        self._place = Place(self.config, self.client, transport)
+        self._expect(self._settings.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -62,6 +59,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._corked is not None:
             self._corked.flush()
             self._corked = None
+        if self._place is not None:
+            self._place.unsettle()
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -83,6 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[PLACE] = self._place  # type: ignore[literal-required] # a server may add keys of its own
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many pipelined requests")  # ends in send_400_response
 

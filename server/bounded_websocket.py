@@ -12,7 +12,7 @@ from websockets.protocol import State
 from protocol.errors import CloseCode, Problem
 from server import handshake
 from server.limits import Bucket
-from server.transport import Counted, ServiceConfig, last_words
+from server.transport import PLACE, Place, ServiceConfig, last_words
 
 SLICE = 4_096
 """Bytes of a read that are made into frames at once: a flood is noticed before all of it is."""
@@ -32,7 +32,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._config = config
         settings = config.settings
         self._bucket = Bucket(ALL_FRAMES * settings.frames_per_s, ALL_FRAMES * settings.frames_burst, self.loop.time())
-        self._place: Counted | None = None
+        self._place: Place | None = None
         self._cut = False
         self._token: bytes | None = None
         """Of a handshake that is taken over from HTTP and not answered yet."""
@@ -40,7 +40,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._place = Counted(self._config, self.client)
+        self._place = Place(self._config, self.client, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._place is not None:
@@ -54,7 +54,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if hasattr(self, "request"):
             self.request._exception = None
 
-    def take_over(self, http: HttpToolsProtocol, place: Counted | None, token: bytes) -> None:
+    def take_over(self, http: HttpToolsProtocol, place: Place | None, token: bytes) -> None:
         """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed."""
         self.transport, self.server, self.client = http.transport, http.server, http.client
         self.scheme = "wss" if http.scheme == "https" else "ws"
@@ -79,6 +79,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             "state": self.app_state.copy(),
             "extensions": {"websocket.http.response": {}},
         }
+        self.scope[PLACE] = place  # type: ignore[literal-required] # a server may add keys of its own
         self.queue.put_nowait({"type": "websocket.connect"})
         task = self.loop.create_task(self.run_asgi())
         task.add_done_callback(self.on_task_complete)

@@ -104,6 +104,10 @@ class SocketChannel:
     def restart(self) -> None:
         self.end(Problem.UNAVAILABLE, CloseCode.RESTART)
 
+    def give_way(self) -> None:
+        """A younger connection needs the place of this one, which has not said a valid hello."""
+        self.end(Problem.BUSY, CloseCode.RESTART)
+
     def end(self, problem: Problem, code: CloseCode, retry_after_s: float | None = None) -> None:
         """Say goodbye, and close when that is written. The peer comes back after `retry_after_s` (about 3)."""
         if retry_after_s is None:

@@ -19,6 +19,7 @@ from server.identity import Identity
 from server.lease import Lease
 from server.limits import Bucket, TooFast
 from server.services import Services
+from server.transport import Place
 from storage.pending import Full
 from storage.reading import Changes
 from storage.store import StoreUnavailable
@@ -27,9 +28,14 @@ NO_HEADERS = Headers()
 
 
 class Conversation:
-    """One connection's frames and effects. `direct` is the transport, where it can hand frames over by itself."""
+    """One connection's frames and effects.
 
-    __slots__ = ("_address", "_bucket", "_channel", "_connection", "_direct", "_known", "_left", "_services")
+    Args:
+        direct: the transport, where it can hand frames over by itself.
+        place: among the TCP connections, where the server is ours.
+    """
+
+    __slots__ = ("_address", "_bucket", "_channel", "_connection", "_direct", "_known", "_left", "_place", "_services")
 
     def __init__(
         self,
@@ -38,9 +44,11 @@ class Conversation:
         channel: SocketChannel,
         direct: DirectWebSocket | None,
         address: str,
+        place: Place | None,
     ) -> None:
         settings = services.settings
         self._address = address
+        self._place = place
         self._services = services
         self._connection = connection
         self._channel = channel
@@ -165,12 +173,14 @@ class Conversation:
             if identity is None or hello.token is not None:
                 identity = await services.access.verify(self._address, NO_HEADERS, hello.token)
             user_id = identity.act_for(hello.user_id)
-            services.admission.greet()  # after the token: a slot is not to be had for nothing
-            services.admission.join(user_id)
+            services.admission.join(self._address, user_id)  # after the token: a slot is not to be had for nothing
         except PeerError as error:
             channel.refuse(error)
             return
-        channel.user_id = user_id  # so that the slot is given back
+        channel.user_id = user_id  # so that `leave` follows
+        services.admission.forget(channel)
+        if self._place is not None:
+            self._place.settle()
         if self._connection.state is not State.CHECKING:
             return  # we have said goodbye meanwhile
         self._connection.open(user_id, hello.session)

@@ -14,7 +14,7 @@ from typing import Any
 from websockets.frames import Opcode
 
 from server.bounded_websocket import BoundedWebSocket
-from server.transport import ServiceConfig
+from server.transport import PLACE, ServiceConfig
 from storage.latch import Latch
 
 try:
@@ -48,6 +48,7 @@ class DirectWebSocket(BoundedWebSocket):
 
     async def run_asgi(self) -> None:
         self.scope[SCOPE_KEY] = self  # type: ignore[literal-required] # a server may add keys of its own
+        self.scope[PLACE] = self._place  # type: ignore[literal-required]
         await super().run_asgi()
 
     def connection_lost(self, exc: Exception | None) -> None:

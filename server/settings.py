@@ -95,13 +95,21 @@ class Settings(BaseSettings):
     """The fastest playback that is believed."""
 
     max_connections: int = Field(default=20_000, ge=1)
-    """WebSockets of one process."""
+    """WebSockets of one process that have said a valid hello."""
     max_connections_per_address: int = Field(default=2_000, ge=1)
-    """An IPv6 address counts as its /64 network. A campus behind one address needs its number of players."""
+    """The same of one address. An IPv6 address counts as its /64 network. A campus behind one address needs its number
+    of players."""
     max_connections_per_user: int = Field(default=32, ge=1)
+    max_newcomers: int = Field(default=5_000, ge=1)
+    """WebSockets of one process that have not said a valid hello yet. Beyond it the oldest of them is closed."""
+    max_newcomers_per_address: int = Field(default=2_000, ge=1)
+    """The same of one address: as many as may come back at the same moment from behind it."""
     hellos_per_s: float = Field(default=500.0, gt=0)
-    """New conversations of one process; who comes beyond `hellos_burst` is told when to come back."""
+    """New conversations of one process; players beyond `hellos_burst` are told when to come back."""
     hellos_burst: int = Field(default=1_000, ge=1)
+    user_hellos_per_s: float = Field(default=5.0, gt=0)
+    """New conversations of one user, in the long run. It is checked first, so one user can't use up what all share."""
+    user_hellos_burst: int = Field(default=200, ge=1)
     frames_per_s: float = Field(default=20.0, gt=0)
     """Of one connection, in the long run."""
     frames_burst: int = Field(default=200, ge=1)

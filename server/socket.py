@@ -13,6 +13,7 @@ from server.channel import SocketChannel
 from server.conversation import Conversation
 from server.direct import SCOPE_KEY
 from server.services import Services
+from server.transport import PLACE
 
 
 class SocketEndpoint:
@@ -37,13 +38,12 @@ class SocketEndpoint:
         address = address_of(scope)
         try:
             services.drain.enter(channel)
-            services.admission.connect(address)
         except PeerError as error:
-            services.drain.leave(channel)
             channel.refuse(error)
             await channel.drained()
             return
-        conversation = Conversation(services, connection, channel, direct, address)
+        services.admission.connect(channel, address)
+        conversation = Conversation(services, connection, channel, direct, address, scope.get(PLACE))
         try:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
                 channel.on_end = lambda: deadline.reschedule(0)  # nothing can be answered: stop reading
@@ -59,9 +59,9 @@ class SocketEndpoint:
             channel.cancel()
             services.hub.leave(channel)
             services.drain.leave(channel)
-            services.admission.disconnect(address)
+            services.admission.forget(channel)
             if channel.user_id:
-                services.admission.leave(channel.user_id)
+                services.admission.leave(address, channel.user_id)
             if channel.lease is not None:
                 channel.lease.cancel()
                 channel.lease = None  # it holds the channel

@@ -5,19 +5,25 @@ control frames makes of one read. A connection that is slow, large or fast beyon
 `bounded_http.py` and `bounded_websocket.py`.
 """
 
+import contextlib
 import logging
+from asyncio import Transport
 from collections import Counter
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 import uvicorn
 
 from protocol.errors import Problem
 from server.limits import network_of
+from server.newcomers import Newcomers
 from server.problems import response
 from server.settings import Settings
 
 SPARE_CONNECTIONS = 1_000
 """For REST and health beside as many WebSockets as there may be, of the process and of one address."""
+PLACE = "playhead.place"
+"""In the ASGI scope: the Place of the connection that a request or WebSocket came by."""
 
 
 class ServiceConfig(uvicorn.Config):
@@ -25,34 +31,81 @@ class ServiceConfig(uvicorn.Config):
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         self.settings = settings
-        self.peers: Counter[str] = Counter()
-        """TCP connections of this process by network."""
+        self.peers: Counter[str | None] = Counter()
+        """TCP connections of this process by network; None: of the proxies."""
+        self.newcomers: Newcomers[Place] = Newcomers(
+            settings.max_newcomers + SPARE_CONNECTIONS, settings.max_newcomers_per_address + SPARE_CONNECTIONS
+        )
+        """Those by which no valid token has come, or none for what is going on now."""
+        self._proxies = [ip_network(network) for network in settings.trusted_proxies]
         super().__init__(**options)
 
+    def network_of(self, client: tuple[str, int] | None) -> str | None:
+        """Of a peer; None for a proxy that we trust: what it forwards is counted by the address that it names."""
+        if client is None:
+            return ""
+        network = network_of(client[0])
+        if self._proxies:
+            with contextlib.suppress(ValueError):
+                address: IPv4Address | IPv6Address = ip_address(client[0])
+                address = getattr(address, "ipv4_mapped", None) or address
+                if any(address in proxies for proxies in self._proxies):
+                    return None
+        return network
 
-class Counted:
-    """A TCP connection's place among those of its network."""
 
-    __slots__ = ("_network", "_peers")
+def most_connections(settings: Settings) -> int:
+    """TCP connections of one process: WebSockets, newcomers with REST's, and requests that are being answered."""
+    return settings.max_connections + settings.max_newcomers + 2 * SPARE_CONNECTIONS
 
-    def __init__(self, config: ServiceConfig, address: tuple[str, int] | None) -> None:
-        self._peers = config.peers
-        self._network = network_of(address[0]) if address is not None else ""
-        self._peers[self._network] += 1
 
-    def too_many(self, config: ServiceConfig) -> bool:
-        """Whether this is one too many; proxies bring many."""
-        settings = config.settings
-        if self._peers.total() > settings.max_connections + SPARE_CONNECTIONS:
-            return True
-        limit = settings.max_connections_per_address + SPARE_CONNECTIONS
-        return self._peers[self._network] > limit and not settings.trusted_proxies
+class Place:
+    """A TCP connection's place among those of its network.
+
+    It is a newcomer's, which may have to give way, until a valid token comes by it; and again when that request has
+    been answered. A WebSocket stays known. So connections on which nothing, or half a request, or nothing any more is
+    sent can keep out nobody.
+    """
+
+    __slots__ = ("_config", "_network", "_transport")
+
+    def __init__(self, config: ServiceConfig, client: tuple[str, int] | None, transport: Transport) -> None:
+        self._config = config
+        self._network = config.network_of(client)
+        self._transport: Transport | None = transport
+        config.peers[self._network] += 1
+        self.unsettle()
+        if self._is_one_too_many():
+            transport.abort()
+
+    def settle(self) -> None:
+        """A valid token has come."""
+        self._config.newcomers.leave(self)
+
+    def unsettle(self) -> None:
+        """What it came for is done."""
+        if self._transport is None:
+            return
+        oldest = self._config.newcomers.enter(self, self._network)
+        if oldest is not None and oldest._transport is not None:
+            oldest._transport.abort()
 
     def leave(self) -> None:
-        """Once."""
-        self._peers[self._network] -= 1
-        if not self._peers[self._network]:
-            del self._peers[self._network]
+        """The connection is gone. Once."""
+        self._transport = None
+        self._config.newcomers.leave(self)
+        peers = self._config.peers
+        peers[self._network] -= 1
+        if not peers[self._network]:
+            del peers[self._network]
+
+    def _is_one_too_many(self) -> bool:
+        """Those that are known fill all there is: WebSockets have their limit, so these are requests."""
+        settings, peers = self._config.settings, self._config.peers
+        most_of_one = settings.max_connections_per_address + settings.max_newcomers_per_address + 2 * SPARE_CONNECTIONS
+        if self._network is not None and peers[self._network] > most_of_one:
+            return True
+        return peers.total() > most_connections(settings)
 
 
 def last_words(problem: Problem, detail: str) -> bytes:

@@ -212,13 +212,14 @@ async def test_a_herd_of_two_thousand_comes_back_paced(
 
     async def member(server: Running) -> int:
         """How often it was sent away before it was welcome."""
+        user = str(uuid4())
         for attempt in range(20):
             async with AsyncExitStack() as stack:
                 async with handshakes:
                     socket = await stack.enter_async_context(opened(server))
                 if attempt == 0:
                     await together.wait()
-                await socket.send(hello(str(uuid4())))
+                await socket.send(hello(user))
                 message = json.loads(await socket.recv())
             if message["type"] == "welcome":
                 return attempt
@@ -250,4 +251,4 @@ async def test_a_herd_of_two_thousand_comes_back_paced(
         assert len(sent_away) >= 100, "it was a herd"
         assert len(set(sent_away)) > 100, "the slots differ"
         assert min(sent_away) >= 1
-        assert sum(attempts) < 2 * HERD, "a slot that is given is kept, but for the few whose place somebody else took"
+        assert sum(attempts) <= 1.1 * HERD, "a slot lets its owner in, but for the few who come far too late for it"

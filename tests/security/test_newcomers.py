@@ -1,0 +1,233 @@
+"""No caller and no crowd of strangers keeps others out: repeated hellos, and connections on which nothing comes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from server import transport
+from server.limits import LONGEST_WAIT_S
+from tests.conftest import StoreServer
+from tests.device import JSON, PATIENCE_S, Device, device
+from tests.rest import ok, rest
+from tests.security.attacker import Attacker, frame, head, upgrade
+from tests.security.callers import bearer, greeted, guarded, learner, received, socket
+from tests.security.issuer import token
+from tests.serving import Running, serving
+
+V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+QUOTA = 5
+"""Newcomers that there may be, scaled down."""
+CROWD = 40
+PROXY = "127.0.0.1"
+SCHOOL, ELSEWHERE = "203.0.113.1", "198.51.100.7"
+
+
+@asynccontextmanager
+async def open_or_guarded(store: StoreServer, prefix: str, auth: bool, **settings: Any) -> AsyncIterator[Running]:
+    """A server whose clock stands still, with tokens or without."""
+    async with AsyncExitStack() as stack:
+        if auth:
+            yield await stack.enter_async_context(guarded(store, prefix, **settings))
+        else:
+            yield await stack.enter_async_context(serving(redis_url=store.url, key_prefix=prefix, **settings))
+
+
+async def hello(server: Running, user_id: str, auth: bool) -> dict[str, Any]:
+    """What is answered to the hello of a connection that then closes."""
+    async with socket(server) as opened:
+        return await greeted(opened, token(user_id) if auth else None, userId=user_id)
+
+
+@pytest.mark.parametrize("auth", [True, False], ids=["tokens", "no-tokens"])
+async def test_a_learner_who_repeats_hello_delays_nobody_else(
+    store_server: StoreServer, prefix: str, auth: bool
+) -> None:
+    """They are told to wait, for a bounded time; learners at the same address say hello and are welcome."""
+    eager = str(uuid4())
+    few: dict[str, Any] = {"hellos_per_s": 0.1, "hellos_burst": 20, "user_hellos_per_s": 0.1, "user_hellos_burst": 5}
+    async with open_or_guarded(store_server, prefix, auth, **few) as server:
+        answers = [await hello(server, eager, auth) for _ in range(60)]
+        assert [answer["type"] for answer in answers[:5]] == ["welcome"] * 5
+        assert {(answer["type"], answer["code"]) for answer in answers[5:]} == {("goodbye", "rate")}
+        assert all(0 < answer["retryAfter"] <= LONGEST_WAIT_S for answer in answers[5:])
+        for _ in range(10):
+            assert (await hello(server, str(uuid4()), auth))["type"] == "welcome"
+
+
+async def test_a_learner_over_the_cap_of_connections_takes_no_place_in_the_queue(
+    store_server: StoreServer, prefix: str
+) -> None:
+    eager = str(uuid4())
+    few: dict[str, Any] = {"hellos_per_s": 0.1, "hellos_burst": 20, "max_connections_per_user": 1}
+    async with serving(redis_url=store_server.url, key_prefix=prefix, **few) as server, device(server, eager):
+        for _ in range(50):
+            assert (await hello(server, eager, False))["code"] == "rate"
+        for _ in range(10):
+            assert (await hello(server, str(uuid4()), False))["type"] == "welcome"
+
+
+async def test_whoever_was_told_to_wait_is_told_the_same_again_and_then_let_in(
+    store_server: StoreServer, prefix: str
+) -> None:
+    """Coming early costs the others nothing; coming in time is enough, whoever else has come meanwhile."""
+    few: dict[str, Any] = {"hellos_per_s": 0.5, "hellos_burst": 1, "user_hellos_burst": 1_000}
+    patient, eager, late = (str(uuid4()) for _ in range(3))
+    async with serving(redis_url=store_server.url, key_prefix=prefix, **few) as server:
+        assert (await hello(server, str(uuid4()), False))["type"] == "welcome"
+        (told,) = {(await hello(server, eager, False))["retryAfter"] for _ in range(30)}
+        wait_s = (await hello(server, patient, False))["retryAfter"]
+        assert wait_s == pytest.approx(told + 2), "the next slot after one, not after thirty"
+        server.clock.advance(wait_s)
+        assert (await hello(server, str(uuid4()), False))["type"] == "welcome"
+        assert (await hello(server, late, False))["code"] == "busy"
+        assert (await hello(server, patient, False))["type"] == "welcome"
+
+
+# Connections on which nothing comes
+
+
+async def gone(opened: ClientConnection) -> dict[str, Any]:
+    """The goodbye of a connection that gave way."""
+    said = await received(opened)
+    async with asyncio.timeout(PATIENCE_S):
+        await opened.wait_closed()
+    assert (said["type"], said["code"], opened.close_code) == ("goodbye", "busy", 4001)
+    assert 0 < said["retryAfter"] <= LONGEST_WAIT_S
+    return said
+
+
+@pytest.mark.parametrize("trusted", [(), (PROXY,)], ids=["direct", "behind-a-proxy"])
+@pytest.mark.parametrize("quota", ["max_newcomers", "max_newcomers_per_address"])
+async def test_silent_sockets_of_strangers_keep_no_learner_out(
+    store_server: StoreServer, prefix: str, quota: str, trusted: tuple[str, ...]
+) -> None:
+    """The oldest give way, the youngest stay. Learners at the same address come in, and stay when strangers come."""
+    users = [str(uuid4()) for _ in range(3 * QUOTA)]
+    settings = {quota: QUOTA, "hello_timeout_s": 120, "trusted_proxies": trusted}
+    at: dict[str, Any] = {"X-Forwarded-For": SCHOOL} if trusted else {}
+    async with guarded(store_server, prefix, **settings) as server, AsyncExitStack() as stack:
+        strangers = [await stack.enter_async_context(socket(server, **at)) for _ in range(CROWD)]
+        players = []
+        for user in users:
+            opened = await stack.enter_async_context(socket(server, **at))
+            player = Device(opened, user, uuid4().hex, JSON)
+            await player.hello(token=token(user))
+            players.append(player)
+        for stranger in strangers[: CROWD - QUOTA]:
+            await gone(stranger)
+        more = [await stack.enter_async_context(socket(server, **at)) for _ in range(QUOTA)]
+        for stranger in strangers[CROWD - QUOTA :]:
+            await gone(stranger)
+        for player in players:
+            assert (await player.play(V, 0, 1))["rejected"] == []
+        for opened in more:
+            await (await opened.ping())
+
+
+async def test_strangers_at_one_address_close_no_socket_of_another(store_server: StoreServer, prefix: str) -> None:
+    settings = {"max_newcomers_per_address": QUOTA, "hello_timeout_s": 120, "trusted_proxies": (PROXY,)}
+    school: dict[str, Any] = {"X-Forwarded-For": SCHOOL}
+    elsewhere: dict[str, Any] = {"X-Forwarded-For": ELSEWHERE}
+    async with guarded(store_server, prefix, **settings) as server, AsyncExitStack() as stack:
+        quiet = await stack.enter_async_context(socket(server, **elsewhere))
+        for _ in range(CROWD):
+            await stack.enter_async_context(socket(server, **school))
+        user = str(uuid4())
+        player = Device(quiet, user, uuid4().hex, JSON)
+        await player.hello(token=token(user))
+
+
+async def test_a_refused_hello_makes_no_known_connection(store_server: StoreServer, prefix: str) -> None:
+    """Only a valid one takes a socket out of the newcomers' quota: made-up tokens hold no place of a learner."""
+    async with guarded(store_server, prefix, max_connections_per_address=1) as server:
+        for _ in range(CROWD):
+            async with socket(server) as opened:
+                assert (await greeted(opened, "made.up.token"))["code"] == "unauthorized"
+        user = str(uuid4())
+        async with learner(server, token(user), user) as player:
+            assert (await player.play(V, 0, 1))["rejected"] == []
+
+
+# The same below the WebSocket
+
+
+@pytest.fixture
+def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many TCP connections of newcomers as there may be WebSockets of theirs, and two more."""
+    monkeypatch.setattr(transport, "SPARE_CONNECTIONS", 2)
+
+
+NOTHING_COMES: dict[str, tuple[bytes, ...]] = {
+    "nothing": (),
+    "half-a-head": (b"GET /livez HTTP/1.1\r\nHost: loc",),
+    "an-idle-connection": (head("GET", "/livez"),),
+    "half-a-body": (head("POST", "/progress/realtime", "Content-Type: text/plain", "Content-Length: 1000") + b"{",),
+    "a-body-that-nobody-reads": (
+        head("POST", "/progress/sync", "Content-Type: application/json", "Content-Length: 1000000") + b"{",
+    ),
+    "no-hello": (upgrade(),),
+    "a-refused-hello": (upgrade(), frame(0x1, b'{"type":"hello","device":"d","session":"s","token":"made.up.token"}')),
+}
+
+
+@pytest.mark.parametrize("sent", NOTHING_COMES.values(), ids=NOTHING_COMES)
+async def test_connections_on_which_nothing_comes_keep_no_learner_out(
+    store_server: StoreServer, prefix: str, scarce: None, sent: tuple[bytes, ...]
+) -> None:
+    """The oldest are cut off; a learner's socket and requests go on, and new ones come in."""
+    user = str(uuid4())
+    patient: dict[str, Any] = dict.fromkeys(("head_timeout_s", "body_timeout_s", "hello_timeout_s"), 100)
+    async with (
+        guarded(store_server, prefix, max_newcomers=QUOTA, **patient) as server,
+        learner(server, token(user), user) as player,
+        rest(server) as api,
+    ):
+        ok(await api.get(f"/progress/{user}", headers=bearer(token(user))))
+        crowd = []
+        for _ in range(CROWD):
+            attacker = await Attacker.come(server.port)
+            for data in sent:
+                await attacker.send(data)
+                await asyncio.sleep(0)
+            crowd.append(attacker)
+        for attacker in crowd[: CROWD - QUOTA - 2]:
+            await attacker.closed()
+        assert (await player.play(V, 0, 1))["rejected"] == []
+        ok(await api.get(f"/progress/{user}", headers=bearer(token(user))))
+        async with learner(server, token(other := str(uuid4())), other) as late:
+            assert (await late.play(V, 0, 1))["rejected"] == []
+        for attacker in crowd:
+            attacker.leave()
+
+
+async def test_a_request_with_a_valid_token_is_answered_however_many_strangers_come(
+    store_server: StoreServer, prefix: str, scarce: None
+) -> None:
+    """Its connection is no newcomer's while the body arrives and the store is waited for; afterwards it is again."""
+    user = str(uuid4())
+    body = json.dumps({"userId": user, "progressData": []}).encode()
+    lines = (
+        f"Authorization: Bearer {token(user)}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Expect: 100-continue",
+    )
+    async with guarded(store_server, prefix, max_newcomers_per_address=QUOTA, head_timeout_s=100) as server:
+        uploading = await Attacker.come(server.port)
+        await uploading.send(head("POST", "/progress/sync", *lines) + body[:1])
+        await uploading.until(b"100 Continue")  # now it is known whose it is
+        crowd = [await Attacker.come(server.port) for _ in range(CROWD)]
+        await crowd[0].closed()
+        await uploading.send(body[1:])
+        answer = await uploading.until(b"progressData")
+        assert b"HTTP/1.1 200" in answer
+        crowd += [await Attacker.come(server.port) for _ in range(CROWD)]
+        assert await uploading.closed() == answer
+        for attacker in (uploading, *crowd):
+            attacker.leave()
