@@ -1,6 +1,7 @@
 """Health, honestly: alive is not ready, and ready means that a heartbeat would be stored."""
 
 import json
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,10 +27,10 @@ class HealthEndpoints:
         services = self._services
         if services.drain.begun:
             return _status(503, "the process ends")
-        durability = services.store.durability
         try:
             await services.store.run([("PING",)])
             missing = await services.store.missing()
+            notes = await services.store.notes()
         except StoreUnavailable:
             return _status(503, "the store does not answer")
         trouble = services.heartbeats.trouble or services.requests.trouble
@@ -39,8 +40,9 @@ class HealthEndpoints:
             return _status(503, f"nothing is acked: {missing}")
         if trouble:
             return _status(503, "the store does not take records")
-        return _status(200, "ready", **({"note": durability.note} if durability.note else {}))
+        return _status(200, "ready", notes)
 
 
-def _status(code: int, text: str, **more: str) -> Response:
-    return Response(json.dumps({"status": text, **more}), code, media_type="application/json")
+def _status(code: int, text: str, notes: Sequence[str] = ()) -> Response:
+    body = {"status": text} | ({"notes": notes} if notes else {})
+    return Response(json.dumps(body), code, media_type="application/json")

@@ -17,6 +17,7 @@ from server.serve import CannotServe
 from server.settings import Settings
 from storage.embedded import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey, running_url
 from storage.rebuild import Found, Rebuild
+from storage.rights import lacked_right
 from storage.store import Store, StoreUnavailable
 
 DRIFT = 1
@@ -59,7 +60,7 @@ def run(chosen: str, given: dict[str, Any]) -> int:
         ValidationError: a setting is wrong.
     """
     stores = {name: value for name in ("data_dir", "redis_url") if (value := given.pop(name)) is not None}
-    return asyncio.run(_with_store(Settings(**stores), functools.partial(COMMANDS[chosen], **given)))
+    return asyncio.run(_with_store(chosen, Settings(**stores), functools.partial(COMMANDS[chosen], **given)))
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
@@ -67,7 +68,7 @@ def _add_store(command: argparse.ArgumentParser) -> None:
     command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
 
 
-async def _with_store(settings: Settings, command: Command) -> int:
+async def _with_store(name: str, settings: Settings, command: Command) -> int:
     async with _embedded(settings) as stored:
         try:
             store = create_store(stored)
@@ -77,6 +78,11 @@ async def _with_store(settings: Settings, command: Command) -> int:
             await store.check()
             return await command(store, stored)
         except StoreUnavailable as error:
+            if right := lacked_right(error):
+                raise CannotServe(
+                    f"the store's user may not use {right}, which `playhead {name}` needs ({error}): name the user "
+                    "playhead-operator of examples/playhead-operator.acl in --redis-url"
+                ) from None
             raise CannotServe(f"the store can't be used ({error}); nothing is half done: run it again") from None
         finally:
             await store.close()

@@ -28,6 +28,7 @@ from server.transport import ServiceConfig
 from storage.backoff import Backoff
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
 from storage.posture import concerns
+from storage.rights import lacked_right
 from storage.store import StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -199,12 +200,12 @@ async def _check(settings: Settings, theirs: bool) -> None:
         raise CannotServe(f"--redis-url is not one: {error}") from None
     try:
         await store.check()
-        if store.durability.note is not None:
-            logger.warning("%s", store.durability.note)
-        for sentence in await concerns(store) if theirs else ():
+        for sentence in (*await store.notes(), *(await concerns(store) if theirs else ())):
             logger.warning("%s", sentence)
     except StoreUnavailable as error:
-        raise CannotServe(f"the store at --redis-url can't be used: {error}") from None
+        right = lacked_right(error)
+        remedy = f"; its user may not use {right}: compare it with playhead of examples/playhead.acl" if right else ""
+        raise CannotServe(f"the store at --redis-url can't be used: {error}{remedy}") from None
     finally:
         await store.close()
 

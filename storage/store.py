@@ -27,6 +27,7 @@ from storage.link import Link, Single, checked
 from storage.pending import Batch, Committed, Wanted
 from storage.primary import RETRY_S, Primary, pool_of, sentinel_pool
 from storage.reading import Changes, Reading
+from storage.replay import Replay
 from storage.scanning import Scanning
 from storage.scripts import Script as Script
 from storage.totals import VideoTotals
@@ -78,6 +79,7 @@ class Store:
         self.endings = Endings(self.run, self.keys)
         self.totals = VideoTotals(self.run, self.keys, live_ms)
         self.scanning = Scanning(self.run, self._runs)
+        self.replay = Replay(self.link, self.keys)
         self._epoch = Epoch(self.run, self.keys)
         self._reading = Reading(self.link, self.keys, self.script, self._epoch)
         self.commits = Commits(
@@ -130,6 +132,10 @@ class Store:
             if missing := await self.durability.missing(run):
                 return missing
         return None
+
+    async def notes(self) -> list[str]:
+        """What an operator should know about how the store keeps what it has; a sentence each, for everybody to read."""
+        return [note for note in (self.durability.note, await self.replay.note()) if note]
 
     async def _runs(self) -> list[Run]:
         """A round trip to each primary, in an order that stays."""

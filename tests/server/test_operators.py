@@ -25,6 +25,7 @@ from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.server.program import ROOT, environment, serve
 from tests.serving import PATIENT, START_MS, Running, serving
+from tests.storage.own_store import PASSWORD, as_operator, as_playhead, running, written_acl
 
 PATIENCE_S = 60.0
 LEARNERS, BEATS = 12, 60
@@ -358,3 +359,28 @@ async def test_the_embedded_store_with_and_without_its_service(tmp_path: Path) -
     code, out, err = await alone.run("export", *data)
     assert code == 0, err
     assert user in out
+
+
+@pytest.mark.parametrize("kind", ["redis7", "valkey"])
+async def test_a_command_by_the_services_user_is_refused_and_names_the_operators(kind: str, tmp_path: Path) -> None:
+    """By the shipped ACL: what the store refused, which command needed it, and whose user has it; theirs does it all."""
+    url, backup = as_playhead(tmp_path / "s"), tmp_path / "backup"
+    service, theirs = Operator(REDIS_URL=url), Operator(REDIS_URL=as_operator(tmp_path / "s"))
+    with running(kind, tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path)):
+        async with serving(redis_url=url) as server, rest(server) as http, device(server, str(uuid4())) as player:
+            ok(await http.put(f"/videos/{VIDEO}", json={"title": "A title", "duration": 60}))
+            await player.play(VIDEO, 0, 30, span=30_000)
+        assert (await theirs.run("export", backup))[0] == 0
+        for words, right in (
+            (("rebuild",), "DBSIZE"),
+            (("rebuild", "--check"), "DBSIZE"),
+            (("export", tmp_path / "another"), "DBSIZE"),
+            (("import", backup), "HSETNX"),
+        ):
+            code, _, err = await service.run(*words)
+            assert code == 2
+            assert f"the store's user may not use {right}, which `playhead {words[0]}` needs" in err
+            assert "playhead-operator of examples/playhead-operator.acl" in err
+            assert PASSWORD not in err
+        for words in (("rebuild", "--check"), ("rebuild",), ("import", backup)):
+            assert (await theirs.run(*words))[0] == 0

@@ -14,7 +14,8 @@ from tests.replicated import binary
 
 PATIENCE_S = 20
 PASSWORD = "Pass:w0rd@/%"
-ACL = (Path(__file__).parents[2] / "examples" / "playhead.acl").read_text()
+OPERATOR_PASSWORD = "other-Pass:w0rd"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @contextlib.contextmanager
@@ -40,12 +41,34 @@ async def opened(url: str, **more: Any) -> AsyncIterator[Store]:
 
 
 def written_acl(directory: Path, more: str = "") -> Path:
-    """The example with a password, and whatever is added to the user's line, the last one."""
-    assert ACL.count("CHANGE-ME") == 1
+    """The examples with passwords, and whatever is added to the line of the service's user."""
+    service, operator = (read_example(name) for name in ("playhead", "playhead-operator"))
     path = directory / "users.acl"
-    path.write_text(ACL.rstrip("\n").replace("CHANGE-ME", PASSWORD) + more + "\n")
+    path.write_text(
+        service.replace("CHANGE-ME", PASSWORD).rstrip("\n")
+        + more
+        + "\n"
+        + operator.replace("CHANGE-ME", OPERATOR_PASSWORD)
+    )
     return path
+
+
+def read_example(name: str) -> str:
+    """An ACL file as it is shipped: the last line is a user's, with a password to be changed."""
+    text = (EXAMPLES / f"{name}.acl").read_text()
+    assert text.count("CHANGE-ME") == 1
+    assert text.splitlines()[-1].startswith(f"user {name} ")
+    return text
+
+
+def rights(name: str) -> set[str]:
+    """The commands that the user of an example may use."""
+    return {word[1:] for word in read_example(name).splitlines()[-1].split() if word.startswith("+")}
 
 
 def as_playhead(socket_path: Path, db: int = 0) -> str:
     return f"unix://playhead:{quote(PASSWORD, safe='')}@{quote(str(socket_path))}?db={db}"
+
+
+def as_operator(socket_path: Path, db: int = 0) -> str:
+    return f"unix://playhead-operator:{quote(OPERATOR_PASSWORD, safe='')}@{quote(str(socket_path))}?db={db}"

@@ -22,12 +22,12 @@ from storage.rebuild import Rebuild
 from storage.store import Store, StoreUnavailable
 from storage.wire import Command
 from tests.clustered import ClusterServers, Member, at_once, by_keys, clustered, until
+from tests.storage.own_store import read_example
 
 NOW = 1_764_000_000_000
 PATIENCE_S = 30.0
 LEARNERS = [f"u{number}" for number in range(60)]
 SLOTS_A_MOVE = 3
-ACL = Path(__file__).parents[2] / "examples" / "playhead.acl"
 PASSWORD = "a-password"
 
 
@@ -178,10 +178,9 @@ async def test_a_commit_is_one_call_a_partition_and_one_pipeline_a_node_and_stag
 
 async def test_the_user_of_the_example_needs_two_rights_more(servers: ClusterServers, store: Store) -> None:
     """CLUSTER SLOTS, and ASKING while a slot moves; nothing else is refused."""
-    rights = ACL.read_text().splitlines()[-1].split()[2:]
-    rights = [f">{PASSWORD}" if word.startswith(">") else word for word in rights]
+    words = read_example("playhead").replace("CHANGE-ME", PASSWORD).splitlines()[-1].split()[2:]
     for member in servers.members:
-        member.ask("ACL", "SETUSER", "playhead", "reset", "on", *rights, "+cluster|slots", "+asking", "+waitaof")
+        member.ask("ACL", "SETUSER", "playhead", "reset", *words, "+waitaof")
     url = servers.url.replace("://", f"://playhead:{PASSWORD}@")
     limited = Store(url, worker=uuid4().hex, durability="fsync", timeout_s=2.0)
     try:

@@ -1,0 +1,234 @@
+"""What is said about a restart of the store is what a restart does: on real servers and their append-only files."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+
+from protocol.record import Report
+from storage.keys import Keys
+from storage.pending import Batch, Delta
+from storage.replay import FRESH_S, NOT_SHOWN, REPLAYED, Replay
+from storage.store import Store
+from tests.conftest import _await_answer
+from tests.replicated import binary
+from tests.rest import ok, rest
+from tests.serving import serving
+from tests.storage.own_store import PASSWORD, PATIENCE_S, as_playhead, opened, written_acl
+from tests.storage.test_acl import conversation, operate
+
+NOW = 1_764_000_000_000
+SHIPPED = "user default off resetpass ~* &* +@all"
+AS_IT_WAS = "user default off resetpass resetkeys resetchannels -@all"
+LEARNERS = 30
+
+
+class Guarded:
+    """A store with an ACL file that may change, ended and started again."""
+
+    def __init__(self, kind: str, directory: Path, *options: str) -> None:
+        self.kind, self.directory, self.acl = kind, directory, written_acl(directory)
+        self.url = as_playhead(directory / "s")
+        self._words = [binary(kind), "--port", "0", "--unixsocket", directory / "s", "--dir", directory, "--save", ""]
+        self._words += ["--appendonly", "yes", "--aclfile", self.acl, *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def users(self, *changes: tuple[str, str]) -> None:
+        """Change the file."""
+        text = self.acl.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        self.acl.write_text(text)
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._words, stdout=subprocess.DEVNULL)
+        _await_answer(self._process, self.url)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+
+@pytest.fixture(params=["redis7", "valkey"])
+def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
+    guarded = Guarded(request.param, tmp_path)
+    yield guarded
+    guarded.end(signal.SIGKILL)
+
+
+async def commit(store: Store) -> None:
+    """A record of each learner, as a flusher stores it."""
+    batch = Batch()
+    for number in range(LEARNERS):
+        played = Report(NOW, NOW, "s", 1, 1, [0, 30], [], 30_000)
+        batch.deltas.setdefault((f"u{number}", "v"), Delta()).ops.append(played)
+    await store.commit(batch, NOW, lambda _: False)
+
+
+async def held(store: Store) -> int:
+    """How many of these records are there."""
+    return sum([(await store.record(f"u{number}", "v")).seen == [0, 30] for number in range(LEARNERS)])
+
+
+@dataclass(frozen=True)
+class Row:
+    """The default user's rights, and whether a restart drops something."""
+
+    name: str
+    default: str
+    drops: list[str] = field(default_factory=list)
+    """The commands that are refused."""
+
+
+ALL = [name for name, *_ in REPLAYED]
+ROWS = [
+    Row("as-shipped", SHIPPED),
+    Row("as-it-was-shipped", AS_IT_WAS, ALL),
+    Row("no-keys", "user default off resetpass resetkeys &* +@all", ALL),
+    Row("other-keys", "user default off resetpass ~other:* &* +@all", ALL),
+    Row("our-keys", "user default off resetpass resetkeys ~ph:* +@write"),
+    Row("no-hset", "user default off resetpass ~* +@all -hset", ["HSET"]),
+    Row("by-a-selector", "user default off resetpass resetkeys -@all (~ph:* +@all)"),
+    Row("on-and-without-a-password", "user default on nopass ~* &* +@all"),
+    Row("with-a-password", f"user default on >{PASSWORD} ~* &* +@all"),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+async def test_what_is_said_is_what_a_restart_does(guarded: Guarded, row: Row) -> None:
+    """Where nothing is said all records come back, from SIGTERM and from kill -9; where it is said, they do not."""
+    guarded.users((SHIPPED, row.default))
+    guarded.start()
+    drops = row.drops if guarded.kind == "redis7" else []
+    async with opened(guarded.url) as store:
+        await commit(store)
+        told = await store.notes()
+        assert await held(store) == LEARNERS
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            guarded.end(number)
+            guarded.start()
+            assert await held(store) == (0 if drops else LEARNERS)
+    if drops:
+        (sentence,) = told
+        assert f"may not use {', '.join(drops)} there" in sentence
+        assert PASSWORD not in sentence
+    else:
+        assert told == []
+
+
+async def test_a_store_without_a_file_replays_none(tmp_path: Path) -> None:
+    guarded = Guarded("redis7", tmp_path, "--appendonly", "no")
+    guarded.users((SHIPPED, AS_IT_WAS))
+    guarded.start()
+    try:
+        async with opened(guarded.url) as store:
+            assert await store.notes() == []
+    finally:
+        guarded.end()
+
+
+@pytest.mark.parametrize("info", ["", " -info"])
+async def test_a_store_that_does_not_show_its_rights_is_doubted(tmp_path: Path, info: str) -> None:
+    """But not by its default user, who has the rights that were just used."""
+    guarded = Guarded("redis7", tmp_path)
+    guarded.users((" +acl|dryrun", info), (SHIPPED, f"user default on >{PASSWORD} ~* &* +@all -acl{info}"))
+    guarded.start()
+    try:
+        async with opened(guarded.url) as store:
+            assert await store.notes() == [NOT_SHOWN]
+        async with opened(guarded.url.replace("playhead:", ":")) as store:
+            assert await store.notes() == []
+    finally:
+        guarded.end()
+
+
+async def test_rights_that_change_are_looked_at_again(guarded: Guarded) -> None:
+    """An ACL LOAD counts after a minute, and a store that is away changes nothing that was said."""
+    now = 0.0
+    guarded.start()
+    async with opened(guarded.url) as store:
+        replay = Replay(store.link, Keys(), lambda: now)
+        assert await replay.note() is None
+        guarded.users((SHIPPED, AS_IT_WAS), ("user playhead on", "user admin on nopass +@all\nuser playhead on"))
+        with redis.Redis.from_url(f"unix://admin:x@{guarded.directory / 's'}", protocol=2) as admin:
+            guarded.end()
+            guarded.start()
+            assert await replay.note() is None
+            now += FRESH_S
+            assert bool(await replay.note()) == (guarded.kind == "redis7")
+            guarded.users((AS_IT_WAS, SHIPPED))
+            admin.execute_command("ACL", "LOAD")
+            before = await replay.note()
+            now += FRESH_S
+            guarded.end()
+            assert await replay.note() == before
+        guarded.start()
+        assert await replay.note() is None
+
+
+async def test_the_rights_that_are_asked_for_are_those_of_the_file(guarded: Guarded) -> None:
+    """Whatever learners and operators do: each command in a transaction of the file is among those asked for, and each
+    of these is there."""
+    guarded.users((" +acl|dryrun", " +acl|dryrun +@all"))
+    guarded.start()
+    async with serving(redis_url=guarded.url) as here, serving(redis_url=guarded.url) as there:
+        await conversation(here, there)
+        await operate(guarded.url, here)
+    guarded.end()
+    assert in_transactions(guarded.directory) == set(ALL)
+
+
+def in_transactions(directory: Path) -> set[str]:
+    """The commands between MULTI and EXEC of an append-only file."""
+    (file,) = directory.glob("appendonlydir/*.incr.aof")
+    found, within = set[str](), False
+    for name in commands(file.read_bytes()):
+        if name in ("MULTI", "EXEC"):
+            within = name == "MULTI"
+        elif within:
+            found.add(name)
+    return found
+
+
+def commands(text: bytes) -> Iterator[str]:
+    """The first word of each command of a file in RESP."""
+    at = 0
+
+    def number(kind: bytes) -> int:
+        nonlocal at
+        assert text[at : at + 1] == kind
+        end = text.index(b"\r\n", at)
+        read, at = int(text[at + 1 : end]), end + 2
+        return read
+
+    while at < len(text):
+        words = []
+        for _ in range(number(b"*")):
+            length = number(b"$")
+            words.append(text[at : at + length])
+            at += length + 2
+        yield words[0].decode().upper()
+
+
+async def test_readiness_and_the_log_say_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As a note of a service that is ready, for everybody to read: no address, no password."""
+    guarded = Guarded("redis7", tmp_path)
+    guarded.users((SHIPPED, AS_IT_WAS))
+    guarded.start()
+    try:
+        async with serving(redis_url=guarded.url) as server, rest(server) as http:
+            ready = ok(await http.get("/readyz"))
+        assert ready["status"] == "ready"
+        (note,) = ready["notes"]
+        assert "next restart drops records" in note
+        assert PASSWORD not in note
+        assert str(tmp_path) not in note
+    finally:
+        guarded.end()

@@ -1,0 +1,59 @@
+"""The right that is lacking is named, whichever store refuses it and wherever: real stores, real refusals."""
+
+from collections.abc import Iterator
+from hashlib import sha1
+from pathlib import Path
+
+import pytest
+
+from storage.rights import lacked_right
+from storage.store import Store, StoreUnavailable
+from tests.ports import free_port
+from tests.storage.own_store import as_playhead, opened, running, written_acl
+
+ROWS = [
+    (("KEYS", "*"), "KEYS"),
+    (("GET", "other"), "a key"),
+    (("SPUBLISH", "other", "x"), "a channel"),
+    (("HGET", "ph:epoch", "f"), None),
+    (("NONSENSE",), None),
+]
+"""A command, and what its user lacks for it."""
+
+
+@pytest.fixture(params=["redis7", "valkey"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    url = as_playhead(tmp_path / "s")
+    options = ("--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path), "--save", "")
+    with running(request.param, tmp_path, url, *options):
+        yield url
+
+
+async def refusal(store: Store, *command: str | int) -> StoreUnavailable:
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.run([command])
+    return refused.value
+
+
+async def test_what_a_command_lacks_by_itself_and_in_a_script(url: str) -> None:
+    async with opened(url) as store:
+        await store.epoch()
+        for command, lacks in ROWS:
+            assert lacked_right(await refusal(store, *command)) == lacks, command
+            script = f"return redis.call({','.join(map(repr, command))})"
+            await store.run([("SCRIPT", "LOAD", script)])
+            error = await refusal(store, "EVALSHA", sha1(script.encode(), usedforsecurity=False).hexdigest(), 0)
+            assert lacked_right(error) in (lacks, "a command of a script" if lacks == "KEYS" else lacks)
+
+
+async def test_what_a_script_of_ours_lacks_is_named_where_the_store_names_a_line_alone(url: str) -> None:
+    async with opened(url) as store:
+        recount = store.script("recount")
+        keys = [store.keys.audience("v"), store.keys.summary("v"), store.keys.curve("v"), store.keys.before("v")]
+        assert lacked_right(await refusal(store, *recount.call(keys, "token", "", 1_000, 0, 1_000))) == "HLEN"
+
+
+async def test_other_trouble_is_no_lack() -> None:
+    assert lacked_right(None) is None
+    async with opened(f"redis://127.0.0.1:{free_port()}") as store:
+        assert lacked_right(await refusal(store, "GET", "ph:epoch")) is None
