@@ -38,8 +38,8 @@ REPLAYED: tuple[tuple[str, ...], ...] = (
 what the store makes of them."""
 
 WOULD_DROP = (
-    "The store's next restart drops records that are in its append-only file: it replays what scripts wrote as its default "
-    "user, who may not use {} there. Give that user the rights and no way in, as examples/playhead.acl does: "
+    "The store's next restart drops records that are in its append-only file: it replays what scripts wrote as its "
+    "default user, who may not use {} there. Give that user the rights and no way in, as examples/playhead.acl does: "
     "user default off resetpass ~* &* +@all"
 )
 NOT_SHOWN = (

@@ -134,7 +134,7 @@ class Store:
         return None
 
     async def notes(self) -> list[str]:
-        """What an operator should know about how the store keeps what it has; a sentence each, for everybody to read."""
+        """What an operator should know of how the store keeps what it has; sentences that everybody may read."""
         return [note for note in (self.durability.note, await self.replay.note()) if note]
 
     async def _runs(self) -> list[Run]:

@@ -363,7 +363,7 @@ async def test_the_embedded_store_with_and_without_its_service(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey"])
 async def test_a_command_by_the_services_user_is_refused_and_names_the_operators(kind: str, tmp_path: Path) -> None:
-    """By the shipped ACL: what the store refused, which command needed it, and whose user has it; theirs does it all."""
+    """By the shipped ACL: what the store refused, which command needed it, whose user has it; theirs does it all."""
     url, backup = as_playhead(tmp_path / "s"), tmp_path / "backup"
     service, theirs = Operator(REDIS_URL=url), Operator(REDIS_URL=as_operator(tmp_path / "s"))
     with running(kind, tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path)):

@@ -150,20 +150,23 @@ async def test_the_operators_user_needs_each_of_its_rights(tmp_path: Path) -> No
     acl = written_acl(tmp_path)
     acl.write_text(f"user admin on nopass ~* +@all\n{acl.read_text()}")
     url = as_playhead(tmp_path / "s", db=1)
-    with running("redis7", tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", acl, "--save", ""):
-        with redis.Redis.from_url(f"unix://admin:x@{tmp_path / 's'}?db=1") as admin:
-            async with serving(redis_url=url) as server:
-                for right in sorted(rights("playhead-operator") - OF_SEVERAL_SERVERS):
-                    admin.script_flush()
-                    for key in admin.scan_iter(match="ph:{*"):
-                        admin.delete(key)
-                    admin.acl_setuser("playhead-operator", enabled=True, commands=[f"-{right}"])
-                    with pytest.raises(StoreUnavailable) as refused:
-                        await operate(as_operator(tmp_path / "s", db=1), server)
-                    lacks, name = lacked_right(refused.value), right.upper().replace("|", " ")
-                    if right != "script|load":  # then a script is not known
-                        assert lacks == name or "videos.lua" in str(lacks), "which calls it by a variable"
-                    admin.acl_setuser("playhead-operator", enabled=True, commands=[f"+{right}"])
+    options = ("--unixsocket", tmp_path / "s", "--aclfile", acl, "--save", "")
+    with (
+        running("redis7", tmp_path, url, *options),
+        redis.Redis.from_url(f"unix://admin:x@{tmp_path / 's'}?db=1") as admin,
+    ):
+        async with serving(redis_url=url) as server:
+            for right in sorted(rights("playhead-operator") - OF_SEVERAL_SERVERS):
+                admin.script_flush()
+                for key in admin.scan_iter(match="ph:{*"):
+                    admin.delete(key)
+                admin.acl_setuser("playhead-operator", enabled=True, commands=[f"-{right}"])
+                with pytest.raises(StoreUnavailable) as refused:
+                    await operate(as_operator(tmp_path / "s", db=1), server)
+                lacks, name = lacked_right(refused.value), right.upper().replace("|", " ")
+                if right != "script|load":  # then a script is not known
+                    assert lacks == name or "videos.lua" in str(lacks), "which calls it by a variable"
+                admin.acl_setuser("playhead-operator", enabled=True, commands=[f"+{right}"])
 
 
 async def operate(url: str, server: Running) -> None:
@@ -257,9 +260,9 @@ def test_a_password_in_the_configuration_opens_no_way_in(kind: str, tmp_path: Pa
     options = ("--unixsocket", tmp_path / "s", "--requirepass", "secret", "--aclfile", written_acl(tmp_path))
     with running(kind, tmp_path, as_playhead(tmp_path / "s"), *options):
         for given in ("", ":secret@", "default:secret@"):
-            with redis.Redis.from_url(f"unix://{given}{tmp_path / 's'}") as stranger:
-                with pytest.raises(redis.AuthenticationError):
-                    stranger.get("ph:epoch")
+            stranger = redis.Redis.from_url(f"unix://{given}{tmp_path / 's'}")
+            with stranger, pytest.raises(redis.AuthenticationError):
+                stranger.get("ph:epoch")
 
 
 async def test_fsync_without_the_right_to_wait_for_the_disk_is_refused_in_a_sentence(tmp_path: Path) -> None:

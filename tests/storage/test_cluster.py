@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
