@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from storage.rights import lacked_right
@@ -48,9 +49,9 @@ async def test_what_a_command_lacks_by_itself_and_in_a_script(url: str) -> None:
 
 async def test_what_a_script_of_ours_lacks_is_named_where_the_store_names_a_line_alone(url: str) -> None:
     async with opened(url) as store:
-        recount = store.script("recount")
+        forget = store.script("forget")
         keys = [store.keys.audience("v"), store.keys.summary("v"), store.keys.curve("v"), store.keys.before("v")]
-        assert lacked_right(await refusal(store, *recount.call(keys, "token", "", 1_000, 0, 1_000))) == "HLEN"
+        assert lacked_right(await refusal(store, *forget.call(keys, msgpack.packb([])))) == "EXISTS"
 
 
 async def test_other_trouble_is_no_lack() -> None:
