@@ -18,7 +18,8 @@ class Access:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.authenticator = Authenticator(settings)
-        self._clock = clock
+        self.clock = clock
+        """This machine's: of tokens, and of how often somebody comes."""
         self._users = Buckets(settings.requests_per_s, settings.requests_burst, "requests")
         self._addresses = Buckets(settings.address_requests_per_s, settings.address_requests_burst, "requests")
 
@@ -56,7 +57,7 @@ class Access:
             self._users.take(identity.subject, self._now(), cost)
 
     def _now(self) -> float:
-        return self._clock().mono / 1_000
+        return self.clock().mono / 1_000
 
 
 def address_of(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""The only place that wires: settings and a clock in, an ASGI app out."""
+"""The only place that wires: settings in, an ASGI app out."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.access import Access
 from server.admission import Admission
 from server.bodies import BodyReader
-from server.clock import Clock, system_clock
+from server.clock import Clock, StoreClock, system_clock
 from server.drain import Drain, drained_first
 from server.durations import Durations
 from server.garbage import Garbage
@@ -66,7 +66,7 @@ def create_store(settings: Settings) -> Store:
 
 def create_app(
     settings: Settings,
-    clock: Clock = system_clock,
+    clock: Clock | None = None,
     own_process: bool = False,
     store_restarts: Callable[[], int] = int,
     worker_restarts: Callable[[], int] = int,
@@ -74,23 +74,26 @@ def create_app(
     """One process of the service. Its lifespan connects to the store and owns every background task.
 
     Args:
+        clock: for all instants, in the place of the store's and of this machine's clocks.
         own_process: nothing else lives in this process, so its memory and its signals are ours to manage.
         store_restarts: how often the embedded store was started again; by default never.
         worker_restarts: how often a worker, this or another, took the place of one that had died.
     """
-    access = Access(settings, clock)
+    machine, given = clock or system_clock, clock
+    access = Access(settings, machine)
 
     @asynccontextmanager
     async def lifespan(app: _App) -> AsyncIterator[None]:
         store = create_store(settings)
         start = Backoff(*START_RETRY_S)
         try:
-            epoch = await _met(store, start)
+            epoch, store_clock = await _met(store, start)
         except StoreUnavailable as error:
             await store.close()
             if own_process:
                 _give_up("The store does not answer, the process ends: %s", error)
             raise
+        clock = given or store_clock
         hub, metrics = Hub(store, epoch), Metrics()
 
         def flusher(lane: str, interval_s: float) -> Flusher:
@@ -105,7 +108,7 @@ def create_app(
                 wanted=hub.wanted,
             )
 
-        admission = Admission(settings, clock)
+        admission = Admission(settings, machine)
         lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
         durations = Durations(store, lanes[1], clock)
         drain = Drain(settings, lanes[0])
@@ -139,7 +142,7 @@ def create_app(
         ]
         try:
             garbage = [Garbage().run()] if own_process else []
-            async with _running(hub.run(), metrics.run(), *garbage):
+            async with _running(hub.run(), metrics.run(), store_clock.run(), *garbage):
                 async with _running(*(lane.run() for lane in lanes)), _running(durations.run()):
                     with drained_first(drain, settings) if own_process else nullcontext():
                         yield
@@ -183,8 +186,9 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _met(store: Store, backoff: Backoff) -> str:
-    """The epoch of a store that can do what is asked of it; a worker may start while the store is away for a moment.
+async def _met(store: Store, backoff: Backoff) -> tuple[str, StoreClock]:
+    """The epoch of a store that can do what is asked of it, and its clock; a worker may start while the store is away
+    for a moment.
 
     Raises:
         StoreUnavailable: it is away for longer than START_S.
@@ -194,6 +198,7 @@ async def _met(store: Store, backoff: Backoff) -> str:
         try:
             epoch = await store.epoch()
             await store.settle()
+            clock = await StoreClock.of(store, or_machine=True)
         except StoreUnavailable as error:
             if time.monotonic() > until:
                 raise
@@ -201,7 +206,7 @@ async def _met(store: Store, backoff: Backoff) -> str:
                 logger.warning("The store does not answer, this process waits for it to start: %s", error)
             await backoff.wait()
         else:
-            return epoch
+            return epoch, clock
 
 
 def _give_up(message: str, error: BaseException) -> None:

@@ -184,7 +184,8 @@ class Conversation:
         if self._connection.state is not State.CHECKING:
             return  # we have said goodbye meanwhile
         self._connection.open(user_id, hello.session)
-        channel.lease = Lease(identity, services.clock, settings.token_notice_s, channel.tell, channel.refuse)
+        clock = services.access.clock
+        channel.lease = Lease(identity, clock, settings.token_notice_s, channel.tell, channel.refuse)
         try:
             changes = await services.hub.enter(channel, hello.since, hello.epoch)
         except StoreUnavailable:

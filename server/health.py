@@ -1,12 +1,13 @@
 """Health, honestly: alive is not ready, and ready means that a heartbeat would be stored."""
 
 import json
-from collections.abc import Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.clock import StoreClock
 from server.services import Services
 from storage.durability import NotDurable, StoreUnavailable
 
@@ -40,9 +41,17 @@ class HealthEndpoints:
             return _status(503, f"nothing is acked: {missing}")
         if trouble:
             return _status(503, "the store does not take records")
-        return _status(200, "ready", notes)
+        more = {}
+        if isinstance(clock := services.clock, StoreClock):
+            notes = [*notes, *([clock.note] if clock.note else [])]
+            more["clock"] = {
+                "reference": clock.reference,
+                "offsetMs": clock.offset_ms,
+                "uncertaintyMs": clock.uncertainty_ms,
+                "sampledMsAgo": clock.sampled_ms_ago,
+            }
+        return _status(200, "ready", **({"notes": notes} if notes else {}), **more)
 
 
-def _status(code: int, text: str, notes: Sequence[str] = ()) -> Response:
-    body = {"status": text} | ({"notes": notes} if notes else {})
-    return Response(json.dumps(body), code, media_type="application/json")
+def _status(code: int, text: str, **more: Any) -> Response:
+    return Response(json.dumps({"status": text, **more}), code, media_type="application/json")

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.clock import StoreClock
 from server.identity import ANALYTICS
 from server.services import Services
 
@@ -77,6 +78,9 @@ class Metrics(Collector):
         yield waiting
         stuck = any(lane.trouble is not None for lane in (services.heartbeats, services.requests))
         yield _gauge("playhead_store_trouble", "1 while a batch can't be stored", int(stuck))
+        if isinstance(clock := services.clock, StoreClock):
+            what = "How far this machine's clock is ahead of the store's, by which records go"
+            yield _gauge("playhead_clock_offset_seconds", what, clock.offset_ms / 1_000)
         yield _gauge("playhead_tasks", "Tasks on the event loop", len(asyncio.all_tasks()))
         yield _gauge("playhead_event_loop_lag_seconds", "The worst of the last 10 s", max(self._lags))
         retries = CounterMetricFamily("playhead_retries", "Attempts after the first, by loop", labels=["loop"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from protocol.export import MAX_LINE, EndLine, HeaderLine, read_line
-from server.clock import system_clock
+from server.clock import Clock
 from server.progress_bar import ProgressBar
 from server.serve import CannotServe
 from server.settings import Settings
@@ -28,7 +28,7 @@ SHOWN = 20
 """Refused lines that are told one by one."""
 
 
-async def export_to(store: Store, settings: Settings, file: Path | None, resume: bool) -> int:
+async def export_to(store: Store, settings: Settings, clock: Clock, file: Path | None, resume: bool) -> int:
     """Write all; the exit code, 1 where something could not be read.
 
     Raises:
@@ -36,17 +36,17 @@ async def export_to(store: Store, settings: Settings, file: Path | None, resume:
     """
     try:
         if file is not None:
-            return await _export_into(store, file, resume)
+            return await _export_into(store, clock, file, resume)
         if resume:
             raise CannotServe("--resume needs a FILE")
-        return await _export(store, sys.stdout.buffer, None, {})
+        return await _export(store, clock, sys.stdout.buffer, None, {})
     except OSError as error:
         if file is None:  # whoever read it is gone; what is left in the buffer goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CannotServe(f"{file or 'stdout'} can't be written ({error.strerror})") from None
 
 
-async def _export_into(store: Store, file: Path, resume: bool) -> int:
+async def _export_into(store: Store, clock: Clock, file: Path, resume: bool) -> int:
     cursor = file.with_name(f"{file.name}.cursor")
     state: dict[str, Any] = (
         _read(cursor) if resume else {"epoch": await store.epoch(), "place": "", "bytes": 0, "counts": {}}
@@ -61,16 +61,16 @@ async def _export_into(store: Store, file: Path, resume: bool) -> int:
         if out.seek(0, os.SEEK_END) < state["bytes"]:
             raise CannotServe(f"{file} is shorter than it was: export to a new file")
         out.seek(out.truncate(state["bytes"]))
-        code = await _export(store, out, cursor, state)
+        code = await _export(store, clock, out, cursor, state)
     cursor.unlink(missing_ok=True)
     return code
 
 
-async def _export(store: Store, out: BinaryIO, cursor: Path | None, state: dict[str, Any]) -> int:
+async def _export(store: Store, clock: Clock, out: BinaryIO, cursor: Path | None, state: dict[str, Any]) -> int:
     export = Export(store, Counter(state.get("counts", {})))
     bar = ProgressBar(sys.stderr)
     try:
-        async for page in export.pages(system_clock().wall, state.get("place", "")):
+        async for page in export.pages(clock().wall, state.get("place", "")):
             out.write(b"".join(page.lines))
             bar.show(page.part, f"{export.counts['records']:,} records")
             if cursor is not None and page.place:
@@ -93,7 +93,7 @@ async def _export(store: Store, out: BinaryIO, cursor: Path | None, state: dict[
     return 1 if counts["failed"] else 0
 
 
-async def import_from(store: Store, settings: Settings, file: Path | None, resume: bool) -> int:
+async def import_from(store: Store, settings: Settings, clock: Clock, file: Path | None, resume: bool) -> int:
     """Join all; the exit code, 1 where a line was refused or the end is missing.
 
     What it tells at its end is of the whole import, however often it was resumed; but what it had joined of a batch in
@@ -102,24 +102,27 @@ async def import_from(store: Store, settings: Settings, file: Path | None, resum
     if file is None:
         if resume:
             raise CannotServe("--resume needs a FILE")
-        return await _import(store, settings, sys.stdin.buffer, None, resume=False)
+        return await _import(store, settings, clock, sys.stdin.buffer, None, resume=False)
     try:
         with file.open("rb") as lines:
-            return await _import(store, settings, lines, file.with_name(f"{file.name}.imported"), resume=resume)
+            cursor = file.with_name(f"{file.name}.imported")
+            return await _import(store, settings, clock, lines, cursor, resume=resume)
     except OSError as error:
         is_cursor = error.filename is not None and Path(error.filename) != file
         what = f"{error.filename} can't be written" if is_cursor else f"{file} can't be read"
         raise CannotServe(f"{what} ({error.strerror})") from None
 
 
-async def _import(store: Store, settings: Settings, lines: BinaryIO, cursor: Path | None, resume: bool) -> int:
+async def _import(
+    store: Store, settings: Settings, clock: Clock, lines: BinaryIO, cursor: Path | None, resume: bool
+) -> int:
     header = lines.readline(MAX_LINE + 1)
     try:
         if not isinstance(read_line(header), HeaderLine):
             raise ValueError("type: should be playhead export")
     except ValueError as error:
         raise CannotServe(f"this is no export that can be imported: line 1: {error}") from None
-    work = Import(store, threshold_permille=settings.threshold_permille, now=lambda: system_clock().wall)
+    work = Import(store, threshold_permille=settings.threshold_permille, now=lambda: clock().wall)
     of = {"export": sha256(header).hexdigest(), "epoch": await store.epoch()}
     number, refused, size = 1, 0, 0
     state: dict[str, Any] = {}

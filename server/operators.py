@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from server.app import create_store
-from server.clock import system_clock
+from server.clock import Clock, StoreClock
 from server.moving import export_to, import_from
 from server.progress_bar import ProgressBar
 from server.serve import CannotServe
@@ -22,7 +22,7 @@ from storage.store import Store, StoreUnavailable
 
 DRIFT = 1
 """Exit code: there is, or was, something to say."""
-Command = Callable[[Store, Settings], Awaitable[int]]
+Command = Callable[[Store, Settings, Clock], Awaitable[int]]
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -76,7 +76,7 @@ async def _with_store(name: str, settings: Settings, command: Command) -> int:
             raise CannotServe(f"--redis-url is not one: {error}") from None
         try:
             await store.check()
-            return await command(store, stored)
+            return await command(store, stored, await StoreClock.of(store))
         except StoreUnavailable as error:
             if right := lacked_right(error):
                 raise CannotServe(
@@ -114,7 +114,7 @@ async def _embedded(settings: Settings) -> AsyncIterator[Settings]:
         await asyncio.to_thread(valkey.stop)
 
 
-async def _rebuild(store: Store, settings: Settings, check: bool) -> int:
+async def _rebuild(store: Store, settings: Settings, clock: Clock, check: bool) -> int:
     progress = ProgressBar(sys.stderr)
 
     def show(walk: str, part: float, found: Found) -> None:
@@ -127,7 +127,7 @@ async def _rebuild(store: Store, settings: Settings, check: bool) -> int:
         store,
         mend=not check,
         grace_s=settings.store_timeout_s,
-        now=lambda: system_clock().wall,
+        now=lambda: clock().wall,
         progress=show,
     )
     try:

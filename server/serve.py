@@ -20,6 +20,7 @@ from server import logs
 from server.app import create_app, create_store
 from server.auth import Authenticator
 from server.bounded_http import BoundedHttp
+from server.clock import StoreClock
 from server.direct import DirectWebSocket
 from server.pages import PLAYER
 from server.settings import Settings
@@ -202,6 +203,8 @@ async def _check(settings: Settings, theirs: bool) -> None:
         await store.check()
         for sentence in (*await store.notes(), *(await concerns(store) if theirs else ())):
             logger.warning("%s", sentence)
+        clock = await StoreClock.of(store, or_machine=True)
+        logger.log(logging.WARNING if clock.note else logging.INFO, "%s", clock)
     except StoreUnavailable as error:
         right = lacked_right(error)
         remedy = f"; its user may not use {right}: compare it with playhead of examples/playhead.acl" if right else ""

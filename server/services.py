@@ -18,6 +18,7 @@ from storage.store import Store
 class Services:
     settings: Settings
     clock: Clock
+    """Of all that is stored, or compared with what another node has stored: the store's, but where a test gives one."""
     access: Access
     admission: Admission
     store: Store

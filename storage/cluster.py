@@ -79,6 +79,13 @@ class Cluster:
             await self.look()
         return [self.primary(name) for name in sorted(set(self._owners) - {""})]
 
+    async def home(self, key: str) -> Primary:
+        if not self.primary_of(key):
+            await self.look()
+        if not (name := self.primary_of(key)):
+            raise StoreUnavailable("no primary is known for a slot")
+        return self.primary(name)
+
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
         return ClusterChannels(self, on_message, on_confirmed)
 

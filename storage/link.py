@@ -51,6 +51,10 @@ class Link(Protocol):
         """All of them. Raises StoreUnavailable."""
         ...
 
+    async def home(self, key: str) -> Primary:
+        """Who has the key, as far as we know. Raises StoreUnavailable: nobody is known to."""
+        ...
+
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
         """Subscriptions; `storage/channels.py` says to what is told."""
         ...
@@ -101,6 +105,9 @@ class Single:
 
     async def primaries(self) -> list[Primary]:
         return [self.primary]
+
+    async def home(self, key: str) -> Primary:
+        return self.primary
 
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
         return Channels(self.primary.pool, on_message, on_confirmed, clustered=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 from redis.asyncio import Redis
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import MovedError, NoPermissionError, RedisError
 
 from protocol.record import Record
 from storage.address import parse_address
@@ -34,6 +34,10 @@ from storage.totals import VideoTotals
 from storage.wire import Command, Run
 
 MAX_VIDEOS = 10_000
+
+
+class TimeNotAllowed(StoreUnavailable):
+    """The store's user may not run TIME."""
 
 
 class Store:
@@ -146,6 +150,24 @@ class Store:
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
         """Subscriptions to channels of this store."""
         return self.link.listen(on_message, on_confirmed)
+
+    async def time(self) -> int:
+        """ms since 1970 by the store's clock; on a cluster, by that of the primary which has the epoch.
+
+        Raises:
+            TimeNotAllowed: the user may not ask.
+            StoreUnavailable: no answer.
+        """
+        primary = await self.link.home(self.keys.epoch)
+        try:
+            seconds, us = checked(await primary.ask([("TIME",)]))[0]
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                raise TimeNotAllowed(str(error)) from error
+            raise
+        return int(seconds) * 1_000 + int(us) // 1_000
 
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data."""

@@ -105,8 +105,14 @@ async def test_a_process_that_starts_while_the_store_is_away_for_a_moment_waits_
         async with asyncio.timeout(PATIENCE_S):
             await starting
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as api:
-            assert ok(await api.get("/readyz")) == {"status": "ready"}
-            assert (await scraped(api))["playhead_retries_total{start}"] >= 1
+            ready = ok(await api.get("/readyz"))
+            assert ready["status"] == "ready"
+            assert abs(ready["clock"]["offsetMs"]) <= ready["clock"]["uncertaintyMs"] + 2, (
+                "the store is on this machine"
+            )
+            found = await scraped(api)
+            assert found["playhead_retries_total{start}"] >= 1
+            assert abs(found["playhead_clock_offset_seconds{}"]) < 1
         await lifespan.__aexit__(None, None, None)
 
 

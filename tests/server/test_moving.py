@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from protocol.record import Report
+from server.clock import system_clock
 from server.moving import BATCH, export_to, import_from
 from server.serve import CannotServe
 from server.settings import Settings
@@ -51,7 +52,7 @@ async def backup(store_server: StoreServer, prefix: str, tmp_path: Path) -> Path
         batch.deltas[str(UUID(int=n)), VIDEO] = Delta(ops=[Report(NOW, NOW, "s", 1, 1, [0, 5], [], 5_000)])
     try:
         await store.commit(batch, NOW, lambda user_id: False)
-        assert await export_to(store, SETTINGS, file, resume=False) == 0
+        assert await export_to(store, SETTINGS, system_clock, file, resume=False) == 0
     finally:
         await store.close()
     return file
@@ -67,13 +68,13 @@ async def test_an_import_that_was_interrupted_tells_of_the_whole(
         store.left = left
         capsys.readouterr()
         try:
-            assert await import_from(store, SETTINGS, backup, resume=False) == 0
+            assert await import_from(store, SETTINGS, system_clock, backup, resume=False) == 0
             break
         except StoreUnavailable:
             interrupted += 1
             assert capsys.readouterr().out == ""
             store.left = 10_000
-            assert await import_from(store, SETTINGS, backup, resume=True) == 0
+            assert await import_from(store, SETTINGS, system_clock, backup, resume=True) == 0
             assert capsys.readouterr().out == WHOLE
         finally:
             await store.close()
@@ -89,7 +90,7 @@ async def test_an_import_that_was_killed_behind_its_last_line_was_whole(
     put_cursor_behind(backup, await store.epoch())
     capsys.readouterr()
     try:
-        assert await import_from(store, SETTINGS, backup, resume=True) == 0
+        assert await import_from(store, SETTINGS, system_clock, backup, resume=True) == 0
     finally:
         await store.close()
     assert capsys.readouterr() == (WHOLE, "")

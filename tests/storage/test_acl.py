@@ -12,6 +12,7 @@ import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
 
+from server.clock import StoreClock
 from storage.keys import Keys
 from storage.posture import concerns
 from storage.rebuild import Rebuild
@@ -173,6 +174,7 @@ async def operate(url: str, server: Running) -> None:
     """All that operators do, by the user of this URL, while the service serves the same store."""
     async with opened(url) as store:
         await store.check()
+        await StoreClock.of(store)
         user, video = str(uuid4()), str(uuid4())
         async with rest(server) as http, device(server, user) as player:
             ok(await http.put(f"/videos/{video}", json={"title": "A title", "duration": 60}))
@@ -184,12 +186,15 @@ async def operate(url: str, server: Running) -> None:
             ok(await http.delete(f"/sessions/{user}"))
         audience = store.keys.audience(video)
         await store.run([("HSET", audience, user, b"garbage"), ("HSET", audience, str(uuid4()), b"garbage")])
-        found = await Rebuild(store, mend=True, grace_s=0, now=lambda: 1).run()
+        found = await Rebuild(store, mend=True, grace_s=0, now=lambda: server.clock.wall).run()
         assert (found.drift.total(), found.failed) == (3, {})
         lines = [line async for page in Export(store).pages(1) for line in page.lines]
-        assert await Import(store, threshold_permille=900, now=lambda: 1).take(list(enumerate(lines))) == []
+        assert (
+            await Import(store, threshold_permille=900, now=lambda: server.clock.wall).take(list(enumerate(lines)))
+            == []
+        )
         await store.run([("DEL", store.keys.progress(user))])
-        work = Import(store, threshold_permille=900, now=lambda: 1)
+        work = Import(store, threshold_permille=900, now=lambda: server.clock.wall)
         assert (await work.take(list(enumerate(lines))), work.changed) == ([], 1)
 
 

@@ -1,0 +1,202 @@
+"""The clock of all nodes: the store's time, whatever the clocks of the machines say, and however either is set."""
+
+import asyncio
+import itertools
+import logging
+from pathlib import Path
+
+import pytest
+
+from server.clock import EVERY_S, FAR_MS, SLEW_MS, StoreClock, system_clock
+from storage.keys import Keys
+from storage.store import Store, StoreUnavailable, TimeNotAllowed
+from tests.conftest import StoreServer
+from tests.serving import START_MS, FakeClock
+from tests.storage.own_store import as_playhead, opened, running, written_acl
+
+DAY_S = 86_400
+
+
+class Line:
+    """A store that tells its time, over a line that takes its time in either direction."""
+
+    def __init__(self, machine: FakeClock, ahead_ms: int = 0) -> None:
+        self._machine = machine
+        self.ahead_ms = ahead_ms
+        """Of the machine's monotonic clock."""
+        self.there_ms = self.back_ms = 0
+        self.away = False
+        self.asked = 0
+
+    async def time(self) -> int:
+        if self.away:
+            raise StoreUnavailable("away")
+        self.asked += 1
+        self._machine.mono += self.there_ms
+        at = self._machine.mono + self.ahead_ms
+        self._machine.mono += self.back_ms
+        return at
+
+
+async def started(machine: FakeClock, line: Line) -> StoreClock:
+    clock = StoreClock(line.time, machine)
+    await clock.start()
+    return clock
+
+
+@pytest.fixture
+def machine() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def line(machine: FakeClock) -> Line:
+    return Line(machine, START_MS - machine.mono)
+
+
+@pytest.mark.parametrize("step_s", [-DAY_S, -60, 0.5, 60, DAY_S])
+async def test_the_machines_wall_clock_may_be_set_as_one_likes(machine: FakeClock, line: Line, step_s: float) -> None:
+    """Before the start, after it, and back: no reading shows it, and the offset is told."""
+    machine.wall += round(1_000 * step_s)
+    clock = await started(machine, line)
+    assert clock().wall == START_MS
+    assert clock.offset_ms == round(1_000 * step_s)
+    for step in (-step_s, -step_s, step_s):
+        machine.wall += round(1_000 * step)
+        machine.advance(10)
+        before = clock().wall
+        await clock.sample()
+        assert clock().wall == before == line.ahead_ms + machine.mono
+
+
+async def test_the_shortest_of_some_round_trips_is_taken(machine: FakeClock, line: Line) -> None:
+    """A slow answer shows the time less well: what it may be wrong by is told."""
+    trips = iter([(300, 100), (4, 4), (90, 10)])
+    ask = line.time
+
+    async def time() -> int:
+        line.there_ms, line.back_ms = next(trips)
+        return await ask()
+
+    line.time = time  # type: ignore[method-assign]
+    clock = await started(machine, line)
+    assert clock().wall == line.ahead_ms + machine.mono
+    assert clock.uncertainty_ms == 5
+
+
+async def test_a_sample_that_may_be_wrong_by_more_moves_nothing(machine: FakeClock, line: Line) -> None:
+    clock = await started(machine, line)
+    line.there_ms, line.back_ms = 400, 0
+    await clock.sample()
+    assert clock().wall == line.ahead_ms + machine.mono
+    assert clock.uncertainty_ms == 201
+
+
+@pytest.mark.parametrize("by_ms", [50, SLEW_MS, SLEW_MS + 1, 3_600_000, 1_000 * DAY_S])
+async def test_a_store_whose_clock_goes_on_is_followed(machine: FakeClock, line: Line, by_ms: int) -> None:
+    clock = await started(machine, line)
+    line.ahead_ms += by_ms
+    await clock.sample()
+    assert clock().wall == line.ahead_ms + machine.mono
+
+
+@pytest.mark.parametrize("by_ms", [50, SLEW_MS])
+async def test_a_reading_that_is_a_little_ahead_waits_and_never_goes_back(
+    machine: FakeClock, line: Line, by_ms: int
+) -> None:
+    """At half the speed, so that what happens later has a later instant; then it is the store's time again."""
+    clock = await started(machine, line)
+    line.ahead_ms -= by_ms
+    before = clock().wall
+    await clock.sample()
+    readings = [clock().wall]
+    while machine.mono + line.ahead_ms < before + by_ms:
+        machine.advance(0.002)
+        readings.append(clock().wall)
+    assert readings[0] == before
+    assert all(later > earlier for earlier, later in itertools.pairwise(readings))
+    assert readings[-1] == line.ahead_ms + machine.mono
+
+
+@pytest.mark.parametrize("by_ms", [SLEW_MS + 1, 3_600_000, 1_000 * DAY_S])
+async def test_a_reading_that_is_far_ahead_goes_back(
+    machine: FakeClock, line: Line, by_ms: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a new node would read it. What was stored in the meantime binds nobody."""
+    clock = await started(machine, line)
+    line.ahead_ms -= by_ms
+    await clock.sample()
+    assert clock().wall == line.ahead_ms + machine.mono
+    (told,) = (record for record in caplog.records if "The time of new records goes back" in record.message)
+    assert f"{by_ms / 1_000:.3f} s" in told.message
+
+
+async def test_while_the_store_is_away_the_time_goes_on(machine: FakeClock, line: Line) -> None:
+    clock = await started(machine, line)
+    line.away = True
+    with pytest.raises(StoreUnavailable):
+        await clock.sample()
+    machine.wall -= 1_000 * DAY_S
+    machine.mono += 60_000
+    assert clock().wall == START_MS + 60_000
+    assert clock.sampled_ms_ago == 60_000
+
+
+async def test_a_machine_that_comes_to_differ_is_told_once_and_so_is_its_return(
+    machine: FakeClock, line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = await started(machine, line)
+    for wall_ms, level in ((FAR_MS + 1, "WARNING"), (0, None), (-FAR_MS, "INFO"), (100, None)):
+        machine.wall += wall_ms
+        caplog.clear()
+        await clock.sample()
+        assert [record.levelname for record in caplog.records] == ([level] if level else [])
+    assert clock.note is None
+
+
+async def test_it_is_sampled_again_and_again(machine: FakeClock, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the store was away."""
+    assert EVERY_S <= 10
+    monkeypatch.setattr("server.clock.EVERY_S", 0.001)
+    clock = await started(machine, line)
+    task = asyncio.create_task(clock.run())
+    try:
+        async with asyncio.timeout(10):
+            for by_ms in (5_000, -5_000):
+                line.away = True
+                await asyncio.sleep(0.01)
+                line.ahead_ms += by_ms
+                line.away = False
+                while clock().wall != line.ahead_ms + machine.mono:  # noqa: ASYNC110 no event tells of a sample
+                    await asyncio.sleep(0)
+    finally:
+        task.cancel()
+
+
+async def test_the_store_tells_its_time(store_server: StoreServer) -> None:
+    store = Store(store_server.url, worker="w", keys=Keys("unused"))
+    try:
+        clock = await StoreClock.of(store)
+        assert clock.reference == "store"
+        assert abs(clock.offset_ms) <= clock.uncertainty_ms + 2, "it is on this machine"
+        assert clock.note is None
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("kind", ["redis7", "valkey"])
+async def test_without_the_right_to_ask_the_machines_clock_is_taken_and_that_is_told(kind: str, tmp_path: Path) -> None:
+    acl = written_acl(tmp_path)
+    acl.write_text(acl.read_text().replace(" +time", ""))
+    path = tmp_path / "store.sock"
+    url = as_playhead(path)
+    with running(kind, tmp_path, url, "--unixsocket", path, "--aclfile", acl):
+        async with opened(url) as store:
+            with pytest.raises(TimeNotAllowed):
+                await StoreClock.of(store)
+            clock = await StoreClock.of(store, or_machine=True)
+            assert clock.reference == "machine"
+            assert clock.note is not None
+            assert "allow +time" in clock.note
+            assert abs(clock().wall - system_clock().wall) < FAR_MS
