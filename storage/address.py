@@ -1,21 +1,29 @@
 """Where the store is: one server, the server that sentinels name, or a cluster. Read from a URL.
 
-    redis://[user:password@]host[:port][/db]      rediss://…   unix://path
-    redis+sentinel://[user:password@]host[:port],…/service     rediss+sentinel://…
-    redis+cluster://[user:password@]host[:port],…              rediss+cluster://…
+    redis://[user:password@]host[:port][/db]      rediss://…   unix://[user:password@]/path
+    redis+sentinel://[user:password@]host[:port],…/service[/db]    rediss+sentinel://…
+    redis+cluster://[user:password@]host[:port],…                  rediss+cluster://…
 
-User and password are the store's, `?sentinel_username=` and `?sentinel_password=` the sentinels'. What else stands
-behind the `?` are options of redis-py's connections.
+User and password are the store's, `?sentinel_username=` and `?sentinel_password=` the sentinels'. What else may stand
+behind the `?` is in `storage/options.py`.
+
+Invariant: what is refused here is told without a part of the URL. Any of it may be a piece of a password: a bare `/`,
+`?`, `#` or `@` in one shifts all that follows.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+
+from storage.options import read_options
 
 PORT, SENTINEL_PORT = 6379, 26379
+ENCODE = "in user and password write %2F for /, %3F for ?, %23 for #, %40 for @, %5B for [ and %20 for a space"
+_NAME = re.compile(r"[\w.-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,52 +42,99 @@ class Address:
 
 def parse_address(url: str) -> Address:
     """Raises ValueError: a sentence that tells what is wrong and nothing of a password."""
-    scheme, separator, rest = url.partition("://")
-    if scheme in ("redis", "rediss", "unix"):
-        return Address("single", options=_options(url))
-    kind: Literal["sentinel", "cluster"] = "sentinel" if scheme.endswith("+sentinel") else "cluster"
-    tls = scheme.removesuffix(f"+{kind}")
-    if tls not in ("redis", "rediss") or tls == scheme or not separator:
+    scheme, separator, _ = url.partition("://")
+    kind: Literal["single", "sentinel", "cluster"] = "single"
+    if scheme.endswith("+sentinel"):
+        kind = "sentinel"
+    elif scheme.endswith("+cluster"):
+        kind = "cluster"
+    plain = scheme.removesuffix(f"+{kind}")
+    if not separator or plain not in ("redis", "rediss", *(["unix"] if kind == "single" else [])):
         raise ValueError(
             "it should begin with redis://, rediss:// or unix://, with redis+sentinel:// or redis+cluster://, "
             "or with rediss+sentinel:// or rediss+cluster://"
         )
-    parts = urlsplit(f"redis://{rest}")
-    user, at, hosts = parts.netloc.rpartition("@")
+    parts = _split(url)
+    if "@" in parts.query and "@" not in parts.netloc:
+        raise ValueError(f"it has an @ behind the ?: {ENCODE}")
+    options = read_options(parts.query, plain)
+    sentinels = {name[9:]: options.pop(name) for name in ("sentinel_username", "sentinel_password") if name in options}
+    if kind != "sentinel" and sentinels:
+        raise ValueError("sentinel_username and sentinel_password are for redis+sentinel://")
+    user, _, hosts = parts.netloc.rpartition("@")
+    name, colon, password = user.partition(":")
+    given = {"username": unquote(name), "password": unquote(password) if colon else ""}
+    options |= {option: value for option, value in given.items() if value}
+    if plain == "unix":
+        return Address("single", options=options | _socket_file(hosts, parts.path))
+    if plain == "rediss":
+        options["connection_class"] = SSLConnection
+    if "@" in parts.path:
+        raise ValueError(f"what follows its host can't be read: {ENCODE}")
+    first, _, second = unquote(parts.path).strip("/").partition("/")
+    if kind == "single":
+        return Address("single", options=options | _server(hosts) | _database(first + second, options))
     default_port = SENTINEL_PORT if kind == "sentinel" else PORT
-    addresses = tuple(_host(number, host, default_port) for number, host in enumerate(hosts.split(","), 1))
-    service, _, db = unquote(parts.path).strip("/").partition("/")
-    if kind == "sentinel" and not service:
+    addresses = tuple(
+        _host(host, default_port, f"of its hosts, with commas between, number {number} is not host or host:port")
+        for number, host in enumerate(hosts.split(","), 1)
+    )
+    if kind == "cluster":
+        if first or options.pop("db", 0):
+            raise ValueError("a cluster has no database but 0, so nothing may follow its hosts")
+        return Address(kind, addresses, options=options | {"host": "host"})
+    if not first:
         raise ValueError(
             "behind the sentinels it should name their service, as in redis+sentinel://host:26379/mymaster"
         )
-    if kind == "cluster" and service:
-        raise ValueError(f"a cluster has no database but 0, so nothing may follow its hosts (it has /{service})")
-    options = _options(f"{tls}://{user}{at}host/{db}?{parts.query}")
-    if kind == "cluster" and options.pop("db", 0):
-        raise ValueError("a cluster has no database but 0")
-    sentinels = {name[9:]: options.pop(name) for name in ("sentinel_username", "sentinel_password") if name in options}
-    if kind == "cluster" and sentinels:
-        raise ValueError("sentinel_username and sentinel_password are for redis+sentinel://")
-    if tls == "rediss" and kind == "sentinel":
+    if plain == "rediss":
         sentinels |= {name: value for name, value in options.items() if name.startswith("ssl_")}
         sentinels["ssl"] = True
-    return Address(kind, addresses, service, options, sentinels)
+    return Address(kind, addresses, first, options | {"host": "host"} | _database(second, options), sentinels)
 
 
-def _host(number: int, text: str, default_port: int) -> tuple[str, int]:
-    """Of an unreadable one the place is told, not the text: it may be half of a password."""
+def _split(url: str) -> SplitResult:
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError(f"it has a space or a control character: {ENCODE}")
+    if "#" in url:
+        raise ValueError(f"it has a #: {ENCODE}")
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise ValueError(f"its host can't be read; an IPv6 address stands in brackets, and {ENCODE}") from None
+
+
+def _socket_file(host: str, path: str) -> dict[str, Any]:
+    if host or not path.strip("/"):
+        raise ValueError("the path of a unix socket is absolute, as in unix:///run/redis.sock")
+    return {"path": unquote(path), "connection_class": UnixDomainSocketConnection}
+
+
+def _server(hosts: str) -> dict[str, Any]:
+    """Without a host, this machine's."""
+    if not hosts:
+        return {}
+    more = "; several need redis+sentinel:// or redis+cluster://" if "," in hosts else ""
+    host, port = _host(hosts, 0, f"what follows its // is not host or host:port ({ENCODE}{more})")
+    return {"host": host, "port": port} if port else {"host": host}
+
+
+def _database(text: str, options: Mapping[str, Any]) -> dict[str, int]:
+    if not text or "db" in options:
+        return {}
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ValueError(f"what follows its host is not the number of a database: {ENCODE}")
+    return {"db": int(text)}
+
+
+def _host(text: str, default_port: int, wrong: str) -> tuple[str, int]:
+    """Raises ValueError(wrong)."""
     try:
         parts = urlsplit(f"redis://{text}")
-        if parts.hostname and not parts.path:
-            return parts.hostname, parts.port or default_port
+        host, port = parts.hostname, parts.port
     except ValueError:
-        pass
-    raise ValueError(f"of its hosts, with commas between, number {number} is not host or host:port")
-
-
-def _options(url: str) -> dict[str, Any]:
-    options: dict[str, Any] = dict(parse_url(url))
-    if options.get("decode_responses"):
-        raise ValueError("decode_responses can't be asked for: records are not text")
-    return options
+        raise ValueError(wrong) from None
+    bracketed = text.startswith("[")
+    if not host or port == 0 or text.endswith(":") or not (bracketed or _NAME.fullmatch(host)):
+        raise ValueError(wrong)
+    return unquote(host), port or default_port

@@ -24,6 +24,7 @@ from storage.endings import Endings
 from storage.epoch import Epoch
 from storage.keys import VIDEO_SHARDS, Keys
 from storage.link import Link, Single, checked
+from storage.options import check_tls
 from storage.pending import Batch, Committed, Wanted
 from storage.primary import RETRY_S, Primary, pool_of, sentinel_pool
 from storage.reading import Changes, Reading
@@ -234,6 +235,7 @@ class Store:
 def _link(url: str, timeout_s: float, scripts: list[str], retrying: Backoff) -> Link:
     """Nothing is connected yet. Raises ValueError: `url` is not one."""
     address = parse_address(url)
+    check_tls(address.options)
     if address.kind == "cluster":
         return Cluster(address, timeout_s, scripts, retrying)
     if address.kind == "sentinel":
