@@ -44,6 +44,7 @@ class Problem(Enum):
     TIMEOUT = _Kind("The request took too long to arrive", 408)
     NOT_FOUND = _Kind("Not found", 404)
     METHOD = _Kind("The method is not allowed here", 405)
+    UPGRADE_REQUIRED = _Kind("A WebSocket handshake is needed here", 426)
     DELETED = _Kind("The progress was deleted after this happened", 409)
     TOO_MANY_VIDEOS = _Kind("The learner has records of max_videos_per_user videos already, deleted ones included", 409)
     UNAUTHORIZED = _Kind("A valid token is needed", 401, CloseCode.UNAUTHORIZED)

@@ -12,7 +12,6 @@ from uuid import uuid4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.access import Access
@@ -23,6 +22,7 @@ from server.drain import Drain, drained_first
 from server.durations import Durations
 from server.garbage import Garbage
 from server.gate import Gate, cors
+from server.handshake import SOCKET_PATH
 from server.health import HealthEndpoints
 from server.hub import Hub
 from server.metrics import Metrics
@@ -42,7 +42,6 @@ from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-SOCKET_PATH = "/ws"
 START_S = 30.0
 """For the store to answer a process that starts: its parent has met it, so it is away for a moment."""
 START_RETRY_S = 0.05, 2.0
@@ -132,7 +131,7 @@ def create_app(
         endpoint = SocketEndpoint(services)
         app.socket = Gate(endpoint, settings)
         app.router.routes[:] = [
-            WebSocketRoute(SOCKET_PATH, endpoint),
+            *endpoint.routes(),
             *ProgressEndpoints(services, bodies).routes(),
             *VideoEndpoints(services, bodies).routes(),
             *OperationEndpoints(services).routes(),

@@ -2,7 +2,9 @@
 
 import asyncio
 from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from protocol.errors import Problem
@@ -34,6 +36,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._problem = Problem.NOT_HTTP
         self._answering: RequestResponseCycle | None = None
         self._corked: Corked | None = None
+        self._over = False
+        """A request said Connection: close: what follows it is not read (RFC 9112, 9.6)."""
+        self._token: bytes | None = None
+        """Of a handshake that is taken, while requests before it wait for their answers."""
+        self._early = b""
+        """What came behind that handshake."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -62,25 +70,61 @@ class BoundedHttp(HttpToolsProtocol):
         if self._place is not None:
             self._place.unsettle()
         super().on_response_complete()
+        if self._token is not None and not self.transport.is_closing():
+            self._switch(self._token)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._over or self.transport.is_closing():
+            return
+        if self._token is not None:
+            self._early += data
+            if len(self._early) > self._settings.max_frame_bytes:
+                self.transport.abort()
             return
         self._bytes += len(data)
         if self._in_head and self._deadline is None:
             self._expect(self._settings.head_timeout_s)
-        super().data_received(data)
-        if self._in_head and self._bytes > self._settings.max_head_bytes and not self.transport.is_closing():
+        self._read(data)
+        if self._over or self._token is not None or self.transport.is_closing():
+            return
+        if self._in_head and self._bytes > self._settings.max_head_bytes:
             self._problem = Problem.HEADERS_TOO_LARGE
             self.send_400_response("")
-        elif self._bytes > self._most() and not self.transport.is_closing():
+        elif self._bytes > self._most():
             if self.cycle is None or self.cycle.response_started:
                 self.transport.close()
             else:
                 self._problem = Problem.TOO_LARGE
                 self.send_400_response("")
 
+    def _read(self, data: bytes) -> None:
+        """Parse, as uvicorn does; an Upgrade ends the parser, wherever its request's body begins."""
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self._token is not None:
+                    self._early = rest
+                    self._switch(self._token)
+                    return
+                data = self._head_without_upgrade() + rest
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            except httptools.HttpParserError:
+                if self._over:
+                    self._expect(None)
+                else:
+                    self.send_400_response("")
+                return
+            else:
+                return
+
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.keep_alive:
+            self._over = True
+            raise ValueError("nothing more is read")
         super().on_message_begin()
         self.scope[PLACE] = self._place  # type: ignore[literal-required] # a server may add keys of its own
         if len(self.pipeline) >= PIPELINED:
@@ -96,31 +140,56 @@ class BoundedHttp(HttpToolsProtocol):
         if len(self.url) + headers > self._settings.max_head_bytes:
             self._problem = Problem.HEADERS_TOO_LARGE
             raise ValueError("headers too large")  # ends in send_400_response
+        if self.parser.should_upgrade():  # ends in HttpParserUpgrade
+            self._token = self._judged()
+            return
         self._in_head = False
         self._expect(self._settings.body_timeout_s + BODY_GRACE_S)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_head, self._bytes = True, 0
         self._expect(None)
         super().on_message_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        token = None
-        if self.scope["method"] == "GET" and self.scope["http_version"] == "1.1":
-            token = handshake.accept_token(self.url, self.headers)
-        if token is None:
-            self._leave()
-            super().handle_websocket_upgrade()
-        else:
-            self._expect(None)
-            self.connections.discard(self)
-            kind = cast(type[BoundedWebSocket], self.ws_protocol_class)
-            protocol = kind(self.config, self.server_state, self.app_state)
-            place, self._place = self._place, None
-            protocol.take_over(self, place, token)
-            self.transport.set_protocol(protocol)
-        self.parser = None  # type: ignore[assignment] # it holds us as we hold it, and is done
+    def _judged(self) -> bytes | None:
+        """The token that answers a handshake; None for an Upgrade that is to be ignored."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise ValueError("no tunnel is made")  # ends in send_400_response
+        if method != b"GET" or self.parser.get_http_version() != "1.1":
+            return None
+        path = httptools.parse_url(self.url).path or b""
+        return handshake.accept_token(unquote(path.decode("ascii")), self.headers)
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was just parsed, with nothing in it that ends a parser."""
+        lines = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                lines += [name, b": ", value, b"\r\n"]
+        return b"".join([*lines, b"\r\n"])
+
+    def _switch(self, token: bytes) -> None:
+        """Go on as a WebSocket, when the requests before the handshake are answered."""
+        self._expect(None)
+        self._unset_keepalive_if_required()
+        if self._answering is not None and not self._answering.response_complete:
+            self.flow.pause_reading()
+            return
+        self.connections.discard(self)
+        kind = cast(type[BoundedWebSocket], self.ws_protocol_class)
+        protocol = kind(self.config, self.server_state, self.app_state)
+        place, self._place = self._place, None
+        protocol.take_over(self, place, token, self._early)
+        self.transport.set_protocol(protocol)
+        if self.flow.write_paused:
+            protocol.pause_writing()
+        self.flow.resume_reading()
+        # What leads back to us, and is done.
+        self.parser = self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn calls this for what it can't read; we, for what we won't, with `_problem` set."""

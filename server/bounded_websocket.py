@@ -3,16 +3,17 @@
 from typing import Any
 from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.protocol import State
 
-from protocol.errors import CloseCode, Problem
+from protocol.errors import CloseCode
 from server import handshake
 from server.limits import Bucket
-from server.transport import PLACE, Place, ServiceConfig, last_words
+from server.transport import PLACE, Place, ServiceConfig
 
 SLICE = 4_096
 """Bytes of a read that are made into frames at once: a flood is noticed before all of it is."""
@@ -36,33 +37,30 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._cut = False
         self._token: bytes | None = None
         """Of a handshake that is taken over from HTTP and not answered yet."""
+        self._early = b""
+        """What came before that answer: kept for after it."""
         self.close_timeout = min(self.close_timeout, settings.write_timeout_s)
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._place = Place(self._config, self.client, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._place is not None:
             self._place.leave()
         super().connection_lost(exc)
-        error: BaseException | None = self.conn.handshake_exc
-        self.conn.handshake_exc = None
-        while error is not None:  # their tracebacks lead back to themselves and to us: cycles
-            error.with_traceback(None)
-            error = error.__context__
-        if hasattr(self, "request"):
-            self.request._exception = None
 
-    def take_over(self, http: HttpToolsProtocol, place: Place | None, token: bytes) -> None:
-        """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed."""
+    def take_over(self, http: HttpToolsProtocol, place: Place | None, token: bytes, early: bytes) -> None:
+        """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed.
+
+        Args:
+            place: the connection's, which is ours to give back.
+            token: Sec-WebSocket-Accept.
+            early: what the peer sent behind the handshake, without waiting for our answer.
+        """
         self.transport, self.server, self.client = http.transport, http.server, http.client
         self.scheme = "wss" if http.scheme == "https" else "ws"
         self.connections.add(self)
-        self._place, self._token = place, token
+        self._place, self._token, self._early = place, token, early
         self.handshake_initiated = True
-        path, _, query = http.url.partition(b"?")
-        offered = b",".join(value for name, value in http.headers if name == b"sec-websocket-protocol")
+        url = httptools.parse_url(http.url)
+        offered = handshake.tokens(http.headers, b"sec-websocket-protocol")
         self.scope = {
             "type": "websocket",
             "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
@@ -71,11 +69,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             "server": self.server,
             "client": self.client,
             "root_path": self.root_path,
-            "path": self.root_path + unquote(path.decode("ascii")),
-            "raw_path": self.root_path.encode("ascii") + path,
-            "query_string": query,
+            "path": self.root_path + unquote(url.path.decode("ascii")),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
             "headers": http.headers,
-            "subprotocols": [name.strip() for name in offered.decode("ascii").split(",")] if offered else [],
+            "subprotocols": [name.decode("ascii") for name in offered],
             "state": self.app_state.copy(),
             "extensions": {"websocket.http.response": {}},
         }
@@ -88,12 +86,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         if self._token is None or message["type"] != "websocket.accept":
             await super().send(message)
+            # Or uvicorn, which keeps this for 101 alone, would log an error of ours.
+            self.handshake_complete = self.handshake_complete or self.close_sent
             return
         await self.writable.wait()
-        if self.disconnected:
+        if self.disconnected or self.transport.is_closing():
             raise ClientDisconnected
-        if self.transport.is_closing():
-            return
         more = [*self.default_headers, *message.get("headers", ())]
         self.transport.write(handshake.answer(self._token, message.get("subprotocol"), more))
         self._token = None
@@ -102,24 +100,23 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.conn.parser = self.conn.parse()  # of frames, in this state
         next(self.conn.parser)
         self.start_keepalive()
+        early, self._early = self._early, b""
+        self.data_received(early)
 
     def forget_handshake(self) -> None:
-        """The headers of the request and of our answer, which uvicorn and the library keep for ever, each its own."""
+        """The headers of the request, which uvicorn keeps for ever."""
         self.scope["headers"] = []
-        if hasattr(self, "request"):
-            for message in (self.request, self.response):
-                message.headers.clear()
 
     def data_received(self, data: bytes) -> None:
+        if not self.handshake_complete:
+            self._early += data
+            if len(self._early) > self._config.settings.max_frame_bytes:
+                self.transport.abort()
+            return
         for start in range(0, len(data), SLICE):
             if self._cut or self.transport.is_closing():
                 return
-            if self.handshake_initiated and not self.handshake_complete:
-                self.transport.abort()  # a frame before our answer, which uvicorn can't close for
-                return
             super().data_received(data[start : start + SLICE])
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self._refuse_handshake()
 
     def handle_text(self, event: Frame) -> None:
         if self._charge():
@@ -146,13 +143,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_pong(self, event: Frame) -> None:
         if self._charge():
             super().handle_pong(event)
-
-    def _refuse_handshake(self) -> None:
-        """uvicorn forgets one that has a body, or more or longer lines than the WebSocket library reads."""
-        answer = b"".join(self.conn.data_to_send())
-        detail = "this is no WebSocket handshake as RFC 6455 has it"
-        self.transport.write(answer or last_words(Problem.NOT_HTTP, detail))
-        self.transport.close()
 
     def _charge(self) -> bool:
         if self._cut:

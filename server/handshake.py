@@ -1,7 +1,8 @@
-"""The WebSocket handshake as all our players send it (RFC 6455, 4.2), judged from headers that are parsed already.
+"""Which requests become WebSockets (RFC 6455, 4.2.1), judged from headers that are parsed already.
 
-uvicorn writes the request out again for the WebSocket library to parse it once more, which costs as much as all else
-of an accept. What is in any way unusual goes on to the library, so that there is one judge of what is refused.
+An Upgrade that is not taken here is ignored, and its request is answered as if it had none (RFC 9110, 7.8). So there
+is one judge, and it decides before anything is handed over: neither uvicorn nor the WebSocket library reads a handshake
+a second time.
 """
 
 import base64
@@ -9,35 +10,45 @@ import binascii
 import re
 from hashlib import sha1
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_ONCE = frozenset(
-    (b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol", b"origin")
+SOCKET_PATH = "/ws"
+NEEDED = (
+    "this path speaks WebSocket only: send a GET by HTTP/1.1 without a body, with Upgrade: websocket, "
+    "Connection: Upgrade, Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key; "
+    "a proxy in between has to pass the headers Upgrade and Connection on"
 )
-_BODY = frozenset((b"content-length", b"transfer-encoding"))
-_TOKENS = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+(?: *, *[-!#$%&'*+.^_`|~0-9a-zA-Z]+)*")
-MAX_HEADERS, MAX_LINE = 128, 8_192
-"""The library's, and its to refuse."""
+"""What is said to a request that comes to SOCKET_PATH and is no handshake."""
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_LISTS = (b"connection", b"sec-websocket-protocol")
+"""May be given in several lines (RFC 9110, 5.3; RFC 6455, 11.3.4)."""
+_ONCE = frozenset((b"upgrade", b"sec-websocket-key", b"sec-websocket-version"))
+_TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 Headers = list[tuple[bytes, bytes]]
 
 
-def accept_token(url: bytes, headers: Headers) -> bytes | None:
-    """Sec-WebSocket-Accept for a GET by HTTP/1.1, header names in lower case; None where the library shall judge."""
-    if len(headers) > MAX_HEADERS or len(url) > MAX_LINE // 2 or not url.isascii():
-        return None
+def accept_token(path: str, headers: Headers) -> bytes | None:
+    """Judge a GET by HTTP/1.1.
+
+    Args:
+        path: percent-decoded.
+        headers: names in lower case.
+
+    Returns:
+        Sec-WebSocket-Accept, or None where the request becomes no WebSocket.
+    """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        if len(name) + len(value) > MAX_LINE // 2 or name in _BODY:
-            return None
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b" \t0")):
+            return None  # it has a body, which would be read as frames
         if name in _ONCE:
             if name in found:
                 return None
-            found[name] = value
-    if found.get(b"upgrade", b"").lower() != b"websocket" or found.get(b"sec-websocket-version") != b"13":
+            found[name] = value.strip()
+    if path != SOCKET_PATH or found.get(b"upgrade", b"").lower() != b"websocket":
         return None
-    for name in (b"connection", b"sec-websocket-protocol"):
-        if name in found and not _TOKENS.fullmatch(found[name]):
-            return None
-    if b"upgrade" not in [token.strip() for token in found.get(b"connection", b"").lower().split(b",")]:
+    connection, subprotocols = (tokens(headers, name) for name in _LISTS)
+    if found.get(b"sec-websocket-version") != b"13" or b"upgrade" not in map(bytes.lower, connection):
+        return None
+    if not all(map(_TOKEN.fullmatch, (*connection, *subprotocols))):
         return None
     key = found.get(b"sec-websocket-key", b"")
     try:
@@ -46,6 +57,12 @@ def accept_token(url: bytes, headers: Headers) -> bytes | None:
     except binascii.Error:
         return None
     return base64.b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def tokens(headers: Headers, name: bytes) -> list[bytes]:
+    """The elements of a header that is a list, over all of its lines; empty ones are left out (RFC 9110, 5.6.1)."""
+    lines = [value for each, value in headers if each == name]
+    return [token for token in (part.strip() for part in b",".join(lines).split(b",")) if token]
 
 
 def answer(token: bytes, subprotocol: str | None, more: Headers) -> bytes:

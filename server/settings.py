@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     hello_timeout_s: float = Field(default=10.0, gt=0, le=120)
     head_timeout_s: float = Field(default=10.0, gt=0, le=120)
     body_timeout_s: float = Field(default=15.0, gt=0, le=120)
+    keep_alive_s: float = Field(default=125.0, gt=0, le=3_600)
+    """How long a connection stays open between two requests. Longer than the proxy in front keeps one (nginx 60 s,
+    Traefik 90 s, Caddy 120 s by default): else the proxy sends a request into a connection that is being closed."""
     write_timeout_s: float = Field(default=20.0, gt=0, le=120)
     ping_interval_s: float = Field(default=20.0, gt=0, le=120)
     ping_timeout_s: float = Field(default=20.0, gt=0, le=120)

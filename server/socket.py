@@ -2,16 +2,21 @@
 
 import asyncio
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from protocol.codecs import CODECS
 from protocol.connection import Connection
-from protocol.errors import CloseCode, PeerError
+from protocol.errors import CloseCode, PeerError, Problem
 from protocol.session import Plausibility
 from server.access import address_of
 from server.channel import SocketChannel
 from server.conversation import Conversation
 from server.direct import SCOPE_KEY
+from server.handshake import NEEDED, SOCKET_PATH
+from server.problems import response
 from server.services import Services
 from server.transport import PLACE
 
@@ -22,6 +27,9 @@ class SocketEndpoint:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._rules = Plausibility(max_rate=services.settings.max_rate)
+
+    def routes(self) -> list[BaseRoute]:
+        return [WebSocketRoute(SOCKET_PATH, self), Route(SOCKET_PATH, _upgrade_required)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, settings = self._services, self._services.settings
@@ -65,3 +73,10 @@ class SocketEndpoint:
             if channel.lease is not None:
                 channel.lease.cancel()
                 channel.lease = None  # it holds the channel
+
+
+async def _upgrade_required(request: Request) -> Response:
+    """RFC 9110, 15.5.22, and RFC 6455, 4.4."""
+    answer = response(Problem.UPGRADE_REQUIRED, NEEDED)
+    answer.headers.update({"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"})
+    return answer

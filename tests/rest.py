@@ -20,6 +20,7 @@ TITLES = {
     "timeout": (408, "The request took too long to arrive"),
     "not_found": (404, "Not found"),
     "method": (405, "The method is not allowed here"),
+    "upgrade_required": (426, "A WebSocket handshake is needed here"),
     "deleted": (409, "The progress was deleted after this happened"),
     "too_many_videos": (409, "The learner has records of max_videos_per_user videos already, deleted ones included"),
     "unavailable": (503, "The store can't be reached; nothing was lost, try again"),
@@ -35,7 +36,7 @@ TITLES = {
 """Status and title by the code of a problem: promised to clients, so written down here once more."""
 
 KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
-"""Idle connections are given up before the server does it, after 5 s: who asks right then is reset, by HTTP's rules."""
+"""Idle connections are given up long before the server does it: a request sent at that moment would be reset."""
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import ok, rest
-from tests.security.attacker import MARK, PATIENCE_S, Attacker, attack, head, status, upgrade
+from tests.security.attacker import CLOSE, MARK, PATIENCE_S, Attacker, attack, frame, head, status, upgrade
 from tests.security.watched import VIDEO, Target, Watch, learner, target, warm_mib, watch
 from tests.serving import serving
 
@@ -152,7 +152,7 @@ SLOW: dict[str, tuple[bytes, bytes, int]] = {
     "trailers": (chunked() + b"2\r\n{}\r\n0\r\n", b"a: b\r\n", 408),
     "a body that nobody asked for": (head("GET", "/livez", "Content-Length: 1000"), b" ", 200),
     "a body after 413": (chunked() + b"200000\r\n" + bytes(MIB + 65_536), b" ", 413),
-    "the body of an upgrade": (upgrade("Content-Length: 1000"), b" ", 400),
+    "the body of an upgrade": (upgrade("Content-Length: 1000"), b" ", 426),
 }
 
 
@@ -313,6 +313,9 @@ LEAVINGS = {
     "a handshake with a body": upgrade("Content-Length: 5") + b"hello",
     "a handshake without a key": upgrade().replace(b"Sec-WebSocket-Key", b"X-Key"),
     "a handshake elsewhere": upgrade(target="/elsewhere"),
+    "a foreign page's handshake": upgrade("Origin: https://evil.example"),
+    "a foreign page's handshake behind a request": get() + upgrade("Origin: https://evil.example"),
+    "a socket behind a request": get() + upgrade() + frame(CLOSE),
 }
 
 
@@ -323,7 +326,7 @@ def living() -> int:
 
 async def test_what_was_cut_off_is_freed_at_once(store_server: StoreServer, prefix: str) -> None:
     """No connection that was refused waits for a search for cycles, which the server makes rarely."""
-    async with serving(redis_url=store_server.url, key_prefix=prefix) as server:
+    async with serving(redis_url=store_server.url, key_prefix=prefix, keep_alive_s=0.2) as server:
         await asyncio.gather(*(attack(server.port, data) for data in LEAVINGS.values()))
         gc.collect()
         gc.disable()

@@ -59,6 +59,7 @@ GET    /analytics/videos/{videoId}              401         403         403     
 DELETE /sessions/{userId}                       401         403         403         200         403
 GET    /livez                                   200         200         200         200         200
 GET    /readyz                                  200         200         200         200         200
+GET    /ws                                      426         426         426         426         426
 GET    /metrics                                 401         403         403         403         200
 WS     /ws                 hello                4500        welcome     4503        welcome     4503
 WS     /ws                 heartbeat            4500        ack         4503        ack         4503

@@ -1,9 +1,12 @@
 """A running server for tests of the transport."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from server.bounded_http import BoundedHttp
+from server.bounded_websocket import BoundedWebSocket
 from tests.conftest import StoreServer
 from tests.serving import BY_ASGI, Running, serving
 
@@ -14,3 +17,20 @@ async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Runnin
     direct = store_server.name != BY_ASGI
     async with serving(redis_url=store_server.url, key_prefix=prefix, direct=direct) as running:
         yield running
+
+
+@pytest.fixture
+def read_apart(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each read of the server has brought."""
+    reads: list[int] = []
+
+    for kind in (BoundedHttp, BoundedWebSocket):
+        original = kind.data_received
+
+        def counted(self: Any, data: bytes, original: Any = original) -> None:
+            if data:
+                reads.append(len(data))
+            original(self, data)
+
+        monkeypatch.setattr(kind, "data_received", counted)
+    return reads

@@ -444,9 +444,9 @@ RAW = [
         b"415",
     ),
     ("a length that lies long", request(f"Content-Length: {2**40}\r\n", BODY_BYTES + b" " * 1_048_577), b"413"),
-    ("a WebSocket on a REST path", request(UPGRADE, target="GET /livez"), b"403"),
-    ("a WebSocket by POST", request(UPGRADE, target="POST /ws"), b"4"),
-    ("a WebSocket without a key", request("Upgrade: websocket\r\nConnection: Upgrade\r\n", target="GET /ws"), b"4"),
+    ("a WebSocket on a path that is none", request(UPGRADE, target="GET /nope"), b"404"),
+    ("a WebSocket by POST", request(UPGRADE, target="POST /ws"), b"405"),
+    ("a WebSocket without a key", request("Upgrade: websocket\r\nConnection: Upgrade\r\n", target="GET /ws"), b"426"),
 ]
 
 
