@@ -127,26 +127,32 @@ class Analytics(Summary):
     replays: list[int]
 
 
-def item_view(video_id: str, record: Record) -> ItemView:
-    return ItemView(video_id=video_id, watched_duration=record.watched, last_watched=record.last_watched)
+def item_view(video_id: str, record: Record, now: int) -> ItemView:
+    """The documented part of a record; `now` as for `record_view`."""
+    return ItemView(video_id=video_id, watched_duration=record.watched, last_watched=min(record.last_watched, now))
 
 
-def record_view(video_id: str, record: Record, user_id: str | None = None) -> RecordView:
-    """All that readers may know of a record."""
+def record_view(video_id: str, record: Record, now: int, user_id: str | None = None) -> RecordView:
+    """All that readers may know of a record.
+
+    Args:
+        now: ms since 1970; a later instant was made by a clock that was wrong, and nobody is shown one.
+    """
     if not record.exists:
-        return RecordView(user_id=user_id, video_id=video_id, deleted_at=record.deleted_at, rev=record.rev)
+        deleted_at = min(record.deleted_at, now)
+        return RecordView(user_id=user_id, video_id=video_id, deleted_at=deleted_at, rev=record.rev)
     position = record.position
     return RecordView(
         user_id=user_id,
         video_id=video_id,
         watched_duration=record.watched,
-        last_watched=record.last_watched,
+        last_watched=min(record.last_watched, now),
         played_duration=record.played_ms / 1_000,
         position=None if position is None else position / 1_000,
         resume=record.resume_ms / 1_000,
         duration=record.duration_ms / 1_000 or None,
         completed=record.completed_at > 0,
-        completed_at=record.completed_at or None,
+        completed_at=min(record.completed_at, now) or None,
         seen=pairs(record.seen),
         again=pairs(record.again),
         rev=record.rev,

@@ -93,7 +93,7 @@ def create_app(
                 _give_up("The store does not answer, the process ends: %s", error)
             raise
         clock = given or store_clock
-        hub, metrics = Hub(store, epoch), Metrics()
+        hub, metrics = Hub(store, epoch, clock), Metrics()
 
         def flusher(lane: str, interval_s: float) -> Flusher:
             return Flusher(

@@ -10,6 +10,7 @@ import msgpack
 
 from protocol.errors import PeerError, Problem
 from protocol.scalars import MAX_SEQ
+from server.clock import Clock
 from server.pushes import Channel, Pushes
 from storage.endings import parse_ending
 from storage.pending import Batch, Committed, Key, Origin
@@ -25,9 +26,10 @@ USERS_AT_ONCE = 200
 class Hub:
     """The connected devices of one process, by learner."""
 
-    def __init__(self, store: Store, epoch: str) -> None:
+    def __init__(self, store: Store, epoch: str, clock: Clock) -> None:
         self._store = store
-        self.pushes = Pushes(store, epoch, self._start, self._new_epoch)
+        self._clock = clock
+        self.pushes = Pushes(store, epoch, clock, self._start, self._new_epoch)
         self._rooms: dict[str, dict[Channel, None]] = {}
         self._users: dict[str, str] = {}
         """By the name of their channel in the store."""
@@ -139,15 +141,19 @@ class Hub:
             self._remote(user_id, data)
 
     def _end_sessions(self, user_id: str, at: int | None = None) -> None:
-        """An operator has just ended all sessions of this user; or, at `at`, all that there were."""
+        """An operator has just ended all sessions of this user; or, at `at`, all that there were.
+
+        One that came later than now came before the clock was set back: before what ended here, for all that is known.
+        """
+        now = self._clock().wall
         for channel in list(self._rooms.get(user_id, ())):
-            if at is None or channel.since <= at:
+            if at is None or channel.since <= at or channel.since > now:
                 channel.refuse(PeerError(Problem.ENDED, "an operator has ended all sessions of this user"))
 
     async def _end_missed(self) -> None:
         """What was ended while this process could not hear it."""
         with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
-            for user_id, at in await self._store.endings.recent():
+            for user_id, at in await self._store.endings.until(self._clock().wall):
                 self._end_sessions(user_id, at)
 
     def _confirmed(self, name: str) -> None:

@@ -62,6 +62,10 @@ class ProgressEndpoints:
             Route("/progress/{userId:segment}", self.get_all),
         ]
 
+    @property
+    def _now(self) -> int:
+        return self._services.clock().wall
+
     async def update(self, request: Request) -> Response:
         identity = await self._access.identify(request)
         full = query_choice(request, "detail", ("full",))
@@ -78,7 +82,7 @@ class ProgressEndpoints:
         if body.progress_data:
             async with self._services.turns.take(body.user_id):
                 await self._sync(body)
-        return _all(body.user_id, await self._services.store.changes(body.user_id), full, delta=False)
+        return _all(body.user_id, await self._services.store.changes(body.user_id), full, False, self._now)
 
     async def _sync(self, body: SyncBody) -> None:
         """Raises RestError where the learner would have too many videos: then nothing of it is stored.
@@ -118,7 +122,7 @@ class ProgressEndpoints:
             raise _too_many_videos(self._services.settings.max_videos_per_user)
         record = unpack_record(committed.results[body.user_id, body.video_id].value)
         _refuse_unstored(waiter.outcomes[0], record)
-        return _one(body.user_id, body.video_id, record, full)
+        return _one(body.user_id, body.video_id, record, full, self._now)
 
     async def _identified(self, request: Request) -> tuple[Identity, Any]:
         """Who sends a body, and its tree. A beacon has no headers: it carries its token inside, and is short."""
@@ -139,7 +143,7 @@ class ProgressEndpoints:
         record = await self._services.store.record(user_id, video_id)
         if not record.exists:
             raise _no_progress()
-        return _one(user_id, video_id, record, full)
+        return _one(user_id, video_id, record, full, self._now)
 
     async def get_all(self, request: Request) -> Response:
         """With `since`, what changed after that revision, deletions too, in full detail."""
@@ -149,13 +153,13 @@ class ProgressEndpoints:
         user_id = identity.act_for(path_id(request, "userId"))
         epoch = request.query_params.get("epoch")
         changes = await self._services.store.changes(user_id, since, epoch)
-        return _all(user_id, changes, full, delta=since is not None)
+        return _all(user_id, changes, full, since is not None, self._now)
 
     async def delete(self, request: Request) -> Response:
         identity = await self._access.identify(request)
         user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
         await barrier(self._services.heartbeats)
-        waiter = OpsWaiter(user_id, [(video_id, self._services.clock().wall)])
+        waiter = OpsWaiter(user_id, [(video_id, self._now)])
         await waiter.commit(self._services.requests)
         if waiter.outcomes[0] is Outcome.NOTHING_TO_DELETE:
             raise _no_progress()
@@ -210,28 +214,28 @@ def _report(item: Item, now: Now, seq: int = 0) -> Report:
     return Report(first_at=at, at=at, seq=seq, claimed=item.watched_duration)
 
 
-def _one(user_id: str, video_id: str, record: Record, full: str | None) -> Response:
+def _one(user_id: str, video_id: str, record: Record, full: str | None, now: int) -> Response:
     if full:
-        return answer(record_view(video_id, record, user_id))
+        return answer(record_view(video_id, record, now, user_id))
     return answer(
         ProgressView(
             user_id=user_id,
             video_id=video_id,
             watched_duration=record.watched,
-            last_watched=record.last_watched,
+            last_watched=min(record.last_watched, now),
         )
     )
 
 
-def _all(user_id: str, changes: Changes, full: str | None, delta: bool) -> Response:
+def _all(user_id: str, changes: Changes, full: str | None, delta: bool, now: int) -> Response:
     """Newest first."""
     if not full and not delta:
         records = [(v, r) for v, r in changes.records if r.exists]
-        records.sort(key=lambda item: (-item[1].last_watched, item[0]))
-        return answer(ProgressList(user_id=user_id, progress_data=[item_view(v, r) for v, r in records]))
+        records.sort(key=lambda item: (-min(item[1].last_watched, now), item[0]))
+        return answer(ProgressList(user_id=user_id, progress_data=[item_view(v, r, now) for v, r in records]))
     records = [(v, r) for v, r in changes.records if r.exists or delta]
-    records.sort(key=lambda item: (-item[1].last_watched, item[0]))
-    views = [record_view(v, r) for v, r in records]
+    records.sort(key=lambda item: (-min(item[1].last_watched, now), item[0]))
+    views = [record_view(v, r, now) for v, r in records]
     return answer(ProgressList(user_id=user_id, progress_data=views, rev=changes.rev, epoch=changes.epoch))
 
 

@@ -14,6 +14,7 @@ from protocol.errors import PeerError
 from protocol.messages import PAGE, Message, Progress
 from protocol.record import Record
 from protocol.rest import record_view
+from server.clock import Clock
 from storage.packing import unpack_record
 from storage.reading import Changes
 from storage.store import Store, StoreUnavailable
@@ -68,11 +69,13 @@ class Pushes:
         self,
         store: Store,
         epoch: str,
+        clock: Clock,
         start: Callable[[Coroutine[Any, Any, None]], None],
         new_epoch: Callable[[str], None],
     ) -> None:
         self._store = store
         self.epoch = epoch
+        self._clock = clock
         self._start = start
         self._new_epoch = new_epoch
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -93,7 +96,7 @@ class Pushes:
         else:
             records = [(video_id, unpack_record(value)) for video_id, value in news]
             fresh = [(video_id, record) for video_id, record in records if record.rev > channel.rev]
-            told = list(pages(fresh, rev))
+            told = list(pages(fresh, rev, self._clock().wall))
             channel.rev = rev
             for page in told:
                 channel.tell(page)
@@ -114,7 +117,7 @@ class Pushes:
 
     async def tell_all(self, channel: Channel, changes: Changes) -> None:
         """Page by page, each when the one before is written: what a learner has may be more than may wait."""
-        for page in pages(changes.records, changes.rev):
+        for page in pages(changes.records, changes.rev, self._clock().wall):
             await channel.drained()
             channel.tell(page)
 
@@ -142,16 +145,17 @@ class Pushes:
             self.follow(channel, changes.rev)
 
 
-def pages(records: list[tuple[str, Record]], rev: int) -> Iterator[Progress]:
+def pages(records: list[tuple[str, Record]], rev: int, now: int) -> Iterator[Progress]:
     """Changes as frames of at most PAGE records and PAGE_BYTES or so; none where there are none.
 
-    Ordered by revision, so that a device that is cut off between two pages has all up to the `rev` of the last.
+    Ordered by revision, so that a device that is cut off between two pages has all up to the `rev` of the last. No
+    instant in them is later than `now`.
     """
     ordered = sorted(records, key=lambda item: item[1].rev)
     start = size = 0
     for end, (_, record) in enumerate(ordered, 1):
         size += RECORD_BYTES + SECOND_BYTES * (len(record.seen) + len(record.again))
         if end == len(ordered) or end - start == PAGE or size >= PAGE_BYTES:
-            views = [record_view(*item) for item in ordered[start:end]]
+            views = [record_view(*item, now) for item in ordered[start:end]]
             yield Progress(records=views, rev=rev if end == len(ordered) else record.rev)
             start, size = end, 0

@@ -8,7 +8,6 @@ video's catalogue entry isn't cached, whatever the number of records; on a clust
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgpack
 
@@ -18,6 +17,7 @@ from storage.catalogue import Catalogue
 from storage.durability import Durability, StoreUnavailable
 from storage.epoch import Epoch
 from storage.fences import Fences, Mark
+from storage.instants import Instants
 from storage.keys import Keys, partition
 from storage.link import Link, checked
 from storage.packing import unpack_record
@@ -27,22 +27,6 @@ from storage.wire import Command
 
 CALLS_AT_ONCE = 2
 """Answers of stage 1 that are read without a break."""
-CLOCKS_APART_MS = 100
-"""How far the clocks of two processes may lie apart: each has read the store's (server/clock.py)."""
-RECEIPT_MS = 1_000
-"""What may lie between a report's arrival, by which it is dated, and its place in the batch."""
-
-
-class Instants(NamedTuple):
-    """What a commit believes of the instants in stored records: the arguments of `protocol.record.believed`."""
-
-    latest: int
-    before: int
-
-    @classmethod
-    def of(cls, batch: Batch, now: int) -> "Instants":
-        """Args: now: ms since 1970, of this attempt: an earlier one may have failed long ago."""
-        return cls(max(now, batch.latest) + CLOCKS_APART_MS, max(2, min(batch.since or now, now) - RECEIPT_MS))
 
 
 class Commits:

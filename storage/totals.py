@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 
 from protocol.intervals import cell, pairs
+from storage.instants import CLOCKS_APART_MS
 from storage.keys import Keys
 from storage.wire import Run
 
@@ -56,7 +57,7 @@ class VideoTotals:
                 self._duration(video_id),
                 *self._summaries(video_id),
                 *(("HGETALL", self._keys.curve(shard)) for shard in shards),
-                *(("ZCOUNT", self._keys.live(shard), now - self._live_ms, "+inf") for shard in shards),
+                *(("ZCOUNT", self._keys.live(shard), now - self._live_ms, now + CLOCKS_APART_MS) for shard in shards),
             ]
         )
         count = len(shards)

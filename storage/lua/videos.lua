@@ -4,7 +4,7 @@
 -- KEYS[4i-3]  audience of video i: userId -> entry     KEYS[4i-1]  curve: difference arrays, "s<second>" of the viewers
 -- KEYS[4i-2]  summary: viewers, completed, watched                 of each second, "a<second>" of those who saw it again
 -- KEYS[4i]    live: zset, userId by lastWatched, ms
--- ARGV[1]     now, ms    ARGV[2]  ms after which a viewer leaves `live`
+-- ARGV[1]     now, ms since 1970: nobody has watched later    ARGV[2]  ms after which a viewer leaves `live`
 -- ARGV[3]     msgpack: for each video {userIds, none twice, and of each the state that users.lua answered}
 -- returns     number of entries that changed
 --
@@ -123,7 +123,7 @@ for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
       if last_watched == 0 then
         gone[#gone + 1] = user
       elseif last_watched > now - stale then
-        lively[l + 1], lively[l + 2], l = last_watched, user, l + 2
+        lively[l + 1], lively[l + 2], l = min(last_watched, now), user, l + 2
       end
       changed = changed + 1
     end
@@ -135,7 +135,10 @@ for v, group in ipairs(cmsgpack.unpack(ARGV[3])) do
     write(curve, listed(replays, 'a%d', listed(points, 's%d', {}, {})))
     send('ZREM', live, gone)
     -- It grows here alone: so this is where those go who left long ago.
-    if send('ZADD', live, lively) > 0 then call('ZREMRANGEBYSCORE', live, '-inf', now - stale) end
+    if send('ZADD', live, lively) > 0 then
+      call('ZREMRANGEBYSCORE', live, '-inf', now - stale)
+      call('ZREMRANGEBYSCORE', live, now + stale, '+inf') -- of a clock that was ahead
+    end
   end
 end
 return changed

@@ -8,6 +8,7 @@ from protocol.messages import Message, Progress
 from server.hub import Hub
 from storage.keys import Keys
 from storage.store import Store
+from tests.serving import FakeClock
 
 USER = "00000000-0000-4000-8000-000000000001"
 
@@ -58,7 +59,7 @@ class _Device:
 def _hub() -> tuple[Hub, str]:
     """A hub that listens to one learner, and whose reads of the store come to nothing: it is about to end."""
     keys = Keys("fuzz")
-    hub = Hub(Store("unix:///nowhere", worker="w", keys=keys), "epoch")
+    hub = Hub(Store("unix:///nowhere", worker="w", keys=keys), "epoch", FakeClock())
     name = keys.push(USER)
     hub._users[name] = USER
     hub._ending, hub._tasks = True, _NO_TASKS

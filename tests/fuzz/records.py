@@ -68,7 +68,7 @@ def stored(data: bytes) -> None:
         assert type(guard.session) is str
         assert all(type(n) is int for n in (guard.seq, guard.at, guard.settle_ms, guard.buried))
     assert unpack_record(pack_record(record)) == record
-    for page in pages([("v", record)], record.rev):
+    for page in pages([("v", record)], record.rev, LAST_INSTANT):
         JSON.encode(page)
         MSGPACK.encode(page)
 

@@ -16,7 +16,7 @@ from protocol.intervals import MAX_INTERVALS
 from protocol.record import IN_SYNC, MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
 from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
 from storage.catalogue import Video
-from storage.commits import RECEIPT_MS, Instants
+from storage.instants import RECEIPT_MS, Instants
 from storage.keys import Keys
 from storage.packing import pack_record, unpack_record
 from storage.pending import Batch, Committed, Delta, Key

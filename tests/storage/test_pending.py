@@ -10,7 +10,7 @@ from msgspec.structs import replace as replaced
 
 from protocol.record import Outcome, Record, Report, delete, join
 from server.waiting import Waiter
-from storage.commits import Instants
+from storage.instants import Instants
 from storage.packing import pack_record
 from storage.pending import APART, MAX_RUN, MAX_WAITING, Batch, Committed, Delta, Full, Origin, Pending
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
