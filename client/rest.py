@@ -16,7 +16,7 @@ from protocol.codecs import read_json
 from protocol.errors import FieldError, FrameError, Problem
 from protocol.messages import Ack, Heartbeat, Message, RecordView
 from protocol.rest import Acks, Analytics, Engagement, ProgressList, Summary, VideoView
-from protocol.scalars import format_instant
+from protocol.scalars import EARLIEST, format_instant
 
 M = TypeVar("M", bound=Message)
 Id = str | UUID
@@ -131,8 +131,8 @@ def _item(video_id: Id, watched_duration: int, last_watched: datetime | None) ->
     """Args: last_watched: now, where it is None; UTC, where it is naive."""
     at = last_watched or datetime.now(UTC)
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    ms = format_instant(round(at.timestamp() * 1_000))
-    return {"videoId": str(video_id), "watchedDuration": watched_duration, "lastWatched": ms}
+    ms = max(EARLIEST, round(at.timestamp() * 1_000))
+    return {"videoId": str(video_id), "watchedDuration": watched_duration, "lastWatched": format_instant(ms)}
 
 
 def _read(model: type[M], answer: Answer) -> M:

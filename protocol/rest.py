@@ -77,11 +77,27 @@ class ProgressView(Message):
     last_watched: InstantOut
 
 
+class ItemOutcome(Message):
+    """What became of one item of a sync.
+
+    - stored: it is part of the record;
+    - capped: so too, but its watchedDuration is beyond the video's duration in the catalogue and was cut;
+    - deleted: dropped, for its lastWatched is not after the deletion of this progress;
+    - failed: dropped, for the stored record can't be read.
+    """
+
+    index: int
+    video_id: str
+    outcome: Literal["stored", "capped", "deleted", "failed"]
+
+
 class ProgressList(Message):
-    """`rev` and `epoch` only with detail=full: what `since` and `epoch` of the next request may be."""
+    """With detail=full, `rev` and `epoch`: what `since` and `epoch` of the next request may be; and of a sync, what
+    became of each item, in the order of the request."""
 
     user_id: str
     progress_data: list[ItemView] | list[RecordView]
+    outcomes: list[ItemOutcome] | None = None
     rev: int | None = None
     epoch: str | None = None
 

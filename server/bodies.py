@@ -26,11 +26,16 @@ class BodyReader:
         """The body as a JSON tree; of at most `max_bytes`, where that is less than all bodies are held to.
 
         Raises:
-            RestError: of another media type, too large, too slow, not JSON.
+            RestError: of another media type, compressed, too large, too slow, not JSON.
         """
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type not in media_types:
             raise RestError(Problem.MEDIA_TYPE, f"the content type should be {' or '.join(media_types)}")
+        codings = {
+            coding.strip().lower() for coding in ",".join(request.headers.getlist("content-encoding")).split(",")
+        }
+        if codings - {"", "identity"}:
+            raise RestError(Problem.MEDIA_TYPE, "a body with Content-Encoding is not taken: send it uncompressed")
         try:
             return read_json(await self._read(request, min(self._max_bytes, max_bytes or self._max_bytes)))
         except FrameError as error:

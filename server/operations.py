@@ -7,7 +7,7 @@ from starlette.routing import Route
 from protocol.rest import SessionsEnded
 from server.bodies import answer
 from server.identity import PROGRESS_ANY
-from server.parameters import path_id
+from server.parameters import only_query, path_id
 from server.services import Services
 
 
@@ -23,6 +23,7 @@ class OperationEndpoints:
     async def end_sessions(self, request: Request) -> Response:
         """Close all WebSockets of a user, in every process. A token that is still valid lets the user in again."""
         (await self._services.access.identify(request)).require(PROGRESS_ANY)
+        only_query(request)
         user_id = path_id(request, "userId")
         await self._services.store.endings.add(user_id, self._services.clock().wall)
         return answer(SessionsEnded())

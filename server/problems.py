@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:playhead:problem:"
 RETRY_AFTER_S = 2
+MAX_NAME = 64
+"""Characters of a parameter's name that a refusal repeats."""
 NOT_KEPT = {"Cache-Control": "no-store"}
 """On every answer about a learner: no cache on the way keeps it."""
 _BY_STATUS = {404: Problem.NOT_FOUND, 405: Problem.METHOD, 413: Problem.TOO_LARGE}
@@ -32,7 +35,19 @@ class RestError(PeerError):
 
 def bad_parameter(name: str, detail: str, where: str) -> RestError:
     """A bad value in the path or the query."""
-    return RestError(Problem.INVALID, f"{name}: {detail}", (FieldError(f"/{name}", detail),), where)
+    return bad_parameters({name: detail}, where)
+
+
+def bad_parameters(details: Mapping[str, str], where: str) -> RestError:
+    """Several, by their names, which may be anything that a client sends."""
+    fields = tuple(FieldError(f"/{_escaped(name)}", detail) for name, detail in details.items())
+    detail = "; ".join(f"{name[:MAX_NAME]}: {detail}" for name, detail in details.items())
+    return RestError(Problem.INVALID, detail, fields, where)
+
+
+def _escaped(name: str) -> str:
+    """RFC 6901, 3."""
+    return name[:MAX_NAME].replace("~", "~0").replace("/", "~1")
 
 
 def response(
@@ -53,6 +68,8 @@ def response(
     answer = Response(json.dumps(body), problem.value.status, NOT_KEPT, media_type="application/problem+json")
     if problem.value.status in (429, 503):
         answer.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if problem is Problem.MEDIA_TYPE:
+        answer.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     if problem.value.status == 401:
         answer.headers["WWW-Authenticate"] = 'Bearer realm="playhead"'  # RFC 6750, 3
     return answer

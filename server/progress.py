@@ -1,6 +1,7 @@
 """The documented REST contract: eight endpoints over the same records, batches and rules as the socket."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from protocol.rest import (
     Engagement,
     Envelope,
     Item,
+    ItemOutcome,
     ProgressList,
     ProgressView,
     SyncBody,
@@ -27,7 +29,7 @@ from protocol.scalars import MAX_SEQ
 from protocol.session import Now, Plausibility, Sessions
 from server.bodies import BodyReader, answer, validated
 from server.identity import Identity
-from server.parameters import path_id, query_choice, query_int
+from server.parameters import only_query, path_id, query_choice, query_int
 from server.problems import RestError
 from server.services import Services
 from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
@@ -68,6 +70,7 @@ class ProgressEndpoints:
 
     async def update(self, request: Request) -> Response:
         identity = await self._access.identify(request)
+        only_query(request, "detail")
         full = query_choice(request, "detail", ("full",))
         body = await self._bodies.message(request, Update)
         identity.act_for(body.user_id)
@@ -75,17 +78,23 @@ class ProgressEndpoints:
 
     async def sync(self, request: Request) -> Response:
         identity = await self._access.identify(request)
+        only_query(request, "detail")
         full = query_choice(request, "detail", ("full",))
         body = await self._bodies.message(request, SyncBody)
         identity.act_for(body.user_id)
         self._access.charge(request, identity, len(body.progress_data) / REPORTS_A_REQUEST)
+        outcomes: list[Outcome] = []
         if body.progress_data:
             async with self._services.turns.take(body.user_id):
-                await self._sync(body)
-        return _all(body.user_id, await self._services.store.changes(body.user_id), full, False, self._now)
+                outcomes = await self._sync(body)
+        changes = await self._services.store.changes(body.user_id)
+        said = _outcomes(body, outcomes, changes) if full else None
+        return _all(body.user_id, changes, full, False, self._now, said)
 
-    async def _sync(self, body: SyncBody) -> None:
-        """Raises RestError where the learner would have too many videos: then nothing of it is stored.
+    async def _sync(self, body: SyncBody) -> list[Outcome]:
+        """What became of each item.
+
+        Raises RestError where the learner would have too many videos: then nothing of it is stored.
 
         To be all or none takes one call of the store's script. A long one holds up others there, so the items of a long
         sync go one by one where there is ample room.
@@ -100,9 +109,11 @@ class ProgressEndpoints:
         await waiter.commit(self._services.requests, together)
         if Outcome.TOO_MANY_VIDEOS in waiter.outcomes:
             raise _too_many_videos(limit)
+        return waiter.outcomes
 
     async def realtime(self, request: Request) -> Response:
         """The documented body, or the players' envelope, which a beacon may send as text/plain."""
+        only_query(request, "detail")
         full = query_choice(request, "detail", ("full",))
         identity, tree = await self._identified(request)
         if isinstance(tree, dict) and "heartbeats" in tree:
@@ -138,6 +149,7 @@ class ProgressEndpoints:
 
     async def get_one(self, request: Request) -> Response:
         identity = await self._access.identify(request)
+        only_query(request, "detail")
         full = query_choice(request, "detail", ("full",))
         user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
         record = await self._services.store.record(user_id, video_id)
@@ -148,6 +160,7 @@ class ProgressEndpoints:
     async def get_all(self, request: Request) -> Response:
         """With `since`, what changed after that revision, deletions too, in full detail."""
         identity = await self._access.identify(request)
+        only_query(request, "detail", "since", "epoch")
         full = query_choice(request, "detail", ("full",))
         since = query_int(request, "since", 0, MAX_SEQ)
         user_id = identity.act_for(path_id(request, "userId"))
@@ -157,6 +170,7 @@ class ProgressEndpoints:
 
     async def delete(self, request: Request) -> Response:
         identity = await self._access.identify(request)
+        only_query(request)
         user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
         await barrier(self._services.heartbeats)
         waiter = OpsWaiter(user_id, [(video_id, self._now)])
@@ -167,9 +181,10 @@ class ProgressEndpoints:
 
     async def engagement(self, request: Request) -> Response:
         identity = await self._access.identify(request)
+        only_query(request, "limit")
         limit = query_int(request, "limit", 1, 100) or 10
         user_id = identity.act_for(path_id(request, "userId"))
-        records = [(v, r) for v, r in (await self._services.store.changes(user_id)).records if r.exists]
+        records = [(v, r) for v, r in (await self._services.store.changes(user_id)).records if r.watched]
         records.sort(key=lambda item: (-item[1].watched, -item[1].last_watched, item[0]))
         return answer(
             Engagement(
@@ -227,7 +242,32 @@ def _one(user_id: str, video_id: str, record: Record, full: str | None, now: int
     )
 
 
-def _all(user_id: str, changes: Changes, full: str | None, delta: bool, now: int) -> Response:
+def _outcomes(body: SyncBody, outcomes: Sequence[Outcome], changes: Changes) -> list[ItemOutcome]:
+    """Args: changes: all records of the user, after the sync."""
+    records = dict(changes.records)
+    return [
+        ItemOutcome(index=index, video_id=item.video_id, outcome=_outcome(item, outcome, records.get(item.video_id)))
+        for index, (item, outcome) in enumerate(zip(body.progress_data, outcomes, strict=True))
+    ]
+
+
+def _outcome(item: Item, outcome: Outcome, record: Record | None) -> Literal["stored", "capped", "deleted", "failed"]:
+    """A deletion may also have come right after the sync."""
+    if outcome is Outcome.FAILED:
+        return "failed"
+    if outcome is Outcome.DELETED or record is None or not record.exists:
+        return "deleted"
+    return "stored" if record.watched >= item.watched_duration else "capped"
+
+
+def _all(
+    user_id: str,
+    changes: Changes,
+    full: str | None,
+    delta: bool,
+    now: int,
+    outcomes: list[ItemOutcome] | None = None,
+) -> Response:
     """Newest first."""
     if not full and not delta:
         records = [(v, r) for v, r in changes.records if r.exists]
@@ -236,7 +276,8 @@ def _all(user_id: str, changes: Changes, full: str | None, delta: bool, now: int
     records = [(v, r) for v, r in changes.records if r.exists or delta]
     records.sort(key=lambda item: (-min(item[1].last_watched, now), item[0]))
     views = [record_view(v, r, now) for v, r in records]
-    return answer(ProgressList(user_id=user_id, progress_data=views, rev=changes.rev, epoch=changes.epoch))
+    listed = ProgressList(user_id=user_id, progress_data=views, outcomes=outcomes, rev=changes.rev, epoch=changes.epoch)
+    return answer(listed)
 
 
 def _refuse_unstored(outcome: Outcome, record: Record) -> None:

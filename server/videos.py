@@ -8,7 +8,7 @@ from protocol.errors import Problem
 from protocol.rest import Analytics, Summary, VideoBody, VideoView
 from server.bodies import BodyReader, answer
 from server.identity import ANALYTICS, PROGRESS_ANY
-from server.parameters import path_id
+from server.parameters import only_query, path_id
 from server.problems import RestError
 from server.services import Services
 from storage.catalogue import Video
@@ -32,6 +32,7 @@ class VideoEndpoints:
     async def summary(self, request: Request) -> Response:
         """O(1) in viewers: the totals are kept, not counted."""
         await self._services.access.identify(request)
+        only_query(request)
         video_id = path_id(request, "videoId")
         totals = await self._services.store.totals.read(video_id)
         return answer(
@@ -44,6 +45,7 @@ class VideoEndpoints:
 
     async def analytics(self, request: Request) -> Response:
         (await self._services.access.identify(request)).require(ANALYTICS)
+        only_query(request)
         video_id = path_id(request, "videoId")
         totals, curve, watching = await self._services.store.totals.read_all(video_id, self._services.clock().wall)
         return answer(
@@ -65,6 +67,7 @@ class VideoEndpoints:
     async def put(self, request: Request) -> Response:
         """Records of the video take a new duration over at once, where there are thousands soon."""
         (await self._services.access.identify(request)).require(PROGRESS_ANY)
+        only_query(request)
         video_id = path_id(request, "videoId")
         body = await self._bodies.message(request, VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
@@ -79,6 +82,7 @@ class VideoEndpoints:
 
     async def get(self, request: Request) -> Response:
         await self._services.access.identify(request)
+        only_query(request)
         video_id = path_id(request, "videoId")
         video = await self._services.store.catalogue.get(video_id)
         if video is None:

@@ -10,9 +10,9 @@ from starlette.requests import Request
 
 from protocol import scalars
 from protocol.codecs import read_json
-from protocol.errors import FrameError
-from server.parameters import path_id, query_choice, query_int
-from server.problems import RestError
+from protocol.errors import FieldError, FrameError
+from server.parameters import MAX_NAMED, only_query, path_id, query_choice, query_int
+from server.problems import MAX_NAME, RestError
 
 _HEX = "[0-9a-f]"
 _SHAPES = {
@@ -90,6 +90,13 @@ def _number(sent: Any) -> None:
 def _parameters(data: bytes, text: str) -> None:
     scope = {"type": "http", "headers": [], "path_params": {"userId": text}, "query_string": data}
     request = Request(scope)
+    unknown: tuple[FieldError, ...] = ()
+    try:
+        only_query(request, "limit")
+    except RestError as error:
+        unknown = error.fields
+    assert len(unknown) <= MAX_NAMED
+    assert all(field.pointer.startswith("/") and len(field.pointer) <= 2 * MAX_NAME + 1 for field in unknown)
     user_id = _refused_as("/userId", lambda: path_id(request, "userId"))
     assert user_id is NOTHING or re.fullmatch(_SHAPES["Id"], user_id)
     choice = _refused_as("/limit", lambda: query_choice(request, "limit", ("full",)))

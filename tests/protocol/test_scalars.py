@@ -1,0 +1,61 @@
+"""Instants on the wire: any ISO 8601 time up to 9999, and what clients send for "never"."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from protocol.scalars import EARLIEST, MAX_INSTANT, InstantIn, format_instant, parse_instant
+
+INSTANT: TypeAdapter[int] = TypeAdapter(InstantIn)
+NEVER = [
+    "1970-01-01T00:00:00Z",
+    "1970-01-01",
+    "1970-01-01T00:00:00",
+    "1970-01-01T00:00:00.000+00:00",
+    "1970-01-01T05:30:00+05:30",
+    "1970-01-01T00:00:00+14:00",
+    "1969-12-31T16:00:00-08:00",
+    "1969-12-31T23:59:59.999Z",
+    "1904-01-01T00:00:00Z",
+    "1899-12-30T00:00:00",
+    "1601-01-01T00:00:00Z",
+    "0001-01-01T00:00:00",
+    "0001-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+14:00",
+    "0001-01-01T00:00:00-14:00",
+    "0000-12-30T00:00:00Z",
+    "0000-01-01T00:00:00Z",
+    "0000-01-01T00:00:00+23:59",
+    "0000-02-29",
+]
+
+
+@pytest.mark.parametrize("text", NEVER)
+def test_an_instant_before_1970_is_reported_as_the_earliest(text: str) -> None:
+    """Which is later than "never" in a record, and earlier than all that a clock could have told."""
+    assert INSTANT.validate_python(text, strict=True) == EARLIEST
+    with pytest.raises(ValueError, match="before 1970"):
+        parse_instant(text)  # where it is no report: a line of an export
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00.001Z", 1),
+        ("1970-01-01T00:00:00-00:01", 60_000),
+        ("1969-12-31T23:59:59-01:00", 3_599_000),
+        ("2024-02-29T10:00:00.5+02:00", 1_709_193_600_500),
+        ("9999-12-31T23:59:59.999Z", MAX_INSTANT),
+    ],
+)
+def test_any_other_is_what_it_says(text: str, ms: int) -> None:
+    assert INSTANT.validate_python(text) == parse_instant(text) == parse_instant(format_instant(ms)) == ms
+
+
+@pytest.mark.parametrize(
+    "value", ["0000-00-00T00:00:00Z", "0000-02-30", "1969-02-29", "-0001-11-30T00:00:00Z", 0, None]
+)
+def test_what_is_no_instant_is_none_before_1970_either(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"ISO 8601|no such"):
+        INSTANT.validate_python(value)
