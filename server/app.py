@@ -30,6 +30,8 @@ from server.operations import OperationEndpoints
 from server.pages import pages
 from server.problems import HANDLERS
 from server.progress import ProgressEndpoints
+from server.public import PublicRates
+from server.safe_headers import with_safe_headers
 from server.services import Services
 from server.settings import Settings
 from server.socket import SocketEndpoint
@@ -128,6 +130,7 @@ def create_app(
             },
         )
         bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
+        rates = PublicRates(settings, machine)
         endpoint = SocketEndpoint(services)
         app.socket = Gate(endpoint, settings)
         app.router.routes[:] = [
@@ -135,9 +138,9 @@ def create_app(
             *ProgressEndpoints(services, bodies).routes(),
             *VideoEndpoints(services, bodies).routes(),
             *OperationEndpoints(services).routes(),
-            *HealthEndpoints(services).routes(),
+            *rates.limited("health checks", HealthEndpoints(services).routes()),
             *metrics.routes(),
-            *pages(),
+            *rates.limited("files", pages(settings)),
         ]
         try:
             garbage = [Garbage().run()] if own_process else []
@@ -168,7 +171,7 @@ class _App(Starlette):
         if scope["type"] == "websocket" and scope["path"] == SOCKET_PATH and self.socket is not None:
             await self.socket(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, with_safe_headers(send) if scope["type"] == "http" else send)
 
 
 @asynccontextmanager

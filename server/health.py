@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.clock import StoreClock
+from server.problems import NOT_KEPT
 from server.services import Services
 from storage.durability import NotDurable, StoreUnavailable
 
@@ -54,4 +55,4 @@ class HealthEndpoints:
 
 
 def _status(code: int, text: str, **more: Any) -> Response:
-    return Response(json.dumps({"status": text, **more}), code, media_type="application/json")
+    return Response(json.dumps({"status": text, **more}), code, NOT_KEPT, media_type="application/json")

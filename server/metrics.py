@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from server.clock import StoreClock
 from server.identity import ANALYTICS
+from server.problems import NOT_KEPT
 from server.services import Services
 
 LAG_STEP_S = 0.5
@@ -94,7 +95,7 @@ class Metrics(Collector):
     async def show(self, request: Request) -> Response:
         assert self._services is not None  # noqa: S101 routed after `watch`
         (await self._services.access.identify(request)).require(ANALYTICS)
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(self._registry), headers=NOT_KEPT, media_type=CONTENT_TYPE_LATEST)
 
 
 def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:

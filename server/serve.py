@@ -68,7 +68,7 @@ def serve(settings: Settings) -> None:
         asyncio.run(_check(stored, theirs=settings.redis_url is not None))
         config = uvicorn_config(stored, logs.config(settings.log_level), store_restarts, worker_restarts)
         port = listener.getsockname()[1]
-        threading.Thread(target=_announce, args=(settings.host, port), daemon=True).start()
+        threading.Thread(target=_announce, args=(settings, port), daemon=True).start()
         if settings.workers > 1:
             Workers(config, [listener], worker_restarts).run()
         else:
@@ -223,16 +223,16 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _announce(host: str, port: int) -> None:
+def _announce(settings: Settings, port: int) -> None:
     """Say that we are ready when a request has shown it."""
-    deadline = time.monotonic() + READY_TIMEOUT_S
+    host, deadline = settings.host, time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection(host, port, timeout=5)
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
             connection.request("GET", "/readyz")
             if connection.getresponse().status == 200:
                 address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-                page = f"; the player page is {address}/" if PLAYER.is_dir() else ""
+                page = f"; the player page is {address}/" if settings.serves_demo and PLAYER.is_dir() else ""
                 print(f"Playhead is ready on {address}{page}", flush=True)
                 return
         time.sleep(0.05)

@@ -21,6 +21,10 @@ def _split(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
+def _ancestor(value: str) -> str:
+    return "'self'" if value.strip("'") == "self" else parse_origin(value)
+
+
 def _network(value: str) -> str:
     return str(ip_network(value))
 
@@ -42,6 +46,7 @@ def _refuse_weak(secret: str) -> None:
 
 Durability = Annotated[str, AfterValidator(_durability)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(parse_origin)], ...], NoDecode, BeforeValidator(_split)]
+Ancestors = Annotated[tuple[Annotated[str, AfterValidator(_ancestor)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -86,6 +91,10 @@ class Settings(BaseSettings):
     """Pages that may connect, such as https://academy.example; our own may always."""
     trusted_proxies: Networks = ()
     """Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    demo: bool | None = None
+    """Serve the demo player at `/`. Default: only on a loopback address that no trusted proxy serves to others."""
+    frame_ancestors: Ancestors = ()
+    """Pages that may show ours in a frame: `self`, or origins such as https://academy.example. Default: none."""
 
     heartbeat_interval_s: float = Field(default=5.0, ge=0.1, le=60)
     """What players are told to keep."""
@@ -119,6 +128,10 @@ class Settings(BaseSettings):
     address_requests_per_s: float = Field(default=100.0, gt=0)
     """REST requests without a valid token, of one address."""
     address_requests_burst: int = Field(default=1_000, ge=1)
+    public_requests_per_s: float = Field(default=200.0, gt=0)
+    """Requests for files of one address, in the long run; and again for `/livez` and `/readyz`."""
+    public_requests_burst: int = Field(default=4_000, ge=1)
+    """A school behind one address loads the SDK once for each learner."""
     max_pending_videos: int = Field(default=256, ge=1)
     """Videos that one connection may report on between two flushes."""
     max_videos_per_user: int = Field(default=10_000, ge=1)
@@ -217,6 +230,10 @@ class Settings(BaseSettings):
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def serves_demo(self) -> bool:
+        return self.demo if self.demo is not None else self.loopback and not self.trusted_proxies
 
     @property
     def threshold_permille(self) -> int:

@@ -18,6 +18,7 @@ from protocol.errors import Problem
 from server.limits import network_of
 from server.newcomers import Newcomers
 from server.problems import response
+from server.safe_headers import SAFE_HEADERS
 from server.settings import Settings
 
 SPARE_CONNECTIONS = 1_000
@@ -112,7 +113,7 @@ def last_words(problem: Problem, detail: str) -> bytes:
     """An answer to what did not become a request."""
     answer = response(problem, detail)
     head = [f"HTTP/1.1 {answer.status_code} {problem.value.title}\r\n".encode()]
-    head += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
+    head += [name + b": " + value + b"\r\n" for name, value in (*answer.raw_headers, *SAFE_HEADERS)]
     return b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)])
 
 

@@ -11,6 +11,7 @@
 //   9. The last frames
 
 import { attach } from "./client/playhead.js";
+import { askForToken, subject, token } from "./token.js";
 
 const video = document.querySelector("video");
 const element = (id) => document.getElementById(id);
@@ -18,10 +19,8 @@ const element = (id) => document.getElementById(id);
 // ---- 1. Who is watching what ------------------------------------------------------------------------------
 
 const query = new URLSearchParams(location.search);
-const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined; // a fragment is sent to nobody
 const userId = token ? undefined : (query.get("user") ?? remembered("playhead.user"));
 const videoId = query.get("video") ?? "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10";
-addEventListener("hashchange", () => location.reload()); // another token
 
 function remembered(key) {
   const fresh = crypto.randomUUID();
@@ -45,9 +44,11 @@ tracker.on("ack", refresh);
 tracker.on("completed", refresh);
 tracker.on("elsewhere", movedElsewhere);
 tracker.on("resume", ask);
-tracker.on("error", ({ message, fatal }) => {
+const NO_TOKEN = ["401", "4005", "4500", "4503"]; // none, an old one, one that is not valid, or another learner's
+tracker.on("error", ({ code, message, fatal }) => {
   show("alert", fatal ? `${message.replace(/\.$/, "")}. Nothing more is stored from this page.` : message);
   element("alert").hidden = false;
+  if (NO_TOKEN.includes(code)) askForToken();
 });
 
 // ---- 3. What is stored ------------------------------------------------------------------------------------
@@ -73,10 +74,6 @@ async function refresh() {
   } while (askAgain);
   asking = false;
   render();
-}
-
-function subject(token) {
-  return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).sub;
 }
 
 /** Whole seconds that the browser has played and the server has not confirmed. */
@@ -377,12 +374,12 @@ element("stay").addEventListener("click", () => {
 });
 video.addEventListener("play", forgetElsewhere);
 
-const same = new URL(token ? `?${new URLSearchParams({ video: videoId })}` : "?", location.href);
-if (token) same.hash = new URLSearchParams({ token });
-else same.search = new URLSearchParams({ user: userId, video: videoId });
+const same = new URL("?", location.href);
+same.search = new URLSearchParams(token ? { video: videoId } : { user: userId, video: videoId });
+if (token) show("link-words", "Sign in with this learner's token there, too.");
 element("link").value = element("second").href = same.href;
 element("link").addEventListener("focus", () => element("link").select());
-element("by-hand").href = `wire.html${same.search}${same.hash}`;
+element("by-hand").href = `wire.html${same.search}`;
 
 element("copy").addEventListener("click", async () => {
   try {

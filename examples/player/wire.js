@@ -9,18 +9,15 @@
 //
 // One rule holds it together: send what was played, keep it until it is acked, send it again when in doubt.
 
+import { askForToken, subject, token } from "./token.js";
+
 // ---- 1. Who is watching what ------------------------------------------------------------------------------
 
 const query = new URLSearchParams(location.search);
-const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined; // a fragment is sent to nobody
 const userId = token ? subject(token) : (query.get("user") ?? remembered("playhead.user"));
 const videoId = query.get("video") ?? "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10";
 const device = remembered("playhead.device");
 const session = crypto.randomUUID(); // one page load; its heartbeats are numbered 1, 2, 3…
-
-function subject(token) {
-  return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).sub;
-}
 
 function remembered(key) {
   const value = localStorage.getItem(key) ?? crypto.randomUUID();
@@ -107,7 +104,9 @@ function closed({ code, reason: given }) {
   if (code >= 4500 && code <= 4999) {
     state = "refused";
     reason ||= given || `The server refused this page (close code ${code}).`;
+    if (code === 4500 || code === 4503) askForToken(); // none, one that is not valid, or another learner's
   } else {
+    if (code === 4005) askForToken(); // it has expired
     state = "offline";
     reason = `Not connected (close code ${code}). What you watch is kept here until the line is back.`;
     setTimeout(connect, 1000 * retryAfter + backoff(attempts++));
@@ -353,7 +352,7 @@ function log(direction, message) {
   if (message.type === "ping" || message.type === "pong") return; // every few seconds, and never news
   const line = document.createElement("li");
   line.className = direction;
-  line.textContent = JSON.stringify(message);
+  line.textContent = JSON.stringify(message, (key, value) => (key === "token" ? "…" : value));
   element("log").prepend(line);
   while (element("log").children.length > LOG_LINES) element("log").lastChild.remove();
 }
@@ -363,7 +362,7 @@ element("follow").addEventListener("click", () => {
   video.currentTime = elsewhere;
   elsewhere = null;
 });
-element("second").href = `?${new URLSearchParams({ user: userId, video: videoId })}`;
+element("second").href = `?${new URLSearchParams(token ? { video: videoId } : { user: userId, video: videoId })}`;
 
 // For the browser's console, and for tests.
 window.playhead = {

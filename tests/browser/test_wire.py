@@ -76,7 +76,7 @@ class Player:
             }""",
             second,
         )
-        self.page.wait_for_function("!document.querySelector('video').seeking")
+        self.page.wait_for_function("() => !document.querySelector('video').seeking")
 
     def speed(self, rate: float) -> None:
         self.page.evaluate("rate => { document.querySelector('video').playbackRate = rate }", rate)
@@ -87,7 +87,7 @@ class Player:
         self.acked()
 
     def acked(self) -> None:
-        self.page.wait_for_function("window.playhead.pending.length === 0")
+        self.page.wait_for_function("() => window.playhead.pending.length === 0")
 
     @property
     def position(self) -> float:
@@ -209,13 +209,13 @@ def test_a_second_device_sees_the_change_without_asking(open_player: Callable[[]
     watching.play_until(44)
     watching.pause()
 
-    looking_on.page.wait_for_function("window.playhead.record?.position >= 44")
+    looking_on.page.wait_for_function("() => window.playhead.record?.position >= 44")
     looking_on.page.get_by_text("Another device is at 0:44").wait_for()
     assert looking_on.page.evaluate("window.playhead.record.seen") == watching.stored["seen"]
     assert {json.loads(frame)["type"] for frame in looking_on.sent} <= {"hello", "ping"}
 
     looking_on.page.get_by_role("button", name="Go there").click()
-    looking_on.page.wait_for_function("document.querySelector('video').currentTime >= 44")
+    looking_on.page.wait_for_function("() => document.querySelector('video').currentTime >= 44")
     looking_on.page.get_by_text("Another device").wait_for(state="hidden")
 
 
@@ -242,7 +242,7 @@ def test_dragging_to_the_end_is_not_watching(open_player: Callable[[], Player]) 
     for tenth in range(2, 10):
         player.seek(DURATION_S * tenth / 10)
     player.seek(DURATION_S - 1.6)
-    player.page.wait_for_function("document.querySelector('video').ended")
+    player.page.wait_for_function("() => document.querySelector('video').ended")
     player.acked()
 
     stored = player.stored
@@ -277,14 +277,14 @@ def test_a_killed_server_loses_nothing(server: Server, open_player: Callable[[],
     player = open_player()
     player.play_until(2)
     player.seek(20)
-    player.page.wait_for_function("window.playhead.pending.some((heartbeat) => heartbeat.sent)")
+    player.page.wait_for_function("() => window.playhead.pending.some((heartbeat) => heartbeat.sent)")
     server.kill()
-    player.page.wait_for_function("window.playhead.state !== 'online'")
+    player.page.wait_for_function("() => window.playhead.state !== 'online'")
     player.play_until(23)
     player.seek(50)
     player.play_until(52)
     player.page.evaluate("document.querySelector('video').pause()")
-    player.page.wait_for_function("window.playhead.pending.length > 0")
+    player.page.wait_for_function("() => window.playhead.pending.length > 0")
 
     server.start()
     player.acked()

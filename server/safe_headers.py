@@ -1,0 +1,29 @@
+"""Headers that keep what we answer from being used as what it is not: on every answer, whoever made it.
+
+An answer that sets one of them itself keeps its own: pages allow their scripts, the SDK may be loaded by other origins.
+"""
+
+from starlette.types import Message, Send
+
+_DEFAULTS = {
+    b"x-content-type-options": b"nosniff",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    # Not no-referrer: with it, browsers send beacons of our own pages with the origin null.
+    b"referrer-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+SAFE_HEADERS = list(_DEFAULTS.items())
+"""Of an answer that sets none of them."""
+
+
+def with_safe_headers(send: Send) -> Send:
+    """ASGI's `send`, for HTTP."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message["headers"]
+            given = {name for name, _ in headers}
+            message["headers"] = [*headers, *(pair for pair in SAFE_HEADERS if pair[0] not in given)]
+        await send(message)
+
+    return sending

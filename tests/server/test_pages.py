@@ -1,0 +1,223 @@
+"""What browsers are told about our answers: what they may be used for, and what our own pages may do."""
+
+import asyncio
+import re
+from html.parser import HTMLParser
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from server.pages import CLIENT, PLAYER
+from server.settings import Settings
+from tests.conftest import StoreServer
+from tests.rest import rest
+from tests.security.callers import USER, VIDEO, bearer, guarded
+from tests.security.issuer import SECRET, token
+from tests.serving import Running, serving
+
+pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
+"""Nothing here depends on which it is."""
+
+NOTHING = "default-src 'none'; frame-ancestors 'none'"
+
+
+def policy(answer: httpx.Response) -> dict[str, list[str]]:
+    directives = (directive.split() for directive in answer.headers["content-security-policy"].split(";"))
+    return {name: values for name, *values in directives}
+
+
+def is_safe(answer: httpx.Response, csp: str = NOTHING, corp: str = "same-origin") -> None:
+    """Each header once, and as it should be."""
+    expected = {
+        "x-content-type-options": "nosniff",
+        "content-security-policy": csp,
+        "referrer-policy": "same-origin",
+        "cross-origin-resource-policy": corp,
+    }
+    for name, value in expected.items():
+        assert answer.headers.get_list(name) == [value], (answer.request.url, name)
+
+
+async def test_every_answer_says_what_it_may_be_used_for(store_server: StoreServer, prefix: str) -> None:
+    """Whoever made it: ours, Starlette's, and what refuses before a route is found."""
+    async with guarded(store_server, prefix) as server, rest(server) as api:
+        good = bearer(token(USER, scope="analytics progress:any"))
+        statuses = set()
+        for method, path, headers in (
+            ("GET", "/livez", {}),
+            ("GET", "/readyz", {}),
+            ("GET", "/metrics", good),
+            ("GET", f"/progress/{USER}", good),
+            ("GET", f"/progress/{USER}", {}),
+            ("GET", f"/progress/{USER}/{VIDEO}", good),
+            ("GET", "/progress/x", good),
+            ("POST", "/progress/update", good),
+            ("PATCH", "/progress/update", good),
+            ("GET", "/nowhere", {}),
+            ("GET", "/livez", {"Origin": "https://evil.example"}),
+            ("GET", f"/livez?token={SECRET}", {}),
+        ):
+            answer = await api.request(method, path, headers=headers)
+            is_safe(answer)
+            statuses.add(answer.status_code)
+        assert statuses == {200, 401, 403, 404, 405, 415, 422}
+
+
+async def test_a_bug_of_ours_and_what_is_no_request_say_it_too(
+    store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("server.progress._all", broken)
+    async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as api:
+        answer = await api.get(f"/progress/{uuid4()}")
+        assert answer.status_code == 500
+        is_safe(answer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"nonsense\r\n\r\n")
+        head = (await reader.read()).partition(b"\r\n\r\n")[0].decode()
+        writer.close()
+        assert head.startswith("HTTP/1.1 400 ")
+        assert f"content-security-policy: {NOTHING}" in head
+        assert "x-content-type-options: nosniff" in head
+
+
+async def test_the_sdk_may_be_loaded_by_any_origin_and_by_nobody_as_another_type(server: Running) -> None:
+    async with rest(server) as api:
+        files = [file.relative_to(CLIENT).as_posix() for file in (*CLIENT.rglob("*.js"), *CLIENT.rglob("*.d.ts"))]
+        assert "playhead.js" in files
+        for file in files:
+            answer = await api.get(f"/client/{file}")
+            assert answer.status_code == 200
+            is_safe(answer, corp="cross-origin")
+            assert answer.headers["content-type"].split(";")[0] == (
+                "text/plain" if file.endswith(".ts") else "text/javascript"
+            )
+
+
+async def test_pages_may_use_our_own_files_alone_and_nothing_inline(server: Running) -> None:
+    async with rest(server) as api:
+        for file in PLAYER.glob("*.*"):
+            answer = await api.get("/" if file.name == "index.html" else f"/{file.name}")
+            assert answer.status_code == 200
+            is_safe(answer, csp=answer.headers["content-security-policy"])
+            directives = policy(answer)
+            assert directives["default-src"] == ["'none'"]
+            assert directives["script-src"] == directives["style-src"] == directives["connect-src"] == ["'self'"]
+            assert directives["base-uri"] == directives["form-action"] == directives["frame-ancestors"] == ["'none'"]
+            assert "unsafe" not in answer.headers["content-security-policy"]
+
+
+FROM_ELSEWHERE = re.compile(r"\s*(javascript:|https?:|//)")
+
+
+class Inline(HTMLParser):
+    """Finds what a page has that its policy forbids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "style" or (tag == "script" and not given.get("src")):
+            self.found.append(tag)
+        self.found += [f"{tag} {name}" for name in given if name == "style" or name.startswith("on")]
+        self.found += [
+            f"{tag} {value}" for value in given.values() if re.match(r"\s*(javascript:|https?:|//)", value or "")
+        ]
+
+
+async def test_pages_have_nothing_inline(store_server: StoreServer) -> None:
+    """What the policy forbids would be missing without a word."""
+    found = Inline()
+    found.feed("<style></style><p style=x onclick=y><script>z</script><a href='javascript:1'></a>")
+    assert len(found.found) == 5
+    for file in PLAYER.glob("*.html"):
+        page = Inline()
+        page.feed(file.read_text())
+        assert page.found == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", ["'none'"]),
+        ("self", ["'self'"]),
+        ("self, https://Academy.example:443", ["'self'", "https://academy.example"]),
+    ],
+)
+async def test_who_may_show_a_page_in_a_frame_is_a_setting(
+    store_server: StoreServer, prefix: str, given: str, said: list[str]
+) -> None:
+    settings = {"redis_url": store_server.url, "key_prefix": prefix, "frame_ancestors": given}
+    async with serving(**settings) as server, rest(server) as api:
+        assert policy(await api.get("/"))["frame-ancestors"] == said
+        assert policy(await api.get("/livez"))["frame-ancestors"] == ["'none'"]
+
+
+@pytest.mark.parametrize("given", ["*", "https:", "academy.example", "https://a.example/path", "'none'; script-src *"])
+async def test_a_frame_ancestor_is_an_origin(store_server: StoreServer, given: str) -> None:
+    with pytest.raises(ValidationError, match="frame_ancestors"):
+        Settings(frame_ancestors=given)  # type: ignore[arg-type] # as the environment gives it
+
+
+@pytest.mark.parametrize(
+    ("settings", "served"),
+    [
+        ({}, True),
+        ({"demo": "false"}, False),
+        ({"trusted_proxies": "127.0.0.1"}, False),
+        ({"trusted_proxies": "127.0.0.1", "demo": "true"}, True),
+    ],
+)
+async def test_the_demo_is_served_where_only_this_machine_reaches_it_or_by_the_setting(
+    store_server: StoreServer, prefix: str, settings: dict[str, str], served: bool
+) -> None:
+    """The SDK always."""
+    async with serving(redis_url=store_server.url, key_prefix=prefix, **settings) as server, rest(server) as api:
+        for path in ("/", "/player.js", "/wire.html", "/numbered.webm"):
+            assert (await api.get(path)).status_code == (200 if served else 404)
+        assert (await api.get("/client/playhead.js")).status_code == 200
+
+
+async def test_an_address_that_others_reach_serves_no_demo(store_server: StoreServer) -> None:
+    others: dict[str, Any] = {"jwt_secret": SECRET, "allowed_origins": "https://academy.example"}
+    assert not Settings(host="0.0.0.0", **others).serves_demo
+    assert Settings(host="0.0.0.0", demo=True, **others).serves_demo
+    assert Settings(host="::1").serves_demo
+
+
+async def test_health_and_metrics_are_kept_by_no_cache(server: Running) -> None:
+    async with rest(server) as api:
+        for path in ("/livez", "/readyz", "/metrics"):
+            assert (await api.get(path)).headers["cache-control"] == "no-store"
+
+
+async def test_what_asks_nobody_is_held_to_a_rate_by_address(store_server: StoreServer, prefix: str) -> None:
+    """Files and health apart, and each address for itself; the refusal says when to come back."""
+    settings = {"public_requests_burst": 3, "public_requests_per_s": 0.1, "trusted_proxies": "127.0.0.1"}
+    store = {"redis_url": store_server.url, "key_prefix": prefix, "demo": True}
+    async with serving(**store, **settings) as server, rest(server) as api:
+        stranger, other = {"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": "203.0.113.7"}
+
+        async def statuses(headers: dict[str, str], *paths: str) -> list[int]:
+            return [(await api.get(path, headers=headers)).status_code for path in paths]
+
+        assert await statuses(stranger, "/", "/client/playhead.js", "/player.js", "/", "/client/playhead.js") == [
+            *[200] * 3,
+            *[429] * 2,
+        ]
+        assert await statuses(stranger, "/readyz", "/livez", "/readyz", "/livez", "/readyz") == [*[200] * 3, *[429] * 2]
+        refused = await api.get("/", headers=stranger)
+        assert refused.json()["type"] == "urn:playhead:problem:rate"
+        assert int(refused.headers["retry-after"]) > 0
+        is_safe(refused)
+        assert await statuses(other, "/", "/readyz") == [200, 200]
+        assert await statuses(stranger, f"/progress/{uuid4()}") == [200], "a learner there is served"
+        server.clock.advance(10)
+        assert await statuses(stranger, "/", "/readyz") == [200, 200]
