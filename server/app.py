@@ -140,7 +140,7 @@ def create_app(
             *OperationEndpoints(services).routes(),
             *rates.limited("health checks", HealthEndpoints(services).routes()),
             *metrics.routes(),
-            *rates.limited("files", pages(settings)),
+            *rates.limited("files", pages(settings.serves_demo, settings.frame_ancestors)),
         ]
         try:
             garbage = [Garbage().run()] if own_process else []

@@ -7,8 +7,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-from server.settings import Settings
-
 ROOT = Path(__file__).parent.parent
 PLAYER = ROOT / "examples" / "player"
 CLIENT = ROOT / "client"
@@ -18,15 +16,18 @@ FOR_ALL_ORIGINS = {"Cross-Origin-Resource-Policy": "cross-origin"}
 """The SDK is imported by pages of any origin, also of those that are isolated (COEP)."""
 
 
-def pages(settings: Settings) -> Iterator[Route]:
-    """`/client/…` for the SDK and its types; where the demo is served, `/` for its page and a route for each file.
+def pages(demo: bool = True, frame_ancestors: Sequence[str] = ()) -> Iterator[Route]:
+    """`/client/…` for the SDK and its types; with `demo`, `/` for the player's page and a route for each of its files.
 
     Not mounts: those would answer for every path below, and turn a wrong method elsewhere into 404.
+
+    Args:
+        frame_ancestors: who may show the player in a frame, as the policy has it.
     """
     for file in sorted((*CLIENT.rglob("*.js"), *CLIENT.rglob("*.d.ts"))):
         yield Route(f"/client/{file.relative_to(CLIENT).as_posix()}", _serves(file, FOR_ALL_ORIGINS))
-    own = {"Content-Security-Policy": _policy(settings.frame_ancestors)}
-    for file in sorted(PLAYER.glob("*.*")) if settings.serves_demo else ():
+    own = {"Content-Security-Policy": _policy(frame_ancestors)}
+    for file in sorted(PLAYER.glob("*.*")) if demo else ():
         yield Route("/" if file.name == "index.html" else f"/{file.name}", _serves(file, own))
 
 
