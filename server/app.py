@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.access import Access
 from server.admission import Admission
-from server.arriving import ArrivingBodies
 from server.bodies import BodyReader
 from server.clock import Clock, StoreClock, system_clock
 from server.drain import Drain, drained_first
@@ -41,6 +40,7 @@ from server.videos import VideoEndpoints
 from storage.backoff import Backoff
 from storage.flusher import Flusher
 from storage.keys import Keys
+from storage.outage import Outage
 from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,9 @@ def create_app(
         def flusher(lane: str, interval_s: float) -> Flusher:
             return Flusher(
                 store,
+                lane=lane,
                 interval_s=interval_s,
                 max_reports=settings.max_pending_reports,
-                max_of_user=settings.user_pending_reports,
                 now=clock,
                 subscribed=hub.subscribed,
                 after=hub.committed,
@@ -131,13 +131,7 @@ def create_app(
                 "workers": worker_restarts,
             },
         )
-        largest = settings.max_body_bytes
-        arriving = ArrivingBodies(
-            max(largest, settings.max_arriving_bytes),
-            max(largest, settings.max_arriving_bytes_per_user),
-            max(largest, settings.max_arriving_bytes_per_address),
-        )
-        bodies = BodyReader(largest, settings.body_timeout_s, arriving)
+        bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         rates = PublicRates(settings, machine)
         endpoint = SocketEndpoint(services)
         app.socket = Gate(endpoint, settings)
@@ -204,6 +198,7 @@ async def _met(store: Store, backoff: Backoff) -> tuple[str, StoreClock]:
         StoreUnavailable: it is away for longer than START_S.
     """
     until = time.monotonic() + START_S
+    outage = Outage(logger, "The store does not answer, this process waits for it to start", "The store answers")
     while True:
         try:
             epoch = await store.epoch()
@@ -212,10 +207,10 @@ async def _met(store: Store, backoff: Backoff) -> tuple[str, StoreClock]:
         except StoreUnavailable as error:
             if time.monotonic() > until:
                 raise
-            if not backoff.retries:
-                logger.warning("The store does not answer, this process waits for it to start: %s", error)
+            outage.failed(error)
             await backoff.wait()
         else:
+            outage.worked()
             return epoch, clock
 
 

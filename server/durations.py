@@ -15,6 +15,7 @@ from server.clock import Clock
 from server.waiting import Waiter
 from storage.backoff import Backoff
 from storage.flusher import Flusher
+from storage.outage import Outage
 from storage.packing import Damaged, unpack_record
 from storage.pending import Full
 from storage.store import Store, StoreUnavailable
@@ -43,6 +44,7 @@ class Durations:
         self._being_written = 0
         self._wake = asyncio.Event()
         self.backoff = Backoff(*RETRY_S)
+        self._outage = Outage(logger, "New durations reach records later", "New durations reach records again")
 
     @contextlib.asynccontextmanager
     async def changing(self, video_id: str) -> AsyncIterator[None]:
@@ -75,12 +77,13 @@ class Durations:
                 del self._videos[video_id]
                 try:
                     await self._bring(video_id)
-                except (StoreUnavailable, Full):
-                    logger.warning("The store is away: a new duration reaches records later")
+                except (StoreUnavailable, Full) as error:
+                    self._outage.failed("too many reports wait" if isinstance(error, Full) else error)
                     self._videos.setdefault(video_id, done)
                     await self.backoff.wait()
                 else:
                     self.backoff.reset()
+                    self._outage.worked()
                     done.set()
 
     async def _bring(self, video_id: str) -> None:

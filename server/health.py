@@ -1,5 +1,6 @@
 """Health, honestly: alive is not ready, and ready means that a heartbeat would be stored."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -14,7 +15,7 @@ from storage.durability import NotDurable, StoreUnavailable
 
 
 class HealthEndpoints:
-    """`/livez`: the process answers. `/readyz`: the store does too, and no batch is stuck."""
+    """`/livez`: the process answers. `/readyz`: the store does too, in every lane, and no batch is stuck."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -30,19 +31,23 @@ class HealthEndpoints:
         if services.drain.begun:
             return _status(503, "the process ends")
         try:
-            await services.store.run([("PING",)])
-            missing = await services.store.missing()
-            notes = await services.store.notes()
-        except StoreUnavailable:
+            lanes = await services.hub.lanes()
+            async with asyncio.timeout(services.store.timeout_s):
+                missing = await services.store.missing()
+                notes = await services.store.notes()
+        except (StoreUnavailable, TimeoutError):
             return _status(503, "the store does not answer")
+        shown = {lane.name: "ready" if lane.works else "does not answer" for lane in lanes}
+        if silent := [lane.name for lane in lanes if not lane.works]:
+            return _status(503, f"the store does not answer: {', '.join(silent)}", lanes=shown)
         trouble = services.heartbeats.trouble or services.requests.trouble
         if isinstance(trouble, NotDurable):
             missing = missing or str(trouble)
         if missing:
-            return _status(503, f"nothing is acked: {missing}")
+            return _status(503, f"nothing is acked: {missing}", lanes=shown)
         if trouble:
-            return _status(503, "the store does not take records")
-        more = {}
+            return _status(503, "the store does not take records", lanes=shown)
+        more: dict[str, Any] = {"lanes": shown}
         if isinstance(clock := services.clock, StoreClock):
             notes = [*notes, *([clock.note] if clock.note else [])]
             more["clock"] = {

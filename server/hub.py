@@ -12,9 +12,10 @@ from protocol.errors import PeerError, Problem
 from protocol.scalars import MAX_SEQ
 from server.clock import Clock
 from server.pushes import Channel, Pushes
-from storage.changes import Changes
 from storage.endings import parse_ending
+from storage.lanes import Lane, lanes
 from storage.pending import Batch, Committed, Key, Origin
+from storage.reading import Changes
 from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class Hub:
     def resubscriptions(self) -> int:
         """How often the channels were lost, or could not be had."""
         return self._channels.resubscriptions
+
+    async def lanes(self) -> list[Lane]:
+        """Whether a device that came now would be taken. Raises StoreUnavailable."""
+        return await lanes(self._store.link, self._store.keys, self._channels, self._store.timeout_s)
 
     def subscribed(self, user_id: str) -> bool:
         """Whether this process listens to the user's channel in the store."""

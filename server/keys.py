@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from protocol.errors import PeerError, Problem
 from server.limits import Bucket
 from server.origin import LOOPBACK_NAMES
+from storage.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class KeySet:
         self._tried = -COOLDOWN_S
         self.failures = 0
         """Of fetches, since the process began."""
+        self._outage = Outage(logger, "The key set can't be used", "The key set can be used again")
         self._failed = False
         """Whether the last fetch brought no news."""
         self._fetching: asyncio.Task[None] | None = None
@@ -226,7 +228,7 @@ class KeySet:
             # Unreachable, not JSON, no keys: no news. Its type alone is logged: a URL may hold secrets.
             self._failed = True
             self.failures += 1
-            logger.warning("The key set can't be fetched: %s", type(error).__name__)
+            self._outage.failed(type(error).__name__)
             return
         self._keys = {
             key.key_id: key.key
@@ -235,8 +237,10 @@ class KeySet:
         }
         self._failed = False
         self._fetched = self._now()
-        if not self._keys:
-            logger.warning("The key set has no key for %s", self.algorithm)
+        if self._keys:
+            self._outage.worked()
+        else:
+            self._outage.failed(f"it has no key for {self.algorithm}")
 
 
 def _unknown_key() -> PeerError:

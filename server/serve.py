@@ -28,6 +28,7 @@ from server.shared_count import SharedCount
 from server.transport import ServiceConfig
 from storage.backoff import Backoff
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
+from storage.outage import Outage
 from storage.posture import concerns
 from storage.rights import lacked_right
 from storage.store import StoreUnavailable
@@ -83,6 +84,8 @@ class Workers(Multiprocess):
         self._restarts = restarts
         self._backoff = Backoff(*WORKER_RETRY_S)
         self._not_before = 0.0
+        steady = f"No worker has died for {WORKER_STEADY_S:g} s"
+        self._outage = Outage(logger, "A worker died and is replaced", steady)
 
     def keep_subprocess_alive(self) -> None:
         """One that dies is replaced, later each time where that happens again and again."""
@@ -94,9 +97,10 @@ class Workers(Multiprocess):
         if replaced := len(set(self.processes) - set(before)):
             self._restarts.add(replaced)
             self._not_before = now + self._backoff.next_s()
-            logger.error("A worker died and was replaced, %d times so far", self._restarts())
+            self._outage.failed(f"{self._restarts()} so far; more are counted in /metrics")
         elif now > self._not_before + WORKER_STEADY_S:
             self._backoff.reset()
+            self._outage.worked()
 
     def join_all(self) -> None:
         until = time.monotonic() + self.config.settings.drain_timeout_s + WORKER_END_S  # type: ignore[attr-defined]

@@ -21,9 +21,13 @@ from storage.durability import StoreUnavailable
 from storage.keys import TAGS
 from storage.link import Seal
 from storage.primary import Primary, node_pool
-from storage.wire import Command
+from storage.wire import Command, closing
 
 SLOTS = 16_384
+MOST_RANGES = 3
+"""Of slots, that a primary is called by."""
+LOOK_PARTS = 20
+"""Of the timeout: after one of them without an answer the next node is asked too for the topology."""
 PAUSE_S = 0.05, 0.5
 """The first and the longest before a question is put again: to a slot that is on its way, or a cluster that is down."""
 REDIRECTIONS = (MovedError, AskError, TryAgainError, ClusterDownError)
@@ -49,6 +53,9 @@ class Cluster:
         self._members: list[str] = [f"{host}:{port}" for host, port in address.hosts]
         self._primaries: dict[str, Primary] = {}
         self._looks = 0
+        self._unseen: StoreUnavailable | None = None
+        """Why the last look saw nothing."""
+        self._closed = False
         self.retries = 0
         """How often commands had to be sent again, to another node or later."""
         self.changes = 0
@@ -72,6 +79,8 @@ class Cluster:
             host, _, port = name.rpartition(":")
             pool = node_pool(self._address, host, int(port), self.timeout_s, self._retrying)
             found = self._primaries[name] = Primary(name, pool, self._scripts)
+            if self._closed:
+                closing(pool)
         return found
 
     async def primaries(self) -> list[Primary]:
@@ -86,12 +95,20 @@ class Cluster:
             raise StoreUnavailable("no primary is known for a slot")
         return self.primary(name)
 
+    def places(self) -> dict[str, str]:
+        """The slots of each; "" is nobody, where some have no primary."""
+        starts = [slot for slot in range(len(self._owners)) if not slot or self._owners[slot - 1] != self._owners[slot]]
+        ranges: dict[str, list[str]] = {}
+        for start, after in zip(starts, [*starts[1:], SLOTS], strict=True):
+            ranges.setdefault(self._owners[start], []).append(f"{start}-{after - 1}")
+        return {name: f"slots {_shortened(found)}" for name, found in ranges.items()}
+
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
         return ClusterChannels(self, on_message, on_confirmed)
 
     async def aclose(self) -> None:
-        for primary in self._primaries.values():
-            await primary.aclose()
+        self._closed = True
+        await _aclose(self._primaries.values())
 
     async def ask(self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()) -> list[Any]:
         """As `Link.ask`: one pipeline for each primary, again for what has to be asked elsewhere.
@@ -150,7 +167,8 @@ class Cluster:
             return error
 
     async def look(self, first: Iterable[str] = (), last: Iterable[str] = ()) -> None:
-        """Learn who has which slot, from whichever node answers. Who comes while another looks shares what he sees.
+        """Learn who has which slot, from whichever node answers; those that we talk to anyhow are asked before others.
+        Who comes while another looks shares what they see, or that they see nothing: no wait is longer than two looks.
 
         Raises:
             StoreUnavailable: none does.
@@ -158,28 +176,55 @@ class Cluster:
         looks = self._looks
         async with self._looking:
             if self._looks != looks:
+                if self._unseen is not None:
+                    raise StoreUnavailable(str(self._unseen)) from self._unseen
                 return
             seeds = [f"{host}:{port}" for host, port in self._address.hosts]
-            others = random.sample(self._members, len(self._members)) + seeds
+            others = random.sample(self._members, len(self._members))
+            others = sorted(others, key=lambda name: name not in self._primaries) + seeds
             names = dict.fromkeys([*first, *(name for name in others if name not in last), *others])
-            for name in names:
-                try:
-                    (reply,) = await self.primary(name).pipeline([("CLUSTER", "SLOTS")])
-                    owners, members = _topology(reply, name)
-                except (RedisError, OSError) as error:
-                    why = error
-                else:
-                    break
-            else:
-                raise StoreUnavailable(f"no node of the cluster answers: {type(why).__name__}: {why}") from why
-            self._looks += 1
+            try:
+                owners, members = await self._first_topology(names)
+            except StoreUnavailable as error:
+                self._looks, self._unseen = self._looks + 1, error
+                raise
+            self._looks, self._unseen = self._looks + 1, None
             changed, self._owners, self._members = owners != self._owners, owners, members
-            for gone in self._primaries.keys() - {*members, *seeds}:
-                await self._primaries.pop(gone).aclose()
+            await _aclose([self._primaries.pop(name) for name in self._primaries.keys() - {*members, *seeds}])
         if changed:
             self.changes += 1
             for tell in self.on_change:
                 tell()
+
+    async def _first_topology(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
+        """As `_topology`, of whoever answers first: they are asked in turn, each a moment after the one before, or as
+        soon as that has failed, so that silent ones cost a moment each."""
+        left, asked, why = iter(names), set[asyncio.Task[tuple[list[str], list[str]]]](), ""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                while True:
+                    name = next(left, None)
+                    if name is not None:
+                        asked.add(asyncio.create_task(self._topology_at(name)))
+                    elif not asked:
+                        raise StoreUnavailable(f"no node of the cluster answers: {why}")
+                    moment_s = None if name is None else self.timeout_s / LOOK_PARTS
+                    done, asked = await asyncio.wait(asked, timeout=moment_s, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        try:
+                            return task.result()
+                        except (RedisError, OSError) as error:
+                            why = f"{type(error).__name__}: {error}"
+        except TimeoutError:
+            raise StoreUnavailable("no node of the cluster answers in time") from None
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _topology_at(self, name: str) -> tuple[list[str], list[str]]:
+        (reply,) = await self.primary(name).pipeline([("CLUSTER", "SLOTS")])
+        return _topology(reply, name)
 
     async def _look_again(self, first: list[str], last: list[str]) -> None:
         try:
@@ -243,9 +288,18 @@ class _Round:
             self.must_pause = self.is_stale = True
 
 
+async def _aclose(primaries: Iterable[Primary]) -> None:
+    await asyncio.gather(*(primary.aclose() for primary in primaries), return_exceptions=True)
+
+
 async def _gather(questions: list[Any]) -> list[Any]:
     """All at once; one alone without a task of its own."""
     return [await questions[0]] if len(questions) == 1 else await asyncio.gather(*questions)
+
+
+def _shortened(ranges: list[str]) -> str:
+    more = len(ranges) - MOST_RANGES
+    return ", ".join(ranges) if more <= 0 else f"{', '.join(ranges[:MOST_RANGES])} and {more} ranges more"
 
 
 def _name(host: str, port: int, asked: str) -> str:

@@ -5,6 +5,7 @@ replica keeps our connection and says nothing, so the topology is looked at now 
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -64,12 +65,19 @@ class ClusterChannels:
         if home is not None:
             self._servers[home].drop(name)
 
+    async def unheard(self) -> list[str]:
+        """ "" stands for slots that have no primary."""
+        names = list(self._cluster.places())
+        unheard = await asyncio.gather(*(self._server(name).unheard() for name in names if name))
+        return [*itertools.chain(*unheard), ""]
+
     async def run(self) -> None:
         self._cluster.on_change.append(self._wake.set)
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 for name in self._servers:
                     self._start(name)
+                self._listen_everywhere()
                 try:
                     await self._go_on_following()
                 finally:
@@ -109,20 +117,37 @@ class ClusterChannels:
                 latch = server.release(name)
                 self._homes[name] = now
                 self._server(now).want(name, latch)
-        for name in [name for name, server in self._servers.items() if not len(server)]:
+        primaries = self._listen_everywhere()
+        for name in [name for name, server in self._servers.items() if not len(server) and name not in primaries]:
             self._resubscriptions += self._servers.pop(name).resubscriptions
             if name in self._conversations:
                 self._conversations.pop(name).cancel()
         return bool(lost)
 
+    def _listen_everywhere(self) -> set[str]:
+        """At every primary, also those that have no channel of ours yet: the next learner's may be there. Their
+        names."""
+        primaries = self._cluster.places().keys() - {""}
+        for name in primaries:
+            self._server(name)
+        return primaries
+
     def _server(self, name: str) -> Channels:
+        pool = self._cluster.primary(name).pool
         found = self._servers.get(name)
         if found is None:
-            pool = self._cluster.primary(name).pool
-            found = Channels(pool, self._on_message, self._on_confirmed, self._wake.set)
+            found = Channels(
+                pool,
+                self._on_message,
+                self._on_confirmed,
+                self._wake.set,
+                name=name,
+                timeout_s=self._cluster.timeout_s,
+            )
             self._servers[name] = found
             if self._tasks is not None:
                 self._start(name)
+        found.pool = pool  # a node that had left the cluster and is back has a new one
         return found
 
     def _start(self, name: str) -> None:

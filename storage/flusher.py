@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from protocol.record import Outcome, Report
 from protocol.session import Now
 from storage.backoff import Backoff
+from storage.outage import Outage
 from storage.pending import Batch, Committed, Origin, Pending, Wanted
 from storage.store import Store, StoreUnavailable
 
@@ -28,10 +29,10 @@ class Flusher:
     """One batch after another, from memory to the store.
 
     Args:
+        lane: its name in the log.
         interval_s: how long an ack takes at most, while the store keeps up; 0 flushes as soon as something waits
             (what comes during a commit shares the next).
         max_reports: reports that may wait; half as many flush at once.
-        max_of_user: reports of one user that may wait; by default as many.
         subscribed: whether this process listens to a user's channel.
         after: told each batch that was stored, before the origins are.
         wanted: whose records' values the store is asked for.
@@ -42,6 +43,7 @@ class Flusher:
         self,
         store: Store,
         *,
+        lane: str = "heartbeats",
         interval_s: float,
         max_reports: int,
         now: Callable[[], Now],
@@ -49,7 +51,6 @@ class Flusher:
         after: Callable[[Batch, Committed], Awaitable[None]],
         wanted: Wanted = lambda user_id, origins: True,
         timed: Callable[[float], None] = lambda _: None,
-        max_of_user: int | None = None,
     ) -> None:
         self._store = store
         self.interval_s = interval_s
@@ -60,7 +61,10 @@ class Flusher:
         self._after = after
         self._timed = timed
         self.backoff = Backoff(*RETRY_S)
-        self._pending = Pending(max_reports, now().wall, max_of_user)
+        self._outage = Outage(
+            logger, f"The store takes no {lane}, they wait in memory", f"The store takes {lane} again"
+        )
+        self._pending = Pending(max_reports, now().wall)
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
         self._company = False
@@ -79,10 +83,6 @@ class Flusher:
         if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()
         return first
-
-    def check_room(self, user_id: str, reports: int) -> None:
-        """Raises Full where there is no room for so many reports of this user."""
-        self._pending.check_room(user_id, reports)
 
     def keep_together(self, user_id: str, videos: Iterable[str]) -> None:
         """The new ones among these records, just added with the `seq` IN_SYNC, begin all or none."""
@@ -159,14 +159,12 @@ class Flusher:
             try:
                 committed = await self._store.commit(batch, self._now().wall, self._subscribed, self._wanted)
             except StoreUnavailable as error:
-                if self.trouble is None:
-                    logger.warning("The store takes no records, they wait in memory: %s", error)
+                self._outage.failed(error)
                 self.trouble = error
                 await self.backoff.wait()
             else:
                 self.backoff.reset()
-                if self.trouble is not None:
-                    logger.warning("The store takes records again")
+                self._outage.worked()
                 self.trouble = None
                 return committed
 

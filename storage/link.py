@@ -53,6 +53,9 @@ class Link(Protocol):
 
     async def home(self, key: str) -> Primary:
         """Who has the key, as far as we know. Raises StoreUnavailable: nobody is known to."""
+
+    def places(self) -> dict[str, str]:
+        """By the name of each primary, as far as we know, what everybody may be told of where it is: no address."""
         ...
 
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
@@ -87,8 +90,9 @@ class Single:
     tags: tuple[str, ...] = ()
     retries = 0
 
-    def __init__(self, primary: Primary) -> None:
+    def __init__(self, primary: Primary, timeout_s: float) -> None:
         self.primary = primary
+        self._timeout_s = timeout_s
 
     async def ask(self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()) -> list[Any]:
         ends = seal.at("") if seal is not None else []
@@ -109,8 +113,11 @@ class Single:
     async def home(self, key: str) -> Primary:
         return self.primary
 
+    def places(self) -> dict[str, str]:
+        return {"": ""}
+
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
-        return Channels(self.primary.pool, on_message, on_confirmed, clustered=False)
+        return Channels(self.primary.pool, on_message, on_confirmed, clustered=False, timeout_s=self._timeout_s)
 
     async def aclose(self) -> None:
         await self.primary.aclose()

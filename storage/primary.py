@@ -6,13 +6,13 @@ from typing import Any, Self
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import AbstractBackoff
+from redis.backoff import AbstractBackoff, NoBackoff
 from redis.exceptions import NoScriptError
 
 from storage.address import Address
 from storage.backoff import Backoff
 from storage.cancellation import kept_cancellation
-from storage.wire import Command, exchange, exchanging
+from storage.wire import Command, closing, exchange, exchanging
 
 MAX_CONNECTIONS = 64
 """To one server, from one process; who finds none free waits."""
@@ -54,9 +54,11 @@ class Primary:
             return await exchange(self.redis, commands)
 
     async def aclose(self) -> None:
-        await self.redis.aclose()
-        if isinstance(self.pool, SentinelConnectionPool):
-            await self.pool.sentinel_manager.aclose()
+        """Cut all connections, and let none come; whoever waits for an answer gets an error."""
+        sentinels = self.pool.sentinel_manager.sentinels if isinstance(self.pool, SentinelConnectionPool) else []
+        for client in (self.redis, *sentinels):
+            closing(client.connection_pool)
+            await client.aclose()
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -85,13 +87,17 @@ def pool_of(options: Mapping[str, Any], timeout_s: float, retrying: Backoff) -> 
 def sentinel_pool(address: Address, timeout_s: float, retrying: Backoff) -> ConnectionPool:
     """Connections to the server that the sentinels of `address` name.
 
+    They are asked in turn, each once and for its share of the time: one that is silent does not hide the others.
     Where it is no primary any more it refuses to write; redis-py then drops the connection and asks again.
     """
     ours = _bounds(timeout_s, retrying)
-    bounds = {name: value for name, value in ours.items() if name.startswith(("socket", "retry"))}
+    share_s = timeout_s / (len(address.hosts) + 1)
+    bounds = {"socket_timeout": share_s, "socket_connect_timeout": share_s, "retry": Retry(NoBackoff(), 0)}
     sentinels: Any = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no types here
         address.hosts, sentinel_kwargs={**bounds, **address.sentinel_options}
     )
+    for client in sentinels.sentinels:
+        exchanging(client.connection_pool)
     options = dict(address.options)
     secure = options.pop("connection_class", None) is not None
     for name in ("host", "port"):

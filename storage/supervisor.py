@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from storage.data_dir import POLL_S, STOP_TIMEOUT_S, EmbeddedStoreFailed, ask
+from storage.outage import Outage
 from storage.private import UMASK, open_file
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,10 @@ START_TIMEOUT_S = 30.0  # for a sign of life; a server that says it is loading i
 RESTART_DELAY_MIN_S = 0.1
 RESTART_DELAY_MAX_S = 5.0
 STEADY_S = 30.0  # a server that lived this long died of something new: the delay starts over
+READY = b"Ready to accept connections"  # in the log of a server whose data are loaded
+LOOK_S = 0.05  # between two looks for it
+PROBE_S = 5.0  # for setpriv to say whether it can do what it is for
+JOIN_S = 5.0  # for the kernel to end a server that was killed
 
 
 class Supervisor:
@@ -48,6 +53,9 @@ class Supervisor:
         self._on_restart = on_restart
         self._turn = threading.Lock()  # await_answer, stop and the thread agree on whose the server is
         self._stopping = threading.Event()
+        self._log_start = 0
+        """Of the newest server."""
+        self._outage = Outage(logger, "valkey died and is started again", "valkey answers again")
         self._ready = self._stillborn = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="embedded-valkey", daemon=True)
@@ -93,7 +101,9 @@ class Supervisor:
         if self._thread.is_alive() and self._process is not None:
             logger.warning("valkey (pid %d) did not stop in %.0f s: killing it", self._process.pid, STOP_TIMEOUT_S)
             self._process.kill()
-        self._thread.join()
+            self._thread.join(JOIN_S)
+            if self._thread.is_alive():  # in the kernel, at a disk that does not answer
+                logger.error("valkey (pid %d) does not end though it was killed", self._process.pid)
 
     def _run(self) -> None:
         delay_s = RESTART_DELAY_MIN_S
@@ -104,23 +114,38 @@ class Supervisor:
                     if self._stopping.is_set():
                         return
                     self._process = self._spawn()
-                death = f"ended by itself with {self._process.wait()}"
+                death = f"it ended by itself with {self._wait(self._process)}"
             except OSError as error:
-                death = f"could not be run ({error})"
+                death = f"it could not be run ({error})"
             with self._turn:
                 self._stillborn = not self._ready
                 if self._stillborn or self._stopping.is_set():
                     return
             if time.monotonic() - spawned_at > STEADY_S:
                 delay_s = RESTART_DELAY_MIN_S
-            logger.error("valkey %s, restarting in %.1f s; it said: %s", death, delay_s, self._last_words())
+            self._outage.failed(f"{death}; it said: {self._last_words()}")
             if self._stopping.wait(delay_s):
                 return
             delay_s = min(2 * delay_s, RESTART_DELAY_MAX_S)
             self._on_restart()
 
+    def _wait(self, process: "subprocess.Popen[bytes]") -> int:
+        """Until it ends; its exit code. One that was ready ends an outage, and its death begins another."""
+        while self._outage.lasts:
+            ended = process.poll() is not None
+            with contextlib.suppress(OSError), self._log.open("rb") as log:
+                log.seek(self._log_start)
+                if READY in log.read():
+                    self._outage.worked()
+            if ended:
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_S)
+        return process.wait()
+
     def _spawn(self) -> subprocess.Popen[bytes]:
         with open(open_file(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
+            self._log_start = log.tell()
             return subprocess.Popen(  # noqa: S603 - no word of the command comes from a peer
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -144,5 +169,8 @@ def _tied_to_parent() -> list[str | Path]:
     if setpriv is None:
         return []
     prefix: list[str | Path] = [setpriv, "--pdeathsig", "TERM"]
-    probe = subprocess.run([*prefix, "true"], capture_output=True, check=False)  # noqa: S603 - fixed words
+    try:
+        probe = subprocess.run([*prefix, "true"], capture_output=True, check=False, timeout=PROBE_S)  # noqa: S603 - fixed words
+    except subprocess.TimeoutExpired:
+        return []
     return prefix if probe.returncode == 0 else []

@@ -19,7 +19,33 @@ Run = Callable[[list[Command]], Awaitable[list[Any]]]
 
 
 class _Exchanging:
-    """Of a connection, how a pipeline goes; the same bytes (RESP) and errors as by redis-py's own."""
+    """Of a connection, how a pipeline goes; the same bytes (RESP) and errors as by redis-py's own.
+
+    And how it ends: one that is given up, or whose pool is closed, is cut and not waited for. What it had not sent yet
+    would else stay in memory, and the connection open, for as long as the kernel tries to send to a peer that is gone.
+    """
+
+    closed = False
+    """Of the pool, whose connections have a class of their own."""
+
+    async def _connect(self: Any) -> None:
+        """Raises ConnectionError: the pool is closed, perhaps while this took place; nothing is left open."""
+        if not self.closed:
+            await super()._connect()  # type: ignore[misc] # of the class that this is mixed into
+        if self.closed:
+            await self.disconnect()
+            raise ConnectionError("its pool is closed")
+
+    async def _send_packed_command(self: Any, command: Iterable[bytes]) -> None:
+        """Raises ConnectionError: somebody has ended the connection meanwhile, such as who closes the pool."""
+        if self._writer is None:
+            raise ConnectionError("it was disconnected")
+        await super()._send_packed_command(command)  # type: ignore[misc] # as above
+
+    async def disconnect(self: Any, nowait: bool = False, **why: Any) -> None:
+        if self._writer is not None and (nowait or self.closed):
+            self._writer.transport.abort()
+        await super().disconnect(nowait, **why)  # type: ignore[misc] # as above
 
     def pack_commands(self, commands: Iterable[Command]) -> list[bytes]:
         return [b"".join([hiredis.pack_command(_words(command)) for command in commands])]
@@ -72,6 +98,12 @@ async def exchange(redis: Redis, commands: Sequence[Command]) -> list[Any]:
 def exchanging(pool: ConnectionPool) -> None:
     """Make the pool's connections, whatever their kind, do so."""
     pool.connection_class = type("Connection", (_Exchanging, pool.connection_class), {})
+
+
+def closing(pool: ConnectionPool) -> None:
+    """From now on nothing is connected any more by a pool that `exchanging` was told of, nor by whoever waits for a
+    connection that is on its way."""
+    pool.connection_class.closed = True  # type: ignore[attr-defined] # one of _Exchanging
 
 
 def _words(command: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CHUNK = 65_536
+HEAD = 4_096
+"""Bytes that a connection is known by."""
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """To what somebody wanted."""
 
@@ -27,6 +29,9 @@ class _Link:
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter | None = None
     forgotten: bool = False
+    asked: bytes = b""
+    """How its requests began."""
+    silence: "Silence | None" = None
     awaited: "Catch | None" = None
     """Whose answer comes next."""
 
@@ -37,6 +42,18 @@ class _Link:
                 end = writer.get_extra_info("socket")
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What becomes of connections by whose requests these bytes have been seen: both ends stay open, and are told
+    nothing."""
+
+    needle: bytes
+    asked: bool
+    """What is asked is swallowed."""
+    answered: bool
+    """What is answered is swallowed."""
 
 
 @dataclass(eq=False)
@@ -74,6 +91,7 @@ class Relay:
         self.delay_s = 0.0
         self._light = asyncio.Event()
         self._light.set()
+        self._coming: Silence | None = None
         self._links: set[_Link] = set()
         self._catches: list[Catch] = []
         self._listeners: list[asyncio.Server] = []
@@ -104,6 +122,21 @@ class Relay:
 
     def lighten(self) -> None:
         self._light.set()
+        self._coming = None
+
+    def silence(self, needle: bytes, *, asked: bool = True, answered: bool = True, coming: bool = False) -> int:
+        """Have the connections of this kind carry nothing in these directions, for ever; how many.
+
+        Args:
+            needle: in what they have asked for.
+            coming: those that connect from now on, too, until `lighten`.
+        """
+        silence = Silence(needle, asked, answered)
+        chosen = [link for link in self._links if link.silence is None and needle in link.asked]
+        for link in chosen:
+            link.silence = silence
+        self._coming = silence if coming else None
+        return len(chosen)
 
     def reset(self, share: float = 1.0, dice: random.Random | None = None) -> int:
         """RST to both sides of all connections, or of some; how many."""
@@ -154,6 +187,9 @@ class Relay:
             while data := await reader.read(CHUNK):
                 catch = next((each for each in self._catches if each.needle in tail + data), None)
                 tail = data[-64:]
+                link.asked += data[: max(0, HEAD - len(link.asked))]
+                if self._coming is not None and link.silence is None and self._coming.needle in link.asked:
+                    link.silence = self._coming
                 if catch is not None:
                     self._catches.remove(catch)
                     if catch.answer:
@@ -161,7 +197,8 @@ class Relay:
                     elif await catch.hold():
                         link.abort()
                         return
-                await self._pass(link, writer, data)
+                if link.silence is None or not link.silence.asked:
+                    await self._pass(link, writer, data)
 
     async def _answer(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -172,7 +209,8 @@ class Relay:
                     return
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                await self._pass(link, writer, data)
+                if link.silence is None or not link.silence.answered:
+                    await self._pass(link, writer, data)
 
     async def _pass(self, link: _Link, writer: asyncio.StreamWriter, data: bytes) -> None:
         await self._light.wait()

@@ -99,7 +99,7 @@ async def readiness(api: httpx.AsyncClient, status: int) -> dict[str, Any]:
 async def test_a_healthy_server_is_alive_and_ready(store: PrivateRedis) -> None:
     async with served(store) as (_, api):
         assert ok(await api.get("/livez")) == {"status": "alive"}
-        assert ok(await api.get("/readyz")) == {"status": "ready"}
+        assert ok(await api.get("/readyz"))["status"] == "ready"
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -135,7 +135,7 @@ async def test_an_outage_of_the_store_is_told_and_costs_no_heartbeat(store: Priv
         ack = await player.acked()
         assert (ack["seq"], ack["rejected"]) == (22, [])
         assert ok(await waiting)["watchedDuration"] == 300
-        assert (await readiness(api, 200)) == {"status": "ready"}
+        assert (await readiness(api, 200))["status"] == "ready"
         record = ok(await api.get(f"/progress/{user}/{video}?detail=full"))
         assert (record["seen"], record["again"], record["playedDuration"]) == ([[0, 105]], [], 105.0)
         assert ok(await api.get(f"/progress/{user}/{other}"))["watchedDuration"] == 7
@@ -155,12 +155,12 @@ async def test_a_store_that_answers_and_takes_no_writes_is_told(store: PrivateRe
         await admin.config_set("maxmemory", 1)
         server.clock.advance(5)
         await player.beat(video, played=[[5, 10]], position=10, state="playing")
-        assert await readiness(api, 503) == {"status": "the store does not take records"}
+        assert (await readiness(api, 503))["status"] == "the store does not take records"
         assert ok(await api.get(f"/progress/{user}/{video}"))["watchedDuration"] == 5
         assert player.inbox == [], "nothing is acked while nothing is stored"
         await admin.config_set("maxmemory", 0)
         assert (await player.acked())["seq"] == 2
-        assert await readiness(api, 200) == {"status": "ready"}
+        assert (await readiness(api, 200))["status"] == "ready"
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -217,7 +217,7 @@ async def test_acks_wait_for_the_replica_and_readiness_says_why(kind: str, tmp_p
             assert (await player.acked())["rejected"] == []
             ready = await readiness(api, 200)
             if kind == "valkey":
-                assert ready == {"status": "ready"}
+                assert "notes" not in ready
             else:
                 (note,) = ready["notes"]
                 assert note.endswith("too old for WAITAOF")

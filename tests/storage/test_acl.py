@@ -115,7 +115,7 @@ async def conversation(here: Running, there: Running) -> None:
             ok(await http.delete(f"/sessions/{user}"))
             with pytest.raises(ConnectionClosed):
                 await ended.until("never")
-        assert ok(await http.get("/readyz")) == {"status": "ready"}
+        assert ok(await http.get("/readyz"))["status"] == "ready"
 
 
 async def unsubscribed(store: Store) -> None:

@@ -20,7 +20,9 @@ class Listener:
         self.heard: list[tuple[str, bytes]] = []
         self.confirmed: list[str] = []
         self.channels = Channels(
-            client.connection_pool, lambda name, data: self.heard.append((name, data)), self.confirmed.append
+            client.connection_pool,
+            lambda name, data: self.heard.append((name, data)),
+            self.confirmed.append,
         )
 
 
@@ -104,3 +106,39 @@ async def test_subscribing_while_the_connection_is_lost_again_and_again_kills_no
         for name in names:
             assert await client.spublish(name, "x") == 1
         await until(lambda: {name for name, _ in listener.heard} == set(names))
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_user_who_may_not_ping_is_subscribed_all_the_same(
+    store_server: StoreServer, prefix: str, protocol: int
+) -> None:
+    """The store's refusal is an answer too, and proves as much."""
+    may = ["on", "nopass", f"&{prefix}:*", "-@all", "+ssubscribe", "+sunsubscribe", "+hello"]
+    async with redis.Redis.from_url(store_server.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", prefix, *may)
+        user = {"username": prefix, "password": "", "protocol": protocol}
+        async with redis.Redis.from_url(store_server.url, **user) as client, listening(client) as listener:
+            event = listener.channels.want(f"{prefix}:a")
+            await asyncio.wait_for(event.wait(), PATIENCE_S)
+            assert await listener.channels.probe()
+            assert await admin.spublish(f"{prefix}:a", "x") == 1
+            await until(lambda: listener.heard == [(f"{prefix}:a", b"x")])
+        await admin.execute_command("ACL", "DELUSER", prefix)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_one_that_has_no_channel_knows_whether_it_could(
+    store_server: StoreServer, prefix: str, protocol: int
+) -> None:
+    """Without a subscription, with one, and after it was dropped: a server answers PING in another form each time."""
+    async with (
+        redis.Redis.from_url(store_server.url, protocol=protocol) as client,
+        listening(client) as listener,
+    ):
+        assert await listener.channels.probe()
+        event = listener.channels.want(f"{prefix}:a")
+        await asyncio.wait_for(event.wait(), PATIENCE_S)
+        assert await listener.channels.probe()
+        listener.channels.drop(f"{prefix}:a")
+        assert await listener.channels.probe()
+        assert listener.channels.resubscriptions == 0

@@ -1,6 +1,7 @@
 """The embedded store keeps what it acked, whoever dies, and never lets two servers write one directory."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,6 +169,27 @@ def test_killed_server_comes_back_with_what_it_acked(tmp_path: Path, caplog: pyt
             assert get(valkey.url, f"key {death}") == "value"
         assert len(restarts) == 3
     assert len([record for record in caplog.records if "ended by itself with -9" in record.message]) == 3
+
+
+def test_a_server_that_cannot_start_again_is_told_once_and_so_is_its_return(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is tried in between; here its file is damaged while it is down, and mended later."""
+    restarts: list[None] = []
+    with EmbeddedValkey(tmp_path, on_restart=lambda: restarts.append(None)) as valkey:
+        put(valkey.url, "key", "value")
+        (file,) = tmp_path.glob("appendonlydir/*.incr.aof")
+        sound = file.read_bytes()
+        file.write_bytes(b"*1\r\n$9\r\nNOCOMMAND\r\n" + sound)
+        os.kill(valkey.pid, signal.SIGKILL)
+        until(lambda: len(restarts) >= 4)
+        file.write_bytes(sound)
+        until(lambda: answers(valkey.url))
+        until(lambda: "answers again" in caplog.text)
+        assert get(valkey.url, "key") == "value"
+    lost, back = (record.getMessage() for record in caplog.records if record.name == "storage.supervisor")
+    assert "ended by itself with -9" in lost
+    assert re.search(r"valkey answers again \(after [\d.]+ s and [4-9] failures\)", back)
 
 
 def test_torn_tail_of_the_append_only_file_is_cut_off(tmp_path: Path) -> None:

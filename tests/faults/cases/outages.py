@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from uuid import uuid4
 
 from tests.faults.cases.kills import STAGES
 from tests.faults.effort import Effort
@@ -65,3 +66,28 @@ async def line(place: str, effort: Effort) -> list[Row]:
             name = f"the answer to {stage} lost, its script having run"
             rows.append(await s.under(Row(name, place), lost, effort.times(10, 1)))
         return rows
+
+
+async def silent(place: str, effort: Effort) -> list[Row]:
+    """The connections that the service is subscribed by stay open and carry nothing any more: whoever comes is taken as
+    soon as they are given up, and those that are there stay."""
+    ways = {"either way": (True, True), "towards the store": (True, False), "towards the service": (False, True)}
+    rows = []
+    async with scene(place, nodes=2, STORE_TIMEOUT_S=str(effort.either(5.0, 1.0))) as s:
+        relay = s.place.relay
+        assert relay is not None
+        for way, (asked, answered) in ways.items():
+            row = Row(f"the subscriptions carry nothing {way}", place)
+
+            async def fault(row: Row = row, asked: bool = asked, answered: bool = answered) -> None:
+                if not relay.silence(b"SSUBSCRIBE", asked=asked, answered=answered):
+                    row.wrong.append("nothing was subscribed")
+                newcomer = s.fleet.join(s.service.running.http, str(uuid4()), s.dice, transports=("ws",))
+                async with newcomer.client:
+                    s.fleet.follow(newcomer)
+                    newcomer.report()
+                    await newcomer.client.flush()
+                s.fleet.players.remove(newcomer)
+
+            rows.append(await s.under(row, fault, effort.times(3, 1)))
+    return rows

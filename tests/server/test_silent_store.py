@@ -1,0 +1,240 @@
+"""A connection to the store that stays open and carries nothing any more, as behind a firewall that has forgotten it: a
+lane that is silent is named by `/readyz`, given up within the timeout, and opened anew. Real servers, and a relay."""
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import redis.asyncio
+from websockets.asyncio.client import connect
+
+from storage.embedded import _binary
+from storage.keys import Keys
+from tests.clustered import ClusterServers
+from tests.device import device
+from tests.faults.relay import Relay, relay
+from tests.missing import program
+from tests.ports import free_ports
+from tests.rest import ok, rest, scraped
+from tests.serving import Running, serving
+
+TIMEOUT_S = 0.5
+"""Of the store."""
+PATIENCE_S = 30.0
+SUBSCRIBER, READER = b"SSUBSCRIBE", b"EVALSHA"
+"""What the connections of the two lanes have asked for."""
+DIRECTIONS = {
+    "both": {"asked": True, "answered": True},
+    "towards the store": {"asked": True, "answered": False},
+    "towards us": {"asked": False, "answered": True},
+}
+PLACES = ["valkey", "redis7", "valkey in RESP2", "redis7 in RESP2", "sentinel", "cluster"]
+
+
+class Place:
+    """A store, the relay that all of the one server's connections to it pass, and the way past the relay."""
+
+    def __init__(self, url: str, past: str, between: Relay, servers: ClusterServers | None = None) -> None:
+        self.url = url
+        self.past = past
+        self.between = between
+        self.servers = servers
+
+    def lane(self, name: str, user: str, prefix: str) -> str:
+        """What `/readyz` calls it where this learner's records are."""
+        if self.servers is None:
+            return name
+        primary = self.servers.primary_of(Keys(prefix).progress(user))
+        for start, end, (_, port, *_), *_ in primary.ask("CLUSTER", "SLOTS"):
+            if port == primary.announced:
+                return f"{name} slots {start}-{end}"
+        raise AssertionError("nobody has the slot")
+
+    def neighbour(self, user: str, prefix: str) -> str:
+        """Another learner, whose records are at the same primary."""
+        while self.lane("", found := str(uuid4()), prefix) != self.lane("", user, prefix):
+            pass
+        return found
+
+
+@contextlib.contextmanager
+def spawned(*words: str | Path) -> Any:
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+
+
+async def until_it_answers(port: int) -> None:
+    async with redis.asyncio.Redis(port=port) as client, asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(redis.exceptions.ConnectionError):
+                await client.ping()
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    kind = request.param
+    if kind == "cluster":
+        servers = ClusterServers(tmp_path)
+        try:
+            async with relay(*(member.port for member in servers.members)) as between:
+                await asyncio.to_thread(servers.form, between.ports)
+                yield Place(servers.url, servers.url, between, servers)
+        finally:
+            servers.end()
+        return
+    binary = program("redis-server") if "redis7" in kind else _binary()
+    port, sentinel = free_ports(2)
+    with spawned(binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", tmp_path, "--save", ""):
+        await until_it_answers(port)
+        async with relay(port) as between:
+            past = f"redis://127.0.0.1:{port}"
+            if kind == "sentinel":
+                watch = tmp_path / "sentinel.conf"
+                watch.write_text(
+                    f"bind 127.0.0.1\nport {sentinel}\ndir {tmp_path}\n"
+                    f"sentinel monitor progress 127.0.0.1 {between.port} 1\n"
+                    "sentinel down-after-milliseconds progress 60000\n"
+                )
+                with spawned(binary, watch, "--sentinel"):
+                    await until_it_answers(sentinel)
+                    yield Place(f"redis+sentinel://127.0.0.1:{sentinel}/progress", past, between)
+            else:
+                protocol = "?protocol=2" if "RESP2" in kind else "?protocol=3"
+                yield Place(f"redis://127.0.0.1:{between.port}{protocol}", past, between)
+
+
+@contextlib.asynccontextmanager
+async def served(place: Place, prefix: str) -> AsyncIterator[tuple[Running, Running, httpx.AsyncClient]]:
+    """A server behind the relay and a client of it; another server, past the relay where there is a way."""
+    chosen = {"key_prefix": prefix, "store_timeout_s": TIMEOUT_S, "flush_interval_s": 0.02}
+    async with (
+        serving(redis_url=place.url, **chosen) as here,
+        serving(redis_url=place.past, **chosen) as there,
+        rest(here) as api,
+    ):
+        yield here, there, api
+
+
+async def readiness(api: httpx.AsyncClient, holds: Callable[[int, dict[str, Any]], bool]) -> dict[str, Any]:
+    """Wait until `/readyz` says what it should; its body."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            response = await api.get("/readyz")
+            body: dict[str, Any] = response.json()
+            if holds(response.status_code, body):
+                return body
+            await asyncio.sleep(0.01)
+
+
+async def greeted(server: Running, user: str) -> str:
+    """What a device that says hello is answered first."""
+    async with connect(server.ws) as socket, asyncio.timeout(PATIENCE_S):
+        await socket.send(json.dumps({"type": "hello", "device": "test", "session": uuid4().hex, "userId": user}))
+        answer = json.loads(await socket.recv())
+    return f"{answer['type']} {answer.get('code', '')}".strip()
+
+
+@pytest.mark.parametrize("place", PLACES, indirect=True)
+@pytest.mark.parametrize("directions", DIRECTIONS.values(), ids=DIRECTIONS)
+async def test_a_silent_subscription_is_given_up_and_pushes_come_again(
+    place: Place, directions: dict[str, bool], prefix: str
+) -> None:
+    """Nobody mends the connection that was silenced. A device that was there stays, and is told what another process
+    has stored meanwhile; one that comes is welcome."""
+    user, video = str(uuid4()), str(uuid4())
+    async with served(place, prefix) as (here, there, api), device(here, user) as phone, device(there, user) as laptop:
+        await laptop.play(video, 0, 5)
+        assert (await phone.pushed(video))["seen"] == [[0, 5]]
+        assert place.between.silence(SUBSCRIBER, **directions)
+        await laptop.play(video, 5, 10)
+        async with asyncio.timeout(PATIENCE_S):
+            while phone.records[video]["seen"] != [[0, 10]]:
+                await phone.until("progress")
+        await readiness(api, lambda status, _: status == 200)
+        assert await greeted(here, user) == "welcome"
+
+
+@pytest.mark.parametrize("place", PLACES, indirect=True)
+@pytest.mark.parametrize("directions", DIRECTIONS.values(), ids=DIRECTIONS)
+async def test_readiness_names_the_silent_lane_while_learners_are_refused(
+    place: Place, directions: dict[str, bool], prefix: str
+) -> None:
+    """Each new subscription falls silent too. Commands still work and are shown so; 200 again when learners are."""
+    user = str(uuid4())
+    async with served(place, prefix) as (here, _, api), device(here, user):
+        lane, commands = (place.lane(name, user, prefix) for name in ("subscriptions", "commands"))
+        ready = ok(await api.get("/readyz"))
+        assert ready["status"] == "ready"
+        assert ready["lanes"][lane] == ready["lanes"][commands] == "ready"
+        place.between.silence(SUBSCRIBER, **directions, coming=True)
+        body = await readiness(api, lambda status, body: status == 503 and body["lanes"][lane] != "ready")
+        assert lane in body["status"]
+        assert body["lanes"][commands] == "ready"
+        assert "127.0.0.1" not in json.dumps(body)
+        assert await greeted(here, place.neighbour(user, prefix)) == "goodbye unavailable"
+        place.between.lighten()
+        assert set((await readiness(api, lambda status, _: status == 200))["lanes"].values()) == {"ready"}
+        assert await greeted(here, place.neighbour(user, prefix)) == "welcome"
+
+
+@pytest.mark.parametrize("place", ["valkey", "sentinel", "cluster"], indirect=True)
+async def test_readiness_names_the_silent_commands(place: Place, prefix: str) -> None:
+    """Connections that carry scripts fall silent, whoever opens them; subscriptions go on."""
+    user = str(uuid4())
+    async with served(place, prefix) as (here, _, api), device(here, user) as phone:
+        lane, subscriptions = (place.lane(name, user, prefix) for name in ("commands", "subscriptions"))
+        place.between.silence(b"GET", coming=True)
+        place.between.silence(READER, coming=True)
+        place.between.silence(b"GET", coming=True)
+        body = await readiness(api, lambda status, body: status == 503 and body.get("lanes", {}).get(lane) != "ready")
+        assert body["lanes"][subscriptions] == "ready"
+        place.between.lighten()
+        assert (await readiness(api, lambda status, _: status == 200))["lanes"][lane] == "ready"
+        await phone.play(str(uuid4()), 0, 5)
+
+
+@pytest.mark.parametrize("place", ["valkey", "sentinel", "cluster"], indirect=True)
+async def test_a_long_outage_is_told_in_as_many_lines_as_a_short_one(
+    place: Place, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of each lane: when it was lost, and when it is back, after how long and how many failures."""
+    video, counts = str(uuid4()), []
+    chosen = {"redis_url": place.url, "key_prefix": prefix, "store_timeout_s": TIMEOUT_S, "flush_interval_s": 0.02}
+    async with serving(**chosen) as server, rest(server) as api:
+        for failures in (1, 5):
+            caplog.clear()
+            before = await scraped(api)
+            async with device(server, str(uuid4())) as phone:
+                place.between.darken()
+                place.between.reset()
+                await phone.beat(video, played=[[0, 5]], position=5, state="playing")
+                async with asyncio.timeout(2 * PATIENCE_S):
+                    while not _has_failed(failures, before, await scraped(api)):  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+            place.between.lighten()
+            await readiness(api, lambda status, _: status == 200)
+            ours = [each for each in caplog.records if each.name.partition(".")[0] in ("server", "storage", "redis")]
+            counts.append(Counter(re.sub(r"(: \w+Error: | \(after ).*", "", each.getMessage()) for each in ours))
+            assert set(counts[-1].values()) == {1}, caplog.messages
+    assert counts[0] == counts[1], caplog.messages
+
+
+def _has_failed(times: int, before: dict[str, float], now: dict[str, float]) -> bool:
+    """Each loop that tries again."""
+    loops = [f"playhead_retries_total{{{loop}}}" for loop in ("channels", "commit-heartbeats")]
+    return all(now[loop] - before[loop] >= times for loop in loops)
