@@ -26,6 +26,7 @@ class Beat(
     position: _Seconds | None = None
     played: Annotated[list[tuple[_Seconds, _Seconds]], Meta(max_length=MAX_PLAYED)] | None = None
     duration: _Seconds | None = None
+    duration_final: bool | None = None
     state: Literal["playing", "paused", "ended"] | None = None
     span: Annotated[float, Meta(ge=0, le=MAX_MEDIA_S * 1_000)] | None = None
     age: Annotated[float, Meta(ge=0, le=MAX_AGE_MS)] | None = None
@@ -41,6 +42,7 @@ class Beat(
             + (self.position is not None)
             + (self.played is not None)
             + (self.duration is not None)
+            + (self.duration_final is not None)
             + (self.state is not None)
             + (self.span is not None)
             + (self.age is not None)

@@ -58,7 +58,11 @@ class Hello(Message):
 
 
 class Heartbeat(Message):
-    """What was played since the session's last heartbeat. The documented REST body plus `type` and `seq` is one too."""
+    """What was played since the session's last heartbeat. The documented REST body plus `type` and `seq` is one too.
+
+    `durationFinal` (default true) is false while the duration may still change, as of a live broadcast, a growing
+    playlist, or an advertisement in the same element. Such a duration is not stored, and completes nothing.
+    """
 
     type: Literal["heartbeat"] = "heartbeat"
     seq: Seq
@@ -66,6 +70,7 @@ class Heartbeat(Message):
     position: Seconds | None = None
     played: list[Interval] | None = Field(default=None, max_length=MAX_PLAYED)
     duration: Seconds | None = None
+    duration_final: bool | None = None
     age: AgeMs | None = None
     span: SpanMs | None = None
     seek: bool | None = None

@@ -33,7 +33,7 @@ _REFUSALS = {
 }
 """What the ack says of a report that the store did not join."""
 OVERRUN_MS = 2_000
-"""How far a position or a play may lie beyond the duration: players round, and encoders disagree."""
+"""How far a position or a play may lie beyond the duration without a word: players round, and encoders disagree."""
 
 
 class Now(msgspec.Struct, frozen=True, gc=False):
@@ -183,14 +183,17 @@ class Sessions:
         self, name: str, session: _Session, waiting: _Waiting, message: Heartbeat | Beat, now: Now
     ) -> Report | None:
         duration_ms = round(message.duration * 1_000) if message.duration else 0
-        if duration_ms < SHORTEST_MS:
+        if duration_ms < SHORTEST_MS or message.duration_final is False:
             duration_ms = 0
-        plays, played_ms = _plays(message.played, duration_ms) if message.played else ([], 0)
+        plays, played_ms, end_ms = _plays(message.played, duration_ms) if message.played else ([], 0, 0)
         position_ms = ABSENT
         if message.position is not None:
             position_ms = round(message.position * 1_000)
             if duration_ms and position_ms > duration_ms:
-                position_ms = _within(position_ms, duration_ms, "/position")
+                end_ms = max(end_ms, position_ms)
+                position_ms = duration_ms
+        if duration_ms and end_ms > duration_ms + OVERRUN_MS:
+            waiting.cap((message.seq,))
         age_ms = round(message.age) if message.age else 0
         self._allow(session, now.mono - age_ms, message.span)
         if played_ms > session.allowance_ms:
@@ -247,29 +250,20 @@ def _reject(waiting: _Waiting, seq: int, detail: str) -> None:
     waiting.reject((Rejection(seq=seq, code=Problem.INVALID.code, detail=detail[:200]),))
 
 
-def _within(ms: int, duration_ms: int, pointer: str) -> int:
-    """`ms`, at most the duration; a little beyond is rounding, more is refused."""
-    if not duration_ms or ms <= duration_ms:
-        return ms
-    if ms > duration_ms + OVERRUN_MS:
-        raise Refused(f"{pointer}: should not be beyond the duration")
-    return duration_ms
-
-
-def _plays(played: list[tuple[float, float]], duration_ms: int) -> tuple[list[tuple[int, int]], int]:
-    """Plays in ms, and how much they are together."""
+def _plays(played: list[tuple[float, float]], duration_ms: int) -> tuple[list[tuple[int, int]], int, int]:
+    """Plays in ms without what lies beyond the duration (0: not known), their sum, and the last end before the cut."""
     plays: list[tuple[int, int]] = []
-    total = 0
+    total = last_ms = 0
     for index, (start, end) in enumerate(played):
         if start > end:
             raise Refused(f"/played/{index}: should not end before it starts")
         start_ms, end_ms = round(start * 1_000), round(end * 1_000)
         if duration_ms and end_ms > duration_ms:
-            start_ms = _within(start_ms, duration_ms, f"/played/{index}/0")
-            end_ms = _within(end_ms, duration_ms, f"/played/{index}/1")
+            last_ms = max(last_ms, end_ms)
+            start_ms, end_ms = min(start_ms, duration_ms), duration_ms
         plays.append((start_ms, end_ms))
         total += end_ms - start_ms
-    return plays, total
+    return plays, total, last_ms
 
 
 def _cut(plays: list[tuple[int, int]], allowed_ms: int) -> list[tuple[int, int]]:
