@@ -89,6 +89,10 @@ class EndedLine(Line):
     user_id: Id
     at: Instant
 
+    def later_than(self, now: int) -> list[str]:
+        """As of a record."""
+        return ["at"] if self.at > now else []
+
 
 class PositionLine(Line):
     at: Instant
@@ -158,6 +162,18 @@ class RecordLine(Line):
             again=[edge for pair in self.again for edge in pair],
             guards=sorted(guards, key=lambda guard: (guard.at, guard.session)),
         )
+
+    def later_than(self, now: int) -> list[str]:
+        """The fields whose instant is later than this, ms since 1970."""
+        fields = {
+            "deletedAt": self.deleted_at,
+            "lastWatched": self.last_watched,
+            "completedAt": self.completed_at,
+            "position/at": self.position.at if self.position else None,
+            "strayPosition/at": self.stray_position.at if self.stray_position else None,
+        }
+        fields |= {f"sessions/{place}/at": session.at for place, session in enumerate(self.sessions)}
+        return [name for name, at in fields.items() if at is not None and at > now]
 
 
 class EndLine(Line):

@@ -93,8 +93,10 @@ async def _export(store: Store, clock: Clock, out: BinaryIO, cursor: Path | None
     return 1 if counts["failed"] else 0
 
 
-async def import_from(store: Store, settings: Settings, clock: Clock, file: Path | None, resume: bool) -> int:
-    """Join all; the exit code, 1 where a line was refused or the end is missing.
+async def import_from(
+    store: Store, settings: Settings, clock: Clock, file: Path | None, resume: bool, strict: bool = False
+) -> int:
+    """Join all; the exit code, 1 where a line was refused, or the end is missing or does not fit.
 
     What it tells at its end is of the whole import, however often it was resumed; but what it had joined of a batch in
     which it was killed is not told as news.
@@ -102,11 +104,11 @@ async def import_from(store: Store, settings: Settings, clock: Clock, file: Path
     if file is None:
         if resume:
             raise CannotServe("--resume needs a FILE")
-        return await _import(store, settings, clock, sys.stdin.buffer, None, resume=False)
+        return await _import(store, settings, clock, sys.stdin.buffer, None, resume=False, strict=strict)
     try:
         with file.open("rb") as lines:
             cursor = file.with_name(f"{file.name}.imported")
-            return await _import(store, settings, clock, lines, cursor, resume=resume)
+            return await _import(store, settings, clock, lines, cursor, resume=resume, strict=strict)
     except OSError as error:
         is_cursor = error.filename is not None and Path(error.filename) != file
         what = f"{error.filename} can't be written" if is_cursor else f"{file} can't be read"
@@ -114,15 +116,21 @@ async def import_from(store: Store, settings: Settings, clock: Clock, file: Path
 
 
 async def _import(
-    store: Store, settings: Settings, clock: Clock, lines: BinaryIO, cursor: Path | None, resume: bool
+    store: Store, settings: Settings, clock: Clock, lines: BinaryIO, cursor: Path | None, resume: bool, strict: bool
 ) -> int:
     header = lines.readline(MAX_LINE + 1)
     try:
-        if not isinstance(read_line(header), HeaderLine):
+        if not isinstance(first := read_line(header), HeaderLine):
             raise ValueError("type: should be playhead export")
     except ValueError as error:
         raise CannotServe(f"this is no export that can be imported: line 1: {error}") from None
-    work = Import(store, threshold_permille=settings.threshold_permille, now=lambda: clock().wall)
+    work = Import(
+        store,
+        threshold_permille=settings.threshold_permille,
+        now=lambda: clock().wall,
+        exported_at=first.exported_at,
+        strict=strict,
+    )
     of = {"export": sha256(header).hexdigest(), "epoch": await store.epoch()}
     number, refused, size = 1, 0, 0
     state: dict[str, Any] = {}
@@ -132,14 +140,17 @@ async def _import(
         if {name: state.get(name) for name in of} == of:
             number, refused, work.taken = state["line"], state["refused"], Counter(state["taken"])
             work.changed, work.end = state["changed"], state["end"] and EndLine.model_construct(**state["end"])
+            work.corrected = state.get("corrected", 0)
             lines.seek(state["bytes"])
         else:
             state = of | _place(number, lines, refused, work)
     bar = ProgressBar(sys.stderr)
     try:
         while batch := _batch(lines, number):
-            number = batch[-1][0]
+            number, corrected = batch[-1][0], work.corrected
             told = await work.take(batch)
+            for sentence in work.corrections[: max(0, SHOWN - corrected)]:
+                print(f"playhead: {sentence}", file=sys.stderr)
             for sentence in told[: max(0, SHOWN - refused)]:
                 print(f"playhead: {sentence}", file=sys.stderr)
             refused += len(told)
@@ -161,13 +172,24 @@ async def _import(
     print(
         f"{taken['record']:,} records, {work.changed:,} of them news; {taken['video']:,} videos, "
         f"{taken['ended']:,} ended sessions; {refused:,} lines refused"
+        + (f"; {work.corrected:,} lines with instants later than now, which were corrected" if work.corrected else "")
         + (f"; {again:,} times some had changed meanwhile and were read again" if again else "")
     )
     end = work.end
     if end is None:
-        print("playhead: it has no end line: it was cut off, and there was more", file=sys.stderr)
+        print(
+            "playhead: there is no end line, so the file was cut off and more lines are missing; those that it has are "
+            "imported: import a whole copy as well",
+            file=sys.stderr,
+        )
     elif not refused and (end.records, end.videos, end.ended) != (taken["record"], taken["video"], taken["ended"]):
-        print(f"playhead: it has lost lines: it had {end.records:,} records", file=sys.stderr)
+        print(
+            f"playhead: the end line counts {end.records:,} records, {end.videos:,} videos and {end.ended:,} ended "
+            f"sessions, but the file has {taken['record']:,}, {taken['video']:,} and {taken['ended']:,}: lines were "
+            "removed or added since the export. All that it has are imported. If you edited it, nothing is wrong; if "
+            "nobody did, it is damaged: import another copy as well",
+            file=sys.stderr,
+        )
         end = None
     return 1 if refused or end is None else 0
 
@@ -180,6 +202,7 @@ def _place(number: int, lines: BinaryIO, refused: int, work: Import) -> dict[str
         "refused": refused,
         "taken": dict(work.taken),
         "changed": work.changed,
+        "corrected": work.corrected,
         "end": work.end and work.end.model_dump(),
     }
 

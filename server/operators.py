@@ -49,6 +49,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     command.add_argument("file", nargs="?", type=Path, help="an export; without one, the lines come from stdin")
     command.add_argument("--resume", action="store_true", help="go on where an import of FILE was interrupted")
+    command.add_argument("--strict", action="store_true", help="refuse lines with instants later than now")
     _add_store(command)
 
 

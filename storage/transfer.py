@@ -10,6 +10,10 @@ records, and need not be, because import is a join. It may be run twice, in part
   Records that were there before a new entry take its duration over with their next report, or when another is put;
 - ended sessions: the later instant, while it matters.
 
+An instant later than now was made by a clock that was wrong, or by hand, and binds nobody (`believed` of
+`protocol/record.py`). In a file it is taken for the moment of the export, at most for now: so a second import changes
+nothing.
+
 The epoch is the store's own and is left alone.
 """
 
@@ -31,10 +35,12 @@ from protocol.export import (
     write_line,
 )
 from protocol.merge import merge
-from protocol.record import Record
+from protocol.record import Record, believed
+from protocol.scalars import format_instant
 from storage.backoff import Backoff
 from storage.catalogue import Video
 from storage.endings import KEEP_MS
+from storage.instants import CLOCKS_APART_MS, RECEIPT_MS
 from storage.keys import NOT_VIDEOS, id_of
 from storage.packing import Damaged, pack_record, unpack_record
 from storage.pending import Key
@@ -133,14 +139,30 @@ class Import:
 
     Args:
         now: ms since 1970.
+        exported_at: when the export began, by its header; 0 where that is not known.
+        strict: refuse lines with instants later than now.
     """
 
-    def __init__(self, store: Store, *, threshold_permille: int, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        threshold_permille: int,
+        now: Callable[[], int],
+        exported_at: int = 0,
+        strict: bool = False,
+    ) -> None:
         self._store = store
         self._threshold_permille = threshold_permille
         self._now = now
         self._swap = store.script("swap")
+        self._exported_at = exported_at
+        self._strict = strict
         self.taken: Counter[str] = Counter()
+        self.corrected = 0
+        """Lines with instants later than now."""
+        self.corrections: list[str] = []
+        """What the last call of `take` has corrected: a sentence for each line."""
         self.changed = 0
         """Records that are other than before."""
         self.retrying = Backoff(*RETRY_S)
@@ -154,23 +176,33 @@ class Import:
             StoreUnavailable: not all of it is surely stored; take the same lines again.
         """
         refused = []
+        self.corrections = []
         records: dict[Key, tuple[int, Record]] = {}
+        now = self._now()
+        latest, before = now + CLOCKS_APART_MS, max(2, min(now, self._exported_at or now))
         for number, text in lines:
             try:
                 line = read_line(text)
             except ValueError as error:
                 refused.append(f"line {number}: {error}")
                 continue
+            if isinstance(line, RecordLine | EndedLine) and (late := line.later_than(latest)):
+                if self._strict:
+                    refused.append(f"line {number}: {', '.join(late)}: should not be later than now")
+                    continue
+                self.corrected += 1
+                as_of = format_instant(before)
+                self.corrections.append(f"line {number}: {', '.join(late)}: later than now, taken for {as_of}")
             if isinstance(line, RecordLine):
                 key = line.user_id, line.video_id
                 if key in records:
                     refused += await self._take_records(records)
                     records = {}
-                records[key] = number, line.record()
+                records[key] = number, believed(line.record(), latest, before)
             elif isinstance(line, VideoLine):
                 await self._take_video(line)
             elif isinstance(line, EndedLine):
-                await self._take_ended(line)
+                await self._take_ended(line.user_id, line.at if line.at <= latest else before)
             elif isinstance(line, EndLine):
                 self.end = line
             self.taken[line.type] += 1
@@ -180,15 +212,17 @@ class Import:
     async def _take_video(self, line: VideoLine) -> None:
         await self._store.catalogue.add(line.video_id, Video(line.title, int(line.duration)))
 
-    async def _take_ended(self, line: EndedLine) -> None:
-        if line.at > self._now() - KEEP_MS and line.at > dict(await self._store.endings.recent()).get(line.user_id, 0):
-            await self._store.endings.add(line.user_id, line.at)
+    async def _take_ended(self, user_id: str, at: int) -> None:
+        now = self._now()
+        if at > now - KEEP_MS and at > dict(await self._store.endings.until(now)).get(user_id, 0):
+            await self._store.endings.add(user_id, at)
 
     async def _take_records(self, records: dict[Key, tuple[int, Record]]) -> list[str]:
         durations = await self._store.catalogue.durations({video_id for _, video_id in records})
         refused: list[str] = []
         by_video: dict[str, list[tuple[str, bytes]]] = {}
         rounds = 0
+        now = self._now()
         self.retrying.reset()
         while records:
             if rounds == MAX_ROUNDS:
@@ -207,7 +241,8 @@ class Import:
                     refused.append(f"line {number}: the record that is stored can't be read")
                     del records[user, video]
                     continue
-                merged = _body(merge(stored, record, durations[video], self._threshold_permille))
+                known = believed(stored, now + CLOCKS_APART_MS, now - RECEIPT_MS)
+                merged = _body(merge(known, record, durations[video], self._threshold_permille))
                 if merged != _body(stored):
                     swaps.setdefault(user, []).append((video, value or b"", merged))
                 else:

@@ -122,9 +122,9 @@ async def test_an_export_follows_no_link_that_somebody_has_put_there(
     try:
         if name == "fresh":
             with pytest.raises(CannotServe, match=r"fresh exists"):
-                await export_to(store, SETTINGS, tmp_path / "fresh", resume=False)
+                await export_to(store, SETTINGS, system_clock, tmp_path / "fresh", resume=False)
         else:
-            assert await export_to(store, SETTINGS, tmp_path / "fresh", resume=False) == 0
+            assert await export_to(store, SETTINGS, system_clock, tmp_path / "fresh", resume=False) == 0
             assert (tmp_path / "fresh").stat().st_mode & 0o077 == 0
     finally:
         await store.close()
@@ -144,7 +144,7 @@ async def test_an_export_is_not_gone_on_with_in_files_of_others(
     os.chown(tmp_path / name, 65_534, -1)
     try:
         with pytest.raises(CannotServe, match=r"belongs to|no interrupted export"):
-            await export_to(store, SETTINGS, tmp_path / "fresh", resume=True)
+            await export_to(store, SETTINGS, system_clock, tmp_path / "fresh", resume=True)
     finally:
         await store.close()
     assert not (tmp_path / "fresh").read_bytes()
@@ -158,7 +158,7 @@ async def test_an_import_follows_no_link_beside_its_file(
         (tmp_path / name).symlink_to(victim)
     store = Store(store_server.url, worker="target", keys=Keys(prefix))
     try:
-        assert await import_from(store, SETTINGS, backup, resume=False) == 0
+        assert await import_from(store, SETTINGS, system_clock, backup, resume=False) == 0
     finally:
         await store.close()
     assert not victim.exists()

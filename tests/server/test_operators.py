@@ -3,17 +3,20 @@
 import asyncio
 import contextlib
 import json
+import re
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 from uuid import UUID, uuid4
 
 import pytest
 
 from protocol.record import Report
+from server.clock import StoreClock, system_clock
 from storage.keys import Keys
 from storage.packing import unpack_record
 from storage.pending import Batch, Delta
@@ -333,14 +336,64 @@ async def test_bad_files_are_refused(
         assert (code, "none can't be read" in err) == (2, True)
 
 
-async def test_a_backup_that_lost_lines_is_told(operator: Operator, store_server: StoreServer, prefix: str) -> None:
-    """The end says how many there were."""
+async def test_a_file_whose_end_line_is_off_is_imported_and_told(
+    operator: Operator, store_server: StoreServer, prefix: str
+) -> None:
+    """The end says how many lines there were: some are missing, or somebody has added one."""
     async with opened(store_server, prefix) as store:
         await fill(store, 20)
     _, out, _ = await operator.run("export")
     some = out.splitlines(keepends=True)
-    code, _, err = await operator.run("import", stdin="".join(some[:7] + some[8:]).encode())
-    assert (code, "it has lost lines: it had 20 records" in err) == (1, True)
+    added = re.sub(r'"userId":"[^"]*"', f'"userId":"{UUID(int=30_000)}"', some[7])
+    for edited, held in ((some[:7] + some[8:], 19), ([*some[:7], added, *some[7:]], 21)):
+        code, out, err = await operator.run("import", stdin="".join(edited).encode())
+        assert (code, out.startswith(f"{held} records, ")) == (1, True)
+        assert f"the end line counts 20 records, 0 videos and 0 ended sessions, but the file has {held}, 0 and 0" in err
+        assert "All that it has are imported. If you edited it, nothing is wrong" in err
+    async with opened(store_server, prefix) as store:
+        assert (await store.totals.read(VIDEO)).viewers == 21
+
+
+async def test_a_backup_of_what_a_fast_clock_made_comes_back(
+    operator: Operator, operator_elsewhere: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
+) -> None:
+    """With the instants corrected, counted and named by line; --strict refuses those lines and takes the rest. Learners
+    go on at once, and a second import undoes nothing of it."""
+    backup, users = tmp_path / "backup", [str(UUID(int=10_000 + n)) for n in range(5)]
+    async with opened(store_server, prefix) as store:
+        await fill(store, 5)
+        day_ms = 86_400_000
+        ahead = (await StoreClock.of(store))().wall + day_ms
+        report = Report(ahead, ahead, "s", 1, 1, [0, 60], [], 60_000, 60_000, ahead)
+        fast = Batch({(users[0], VIDEO): Delta([report]), (users[1], VIDEO): Delta([ahead])}, latest=ahead)
+        await store.commit(fast, ahead, lambda user_id: False)
+        await store.endings.add(users[2], ahead)
+    assert (await operator.run("export", backup))[0] == 0
+    code, out, err = await operator_elsewhere.run("import", backup, "--strict")
+    assert (code, out) == (1, "3 records, 3 of them news; 0 videos, 0 ended sessions; 3 lines refused\n")
+    assert err.count(": should not be later than now") == 3
+    code, out, err = await operator_elsewhere.run("import", backup)
+    assert code == 0
+    assert out.startswith("5 records, 2 of them news; 0 videos, 1 ended sessions; 0 lines refused; 3 lines with ")
+    every = backup.read_text().splitlines()
+    for kind, user, names in (
+        ("ended", users[2], "at"),
+        ("record", users[0], "lastWatched, position/at, sessions/1/at"),
+        ("record", users[1], "deletedAt"),
+    ):
+        (number,) = (n for n, line in enumerate(every, 1) if f'"type":"{kind}","userId":"{user}"' in line)
+        assert f"playhead: line {number}: {names}: later than now, taken for 20" in err
+    settings = {"redis_url": store_server.url, "key_prefix": f"{prefix}e"}
+    async with serving(system_clock, **settings) as server, rest(server) as http:  # type: ignore[arg-type]
+        record = ok(await http.get(f"/progress/{users[0]}/{VIDEO}?detail=full"))
+        assert (record["position"], record["seen"]) == (60, [[0, 60]])
+        for user in users[:3]:
+            async with device(server, user) as player:
+                assert (await player.play(VIDEO, 10, 30))["rejected"] == []
+        assert (await operator_elsewhere.run("import", backup))[1].startswith("5 records, 0 of them news; ")
+        for user in users[:2]:
+            assert ok(await http.get(f"/progress/{user}/{VIDEO}?detail=full"))["position"] == 30
+        assert await operator_elsewhere.run("rebuild", "--check") == (0, ANY, "")
 
 
 async def test_the_embedded_store_with_and_without_its_service(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from uuid import UUID
 import msgpack
 import pytest
 
+from protocol.export import EndedLine, record_line, write_line
 from protocol.merge import merge
-from protocol.record import Record, Report, join
+from protocol.record import Guard, Record, Report, join
+from protocol.scalars import MAX_INSTANT, format_instant
 from storage.catalogue import Video
 from storage.keys import Keys
 from storage.packing import pack_record
@@ -66,7 +68,7 @@ async def lines_of(store: Store, after: str = "") -> list[bytes]:
 
 
 async def imported(store: Store, lines: list[bytes], size: int = 100) -> tuple[Import, list[str]]:
-    work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW)
+    work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW + 1_000)
     refused = []
     numbered = list(enumerate(lines, 1))
     async with asyncio.timeout(PATIENCE_S):
@@ -379,3 +381,70 @@ async def test_a_shared_past_counts_short_in_the_store_too(store: Store, other: 
     got = await other.record(U[0], V[0])
     assert replace(got, rev=0) == replace(want, rev=0)
     assert (got.played_ms, got.seen) == (50_000, [0, 60])
+
+
+@pytest.mark.parametrize("exported_at", [0, NOW - 5_000, MAX_INSTANT], ids=["not told", "just now", "in 9999"])
+async def test_a_hostile_file_bars_nobody(store: Store, exported_at: int) -> None:
+    """Every instant in 9999: each is told by line and name, none is stored, whatever the header says; a learner goes
+    on at once, deletes at once, and keeps the connection. Again, it changes nothing."""
+    far = Guard("page", 9, MAX_INSTANT, 10_000, 9)
+    watched = Record(
+        last_watched=MAX_INSTANT,
+        completed_at=MAX_INSTANT,
+        position_ms=5_000,
+        position_at=MAX_INSTANT,
+        unsettled_ms=9_000,
+        unsettled_at=MAX_INSTANT,
+        claimed=50,
+        guards=[far],
+    )
+    lines = [
+        record_line(U[0], V[0], watched),
+        record_line(U[1], V[0], Record(deleted_at=MAX_INSTANT, guards=[far])),
+        write_line(EndedLine(userId=U[2], at="9999-12-31T23:59:59.999Z")),  # type: ignore[call-arg, arg-type] # as on a line
+    ]
+    past = min(exported_at or NOW, NOW)
+    for _ in range(2):
+        work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW, exported_at=exported_at)
+        assert await work.take(list(enumerate(lines, 2))) == []
+        assert (work.corrected, [told.split(":")[0] for told in work.corrections]) == (
+            3,
+            ["line 2", "line 3", "line 4"],
+        )
+        assert (
+            "lastWatched, completedAt, position/at, strayPosition/at, sessions/0/at: later than" in work.corrections[0]
+        )
+        assert f"taken for {format_instant(past)}" in work.corrections[1]
+    assert work.changed == 0
+    assert await store.endings.recent() == [(U[2], past)]
+    for user in U[:2]:
+        record = await store.record(user, V[0])
+        assert max(record.last_watched, record.deleted_at) <= NOW
+        await commit(store, (user, V[0], play("new", 1, 20, 30, at=NOW)))
+        record = await store.record(user, V[0])
+        assert (record.position, record.seen, record.last_watched) == (30_000, [20, 30], NOW + 1)
+        await commit(store, (user, V[0], NOW + 2))
+        assert (await store.record(user, V[0])).deleted_at == NOW + 2
+
+
+async def test_strict_refuses_what_is_later_than_now(store: Store) -> None:
+    """By line and name; what is in the past is taken, and nothing of what is not."""
+    lines = [
+        record_line(U[0], V[0], Record(last_watched=NOW + 60_000, claimed=5)),
+        record_line(U[1], V[0], Record(last_watched=NOW, claimed=5)),
+    ]
+    work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW, strict=True)
+    assert await work.take(list(enumerate(lines, 2))) == ["line 2: lastWatched: should not be later than now"]
+    assert (work.taken, work.corrected) == ({"record": 1}, 0)
+    assert not (await store.record(U[0], V[0])).exists
+
+
+async def test_an_import_corrects_what_is_stored_as_well(store: Store) -> None:
+    """A record of a fast clock that meets one of a right clock: the newest position is the file's."""
+    await commit(store, (U[0], V[0], play("fast", 1, 0, 50, at=NOW + 86_400_000)))
+    line = record_line(U[0], V[0], Record(last_watched=NOW, position_ms=7_000, position_at=NOW, seen=[0, 7]))
+    for changed in (1, 0):
+        work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW)
+        assert (await work.take([(2, line)]), work.changed, work.corrected) == ([], changed, 0)
+    record = await store.record(U[0], V[0])
+    assert (record.position, record.last_watched, record.seen) == (7_000, NOW, [0, 50])
