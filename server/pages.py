@@ -13,7 +13,8 @@ CLIENT = ROOT / "client"
 MEDIA_TYPES = {".js": "text/javascript", ".ts": "text/plain"}
 """Where the system's table may say something else: .ts is also a film."""
 FOR_ALL_ORIGINS = {"Cross-Origin-Resource-Policy": "cross-origin"}
-"""The SDK is imported by pages of any origin, also of those that are isolated (COEP)."""
+"""The SDK is imported by pages of any origin, also by those that are isolated (COEP); any may try it on the film."""
+FILM = ".webm"
 
 
 def pages(demo: bool = True, frame_ancestors: Sequence[str] = ()) -> Iterator[Route]:
@@ -28,7 +29,8 @@ def pages(demo: bool = True, frame_ancestors: Sequence[str] = ()) -> Iterator[Ro
         yield Route(f"/client/{file.relative_to(CLIENT).as_posix()}", _serves(file, FOR_ALL_ORIGINS))
     own = {"Content-Security-Policy": _policy(frame_ancestors)}
     for file in sorted(PLAYER.glob("*.*")) if demo else ():
-        yield Route("/" if file.name == "index.html" else f"/{file.name}", _serves(file, own))
+        headers = own | FOR_ALL_ORIGINS if file.suffix == FILM else own
+        yield Route("/" if file.name == "index.html" else f"/{file.name}", _serves(file, headers))
 
 
 def _policy(frame_ancestors: Sequence[str]) -> str:
