@@ -5,6 +5,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from protocol.errors import PeerError
+from server.arriving import Kind, Payer
 from server.auth import Authenticator, bearer
 from server.clock import Clock
 from server.identity import PROGRESS_ANY, Identity
@@ -55,6 +56,12 @@ class Access:
             self._addresses.take(address_of(request.scope), self._now(), cost)
         elif not identity.has(PROGRESS_ANY):
             self._users.take(identity.subject, self._now(), cost)
+
+    def payer(self, request: Request, identity: Identity | None = None) -> Payer:
+        """Whose share a request's body takes; None: not known before it is read."""
+        if identity is None or not self.authenticator.on:
+            return Payer(Kind.ADDRESS, address_of(request.scope))
+        return Payer(Kind.SERVICE if identity.has(PROGRESS_ANY) else Kind.USER, identity.subject)
 
     def _now(self) -> float:
         return self.clock().mono / 1_000

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.access import Access
 from server.admission import Admission
+from server.arriving import ArrivingBodies
 from server.bodies import BodyReader
 from server.clock import Clock, StoreClock, system_clock
 from server.drain import Drain, drained_first
@@ -104,6 +105,7 @@ def create_app(
                 lane=lane,
                 interval_s=interval_s,
                 max_reports=settings.max_pending_reports,
+                max_of_user=settings.user_pending_reports,
                 now=clock,
                 subscribed=hub.subscribed,
                 after=hub.committed,
@@ -131,7 +133,13 @@ def create_app(
                 "workers": worker_restarts,
             },
         )
-        bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
+        largest = settings.max_body_bytes
+        arriving = ArrivingBodies(
+            max(largest, settings.max_arriving_bytes),
+            max(largest, settings.max_arriving_bytes_per_user),
+            max(largest, settings.max_arriving_bytes_per_address),
+        )
+        bodies = BodyReader(largest, settings.body_timeout_s, arriving)
         rates = PublicRates(settings, machine)
         endpoint = SocketEndpoint(services)
         app.socket = Gate(endpoint, settings)

@@ -10,23 +10,26 @@ from starlette.responses import Response
 from protocol.codecs import read_json
 from protocol.errors import FrameError, Problem
 from protocol.messages import Message, field_errors
+from server.arriving import ArrivingBodies, Body, Payer, gave_way
 from server.problems import NOT_KEPT, RestError
 
 M = TypeVar("M", bound=Message)
 
 
 class BodyReader:
-    """Args: the limits that every body is held to."""
+    """Args: the limits that every body is held to, and the room that all share."""
 
-    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, max_bytes: int, timeout_s: float, arriving: ArrivingBodies) -> None:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._arriving = arriving
 
-    async def tree(self, request: Request, *media_types: str, max_bytes: int | None = None) -> Any:
+    async def tree(self, request: Request, payer: Payer, *media_types: str, max_bytes: int | None = None) -> Any:
         """The body as a JSON tree; of at most `max_bytes`, where that is less than all bodies are held to.
 
         Raises:
             RestError: of another media type, compressed, too large, too slow, not JSON.
+            TooFast, Busy: too much of this payer, or of all, is under way.
         """
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type not in media_types:
@@ -37,23 +40,28 @@ class BodyReader:
         if codings - {"", "identity"}:
             raise RestError(Problem.MEDIA_TYPE, "a body with Content-Encoding is not taken: send it uncompressed")
         try:
-            return read_json(await self._read(request, min(self._max_bytes, max_bytes or self._max_bytes)))
+            return read_json(await self._read(request, payer, min(self._max_bytes, max_bytes or self._max_bytes)))
         except FrameError as error:
             raise RestError(Problem.NOT_JSON, error.detail) from None
 
-    async def message(self, request: Request, model: type[M]) -> M:
-        """The body as a `model`; raises RestError as `tree` does, and with a pointer to each bad field."""
-        return validated(model, await self.tree(request, "application/json"))
+    async def message(self, request: Request, payer: Payer, model: type[M]) -> M:
+        """The body as a `model`; raises as `tree` does, and RestError with a pointer to each bad field."""
+        return validated(model, await self.tree(request, payer, "application/json"))
 
-    async def _read(self, request: Request, max_bytes: int) -> bytes:
+    async def _read(self, request: Request, payer: Payer, max_bytes: int) -> bytes:
         body = bytearray()
+        counted: Body | None = None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > max_bytes:
-                        raise RestError(Problem.TOO_LARGE, f"a body has at most {max_bytes} bytes")
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                with self._arriving.body(payer, deadline) as counted:
+                    async for chunk in request.stream():
+                        body += chunk
+                        if len(body) > max_bytes:
+                            raise RestError(Problem.TOO_LARGE, f"a body has at most {max_bytes} bytes")
+                        self._arriving.grow(counted, len(chunk))
         except TimeoutError:
+            if counted is not None and counted.gave_way:
+                raise gave_way() from None
             raise RestError(Problem.TIMEOUT, f"a body arrives within {self._timeout_s:g} s") from None
         except ClientDisconnect:
             raise RestError(Problem.NOT_JSON, "the body ended early") from None

@@ -67,6 +67,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._corked is not None:
             self._corked.flush()
             self._corked = None
+        if self._answering is not None:
+            self._answering.body.clear()  # what came of it and nobody will read
         if self._place is not None:
             self._place.unsettle()
         super().on_response_complete()

@@ -16,6 +16,7 @@ from typing import Any
 
 from protocol.errors import CloseCode, PeerError, Problem
 from server.channel import RETRY_AFTER_S, SocketChannel
+from server.limits import LONGEST_WAIT_S
 from server.settings import Settings
 from server.waiting import Waiter
 from storage.flusher import Flusher
@@ -88,7 +89,7 @@ class Drain:
     async def _take_leave(self, until: float) -> None:
         """Every report that was taken is acked before the goodbye, if the store has it in time; none is taken after."""
         channels = list(self._channels)
-        spread_s = max(RETRY_AFTER_S, len(channels) / self._settings.hellos_per_s)
+        spread_s = min(LONGEST_WAIT_S - RETRY_AFTER_S, max(RETRY_AFTER_S, len(channels) / self._settings.hellos_per_s))
         for start in range(0, len(channels), AT_ONCE):
             some = channels[start : start + AT_ONCE]
             for channel in some:

@@ -40,6 +40,8 @@ from storage.reading import Changes
 
 REPORTS_A_REQUEST = 50
 """Reports that one body brings at the price of a request more."""
+TREES = "application/json", "text/plain"
+"""Media types of what a player sends by itself: a beacon can't have the first."""
 MAX_BEACON_BYTES = 65_536
 """Of a body that has to be read before its sender is known; browsers send beacons of at most so much."""
 
@@ -72,7 +74,7 @@ class ProgressEndpoints:
         identity = await self._access.identify(request)
         only_query(request, "detail")
         full = query_choice(request, "detail", ("full",))
-        body = await self._bodies.message(request, Update)
+        body = await self._bodies.message(request, self._access.payer(request, identity), Update)
         identity.act_for(body.user_id)
         return await self._stored(body, self._services.requests, full)
 
@@ -80,7 +82,7 @@ class ProgressEndpoints:
         identity = await self._access.identify(request)
         only_query(request, "detail")
         full = query_choice(request, "detail", ("full",))
-        body = await self._bodies.message(request, SyncBody)
+        body = await self._bodies.message(request, self._access.payer(request, identity), SyncBody)
         identity.act_for(body.user_id)
         self._access.charge(request, identity, len(body.progress_data) / REPORTS_A_REQUEST)
         outcomes: list[Outcome] = []
@@ -118,10 +120,12 @@ class ProgressEndpoints:
         identity, tree = await self._identified(request)
         if isinstance(tree, dict) and "heartbeats" in tree:
             envelope = validated(Envelope, tree)
+            del tree  # as in _envelope
             identity.act_for(envelope.user_id)
             self._access.charge(request, identity, len(envelope.heartbeats) / REPORTS_A_REQUEST)
             return await self._envelope(envelope)
         body = validated(Update, tree)
+        del tree
         identity.act_for(body.user_id)
         return await self._stored(body, self._services.heartbeats, full)
 
@@ -139,8 +143,8 @@ class ProgressEndpoints:
         """Who sends a body, and its tree. A beacon has no headers: it carries its token inside, and is short."""
         if not self._access.authenticator.on or "authorization" in request.headers:
             identity = await self._access.identify(request)
-            return identity, await self._bodies.tree(request, "application/json", "text/plain")
-        tree = await self._bodies.tree(request, "application/json", "text/plain", max_bytes=MAX_BEACON_BYTES)
+            return identity, await self._bodies.tree(request, self._access.payer(request, identity), *TREES)
+        tree = await self._bodies.tree(request, self._access.payer(request), *TREES, max_bytes=MAX_BEACON_BYTES)
         token = tree.get("token") if isinstance(tree, dict) else None
         return await self._access.identify(request, token if isinstance(token, str) else None), tree
 
@@ -201,27 +205,34 @@ class ProgressEndpoints:
         """All heartbeats are read before the first is taken, so that a refused envelope leaves nothing behind."""
         sessions = Sessions(body.session, self._rules)
         waiter = EnvelopeWaiter(sessions)
-        now = self._services.clock()
-        reports: list[tuple[str, Report]] = []
-        for index, tree in enumerate(body.heartbeats):
-            try:
-                message = parse({**tree, "type": "heartbeat"} if isinstance(tree, dict) else tree)
-            except InvalidMessage as error:
-                if not sessions.refuse(error):
-                    raise _bad_heartbeat(index, error.fields) from None
-            except FrameError as error:
-                raise _bad_heartbeat(index, (FieldError("", error.detail),)) from None
-            else:
-                assert isinstance(message, Heartbeat)  # noqa: S101 its type was set above
-                report = sessions.heartbeat(message, now)
-                if report is not None:
-                    reports.append((message.video_id, report))
+        reports = _reports(body, sessions, self._services.clock())
+        body.heartbeats.clear()  # many times the size of the body: not while the store is waited for
         lane = self._services.heartbeats
+        lane.check_room(body.user_id, len(reports))
         lane.touch(waiter)
         for video_id, report in reports:
             lane.add(body.user_id, video_id, report, waiter)
         await waiter.wait(lane)
         return answer(Acks(acks=waiter.acks))
+
+
+def _reports(body: Envelope, sessions: Sessions, now: Now) -> list[tuple[str, Report]]:
+    """By videoId, those of the heartbeats that are good. Raises RestError for one that no ack can name."""
+    reports: list[tuple[str, Report]] = []
+    for index, tree in enumerate(body.heartbeats):
+        try:
+            message = parse({**tree, "type": "heartbeat"} if isinstance(tree, dict) else tree)
+        except InvalidMessage as error:
+            if not sessions.refuse(error):
+                raise _bad_heartbeat(index, error.fields) from None
+        except FrameError as error:
+            raise _bad_heartbeat(index, (FieldError("", error.detail),)) from None
+        else:
+            assert isinstance(message, Heartbeat)  # noqa: S101 its type was set above
+            report = sessions.heartbeat(message, now)
+            if report is not None:
+                reports.append((message.video_id, report))
+    return reports
 
 
 def _report(item: Item, now: Now, seq: int = 0) -> Report:

@@ -139,10 +139,20 @@ class Settings(BaseSettings):
     bring the record back. Records beyond it, from an import or a larger limit, stay and are updated as ever."""
     max_pending_reports: int = Field(default=200_000, ge=1)
     """Reports that may wait for the store in one process; beyond it, players are asked to come back later."""
+    max_pending_reports_per_user: int = Field(default=4_000, ge=1)
+    """The same of one user, and never more than a quarter of all, so that a store outage leaves room for others.
+    A request with more reports than that is refused however often it comes; syncs have up to 1,000."""
     max_frame_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)
     max_head_bytes: int = Field(default=32_768, ge=1_024)
     """Request line and headers."""
     max_body_bytes: int = Field(default=1_048_576, ge=1_024)
+    max_arriving_bytes: int = Field(default=67_108_864, ge=1_024)
+    """Request bodies of one process that are arriving at the same time. Beyond it the one that began first is refused.
+    Here and in the next two there is always room for one of the largest bodies."""
+    max_arriving_bytes_per_user: int = Field(default=2_097_152, ge=1_024)
+    """The same of one user, whose further bodies are refused; services with the scope progress:any are not counted."""
+    max_arriving_bytes_per_address: int = Field(default=16_777_216, ge=1_024)
+    """The same of one address, for bodies with their token inside, and where there are no tokens."""
     max_queue_bytes: int = Field(default=1_048_576, ge=524_288)
     """What may wait for a slow reader of one connection; two of the largest frames must fit."""
     hello_timeout_s: float = Field(default=10.0, gt=0, le=120)
@@ -223,6 +233,11 @@ class Settings(BaseSettings):
         """Whether tokens for other services of the same issuer are accepted without anybody having asked for it."""
         public_key = self.jwt_key_file is not None or self.jwt_jwks_url is not None
         return public_key and self.jwt_audience is None and not self.jwt_any_audience
+
+    @property
+    def user_pending_reports(self) -> int:
+        """Reports of one user that may wait for the store."""
+        return min(self.max_pending_reports_per_user, max(1, self.max_pending_reports // 4))
 
     @property
     def loopback(self) -> bool:

@@ -66,10 +66,12 @@ class VideoEndpoints:
 
     async def put(self, request: Request) -> Response:
         """Records of the video take a new duration over at once, where there are thousands soon."""
-        (await self._services.access.identify(request)).require(PROGRESS_ANY)
+        access = self._services.access
+        identity = await access.identify(request)
+        identity.require(PROGRESS_ANY)
         only_query(request)
         video_id = path_id(request, "videoId")
-        body = await self._bodies.message(request, VideoBody)
+        body = await self._bodies.message(request, access.payer(request, identity), VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
         catalogue, durations = self._services.store.catalogue, self._services.durations
         known = await catalogue.get(video_id)

@@ -61,11 +61,12 @@ class OpsWaiter(Waiter):
             self.outcomes[index] = outcome
 
     async def commit(self, lane: Flusher, together: bool = False) -> Committed:
-        """Raises Full or StoreUnavailable; then the same ops may be sent again.
+        """Raises Full, and takes nothing, or StoreUnavailable; then the same ops may be sent again.
 
         Args:
             together: the new records of these items begin all or none; their `seq` is IN_SYNC.
         """
+        lane.check_room(self._user_id, len(self._ops))
         for video_id, op in self._ops:
             lane.add(self._user_id, video_id, op, self)
         if together:

@@ -33,6 +33,7 @@ class Flusher:
         interval_s: how long an ack takes at most, while the store keeps up; 0 flushes as soon as something waits
             (what comes during a commit shares the next).
         max_reports: reports that may wait; half as many flush at once.
+        max_of_user: reports of one user that may wait; by default as many.
         subscribed: whether this process listens to a user's channel.
         after: told each batch that was stored, before the origins are.
         wanted: whose records' values the store is asked for.
@@ -51,6 +52,7 @@ class Flusher:
         after: Callable[[Batch, Committed], Awaitable[None]],
         wanted: Wanted = lambda user_id, origins: True,
         timed: Callable[[float], None] = lambda _: None,
+        max_of_user: int | None = None,
     ) -> None:
         self._store = store
         self.interval_s = interval_s
@@ -64,7 +66,7 @@ class Flusher:
         self._outage = Outage(
             logger, f"The store takes no {lane}, they wait in memory", f"The store takes {lane} again"
         )
-        self._pending = Pending(max_reports, now().wall)
+        self._pending = Pending(max_reports, now().wall, max_of_user)
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
         self._company = False
@@ -83,6 +85,10 @@ class Flusher:
         if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()
         return first
+
+    def check_room(self, user_id: str, reports: int) -> None:
+        """Raises Full where there is no room for so many reports of this user."""
+        self._pending.check_room(user_id, reports)
 
     def keep_together(self, user_id: str, videos: Iterable[str]) -> None:
         """The new ones among these records, just added with the `seq` IN_SYNC, begin all or none."""

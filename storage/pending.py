@@ -7,6 +7,7 @@ for the rest there is a bound.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -164,13 +165,17 @@ class Pending:
     Args:
         max_reports: that may wait, of all records together.
         now: ms since 1970.
+        max_of_user: that may wait of one user's records; by default as many as of all.
     """
 
-    def __init__(self, max_reports: int, now: int) -> None:
+    def __init__(self, max_reports: int, now: int, max_of_user: int | None = None) -> None:
         self._max_reports = max_reports
+        self._max_of_user = max_reports if max_of_user is None else min(max_of_user, max_reports)
         self._batch = Batch()
         self._since = now
         self._waiting = 0
+        self._of_users: defaultdict[str, int] | None = None
+        """Reports that wait, by user. Nobody is counted before more wait than one user may have."""
 
     def __len__(self) -> int:
         """Reports that wait."""
@@ -180,10 +185,10 @@ class Pending:
         """Take a report, or a deletion; whether it is the first of its record.
 
         Raises:
-            Full: `max_reports` wait already, or MAX_WAITING for this record.
+            Full: as many wait already as may, of all users, of this one, or for this record (MAX_WAITING).
         """
-        if self._waiting >= self._max_reports:
-            raise Full
+        if self._waiting >= self._max_of_user:
+            self.check_room(user_id)
         batch = self._batch
         key = (user_id, video_id)
         delta = batch.deltas.get(key)
@@ -195,8 +200,21 @@ class Pending:
         if at > batch.latest:
             batch.latest = at
         self._waiting += len(delta.ops) - before
+        if self._of_users is not None:
+            self._of_users[user_id] += len(delta.ops) - before
         batch.origins[origin] = None
         return not before
+
+    def check_room(self, user_id: str, reports: int = 1) -> None:
+        """Raises Full where there is no room for so many reports of this user."""
+        if self._waiting + reports <= self._max_of_user:
+            return
+        if self._of_users is None:
+            self._of_users = defaultdict(int)
+            for (user, _), delta in self._batch.deltas.items():
+                self._of_users[user] += len(delta.ops)
+        if self._waiting + reports > self._max_reports or self._of_users[user_id] + reports > self._max_of_user:
+            raise Full
 
     def begin(self, now: int) -> None:
         """The first of the batch comes now, ms since 1970."""
@@ -218,7 +236,7 @@ class Pending:
     def take(self, now: int) -> Batch:
         """The batch so far; a new one begins."""
         batch, self._batch = self._batch, Batch()
-        self._since, self._waiting = now, 0
+        self._since, self._waiting, self._of_users = now, 0, None
         for origin in batch.origins:
             origin.taken()
         return batch

@@ -36,6 +36,7 @@ CASES = (
     Case("flush-cancelled", server.cancelled, BEHIND_A_RELAY, "redis"),
     Case("server-stopped", server.stopped, ("embedded",), "embedded"),
     Case("buffer-full", server.full, (*EVERYWHERE, "cluster"), "embedded"),
+    Case("one-learner-fills", server.share, EVERYWHERE, "redis"),
     Case("many-videos", server.many_videos, ("embedded",), "embedded"),
     Case("clock-set", server.clock, ("embedded",), "embedded"),
     Case("half-open", devices.half_open, ("embedded",), "embedded"),

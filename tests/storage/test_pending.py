@@ -198,6 +198,56 @@ def test_batch_that_is_full_takes_nothing() -> None:
     assert late.times_taken == 0
 
 
+def test_one_user_takes_their_share_and_leaves_the_rest_to_others() -> None:
+    """Counted from the first report on, though only once more wait than a share; other users have the rest."""
+    pending = Pending(20, SINCE, 5)
+    for number in range(2):
+        pending.add("calm", f"v{number}", beat("a", 1), Sender())
+    for number in range(5):
+        pending.add("eager", f"v{number}", beat("a", 1), Sender())
+    for video_id in ("v0", "new"):
+        with pytest.raises(Full):
+            pending.add("eager", video_id, beat("b", 1), Sender())
+    assert len(pending) == 7
+    for user, room in (("calm", 3), ("third", 5), ("fourth", 5)):
+        for number in range(room):
+            pending.add(user, f"w{number}", beat("a", 1), Sender())
+        with pytest.raises(Full):
+            pending.add(user, "more", beat("a", 1), Sender())
+    assert len(pending) == 20
+    with pytest.raises(Full):
+        pending.add("fifth", "v", beat("a", 1), Sender())
+    pending.take(SINCE)
+    for number in range(5):
+        pending.add("eager", f"v{number}", beat("a", 2), Sender())
+
+
+def test_what_is_joined_counts_once_in_a_share() -> None:
+    pending = Pending(100, SINCE, 2 * APART)
+    for seq in range(1, MAX_RUN):
+        pending.add("u", "v", beat("a", seq), Sender())
+    for number in range(APART):
+        pending.add("u", f"w{number}", beat("a", 1), Sender())
+    with pytest.raises(Full):
+        pending.add("u", "more", beat("a", 1), Sender())
+
+
+@pytest.mark.parametrize(
+    ("user", "reports", "fits"),
+    [("u", 3, True), ("u", 4, False), ("other", 5, True), ("other", 6, False), ("u", 0, True)],
+)
+def test_room_for_many_is_room_for_all_of_them(user: str, reports: int, fits: bool) -> None:
+    """A request asks before it adds the first, so that it is taken whole or not at all."""
+    pending = Pending(7, SINCE, 5)
+    for number in range(2):
+        pending.add("u", f"v{number}", beat("a", 1), Sender())
+    if fits:
+        pending.check_room(user, reports)
+    else:
+        with pytest.raises(Full):
+            pending.check_room(user, reports)
+
+
 def test_joined_reports_take_no_room() -> None:
     """An outage fills memory with who is connected, not with what they send."""
     pending = Pending(2 * APART, SINCE)

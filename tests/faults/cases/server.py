@@ -1,6 +1,7 @@
 """The server itself: told to end in the middle of a flush, stopped, full, asked for too much, its clock set."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -71,6 +72,42 @@ async def full(place: str, effort: Effort) -> list[Row]:
             row.remark = f"players sent away {came_back() - before} times in the last run"
             if came_back() == before:
                 row.wrong.append("there was room for all")
+
+        return [await s.under(row, fault, effort.times(3, 1))]
+
+
+async def share(place: str, effort: Effort) -> list[Row]:
+    """One learner with four devices reports on more videos than there is room for, the store being away: these devices
+    are sent away and come back with all of it, and no other is."""
+    room, seconds = 320, effort.either(3, 1)
+    row = Row(f"one learner alone would fill the room for {room} reports, the store being away", place)
+    async with (
+        scene(place, players=6, http=False, MAX_PENDING_REPORTS=str(room), MAX_PENDING_VIDEOS="5000") as s,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        others, user = list(s.fleet.players), str(uuid4())
+        videos = [{str(uuid4()): VIDEO_S for _ in range(room // 4)} for _ in range(4)]
+        eager = [s.fleet.join(s.service.running.http, user, s.dice, transports=("ws",), videos=each) for each in videos]
+        for player in eager:
+            await stack.enter_async_context(player.client)
+            s.fleet.follow(player)
+
+        def came_back(players: list[Player]) -> int:
+            return sum(player.client.retries for player in players)
+
+        async def fault() -> None:
+            pids, before, calm = s.place.pids(), came_back(eager), came_back(others)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            for player in eager:
+                player.report_all()
+            await asyncio.sleep(seconds)
+            if came_back(others) != calm:
+                row.wrong.append("other learners were sent away")
+            if came_back(eager) == before:
+                row.wrong.append("there was room for all")
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
         return [await s.under(row, fault, effort.times(3, 1))]
 
