@@ -20,8 +20,8 @@ from server.lease import Lease
 from server.limits import Bucket, TooFast
 from server.services import Services
 from server.transport import Place
+from storage.changes import Changes
 from storage.pending import Full
-from storage.reading import Changes
 from storage.store import StoreUnavailable
 
 NO_HEADERS = Headers()
@@ -227,7 +227,7 @@ class Conversation:
     async def _sync(self, changes: Changes, *greeting: Message) -> None:
         """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write."""
         pushes = self._services.hub.pushes
-        if changes.records:
+        if len(changes):
             self._channel.tell(*greeting)
             greeting = ()
             await pushes.tell_all(self._channel, changes)

@@ -12,10 +12,10 @@ from protocol.errors import PeerError, Problem
 from protocol.scalars import MAX_SEQ
 from server.clock import Clock
 from server.pushes import Channel, Pushes
+from storage.changes import Changes
 from storage.endings import parse_ending
 from storage.lanes import Lane, lanes
 from storage.pending import Batch, Committed, Key, Origin
-from storage.reading import Changes
 from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)

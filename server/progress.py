@@ -1,6 +1,6 @@
 """The documented REST contract: eight endpoints over the same records, batches and rules as the socket."""
 
-from collections.abc import Sequence
+from heapq import nsmallest
 from typing import Any, Literal
 
 from starlette.requests import Request
@@ -17,26 +17,25 @@ from protocol.rest import (
     Envelope,
     Item,
     ItemOutcome,
-    ProgressList,
     ProgressView,
     SyncBody,
     Update,
     WatchedVideo,
-    item_view,
     record_view,
 )
 from protocol.scalars import MAX_SEQ
 from protocol.session import Now, Plausibility, Sessions
 from server.bodies import BodyReader, answer, validated
 from server.identity import Identity
+from server.listing import Listing, parts
 from server.parameters import only_query, path_id, query_choice, query_int
 from server.problems import RestError
 from server.services import Services
 from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
 from storage.calls import WEIGHT_PER_CALL
+from storage.changes import PAGE_RECORDS, Changes
 from storage.flusher import Flusher
 from storage.packing import unpack_record
-from storage.reading import Changes
 
 REPORTS_A_REQUEST = 50
 """Reports that one body brings at the price of a request more."""
@@ -85,16 +84,15 @@ class ProgressEndpoints:
         body = await self._bodies.message(request, self._access.payer(request, identity), SyncBody)
         identity.act_for(body.user_id)
         self._access.charge(request, identity, len(body.progress_data) / REPORTS_A_REQUEST)
-        outcomes: list[Outcome] = []
+        said: list[ItemOutcome] = []
         if body.progress_data:
             async with self._services.turns.take(body.user_id):
-                outcomes = await self._sync(body)
+                said = await self._sync(body, full)
         changes = await self._services.store.changes(body.user_id)
-        said = _outcomes(body, outcomes, changes) if full else None
-        return _all(body.user_id, changes, full, False, self._now, said)
+        return await self._all(request, body.user_id, changes, full, outcomes=said)
 
-    async def _sync(self, body: SyncBody) -> list[Outcome]:
-        """What became of each item.
+    async def _sync(self, body: SyncBody, full: str | None) -> list[ItemOutcome]:
+        """What became of each item, where `full` asks for it.
 
         Raises RestError where the learner would have too many videos: then nothing of it is stored.
 
@@ -108,10 +106,16 @@ class ProgressEndpoints:
             together = await self._services.store.videos_of(user_id) + len(items) > limit // 2
         seq = IN_SYNC if together else 0
         waiter = OpsWaiter(user_id, [(item.video_id, _report(item, now, seq)) for item in items])
-        await waiter.commit(self._services.requests, together)
+        committed = await waiter.commit(self._services.requests, together)
         if Outcome.TOO_MANY_VIDEOS in waiter.outcomes:
             raise _too_many_videos(limit)
-        return waiter.outcomes
+        said: list[ItemOutcome] = []
+        for index, (item, outcome) in enumerate(zip(items if full else (), waiter.outcomes, strict=False)):
+            if not index % PAGE_RECORDS:
+                await self._services.store.pieces.next()
+            record = unpack_record(committed.results[user_id, item.video_id].value)
+            said.append(ItemOutcome(index=index, video_id=item.video_id, outcome=_outcome(item, outcome, record)))
+        return said
 
     async def realtime(self, request: Request) -> Response:
         """The documented body, or the players' envelope, which a beacon may send as text/plain."""
@@ -170,7 +174,7 @@ class ProgressEndpoints:
         user_id = identity.act_for(path_id(request, "userId"))
         epoch = request.query_params.get("epoch")
         changes = await self._services.store.changes(user_id, since, epoch)
-        return _all(user_id, changes, full, since is not None, self._now)
+        return await self._all(request, user_id, changes, full, delta=since is not None)
 
     async def delete(self, request: Request) -> Response:
         identity = await self._access.identify(request)
@@ -188,18 +192,33 @@ class ProgressEndpoints:
         only_query(request, "limit")
         limit = query_int(request, "limit", 1, 100) or 10
         user_id = identity.act_for(path_id(request, "userId"))
-        records = [(v, r) for v, r in (await self._services.store.changes(user_id)).records if r.watched]
-        records.sort(key=lambda item: (-item[1].watched, -item[1].last_watched, item[0]))
+        total, most = 0, list[tuple[int, int, str]]()
+        async for page in (await self._services.store.changes(user_id)).pages():
+            found = [(-r.watched, -r.last_watched, video_id) for video_id, r in page.records if r.watched]
+            total -= sum(watched for watched, _, _ in found)
+            most = nsmallest(limit, most + found)
         return answer(
             Engagement(
                 user_id=user_id,
-                total_watched_duration=sum(record.watched for _, record in records),
+                total_watched_duration=total,
                 most_watched_videos=[
-                    WatchedVideo(video_id=video_id, watched_duration=record.watched)
-                    for video_id, record in records[:limit]
+                    WatchedVideo(video_id=video_id, watched_duration=-watched) for watched, _, video_id in most
                 ],
             )
         )
+
+    async def _all(
+        self,
+        request: Request,
+        user_id: str,
+        changes: Changes,
+        full: str | None,
+        delta: bool = False,
+        outcomes: list[ItemOutcome] | None = None,
+    ) -> Response:
+        """Newest first."""
+        rest = parts(user_id, changes, self._now, full=delta or full is not None, delta=delta, outcomes=outcomes)
+        return await Listing.begin(request, rest, self._services.settings.write_timeout_s)
 
     async def _envelope(self, body: Envelope) -> Response:
         """All heartbeats are read before the first is taken, so that a refused envelope leaves nothing behind."""
@@ -253,42 +272,13 @@ def _one(user_id: str, video_id: str, record: Record, full: str | None, now: int
     )
 
 
-def _outcomes(body: SyncBody, outcomes: Sequence[Outcome], changes: Changes) -> list[ItemOutcome]:
-    """Args: changes: all records of the user, after the sync."""
-    records = dict(changes.records)
-    return [
-        ItemOutcome(index=index, video_id=item.video_id, outcome=_outcome(item, outcome, records.get(item.video_id)))
-        for index, (item, outcome) in enumerate(zip(body.progress_data, outcomes, strict=True))
-    ]
-
-
-def _outcome(item: Item, outcome: Outcome, record: Record | None) -> Literal["stored", "capped", "deleted", "failed"]:
-    """A deletion may also have come right after the sync."""
+def _outcome(item: Item, outcome: Outcome, record: Record) -> Literal["stored", "capped", "deleted", "failed"]:
+    """A deletion may also have come right after the item, in the same commit."""
     if outcome is Outcome.FAILED:
         return "failed"
-    if outcome is Outcome.DELETED or record is None or not record.exists:
+    if outcome is Outcome.DELETED or not record.exists:
         return "deleted"
     return "stored" if record.watched >= item.watched_duration else "capped"
-
-
-def _all(
-    user_id: str,
-    changes: Changes,
-    full: str | None,
-    delta: bool,
-    now: int,
-    outcomes: list[ItemOutcome] | None = None,
-) -> Response:
-    """Newest first."""
-    if not full and not delta:
-        records = [(v, r) for v, r in changes.records if r.exists]
-        records.sort(key=lambda item: (-min(item[1].last_watched, now), item[0]))
-        return answer(ProgressList(user_id=user_id, progress_data=[item_view(v, r, now) for v, r in records]))
-    records = [(v, r) for v, r in changes.records if r.exists or delta]
-    records.sort(key=lambda item: (-min(item[1].last_watched, now), item[0]))
-    views = [record_view(v, r, now) for v, r in records]
-    listed = ProgressList(user_id=user_id, progress_data=views, outcomes=outcomes, rev=changes.rev, epoch=changes.epoch)
-    return answer(listed)
 
 
 def _refuse_unstored(outcome: Outcome, record: Record) -> None:

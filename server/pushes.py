@@ -11,12 +11,12 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol
 
 from protocol.errors import PeerError
-from protocol.messages import PAGE, Message, Progress
+from protocol.messages import PAGE, Message, Progress, RecordView
 from protocol.record import Record
 from protocol.rest import record_view
 from server.clock import Clock
+from storage.changes import Changes, oldest_change_first
 from storage.packing import unpack_record
-from storage.reading import Changes
 from storage.store import Store, StoreUnavailable
 
 READS_AT_ONCE = 16
@@ -116,10 +116,21 @@ class Pushes:
             channel.ready = True
 
     async def tell_all(self, channel: Channel, changes: Changes) -> None:
-        """Page by page, each when the one before is written: what a learner has may be more than may wait."""
-        for page in pages(changes.records, changes.rev, self._clock().wall):
+        """Page by page, each when the one before is written: what a learner has may be more than may wait.
+
+        Ordered by revision, so that a device that is cut off between two pages has all up to the `rev` of the last.
+        """
+        waiting: list[RecordView] = []
+        upto, now = 0, self._clock().wall
+        async for page in changes.pages(oldest_change_first):
+            if waiting:
+                await channel.drained()
+                channel.tell(Progress(records=waiting, rev=upto))
+            waiting = [record_view(*item, now) for item in page.records]
+            upto = min(page.last, changes.rev)  # a record that changed while they were read has a higher one
+        if waiting:
             await channel.drained()
-            channel.tell(page)
+            channel.tell(Progress(records=waiting, rev=changes.rev))
 
     async def announce(self, user_id: str) -> None:
         """Have the other processes read what they lack of this learner's."""

@@ -91,6 +91,11 @@ class Place:
         if oldest is not None and oldest._transport is not None:
             oldest._transport.abort()
 
+    def abort(self) -> None:
+        """Cut the connection off, with whatever waits to be written."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def leave(self) -> None:
         """The connection is gone. Once."""
         self._transport = None

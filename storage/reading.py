@@ -2,40 +2,48 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, cast
 
 from protocol.record import Record
 from storage.calls import reader_calls
+from storage.changes import Changes
 from storage.durability import StoreUnavailable
 from storage.epoch import Epoch
 from storage.keys import Keys, partition
 from storage.link import Link, unavailable
 from storage.packing import Damaged, unpack_record
+from storage.pieces import Pieces
 from storage.scripts import Script
 from storage.sharing import Shared
 from storage.wire import Command
 
 logger = logging.getLogger(__name__)
 
-
-class Changes(NamedTuple):
-    """A snapshot of one user's records after a revision."""
-
-    epoch: str
-    rev: int
-    records: list[tuple[str, Record]]
-    """(videoId, record), in no order; tombstones too."""
+SLICE = 250
+"""Records that one call looks at for one reader: a ms or so, during which the store serves nobody else."""
+SLICES = 1_000
+"""And for all its readers together."""
+SLICE_BYTES = 262_144
+"""Of stored values that a slice should look at: after one of more, the next looks at fewer records."""
+ATTEMPTS = 5
+"""Reads of several slices that are begun anew, before it is given up: the first slice may be of another store."""
+END = b"0"
+"""The cursor before the first slice, and after the last."""
+HEADERS = 4
+"""What the script answers of a slice before its records."""
 
 
 class Reading:
     """Raises StoreUnavailable."""
 
-    def __init__(self, link: Link, keys: Keys, script: Callable[[str], Script], epoch: Epoch) -> None:
+    def __init__(self, link: Link, keys: Keys, script: Callable[[str], Script], epoch: Epoch, pieces: Pieces) -> None:
         self._link = link
         self._keys = keys
         self._partition = partition if link.tags else None
         self._changes = script("changes")
         self._epoch = epoch
+        self._pieces = pieces
         self._records: Shared[tuple[str, str], bytes | None] = Shared(self._read_records)
         self._readers: Shared[tuple[str, int], tuple[str, list[Any]]] = Shared(self._read_changes)
 
@@ -48,19 +56,49 @@ class Reading:
             logger.error("The record of user %s and video %s can't be read", user_id, video_id)
             raise StoreUnavailable("the stored record can't be read") from error
 
-    async def changes(self, user_id: str, since: int | None, epoch: str | None) -> Changes:
+    async def changes(
+        self, user_id: str, since: int | None, epoch: str | None, admit: Callable[[int], None]
+    ) -> Changes:
         """As `Store.changes`."""
         known = -1 if since is None else since
-        current, (rev, *flat) = await self._readers.ask((user_id, known))
-        if known >= 0 and (known > rev or epoch not in (None, current)):
-            current, (rev, *flat) = await self._readers.ask((user_id, -1))
-        records = []
-        for i in range(0, len(flat), 2):
-            try:
-                records.append((flat[i].decode(), unpack_record(flat[i + 1])))
-            except Damaged:
-                logger.error("The record of user %s and video %r can't be read, it is left out", user_id, flat[i])
-        return Changes(current, rev, records)
+        for _ in range(ATTEMPTS):
+            current, first = await self._readers.ask((user_id, known))
+            if known >= 0 and (known > first[0] or epoch not in (None, current)):
+                known = -1
+                continue
+            changes = Changes(user_id, current, first[0], partial(self._values, user_id), self._pieces)
+            changes.take(first[HEADERS:])
+            if first[1] == END:
+                return changes
+            admit(first[2])
+            admit = _admitted
+            if await self._rest(user_id, known, changes, first):
+                return changes
+        raise StoreUnavailable("another server took over each time that all records of a user were read")
+
+    async def _rest(self, user_id: str, known: int, changes: Changes, last: list[Any]) -> bool:
+        """Add the slices after the first; False where they can't be joined to it."""
+        server = last[3]
+        while last[1] != END:
+            key, count = self._keys.progress(user_id), _slice_after(last)
+            epoch, reply = await self._ask(
+                [("GET", self._keys.epoch), self._changes.call([key], known, last[1], count)]
+            )
+            if isinstance(reply, StoreUnavailable):
+                raise reply
+            (last,) = reply
+            if not last or last[3] != server or epoch != changes.epoch.encode():
+                return False
+            await self._pieces.next()
+            changes.take(last[HEADERS:])
+        return True
+
+    async def _values(self, user_id: str, videos: Sequence[str]) -> Sequence[bytes | None]:
+        """Stored values, for `Changes`."""
+        (values,) = await self._ask([("HMGET", self._keys.progress(user_id), *videos)])
+        if isinstance(values, StoreUnavailable):
+            raise values
+        return cast("Sequence[bytes | None]", values)
 
     async def _read_records(self, keys: Sequence[tuple[str, str]]) -> list[Any]:
         return await self._ask([("HGET", self._keys.progress(user_id), video_id) for user_id, video_id in keys])
@@ -71,7 +109,10 @@ class Reading:
         commands: list[Command] = [("GET", self._keys.epoch)]
         for places in calls:
             keys = [self._keys.progress(readers[place][0]) for place in places]
-            commands.append(self._changes.call(keys, *[readers[place][1] for place in places]))
+            count = min(SLICE, SLICES // len(places))
+            commands.append(
+                self._changes.call(keys, *(word for place in places for word in (readers[place][1], END, count)))
+            )
         stored_epoch, *replies = await self._ask(commands)
         if isinstance(stored_epoch, StoreUnavailable):
             raise stored_epoch
@@ -89,3 +130,13 @@ class Reading:
         """Replies; a command that failed has its StoreUnavailable among them."""
         replies = await self._link.ask(commands)
         return [unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+
+def _slice_after(last: list[Any]) -> int:
+    """How many records to look at after a slice."""
+    looked_at = sum(len(value) if isinstance(value, bytes) else value[1] for value in last[HEADERS + 1 :: 2])
+    return SLICE if looked_at <= SLICE_BYTES else max(1, SLICE * SLICE_BYTES // looked_at)
+
+
+def _admitted(records: int) -> None:
+    """They are paid for."""

@@ -15,6 +15,7 @@ from protocol.record import Record
 from storage.address import parse_address
 from storage.backoff import Backoff
 from storage.catalogue import Catalogue
+from storage.changes import Changes
 from storage.channels import Listening
 from storage.cluster import Cluster
 from storage.commits import Commits
@@ -26,8 +27,9 @@ from storage.keys import VIDEO_SHARDS, Keys
 from storage.link import Link, Single, checked
 from storage.options import check_tls
 from storage.pending import Batch, Committed, Wanted
+from storage.pieces import Pieces
 from storage.primary import RETRY_S, Primary, pool_of, sentinel_pool
-from storage.reading import Changes, Reading
+from storage.reading import Reading
 from storage.replay import Replay
 from storage.scanning import Scanning
 from storage.scripts import Script as Script
@@ -86,7 +88,9 @@ class Store:
         self.scanning = Scanning(self.run, self._runs)
         self.replay = Replay(self.link, self.keys)
         self._epoch = Epoch(self.run, self.keys)
-        self._reading = Reading(self.link, self.keys, self.script, self._epoch)
+        self.pieces = Pieces()
+        """Of long work in this process, on whatever the store holds."""
+        self._reading = Reading(self.link, self.keys, self.script, self._epoch, self.pieces)
         self.commits = Commits(
             self.link,
             self.keys,
@@ -202,9 +206,20 @@ class Store:
         """One record; the empty one where there is none. Raises StoreUnavailable, also where it can't be read."""
         return await self._reading.record(user_id, video_id)
 
-    async def changes(self, user_id: str, since: int | None = None, epoch: str | None = None) -> Changes:
-        """A user's records that changed after `since`; all of them if it is None, or of another epoch."""
-        return await self._reading.changes(user_id, since, epoch)
+    async def changes(
+        self,
+        user_id: str,
+        since: int | None = None,
+        epoch: str | None = None,
+        admit: Callable[[int], None] = lambda records: None,
+    ) -> Changes:
+        """A user's records that changed after `since`; all of them if it is None, or of another epoch.
+
+        Args:
+            admit: asked before many are read, with about how many records there are to look at; what it raises is
+                raised here.
+        """
+        return await self._reading.changes(user_id, since, epoch, admit)
 
     async def videos_of(self, user_id: str) -> int:
         """About how many records the learner has, tombstones too. Raises StoreUnavailable."""

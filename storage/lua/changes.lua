@@ -1,7 +1,16 @@
--- What changed in some users' records after a revision, of each user as one snapshot.
+-- What changed in some users' records after a revision: of each user all of it, or a slice where there is much to look at.
 --
--- KEYS[i]  the progress hash of user i, as users.lua has it    ARGV[i]  the revision that its reader has, -1 for none
--- returns  for each key {rev, videoId, value, videoId, value, …}, in no order; {} where the key is not ours
+-- KEYS[i]  the progress hash of user i, as users.lua has it
+-- ARGV     for each key three: the revision that its reader has, -1 for none; the cursor of the slice, "0" to begin; and
+--          about how many records to look at
+-- returns  for each key {rev, cursor, fields, server, video, value, …}, in no order; {} where the key is not ours
+--          cursor: "0" where no slice follows    fields: about how many records there are to look at, in all slices
+--          server: its run_id, "" where the first slice is all there is: a cursor means nothing to another server
+--          value: a longer one than LARGE as {its first bytes, its length}, so that a slice has a bound in bytes
+--
+-- The rev of the first slice is the reader's: what changes while the others are read has a higher one.
+
+local LARGE, HEAD = 2048, 32
 
 -- The rev that a value begins with, read from its bytes: a third of what unpack_one costs; nil where it is none.
 local function rev_of(value)
@@ -27,26 +36,40 @@ local function on_trail(trail, since)
   end
 end
 
--- Some records, or all there are: {videoId, value, …}
+-- Some records: {videoId, value, …}
 local function records(key, videos)
-  if not videos then return redis.call('HGETALL', key) end
   local values, out = redis.call('HMGET', key, unpack(videos)), {}
   for i, video in ipairs(videos) do out[2 * i - 1], out[2 * i] = video, values[i] end
   return out
 end
 
-local function changes(key, since)
+local run_id
+local function server()
+  run_id = run_id or string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  return run_id
+end
+
+local function changes(key, since, cursor, count)
   local head = redis.pcall('HMGET', key, 'rev', 'trail')
   local rev = not head.err and tonumber(head[1] or 0)
   if not rev then return {} end
-  local out, n = { rev }, 1
+  local out, n = { rev, '0', 0, '' }, 4
   if rev == since then return out end
-  local found = records(key, on_trail(head[2] or '', since))
+  local videos, found = cursor == '0' and on_trail(head[2] or '', since), nil
+  if videos then
+    found = records(key, videos)
+    out[3] = #videos
+  else
+    local slice = redis.call('HSCAN', key, cursor, 'COUNT', count)
+    found, out[2] = slice[2], slice[1]
+    if cursor ~= '0' or out[2] ~= '0' then out[3], out[4] = redis.call('HLEN', key), server() else out[3] = #found / 2 end
+  end
   for i = 1, #found, 2 do
     local video, value = found[i], found[i + 1]
     if value and video ~= 'rev' and video ~= 'trail' then
       local record_rev = rev_of(value)
       if not record_rev or record_rev > since then
+        if #value > LARGE then value = { string.sub(value, 1, HEAD), #value } end
         out[n + 1], out[n + 2], n = video, value, n + 2
       end
     end
@@ -55,5 +78,7 @@ local function changes(key, since)
 end
 
 local answer = {}
-for i, key in ipairs(KEYS) do answer[i] = changes(key, tonumber(ARGV[i])) end
+for i, key in ipairs(KEYS) do
+  answer[i] = changes(key, tonumber(ARGV[3 * i - 2]), ARGV[3 * i - 1], ARGV[3 * i])
+end
 return answer

@@ -1,0 +1,315 @@
+"""All records of a learner with thousands: read in slices and shown in pages, each bounded, and nothing is missed."""
+
+import asyncio
+import collections
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+import storage.changes
+from protocol.record import Record, Report
+from storage.changes import KEPT_BYTES, PAGE_BYTES, PAGE_RECORDS, Changes, newest_first, oldest_change_first
+from storage.packing import pack_record
+from storage.pending import Batch, Delta
+from storage.pieces import Pieces
+from storage.reading import HEADERS, SLICE, SLICE_BYTES
+from storage.store import Store, StoreUnavailable
+from storage.wire import Command
+from tests.histories import report_of
+from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
+
+ON_CLUSTER = True
+NOW = 5_000_000
+MANY = 1_300
+"""More than a few slices, and some pages."""
+
+
+def nobody(user_id: str) -> bool:
+    return False
+
+
+def video(n: int) -> str:
+    return f"7c9e6679-7425-40de-944b-{n:012d}"
+
+
+def play(seq: int, at: int) -> Report:
+    return report_of("a", seq, at, [(seq * 1_000, seq * 1_000 + 1_000)])
+
+
+async def commit(store: Store, *plays: tuple[int, Report], user: str = "u") -> int:
+    """The user's revision after plays of these videos, by number."""
+    batch = Batch()
+    for n, report in plays:
+        batch.deltas.setdefault((user, video(n)), Delta()).ops.append(report)
+    return (await store.commit(batch, NOW, nobody)).revs[user][1]
+
+
+async def filled(store: Store, count: int = MANY, user: str = "u") -> int:
+    """A learner with so many records, last watched in an order of their own; the revision."""
+    rev = 0
+    for start in range(0, count, 500):
+        numbers = range(start, min(count, start + 500))
+        rev = await commit(store, *((n, play(1, 1 + n * 7_919 % 10_007)) for n in numbers), user=user)
+    return rev
+
+
+async def all_pages(changes: Changes, order: storage.changes.Order = oldest_change_first) -> list[tuple[str, Record]]:
+    return [item async for page in changes.pages(order) for item in page.records]
+
+
+async def all_of(store: Store) -> list[tuple[str, Record]]:
+    return await all_pages(await store.changes("u"))
+
+
+class Watched(Store):
+    """Keeps what each script call of a read answered, and does what a test wants done between two."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.slices: list[list[Any]] = []
+        ask = self.link.ask
+
+        async def watched(commands: Sequence[Command], *more: Any) -> Any:
+            replies = await ask(list(commands), *more)
+            for command, reply in zip(commands, replies, strict=True):
+                if command[:2] == ("EVALSHA", self._reading._changes.sha) and not isinstance(reply, Exception):
+                    self.slices += reply
+                    await self.after_slice()
+            return replies
+
+        self.link.ask = watched  # type: ignore[method-assign]
+
+    async def after_slice(self) -> None: ...
+
+
+@pytest.mark.parametrize("count", [0, 1, SLICE - 1, SLICE + 1, MANY])
+async def test_all_records_come_once_and_in_slices(new_store: NewStore, count: int) -> None:
+    """Whether one slice holds them or many; and by revision, where the trail tells nothing of it."""
+    store = new_store(Watched)
+    assert isinstance(store, Watched)
+    rev = await filled(store, count)
+    changes = await store.changes("u")
+    assert (changes.rev, len(changes)) == (rev, count)
+    assert sorted(dict(await all_pages(changes))) == [video(n) for n in range(count)]
+    assert all(len(found[HEADERS:]) / 2 <= 1.2 * SLICE for found in store.slices)
+    assert len(store.slices) >= count / (1.2 * SLICE)
+    half = await store.changes("u", rev // 2)
+    assert {record.rev for _, record in await all_pages(half)} == set(range(rev // 2 + 1, rev + 1))
+
+
+async def test_pages_are_in_order_and_bounded(store: Store) -> None:
+    await filled(store)
+    changes = await store.changes("u")
+    pages = [page async for page in changes.pages(oldest_change_first)]
+    assert [record.rev for page in pages for _, record in page.records] == list(range(1, MANY + 1))
+    assert all(len(page.records) <= PAGE_RECORDS for page in pages)
+    assert [page.last for page in pages] == [page.records[-1][1].rev for page in pages]
+    by_age = [(-record.last_watched, name) for name, record in await all_pages(changes, newest_first(NOW))]
+    assert by_age == sorted(by_age)
+    assert len(by_age) == MANY
+
+
+async def test_what_changes_between_two_slices_is_never_missed(new_store: NewStore) -> None:
+    """Records that are read already, those that are not, and new ones: what is not in the answer as it is now, has a
+    higher revision than the answer says; so the next reader's `since` brings it."""
+    dice = random.Random(7)
+
+    class Busy(Watched):
+        busy = False
+        changed = 0
+
+        async def after_slice(self) -> None:
+            if self.busy:
+                self.changed += 3
+                plays = [(dice.randrange(MANY), play(1_000 + self.changed, NOW - 1_000 + self.changed))]
+                plays += [(MANY + self.changed + n, play(1, 5_000)) for n in range(2)]
+                await commit(writer, *plays)
+
+    writer, store = new_store(), new_store(Busy)
+    assert isinstance(store, Busy)
+    rev = await filled(writer)
+    store.busy = True
+    changes = await store.changes("u")
+    store.busy = False
+    assert store.changed > 9, "in between"
+    assert changes.rev == rev
+    seen = dict(await all_pages(changes))
+    assert seen.keys() >= {video(n) for n in range(MANY)}
+    later = await writer.changes("u", changes.rev)
+    seen |= dict(await all_pages(later))
+    assert seen == dict(await all_pages(await writer.changes("u")))
+
+
+async def test_records_that_change_before_their_page_are_newer_than_promised_and_never_older(store: Store) -> None:
+    """The page's bound is that of the order, so nobody believes to have what comes in a later page."""
+    changes = Changes("u", "e", 10, fetch_nothing, Pieces())
+    big = {n: pack_record(Record(rev=n, last_watched=n, seen=[0, 5])) for n in range(1, 11)}
+
+    async def fetch(videos: Sequence[str]) -> list[bytes | None]:
+        return [pack_record(Record(rev=99, last_watched=99)) for _ in videos]
+
+    changes._fetch = fetch
+    changes.take([part for n in big for part in (video(n).encode(), [big[n][:32], PAGE_BYTES // 3 + 1])])
+    pages = [page async for page in changes.pages(oldest_change_first)]
+    assert [page.last for page in pages] == [3, 6, 9, 10]
+    assert {record.rev for page in pages for _, record in page.records} == {99}
+
+
+async def fetch_nothing(videos: Sequence[str]) -> list[bytes | None]:
+    return [None] * len(videos)
+
+
+async def test_large_records_are_not_kept_and_not_sent_together(new_store: NewStore) -> None:
+    """Each with as many intervals as may be: no answer of the store, and no page, has more than a few of them."""
+    store = new_store(Watched)
+    assert isinstance(store, Watched)
+    comb = [second for n in range(2_048) for second in (70_000 + 2 * n, 70_001 + 2 * n)]
+    value = pack_record(Record(rev=1, last_watched=9, seen=comb, again=comb, duration_ms=100_000_000))
+    assert len(value) > 40_000
+    key = store.keys.progress("u")
+    for start in range(0, 300, 20):
+        await store.run([("HSET", key, "rev", 1, *(w for n in range(start, start + 20) for w in (video(n), value)))])
+    changes = await store.changes("u")
+    assert len(changes) == 300
+    assert changes._kept <= KEPT_BYTES
+    assert all(sum(map(weight, found[HEADERS:])) < 100_000 for found in store.slices)
+    assert len(store.slices) > 300 * len(value) / (50 * SLICE_BYTES), "the slices after the first are smaller"
+    count = 0
+    async for page in changes.pages():
+        count += len(page.records)
+        assert len(page.records) <= 2
+    assert count == 300
+    with pytest.raises(ValueError, match="pages"):
+        _ = changes.records
+
+
+def weight(part: Any) -> int:
+    return len(part) if isinstance(part, bytes) else len(part[0])
+
+
+async def test_values_that_are_not_kept_are_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all of them together are more than is kept; one that is gone by then is left out."""
+    monkeypatch.setattr(storage.changes, "KEPT_BYTES", 2_000)
+    await filled(store, 400)
+    changes = await store.changes("u")
+    assert changes._kept <= 2_000
+    await store.run([("HDEL", store.keys.progress("u"), video(399))])
+    assert [name for name, _ in await all_pages(changes)] == [video(n) for n in range(399)]
+
+
+async def test_slices_of_another_server_are_not_joined(new_store: NewStore) -> None:
+    """A cursor means nothing to a server that took over: all is read anew, and after some times it is given up."""
+
+    class Moving(Watched):
+        moves = 1
+
+        async def after_slice(self) -> None:
+            if self.moves and len(self.slices) > 1 and self.slices[-1][3]:
+                self.moves -= 1
+                self.slices[-1][3] = b"%d" % self.moves
+
+    await filled(new_store())
+    store = new_store(Moving)
+    assert isinstance(store, Moving)
+    assert len(await store.changes("u")) == MANY
+    assert store.moves == 0
+    store.moves = 1_000_000
+    with pytest.raises(StoreUnavailable, match="took over"):
+        await store.changes("u")
+
+
+async def test_a_store_that_restarts_while_it_is_read(private_server: PrivateServer) -> None:
+    """Its cursors begin anew, and so does the read."""
+
+    class Restarted(Watched):
+        restarts = 1
+
+        async def after_slice(self) -> None:
+            if self.restarts and self.slices[-1][1] != b"0":
+                self.restarts -= 1
+                await asyncio.to_thread(private_server.kill)
+                await asyncio.to_thread(private_server.start)
+
+    store = Restarted(private_server.url, worker="w")
+    try:
+        await filled(store)
+        assert len(await store.changes("u")) == MANY
+        assert store.restarts == 0
+    finally:
+        await store.close()
+
+
+async def test_a_reader_is_asked_before_many_are_read(new_store: NewStore) -> None:
+    """With about how many there are; what it raises ends the read after one slice. Few are nobody's concern."""
+    store = new_store(Watched)
+    assert isinstance(store, Watched)
+    await filled(store)
+    await filled(store, 100, user="few")
+    asked: list[int] = []
+
+    def refuse(records: int) -> None:
+        asked.append(records)
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        await store.changes("u", admit=refuse)
+    assert len(store.slices) == 1
+    assert MANY <= asked[0] <= MANY + 2
+    assert len(await store.changes("few", admit=refuse)) == 100
+    assert len(asked) == 1
+
+
+async def test_many_readers_together_decode_one_page_in_a_round_of_the_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So whoever else wants the loop waits for one page at most, however many read."""
+    await filled(store)
+    turn = 0
+    decoded: collections.Counter[int] = collections.Counter()
+    unpack = storage.changes.unpack_record
+
+    def counted(value: bytes) -> Any:
+        decoded[turn] += 1
+        return unpack(value)
+
+    monkeypatch.setattr(storage.changes, "unpack_record", counted)
+    loop = asyncio.get_running_loop()
+    over = False
+
+    def next_round() -> None:
+        nonlocal turn
+        turn += 1
+        if not over:
+            loop.call_soon(next_round)
+
+    loop.call_soon(next_round)
+    async with asyncio.timeout(PATIENCE_S):
+        read = await asyncio.gather(*(all_of(store) for _ in range(10)))
+    over = True
+    assert [len(found) for found in read] == [MANY] * 10
+    assert max(decoded.values()) <= PAGE_RECORDS
+
+
+async def test_pieces_run_one_in_a_round_and_forget_who_is_gone() -> None:
+    pieces, rounds, done = Pieces(), 0, list[int]()
+    loop = asyncio.get_running_loop()
+
+    def count() -> None:
+        nonlocal rounds
+        rounds += 1
+        if len(done) < 3:
+            loop.call_soon(count)
+
+    async def work() -> None:
+        await pieces.next()
+        done.append(rounds)
+
+    loop.call_soon(count)
+    tasks = [asyncio.create_task(work()) for _ in range(4)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.wait(tasks)
+    assert len(set(done)) == 3
