@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-U, V = str(uuid4()), str(uuid4())
+U, V = "0b6f1f8e-0f1d-4a8e-9d65-3f5a5b1c2d3e", "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10"  # the same in each process
 ITEM = {"videoId": V, "watchedDuration": 600, "lastWatched": "2024-05-01T10:00:00Z"}
 BODY = {"userId": U, **ITEM}
 ENVELOPE = {"userId": U, "session": "s", "heartbeats": [{"seq": 1, "videoId": V, "played": [[0, 9]], "position": 9}]}

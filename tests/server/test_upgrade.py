@@ -177,7 +177,7 @@ async def test_expect_continue_with_an_upgrade(server: Running) -> None:
 # 426
 
 
-@pytest.mark.parametrize("name", [*IGNORED.keys() - {"a WebSocket elsewhere"}, "none", "a body"])
+@pytest.mark.parametrize("name", [*(name for name in IGNORED if name != "a WebSocket elsewhere"), "none", "a body"])
 async def test_the_sockets_path_asks_for_a_handshake(server: Running, name: str) -> None:
     """RFC 9110, 15.5.22: 426, with the protocol and its version; and the connection stands."""
     lines = {"none": (), "a body": (*HANDSHAKE, "Content-Length: 5")}.get(name) or IGNORED.get(name, ())
