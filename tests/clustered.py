@@ -39,13 +39,23 @@ class Secure:
 class Member:
     """One server of a cluster."""
 
-    def __init__(self, directory: Path, port: int, *options: str, secure: Secure | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        *options: str,
+        secure: Secure | None = None,
+        binary: str | Path | None = None,
+        login: Mapping[str, str] | None = None,
+    ) -> None:
         directory.mkdir(parents=True)
         self.directory = directory
         self.port = self.announced = port
-        binary, listen, self._tls = _binary(), ["--port", str(port)], {}
+        binary, listen = binary or _binary(), ["--port", str(port)]
+        self._reached: dict[str, Any] = dict(login or {})
         if secure is not None:
-            binary, self._tls = Path(secure.binary), {"ssl": True, "ssl_ca_certs": str(secure.authority)}
+            binary = secure.binary
+            self._reached |= {"ssl": True, "ssl_ca_certs": str(secure.authority)}
             listen = ["--port", "0", "--tls-port", str(port), "--tls-cluster", "yes", "--tls-replication", "yes"]
             options = (*options, *map(str, secure.options))
         self._command: list[str | Path] = [
@@ -86,8 +96,15 @@ class Member:
 
     def kill(self) -> None:
         """At once, as kill -9 does it."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: int) -> None:
+        """By a signal. Returns when it is gone. One that writes its first append-only file, as a replica does once it
+        is in sync, would not end by SIGTERM."""
         if self._process is not None:
-            self._process.kill()
+            if number == signal.SIGTERM:
+                until(lambda: not rewriting(self.ask("INFO", "persistence")))
+            self._process.send_signal(number)
             self._process.wait(PATIENCE_S)
             self._process = None
 
@@ -99,9 +116,14 @@ class Member:
         self._signal(signal.SIGCONT)
 
     def ask(self, *command: str | int) -> Any:
-        patient: dict[str, Any] = {"retry": Retry(NoBackoff(), 3), "socket_timeout": PATIENCE_S, **self._tls}
+        patient: dict[str, Any] = {"retry": Retry(NoBackoff(), 3), "socket_timeout": PATIENCE_S, **self._reached}
         with redis.Redis(host="127.0.0.1", port=self.port, **patient) as client:
             return client.execute_command(*command)
+
+    def login(self) -> tuple[str, ...]:
+        """What MIGRATE needs to be let in where there are users."""
+        user = self._reached.get("username")
+        return () if user is None else ("AUTH2", user, self._reached["password"])
 
     def replication(self) -> dict[str, Any]:
         """What it says of its role."""
@@ -119,9 +141,21 @@ class Member:
 class ClusterServers:
     """The members; the first three are primaries when it begins."""
 
-    def __init__(self, directory: Path, *options: str, secure: Secure | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        secure: Secure | None = None,
+        binary: str | Path | None = None,
+        login: Mapping[str, str] | None = None,
+    ) -> None:
+        """Args:
+        binary: of the servers, where it is not the embedded Valkey.
+        login: user and password of who forms the cluster.
+        """
         ports = free_ports(2 * PRIMARIES)
-        self.members = [Member(directory / str(port), port, *options, secure=secure) for port in ports]
+        more: dict[str, Any] = {"secure": secure, "binary": binary, "login": login}
+        self.members = [Member(directory / str(port), port, *options, **more) for port in ports]
 
     @property
     def url(self) -> str:
@@ -158,6 +192,10 @@ class ClusterServers:
         running = [member for member in self.members if member.is_running]
         return [member for member in running if member.replication()["role"] == "master"]
 
+    def replicas(self) -> list[Member]:
+        primaries = self.primaries()
+        return [member for member in self.members if member.is_running and member not in primaries]
+
     def primary_of(self, key: str) -> Member:
         slot = int(self._anybody().ask("CLUSTER", "KEYSLOT", key))
         for start, end, (_, port, *_), *_ in self._anybody().ask("CLUSTER", "SLOTS"):
@@ -193,6 +231,11 @@ class ClusterServers:
         return self.is_covered() and len(primaries) == PRIMARIES and all(tied) and all(followed)
 
 
+def rewriting(persistence: Mapping[str, Any]) -> bool:
+    """Whether a server writes its append-only file anew, by what it says of its persistence."""
+    return bool(persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"])
+
+
 def until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -220,7 +263,7 @@ def by_keys(source: Member, target: Member, slot: int) -> Iterator[None]:
     source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id())
     yield
     while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
-        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, *source.login(), "KEYS", *keys)
         yield
     for member in (target, source):
         member.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id())

@@ -17,7 +17,7 @@ from storage.packing import unpack_record
 from tests.faults.ledger import Key
 from tests.server.program import END_S, START_S
 
-FOLDER = "appendonlydir"
+FOLDER, SNAPSHOT = "appendonlydir", "dump.rdb"
 TORN = b"*4\r\n$4\r\nHSET\r\n$60\r\nph:{u00}:prog"
 CUT_BYTES = 20_000
 
@@ -47,9 +47,14 @@ def cut(directory: Path) -> None:
 def held(directory: Path) -> dict[Key, Record]:
     """All records of a store that is down: asked of a second one, on a copy of its files."""
     with TemporaryDirectory(prefix="faults-") as copy:
-        shutil.copytree(directory / FOLDER, Path(copy) / FOLDER)
+        appends = (directory / FOLDER).exists()
+        if appends:
+            shutil.copytree(directory / FOLDER, Path(copy) / FOLDER)
+        else:
+            shutil.copy(directory / SNAPSHOT, copy)
         path = Path(copy) / "s"
-        words: list[str | Path] = [_binary(), "--port", "0", "--unixsocket", path, "--dir", copy, "--appendonly", "yes"]
+        words: list[str | Path] = [_binary(), "--port", "0", "--unixsocket", path, "--dir", copy, "--save", ""]
+        words += ["--appendonly", "yes" if appends else "no"]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         try:
             with redis.Redis.from_url(f"unix://{path}") as client:

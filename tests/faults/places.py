@@ -14,6 +14,8 @@ import redis
 
 from storage.data_dir import SOCKET_NAME
 from storage.embedded import _binary
+from tests.clustered import rewriting
+from tests.faults import configured
 from tests.faults.clustered import cluster
 from tests.faults.place import Admin, Change, Missing, Place, throw_out
 from tests.faults.relay import Relay, relay
@@ -138,7 +140,7 @@ class Server(_Reached):
         with self.admin() as client:
             client.bgrewriteaof()
             async with asyncio.timeout(START_S):
-                while _rewriting(client):  # noqa: ASYNC110 no event tells
+                while rewriting(client.info("persistence")):  # noqa: ASYNC110 no event tells
                     await asyncio.sleep(0.01)
 
     def end(self) -> None:
@@ -189,11 +191,6 @@ async def redis7() -> AsyncIterator[Server]:
         yield server
 
 
-def _rewriting(client: "redis.Redis") -> bool:
-    state = client.info("persistence")
-    return bool(state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
-
-
 def _spawned(words: list[str | Path]) -> "subprocess.Popen[bytes]":
     """As Python ignores it, so does the child: SIGXFSZ, that a write beyond RLIMIT_FSIZE fails instead of killing."""
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, restore_signals=False)
@@ -204,4 +201,5 @@ PLACES: dict[str, Callable[[], contextlib.AbstractAsyncContextManager[Place]]] =
     "valkey": valkey,
     "redis": redis7,
     "cluster": cluster,
+    **configured.PLACES,
 }

@@ -3,14 +3,19 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.faults.cases import clusters, devices, envelopes, kills, outages, refusals, server
+from tests.configured import CONFIGURATIONS
+from tests.faults.cases import clusters, configured, devices, envelopes, kills, outages, refusals, server
 from tests.faults.effort import Effort
 from tests.faults.scene import Row
 
+PLACES_OF_CONFIGURATIONS = {f"{of.name}-{kind}": of.name for of in CONFIGURATIONS.values() for kind in of.kinds}
+"""As `tests/configured.py` describes them, on each kind of server that can."""
 EVERYWHERE = ("embedded", "valkey", "redis")
 ONE_SERVER = ("valkey", "redis")
 """Stores whose files are one server's, with a relay of ours between the service and it."""
 BEHIND_A_RELAY = (*ONE_SERVER, "cluster")
+CONFIGURED = tuple(PLACES_OF_CONFIGURATIONS)
+REPLICATED = tuple(name for name, of in PLACES_OF_CONFIGURATIONS.items() if CONFIGURATIONS[of].topology != "one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +51,7 @@ CASES = (
     Case("envelopes", envelopes.envelopes, ("embedded", "redis", "cluster"), "embedded"),
     Case("cluster-changes", clusters.changes, ("cluster",), "cluster"),
     Case("shards-lost", clusters.lost, ("cluster",), "cluster"),
+    Case("store-restarted", configured.restarts, CONFIGURED, "users-redis7"),
+    Case("replicas-resynced", configured.resyncs, REPLICATED, "replica-users-redis7"),
     Case("several-nodes", clusters.nodes, ("valkey", "redis", "cluster"), "cluster"),
 )

@@ -53,11 +53,11 @@ def written_acl(directory: Path, more: str = "") -> Path:
     return path
 
 
-def read_example(name: str) -> str:
+def read_example(name: str, user: str | None = None) -> str:
     """An ACL file as it is shipped: the last line is a user's, with a password to be changed."""
     text = (EXAMPLES / f"{name}.acl").read_text()
     assert text.count("CHANGE-ME") == 1
-    assert text.splitlines()[-1].startswith(f"user {name} ")
+    assert text.splitlines()[-1].startswith(f"user {user or name} ")
     return text
 
 

@@ -122,7 +122,7 @@ async def data(place: str, effort: Effort) -> list[Row]:
             row = Row(name, place)
 
             async def fault(row: Row = row, change: Change = change, remark: str = remark) -> None:
-                row.remark = f"{remark} ({await _damaged(s, change):,} in the last run)"
+                row.remark = f"{remark} ({await damaged(s, change):,} in the last run)"
                 s.fleet.lap()
 
             rows.append(await s.under(row, fault, effort.times(3, 1)))
@@ -142,7 +142,7 @@ async def between(place: str, effort: Effort) -> list[Row]:
                 catch = relay.catch(STAGES["stage 2"])
                 await catch.caught.wait()
                 relay.darken()
-                await _damaged(s, change)
+                await damaged(s, change)
                 catch.let_go(drop=True)
                 relay.lighten()
                 s.fleet.lap()
@@ -152,7 +152,7 @@ async def between(place: str, effort: Effort) -> list[Row]:
     return rows
 
 
-async def _damaged(s: Scene, change: Change) -> int:
+async def damaged(s: Scene, change: Change) -> int:
     """Kill the store, change its files, start it. How many heartbeats were acked before: the ledger forgets them."""
     given_up = 0
 

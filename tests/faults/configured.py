@@ -1,0 +1,69 @@
+"""Each store that our documents describe, as a place: the files that we ship, no relay."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.configured import CONFIGURATIONS, Kind, Nodes, Stores, configured
+from tests.faults.place import Admin, Change, Place
+from tests.faults.relay import Relay
+
+
+class Configured:
+    """A store of one configuration and one kind of server."""
+
+    relay: Relay | None = None
+
+    def __init__(self, name: str, stores: Stores) -> None:
+        self.name = name
+        self.stores = stores
+        self.url = stores.url
+        durability = stores.configuration.durability(stores.kind)
+        self.options: tuple[str, ...] = ("--redis-url", stores.url, "--durability", durability)
+
+    def pids(self) -> list[int]:
+        if isinstance(self.stores, Nodes):
+            return [server.pid for server in self.stores.servers if server.is_running]
+        return [member.pid for member in self.stores.members.members if member.is_running]
+
+    def writers(self) -> list[Admin]:
+        assert isinstance(self.stores, Nodes)
+        return [self.stores.primary().admin]
+
+    async def aiming(self) -> Relay:
+        raise AssertionError("it has no relay")
+
+    async def answers(self) -> None:
+        await asyncio.to_thread(self.stores.until_whole)
+
+    async def kill(self, change: Change | None = None) -> None:
+        """Of one server: SIGKILL, and back again, its files changed meanwhile."""
+        assert isinstance(self.stores, Nodes)
+        victim = self.stores.primary()
+        victim.end()
+        if change is not None:
+            change(victim.directory)
+        await asyncio.to_thread(victim.start)
+        await self.answers()
+
+
+@contextlib.asynccontextmanager
+async def _opened(name: str, configuration: str, kind: Kind) -> AsyncIterator[Configured]:
+    """Formed in a thread, for other cases may be under way."""
+    with TemporaryDirectory(prefix="faults-") as directory:
+        stores = configured(configuration, kind, Path(directory))
+        running = await asyncio.to_thread(stores.__enter__)
+        try:
+            yield Configured(name, running)
+        finally:
+            await asyncio.to_thread(running.end)
+
+
+PLACES: dict[str, Callable[[], contextlib.AbstractAsyncContextManager[Place]]] = {
+    f"{configuration.name}-{kind}": functools.partial(_opened, f"{configuration.name}-{kind}", configuration.name, kind)
+    for configuration in CONFIGURATIONS.values()
+    for kind in configuration.kinds
+}

@@ -1,0 +1,132 @@
+"""Each store that our documents describe, with the files that we ship, keeps what was acked when it is restarted.
+
+Under load, and by more faults than these, `make faults` does it.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from storage.keys import Keys
+from storage.posture import concerns
+from tests.clustered import Member, at_once, by_keys
+from tests.configured import CONFIGURATIONS, Cluster, Stores, configured, until
+from tests.device import PATIENCE_S, device
+from tests.rest import ok, rest
+from tests.serving import Running, serving
+from tests.storage.own_store import opened
+
+LEARNERS = 5
+Played = dict[tuple[str, str], list[list[int]]]
+"""By learner and video, the seconds that were acked."""
+Move = Callable[[Member, Member, int], Iterator[None]]
+
+
+def rows() -> Iterator[Any]:
+    for configuration in CONFIGURATIONS.values():
+        for kind in configuration.kinds:
+            yield pytest.param((configuration.name, kind), id=f"{configuration.name}-{kind}")
+
+
+@pytest.fixture(params=list(rows()))
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
+    with configured(*request.param, tmp_path) as stores:
+        yield stores
+
+
+async def test_what_was_acked_is_there_after_a_restart(stores: Stores) -> None:
+    """Of every server that takes writes, while the service goes on; what is acked afterwards is there, too. What
+    is warned of is what our documents say of this store."""
+    durability = stores.configuration.durability(stores.kind)
+    played: Played = {}
+    async with served(stores, durability) as (server, http):
+        await play(server, played, 0)
+        await asyncio.to_thread(stores.restart, signal.SIGTERM, everybody=False)
+        await answers(http)
+        await play(server, played, 40)
+        assert await held(http, played) == played
+        ready = ok(await http.get("/readyz"))
+    notes = ready.get("notes", [])
+    if stores.kind == "redis7" and durability != "memory":
+        (note,) = notes
+        assert "too old for WAITAOF" in note
+    else:
+        assert notes == []
+    async with served(stores, durability) as (_, http):
+        assert await held(http, played) == played
+    async with opened(stores.url) as store:
+        await store.check()
+        told = await concerns(store)
+    if stores.configuration.file == "no":
+        assert ["no append-only file" in sentence for sentence in told] == [True]
+    else:
+        assert told == []
+
+
+@pytest.mark.parametrize("move", [by_keys, at_once])
+async def test_slots_move_where_there_are_users(tmp_path: Path, move: Move) -> None:
+    """With the rights that our documents append, under way nothing is lost; without them Valkey moves none at once."""
+    played: Played = {}
+    with configured("cluster-users", "valkey", tmp_path) as stores:
+        assert isinstance(stores, Cluster)
+        servers = stores.members
+        async with served(stores, "memory") as (server, http):
+            await play(server, played, 0)
+            key = Keys().progress(next(iter(played))[0])
+            source = servers.primary_of(key)
+            target = next(member for member in servers.primaries() if member is not source)
+            slot = int(source.ask("CLUSTER", "KEYSLOT", key))
+            if move is at_once:
+                await asyncio.to_thread(list, at_once(source, target, slot))
+                await asyncio.to_thread(until, lambda: "failed" in str(source.ask("CLUSTER", "GETSLOTMIGRATIONS")))
+                assert servers.primary_of(key) is source
+                stores.let_slots_move()
+            for _ in move(source, target, slot):
+                await play(server, played, 40)
+            await asyncio.to_thread(until, lambda: servers.primary_of(key) is target)
+            await play(server, played, 80)
+            assert await held(http, played) == played
+
+
+@asynccontextmanager
+async def served(stores: Stores, durability: str) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
+    async with (
+        serving(redis_url=stores.url, durability=durability, store_timeout_s=2.0) as server,
+        rest(server) as http,
+    ):
+        yield server, http
+
+
+async def play(server: Running, played: Played, start: int) -> None:
+    """Each learner plays half a minute of a video that is theirs, and of one that all watch, until it is acked."""
+
+    async def one(number: int) -> None:
+        user, videos, end = str(uuid4()), (str(uuid4()), f"00000000-0000-4000-8000-{start:012}"), start + 20 + number
+        async with device(server, user) as player:
+            for video in videos:
+                await player.beat(video, played=[[start, end]], position=end, state="playing", span=60_000)
+            assert (await player.acked())["rejected"] == []
+        for video in videos:
+            played[user, video] = [[start, end]]
+
+    await asyncio.gather(*map(one, range(LEARNERS)))
+
+
+async def held(http: httpx.AsyncClient, played: Played) -> Played:
+    """What the service tells of these."""
+    answers = {key: await http.get(f"/progress/{'/'.join(key)}?detail=full") for key in played}
+    return {key: ok(answer)["seen"] for key, answer in answers.items() if answer.status_code == 200}
+
+
+async def answers(http: httpx.AsyncClient) -> None:
+    """Wait until the service is ready again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 nothing tells us
+            await asyncio.sleep(0.05)
