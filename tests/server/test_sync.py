@@ -10,14 +10,15 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from protocol.messages import PAGE
 from protocol.scalars import format_instant
+from storage.changes import PAGE_RECORDS
 from tests.device import JSON, Device, device
 from tests.rest import ok, rest
 from tests.serving import START_MS, Running
 
 ON_CLUSTER = True
 MANY = 3_000
-PAGE = 500
 
 
 @contextlib.asynccontextmanager
@@ -145,7 +146,8 @@ async def test_thousands_of_records_come_in_pages_that_can_be_resumed(server: Ru
     async with connected(server, user) as phone:
         frames = await phone.hello()
     pages = progress(frames)
-    assert [len(page["records"]) for page in pages] == [PAGE] * (MANY // PAGE)
+    assert [len(page["records"]) for page in pages] == [PAGE_RECORDS] * (MANY // PAGE_RECORDS)
+    assert PAGE_RECORDS <= PAGE == 500
     revs = [record["rev"] for page in pages for record in page["records"]]
     assert revs == list(range(1, MANY + 1))
     assert [page["rev"] for page in pages] == [page["records"][-1]["rev"] for page in pages]
