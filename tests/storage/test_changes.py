@@ -195,8 +195,9 @@ async def test_values_that_are_not_kept_are_read_again(store: Store, monkeypatch
     await filled(store, 400)
     changes = await store.changes("u")
     assert changes._kept <= 2_000
-    await store.run([("HDEL", store.keys.progress("u"), video(399))])
-    assert [name for name, _ in await all_pages(changes)] == [video(n) for n in range(399)]
+    gone = next(name for name, value in changes._values.items() if not isinstance(value, bytes))
+    await store.run([("HDEL", store.keys.progress("u"), gone)])
+    assert [name for name, _ in await all_pages(changes)] == [video(n) for n in range(400) if video(n) != gone]
 
 
 async def test_slices_of_another_server_are_not_joined(new_store: NewStore) -> None:
