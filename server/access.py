@@ -73,6 +73,9 @@ def address_of(scope: Scope) -> str:
     return network_of(client[0]) if client else ""
 
 
+HOW_TO_SEND = "send it in the header Authorization: Bearer, or over a WebSocket in hello"
+
+
 def has_token_in_url(query: bytes) -> bool:
     """Query strings end up in logs, histories and Referer headers: a token there is as good as published."""
     if not query:

@@ -62,13 +62,17 @@ class Admission:
         caller = user_id if settings.auth else (address, user_id)
         self._hellos.take(caller, now)
         if self._users[user_id] >= settings.max_connections_per_user:
-            raise PeerError(Problem.RATE, f"at most {settings.max_connections_per_user} connections of one user")
+            raise PeerError(
+                Problem.RATE,
+                f"at most {settings.max_connections_per_user} connections of one user (max_connections_per_user)",
+            )
         if self._addresses[address] >= settings.max_connections_per_address:
-            raise PeerError(Problem.RATE, f"at most {settings.max_connections_per_address} connections of one address")
+            most = settings.max_connections_per_address
+            raise PeerError(Problem.RATE, f"at most {most} connections of one address (max_connections_per_address)")
         if self.connections >= settings.max_connections:
-            raise PeerError(Problem.BUSY, f"at most {settings.max_connections} connections")
+            raise PeerError(Problem.BUSY, f"at most {settings.max_connections} connections (max_connections)")
         if wait_s := self._slots.take(caller, now):
-            raise Busy("too many come at once", wait_s)
+            raise Busy("too many come at once (hellos_per_s, hellos_burst)", wait_s)
         self.connections += 1
         self._addresses[address] += 1
         self._users[user_id] += 1

@@ -32,6 +32,7 @@ from server.pages import pages
 from server.problems import HANDLERS
 from server.progress import ProgressEndpoints
 from server.public import PublicRates
+from server.refusals import Refusals
 from server.safe_headers import with_safe_headers
 from server.services import Services
 from server.settings import Settings
@@ -73,6 +74,7 @@ def create_app(
     own_process: bool = False,
     store_restarts: Callable[[], int] = int,
     worker_restarts: Callable[[], int] = int,
+    refusals: Refusals | None = None,
 ) -> Starlette:
     """One process of the service. Its lifespan connects to the store and owns every background task.
 
@@ -81,7 +83,9 @@ def create_app(
         own_process: nothing else lives in this process, so its memory and its signals are ours to manage.
         store_restarts: how often the embedded store was started again; by default never.
         worker_restarts: how often a worker, this or another, took the place of one that had died.
+        refusals: those of the process, which the transport adds to as well; by default the app's alone.
     """
+    refused = refusals or Refusals()
     machine, given = clock or system_clock, clock
     access = Access(settings, machine)
 
@@ -117,7 +121,7 @@ def create_app(
         lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
         durations = Durations(store, lanes[1], clock)
         drain = Drain(settings, lanes[0])
-        services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain, Turns())
+        services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain, refused, Turns())
         metrics.watch(
             services,
             {
@@ -142,7 +146,7 @@ def create_app(
         bodies = BodyReader(largest, settings.body_timeout_s, arriving)
         rates = PublicRates(settings, machine)
         endpoint = SocketEndpoint(services)
-        app.socket = Gate(endpoint, settings)
+        app.socket = Gate(endpoint, settings, refused)
         app.router.routes[:] = [
             *endpoint.routes(),
             *ProgressEndpoints(services, bodies).routes(),
@@ -164,7 +168,7 @@ def create_app(
         finally:
             await store.close()
 
-    middleware = [Middleware(Gate, settings)]
+    middleware = [Middleware(Gate, settings, refused)]
     if settings.allowed_origins:
         middleware.append(Middleware(CORSMiddleware, **cors(settings)))
     app = _App(middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)

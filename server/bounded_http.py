@@ -11,6 +11,7 @@ from protocol.errors import Problem
 from server import handshake
 from server.bounded_websocket import BoundedWebSocket
 from server.corked import Corked
+from server.limits import unmapped
 from server.transport import PLACE, Place, ServiceConfig, last_words
 
 BODY_GRACE_S = 5.0
@@ -45,6 +46,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client is not None:  # here, once: all that asks whose a connection is takes it from us
+            self.client = unmapped(self.client[0]), self.client[1]
         self._place = Place(self.config, self.client, transport)
         self._expect(self._settings.head_timeout_s)
 
@@ -163,8 +166,16 @@ class BoundedHttp(HttpToolsProtocol):
             raise ValueError("no tunnel is made")  # ends in send_400_response
         if method != b"GET" or self.parser.get_http_version() != "1.1":
             return None
-        path = httptools.parse_url(self.url).path or b""
-        return handshake.accept_token(unquote(path.decode("ascii")), self.headers)
+        path = unquote((httptools.parse_url(self.url).path or b"").decode("ascii"))
+        if path != handshake.SOCKET_PATH:
+            self.config.refusals.add(
+                "path", "Ignored an Upgrade outside of the WebSocket's path, %s", handshake.SOCKET_PATH
+            )
+        token = handshake.accept_token(path, self.headers)
+        if token is not None and handshake.too_large(self.url, self.headers):
+            self._problem = Problem.HEADERS_TOO_LARGE
+            raise ValueError("headers too large")  # ends in send_400_response
+        return token
 
     def _head_without_upgrade(self) -> bytes:
         """The head that was just parsed, with nothing in it that ends a parser."""
@@ -197,7 +208,10 @@ class BoundedHttp(HttpToolsProtocol):
         """uvicorn calls this for what it can't read; we, for what we won't, with `_problem` set."""
         details = {
             Problem.NOT_HTTP: "it is not HTTP/1.1 as RFC 9112 has it",
-            Problem.HEADERS_TOO_LARGE: f"a head has at most {self._settings.max_head_bytes} bytes",
+            Problem.HEADERS_TOO_LARGE: (
+                f"a head has at most {self._settings.max_head_bytes} bytes; "
+                f"a WebSocket's at most {handshake.MAX_HEADERS} lines of {handshake.MAX_LINE} bytes"
+            ),
             Problem.TIMEOUT: f"a head arrives within {self._settings.head_timeout_s:g} s",
             Problem.TOO_LARGE: f"a message has at most {self._most()} bytes, chunk sizes and trailers included",
         }

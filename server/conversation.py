@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 from protocol.connection import Bring, Connection, Effect, Greet, Renew, State, Take, Touch
 from protocol.errors import CloseCode, PeerError, Problem
 from protocol.messages import Hello, Message, Synced, Welcome
-from server.access import has_token_in_url
+from server.access import HOW_TO_SEND, has_token_in_url
 from server.channel import SocketChannel
 from server.direct import DirectWebSocket
 from server.identity import Identity
@@ -25,6 +25,10 @@ from storage.pending import Full
 from storage.store import StoreUnavailable
 
 NO_HEADERS = Headers()
+BEARER = (
+    "a client that is no browser page, and so sends no Origin, has to send its token with the handshake, in the header "
+    "Authorization: Bearer <token>; hello needs none then"
+)
 
 
 class Conversation:
@@ -147,13 +151,17 @@ class Conversation:
         """
         access, headers = self._services.access, Headers(scope=scope)
         if has_token_in_url(scope["query_string"]):
-            raise PeerError(Problem.UNAUTHORIZED, "a token has no place in the URL: send it in hello")
+            self._services.refusals.add("token_in_url", "Refused a WebSocket with a token in its URL: %s", HOW_TO_SEND)
+            raise PeerError(Problem.UNAUTHORIZED, f"a token has no place in the URL: {HOW_TO_SEND}")
         if not access.authenticator.on:
             return None
         if "authorization" in headers:
             return await access.verify(self._address, headers)
         if "origin" not in headers:
-            raise PeerError(Problem.UNAUTHORIZED, "without an Origin, give Authorization: Bearer and a token")
+            self._services.refusals.add(
+                "no_origin", "Refused a WebSocket with neither Origin nor Authorization: %s", BEARER
+            )
+            raise PeerError(Problem.UNAUTHORIZED, BEARER)
         return None
 
     def _take(self, effect: Take) -> None:
@@ -175,6 +183,8 @@ class Conversation:
             user_id = identity.act_for(hello.user_id)
             services.admission.join(self._address, user_id)  # after the token: a slot is not to be had for nothing
         except PeerError as error:
+            if error.problem in (Problem.RATE, Problem.BUSY):
+                services.refusals.add(error.problem.code, "Refused a WebSocket: %s", error)
             channel.refuse(error)
             return
         channel.user_id = user_id  # so that `leave` follows

@@ -5,9 +5,10 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.errors import Problem
-from server.access import has_token_in_url
+from server.access import HOW_TO_SEND, has_token_in_url
 from server.origin import LOOPBACK_NAMES, Origins
 from server.problems import response
+from server.refusals import Refusals
 from server.settings import Settings
 
 CORS_MAX_AGE_S = 600
@@ -16,19 +17,22 @@ CORS_MAX_AGE_S = 600
 class Gate:
     """ASGI middleware. Refuses a WebSocket before it is accepted; a token in its URL, the endpoint explains."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, refusals: Refusals) -> None:
         self._app = app
+        self._refusals = refusals
         own_names = None if settings.auth else (*LOOPBACK_NAMES, settings.host.lower())
         self._origins = Origins(settings.allowed_origins, own_names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif not self._origins.admits(scope):
+        elif (objection := self._origins.objection(scope)) is not None:
+            self._refusals.add(objection.reason, "Refused %s", objection.sentence)
             detail = "allow this origin by the setting allowed_origins, and call the service by a name of its own"
             await _refuse(Problem.ORIGIN, detail, scope, receive, send)
         elif scope["type"] == "http" and has_token_in_url(scope["query_string"]):
-            await _refuse(Problem.UNAUTHORIZED, "a token has no place in the URL", scope, receive, send)
+            self._refusals.add("token_in_url", "Refused a request with a token in its URL: %s", HOW_TO_SEND)
+            await _refuse(Problem.UNAUTHORIZED, f"a token has no place in the URL: {HOW_TO_SEND}", scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

@@ -20,6 +20,8 @@ NEEDED = (
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _LISTS = (b"connection", b"sec-websocket-protocol")
 """May be given in several lines (RFC 9110, 5.3; RFC 6455, 11.3.4)."""
+MAX_HEADERS, MAX_LINE = 128, 8_192
+"""Of a handshake: headers, and bytes of a line. Players need a token in one of them, and no more."""
 _ONCE = frozenset((b"upgrade", b"sec-websocket-key", b"sec-websocket-version"))
 _TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 Headers = list[tuple[bytes, bytes]]
@@ -57,6 +59,12 @@ def accept_token(path: str, headers: Headers) -> bytes | None:
     except binascii.Error:
         return None
     return base64.b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def too_large(url: bytes, headers: Headers) -> bool:
+    """Whether this is more than a WebSocket's head may have."""
+    lines = (len(name) + len(value) for name, value in headers)
+    return len(headers) > MAX_HEADERS or max(len(url), *lines) > MAX_LINE
 
 
 def tokens(headers: Headers, name: bytes) -> list[bytes]:

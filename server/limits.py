@@ -144,15 +144,24 @@ class Slots:
         return slot - now
 
 
+def unmapped(address: str) -> str:
+    """An IPv4 address as such where a socket for both families gives ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2)."""
+    if ":" not in address:
+        return address
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)
+
+
 @lru_cache(maxsize=10_000)
 def network_of(address: str) -> str:
     """What one caller has: an IPv4 address, or the /64 that an IPv6 customer is given whole."""
     try:
-        parsed = ip_address(address)
+        parsed = ip_address(unmapped(address))
     except ValueError:
         return address[:64]
     if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
         return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
-    return address
+    return str(parsed)

@@ -7,6 +7,7 @@ counts as our own (DNS rebinding). So then the Host must be one that can't be ha
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 from starlette.types import Scope
 
@@ -17,6 +18,18 @@ _ORIGIN = re.compile(
 """A name in another script is its punycode here, as browsers send it."""
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_NAMEABLE = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*://)?(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?", re.ASCII | re.IGNORECASE
+)
+MAX_NAMED = 100
+"""Characters of an origin or a host in the log."""
+
+
+class Objection(NamedTuple):
+    """Why a request may not be answered: a word, and a sentence for the operator."""
+
+    reason: str
+    sentence: str
 
 
 def parse_origin(value: str) -> str:
@@ -39,8 +52,8 @@ class Origins:
         self._allowed = frozenset(allowed)
         self._own_names = None if own_names is None else frozenset(own_names)
 
-    def admits(self, scope: Scope) -> bool:
-        """Whether this request or handshake may be answered; what names no Origin was not sent by a foreign page."""
+    def objection(self, scope: Scope) -> Objection | None:
+        """None where this request or handshake may be answered; what names no Origin was not sent by a foreign page."""
         hosts, origins = [], []
         for name, value in scope["headers"]:
             if name == b"host":
@@ -48,11 +61,33 @@ class Origins:
             elif name == b"origin":
                 origins.append(value.decode("latin-1"))
         if len(hosts) > 1 or len(origins) > 1:
-            return False
+            return Objection("origin", "a request with several headers Host or Origin")
         own = _own_origin(_SCHEMES[scope["scheme"]], hosts[0]) if hosts else None
         if self._own_names is not None and hosts and own not in self._allowed and _host_of(own) not in self._own_names:
-            return False
-        return not origins or origins[0] in self._allowed or origins[0] == own
+            return Objection("host", _unknown_host(hosts[0], own))
+        if not origins or origins[0] in self._allowed or origins[0] == own:
+            return None
+        return Objection("origin", _foreign_origin(origins[0], own))
+
+
+def _unknown_host(host: str, own: str | None) -> str:
+    what = f"host {_named(host)}: without authentication only localhost, 127.0.0.1 and [::1] are answered"
+    return f"{what}; set a key for tokens, or add {own} to allowed_origins" if own is not None else what
+
+
+def _foreign_origin(origin: str, own: str | None) -> str:
+    if "://" not in origin and origin != "null":  # none that a browser sends: it could hold anything
+        return "an Origin that is malformed"
+    what = f"origin {_named(origin)}: it is not in allowed_origins"
+    if own is not None and own.partition(":")[2] == origin.lower().partition(":")[2]:
+        what += "; for pages of our own behind a proxy that speaks https, name the proxy in trusted_proxies"
+    return what
+
+
+def _named(value: str) -> str:
+    if not _NAMEABLE.fullmatch(value):
+        return "(malformed)"
+    return value if len(value) <= MAX_NAMED else f"{value[:MAX_NAMED]}…"
 
 
 @lru_cache(maxsize=1_000)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Network, ip_network
 from typing import Any
 
 import uvicorn
@@ -23,6 +24,7 @@ from server.bounded_http import BoundedHttp
 from server.clock import StoreClock
 from server.direct import DirectWebSocket
 from server.pages import PLAYER
+from server.refusals import Refusals
 from server.settings import Settings
 from server.shared_count import SharedCount
 from server.transport import ServiceConfig
@@ -131,14 +133,17 @@ def uvicorn_config(
     Args:
         store_restarts, worker_restarts: as for `create_app`, and picklable, for they go to worker processes.
     """
+    refusals = Refusals()
     return ServiceConfig(
         settings,
+        refusals,
         app=functools.partial(
             create_app,
             settings,
             own_process=True,
             store_restarts=store_restarts,
             worker_restarts=worker_restarts,
+            refusals=refusals,
         ),
         factory=True,
         workers=settings.workers,
@@ -151,7 +156,7 @@ def uvicorn_config(
         ws_ping_timeout=settings.ping_timeout_s,
         timeout_keep_alive=settings.keep_alive_s,
         proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=list(settings.trusted_proxies),
+        forwarded_allow_ips=[form for network in settings.trusted_proxies for form in _forms(network)],
         lifespan="on",
         access_log=False,  # it logs query strings
         log_level="warning",
@@ -159,6 +164,14 @@ def uvicorn_config(
         server_header=False,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s / 4)),  # server/drain.py has the other quarters
     )
+
+
+def _forms(network: str) -> tuple[str, ...]:
+    """A network as it may stand in X-Forwarded-For, written by a proxy that listens to both families."""
+    parsed = ip_network(network)
+    if isinstance(parsed, IPv6Network):
+        return (network,)
+    return network, f"::ffff:{parsed.network_address}/{96 + parsed.prefixlen}"
 
 
 def bound(listener: socket.socket, settings: Settings) -> None:

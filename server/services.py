@@ -8,6 +8,7 @@ from server.clock import Clock
 from server.drain import Drain
 from server.durations import Durations
 from server.hub import Hub
+from server.refusals import Refusals
 from server.settings import Settings
 from server.turns import Turns
 from storage.flusher import Flusher
@@ -29,5 +30,6 @@ class Services:
     """The immediate lane: what a REST answer waits for; concurrent requests share a commit."""
     durations: Durations
     drain: Drain
+    refusals: Refusals
     turns: Turns
     """What is large, for each learner one after the other: syncs, and reads of all records."""

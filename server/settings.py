@@ -1,6 +1,6 @@
 """Every setting, once, validated, refusing what is unsafe. Environment: PLAYHEAD_ and the name in capitals."""
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,7 +26,13 @@ def _ancestor(value: str) -> str:
 
 
 def _network(value: str) -> str:
-    return str(ip_network(value))
+    """IPv4 as such, also where it is written as mapped into IPv6: so peers are told."""
+    network = ip_network(value)
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return str(ip_network((mapped, network.prefixlen - 96)))
+    return str(network)
 
 
 def _durability(value: str) -> str:

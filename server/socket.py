@@ -29,7 +29,7 @@ class SocketEndpoint:
         self._rules = Plausibility(max_rate=services.settings.max_rate)
 
     def routes(self) -> list[BaseRoute]:
-        return [WebSocketRoute(SOCKET_PATH, self), Route(SOCKET_PATH, _upgrade_required)]
+        return [WebSocketRoute(SOCKET_PATH, self), Route(SOCKET_PATH, self._upgrade_required)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, settings = self._services, self._services.settings
@@ -38,6 +38,9 @@ class SocketEndpoint:
         codec = next((CODECS[name] for name in CODECS if name in offered), None)
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol if codec else None})
         if offered and codec is None:
+            services.refusals.add(
+                "subprotocol", "Refused a WebSocket that offers no subprotocol of ours: those are %s", ", ".join(CODECS)
+            )
             await send({"type": "websocket.close", "code": CloseCode.VERSION, "reason": "unknown subprotocol"})
             return
         connection = Connection(codec or next(iter(CODECS.values())), self._rules)
@@ -74,9 +77,9 @@ class SocketEndpoint:
                 channel.lease.cancel()
                 channel.lease = None  # it holds the channel
 
-
-async def _upgrade_required(request: Request) -> Response:
-    """RFC 9110, 15.5.22, and RFC 6455, 4.4."""
-    answer = response(Problem.UPGRADE_REQUIRED, NEEDED)
-    answer.headers.update({"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"})
-    return answer
+    async def _upgrade_required(self, request: Request) -> Response:
+        """RFC 9110, 15.5.22, and RFC 6455, 4.4."""
+        self._services.refusals.add("no_handshake", "Refused a request to %s: %s", SOCKET_PATH, NEEDED)
+        answer = response(Problem.UPGRADE_REQUIRED, NEEDED)
+        answer.headers.update({"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"})
+        return answer

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from asyncio import Transport
 from collections import Counter
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import uvicorn
@@ -18,11 +18,16 @@ from protocol.errors import Problem
 from server.limits import network_of
 from server.newcomers import Newcomers
 from server.problems import response
+from server.refusals import Refusals
 from server.safe_headers import SAFE_HEADERS
 from server.settings import Settings
 
 SPARE_CONNECTIONS = 1_000
 """For REST and health beside as many WebSockets as there may be, of the process and of one address."""
+TOO_MANY = (
+    "more are open than max_connections and max_newcomers allow (of one address max_connections_per_address and "
+    "max_newcomers_per_address), and the 2,000 beside them"
+)
 PLACE = "playhead.place"
 """In the ASGI scope: the Place of the connection that a request or WebSocket came by."""
 
@@ -30,8 +35,9 @@ PLACE = "playhead.place"
 class ServiceConfig(uvicorn.Config):
     """uvicorn's own, and what the protocols here need to know; picklable, for it goes to worker processes."""
 
-    def __init__(self, settings: Settings, **options: Any) -> None:
+    def __init__(self, settings: Settings, refusals: Refusals | None = None, **options: Any) -> None:
         self.settings = settings
+        self.refusals = refusals or Refusals()
         self.peers: Counter[str | None] = Counter()
         """TCP connections of this process by network; None: of the proxies."""
         self.newcomers: Newcomers[Place] = Newcomers(
@@ -48,8 +54,7 @@ class ServiceConfig(uvicorn.Config):
         network = network_of(client[0])
         if self._proxies:
             with contextlib.suppress(ValueError):
-                address: IPv4Address | IPv6Address = ip_address(client[0])
-                address = getattr(address, "ipv4_mapped", None) or address
+                address = ip_address(client[0])
                 if any(address in proxies for proxies in self._proxies):
                     return None
         return network
@@ -77,6 +82,7 @@ class Place:
         config.peers[self._network] += 1
         self.unsettle()
         if self._is_one_too_many():
+            config.refusals.add("connections", "Reset a connection: %s", TOO_MANY)
             transport.abort()
 
     def settle(self) -> None:
@@ -126,5 +132,4 @@ class PeersMistakes(logging.Filter):
     """Keeps out of uvicorn's log what any peer can write into it at will."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        mistakes = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket", "Invalid UTF-8")
-        return not str(record.msg).startswith(mistakes)
+        return not str(record.msg).startswith("Invalid UTF-8")

@@ -68,10 +68,14 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(clock: FakeClock | None = None, *, direct: bool = True, **settings: Any) -> AsyncIterator[Running]:
+async def serving(
+    clock: FakeClock | None = None, *, direct: bool = True, dual_stack: bool = False, **settings: Any
+) -> AsyncIterator[Running]:
     """Serve until the block ends; `settings` as the environment could give them, `redis_url` among them.
 
-    `direct=False`: frames go by ASGI alone, as under a server that is not ours.
+    Args:
+        direct: False: frames go by ASGI alone, as under a server that is not ours.
+        dual_stack: listen as `--host ::` does.
     """
     clock = clock or FakeClock()
     chosen = Settings(port=0, **{"flush_interval_s": 0.05, **PATIENT, **settings})
@@ -81,9 +85,10 @@ async def serving(clock: FakeClock | None = None, *, direct: bool = True, **sett
         config.ws = BoundedWebSocket
     logging.getLogger("uvicorn.error").addFilter(_MISTAKES)
     server = _Server(config)
-    with socket.socket(proto=socket.IPPROTO_TCP) as listener:  # without it asyncio leaves Nagle on
+    family = socket.AF_INET6 if dual_stack else socket.AF_INET
+    with socket.socket(family, proto=socket.IPPROTO_TCP) as listener:  # without it asyncio leaves Nagle on
         bound(listener, chosen)
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("::" if dual_stack else "127.0.0.1", 0))
         listener.listen()
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
