@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     """What players are told to keep."""
     flush_interval_s: float = Field(default=1.0, ge=0.01, le=60)
     completion_threshold: float = Field(default=0.9, gt=0, le=1)
+    min_audience: int = Field(default=5, ge=1)
+    """Callers without the scope `analytics` or `progress:any` see a video's summary from so many viewers on, and see it
+    change only when so many more have come: else two summaries would tell what a single viewer watched. Set it above
+    the number of accounts that one person may have. 1 shows everybody the figures of now. Without tokens everybody has
+    these scopes."""
     max_rate: float = Field(default=4.0, ge=1, le=16)
     """The fastest playback that is believed."""
 

@@ -81,6 +81,10 @@ class Keys:
         """Hash: userId → its entry when the recount that is under way began; lua/videos.lua derives the same name."""
         return self._video("before", shard)
 
+    def released(self, video_id: str) -> str:
+        """Hash: viewers, completed, watched of the whole video, as they were last shown to everybody."""
+        return self._video("released", video_id)
+
     def catalogue(self, video_id: str) -> str:
         """Hash: title, duration_ms."""
         return self._video("catalogue", video_id)

@@ -30,6 +30,7 @@ from storage.pending import Batch, Committed, Wanted
 from storage.pieces import Pieces
 from storage.primary import RETRY_S, Primary, pool_of, sentinel_pool
 from storage.reading import Reading
+from storage.released import ReleasedTotals
 from storage.replay import Replay
 from storage.scanning import Scanning
 from storage.scripts import Script as Script
@@ -85,6 +86,7 @@ class Store:
         self.catalogue = Catalogue(self.run, self.keys)
         self.endings = Endings(self.run, self.keys)
         self.totals = VideoTotals(self.run, self.keys, live_ms)
+        self.released = ReleasedTotals(self.run, self.keys, self.script, self.totals)
         self.scanning = Scanning(self.run, self._runs)
         self.replay = Replay(self.link, self.keys)
         self._epoch = Epoch(self.run, self.keys)

@@ -1,0 +1,62 @@
+"""The totals that everybody may see are released by whole batches of viewers."""
+
+import random
+from typing import Any
+
+import pytest
+
+from storage.totals import Totals
+from tests.storage.conftest import NewStore
+
+ON_CLUSTER = True
+BATCH = 5
+
+
+@pytest.mark.parametrize("own", [1, BATCH - 2])
+async def test_between_two_figures_there_are_always_others(new_store: NewStore, own: int) -> None:
+    """An attacker's accounts and others come and go in any order. Each figure that is released is of a batch less `own`
+    more others than the one before, unless nobody was left between."""
+    store, dice, now = new_store(), random.Random(7), Totals()
+
+    async def read(video_id: str) -> Totals:
+        return now
+
+    store.totals.read = read  # type: ignore[method-assign]
+    changes = 0
+    for run in range(20):
+        others = owned = 0
+        of_others: int | None = None
+        shown = Totals()
+        for step in range(150):
+            others = max(0, others + dice.choice((-1, 1, 1)))
+            owned = min(own, max(0, owned + dice.choice((-own, 0, own))))
+            if run % 5 == 0 and step % 50 == 49:
+                others = owned = 0
+            now = Totals(others + owned, 0, 1_000 * step + others + owned)
+            answer = await store.released.read(f"video{run}", BATCH)
+            if now.viewers == 0:
+                of_others, shown = None, Totals()
+            if answer == Totals():
+                assert now.viewers < BATCH
+            elif answer != shown:
+                assert answer == now
+                assert others >= (of_others or 0) + BATCH - own
+                of_others, shown, changes = others, answer, changes + 1
+    assert changes > 50
+
+
+@pytest.mark.parametrize("damage", [("SET", b"text"), ("HSET", "viewers", "many"), ("HSET", "viewers", 1)])
+async def test_a_released_figure_that_can_t_be_read_costs_itself_alone(
+    new_store: NewStore, damage: tuple[Any, ...]
+) -> None:
+    """Nothing is shown, or a batch is released anew; and no error."""
+    store, now = new_store(), Totals(BATCH, 1, 100)
+
+    async def read(video_id: str) -> Totals:
+        return now
+
+    store.totals.read = read  # type: ignore[method-assign]
+    command, *rest_of_it = damage
+    await store.run([(command, store.keys.released("video"), *rest_of_it)])
+    assert await store.released.read("video", BATCH) in (Totals(), now)
+    assert await store.released.read("another", BATCH) == now
