@@ -18,6 +18,7 @@ from protocol.errors import CloseCode, PeerError, Problem
 from server.channel import RETRY_AFTER_S, SocketChannel
 from server.limits import LONGEST_WAIT_S
 from server.settings import Settings
+from server.signals import HANGUP, ending, ignore_hangup
 from server.waiting import Waiter
 from storage.flusher import Flusher
 from storage.store import StoreUnavailable
@@ -117,11 +118,12 @@ class Drain:
 
 @contextlib.contextmanager
 def drained_first(drain: Drain, settings: Settings) -> Iterator[None]:
-    """Within the block the first SIGTERM or SIGINT drains, and then goes to whoever handled it before.
+    """Within the block the first SIGTERM, SIGINT or SIGHUP drains, and then goes to whoever handled it before; SIGHUP
+    as SIGTERM, which uvicorn knows.
 
-    A second ends the process at once, with 128 and its number. Not that of a worker: its parent, the shell and the
-    service manager may all send it the same first signal, so the parent decides. SIGINT comes from a person, whom no
-    balancer waits for: it gives no notice.
+    A second SIGTERM or SIGINT ends the process at once, with 128 and its number. Not that of a worker: its parent, the
+    shell and the service manager may all send it the same first signal, so the parent decides. SIGINT comes from a
+    person, whom no balancer waits for: it gives no notice.
     """
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
@@ -129,22 +131,25 @@ def drained_first(drain: Drain, settings: Settings) -> Iterator[None]:
 
     async def end(number: int, hand_on: Callable[[int, FrameType | None], Any]) -> None:
         try:
-            await drain.run(settings.drain_notice_s if number == signal.SIGTERM else 0)
+            await drain.run(0 if number == signal.SIGINT else settings.drain_notice_s)
         finally:
             hand_on(number, None)
 
     def heard(number: int) -> None:
         if not tasks:
-            tasks.add(loop.create_task(end(number, before[number])))
-        elif settings.workers == 1:
+            known = signal.SIGTERM if number == HANGUP else number
+            tasks.add(loop.create_task(end(known, before[known])))
+        elif settings.workers == 1 and number != HANGUP:
             raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending():
         before[number] = signal.signal(number, lambda number, _: loop.call_soon_threadsafe(heard, number))
     try:
         yield
     finally:
         for restored, handler in before.items():
             signal.signal(restored, handler)
+        if tasks:
+            ignore_hangup()
         for task in tasks:
             task.cancel()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network, ip_network
+from multiprocessing import resource_tracker
 from typing import Any
 
 import uvicorn
@@ -22,11 +23,13 @@ from server.app import create_app, create_store
 from server.auth import Authenticator
 from server.bounded_http import BoundedHttp
 from server.clock import StoreClock
+from server.descriptors import raise_limit
 from server.direct import DirectWebSocket
 from server.pages import PLAYER
 from server.refusals import Refusals
 from server.settings import Settings
 from server.shared_count import SharedCount
+from server.signals import ending, ignore_hangup, is_hangup_ignored
 from server.transport import ServiceConfig
 from storage.backoff import Backoff
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
@@ -52,7 +55,7 @@ class CannotServe(Exception):
 
 
 def serve(settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM.
+    """Run until SIGINT, SIGTERM or SIGHUP.
 
     Raises:
         CannotServe: the port, the data directory, the store or the key of tokens can't be had.
@@ -63,12 +66,15 @@ def serve(settings: Settings) -> None:
         raise CannotServe(str(error)) from None
     if settings.foreign_tokens:
         logger.warning("jwt_audience is not set: tokens that the issuer signs for other services are accepted, too")
-    _raise_file_limit()
+    too_low = raise_limit(settings)
     # uvicorn raises the signal that ended it once more; by default SIGTERM would then cut off our own endings.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in set(ending()) - {signal.SIGINT}:
+        signal.signal(number, _end)
     store_restarts, worker_restarts = SharedCount(), SharedCount()
     with _listen(settings) as listener, _store(settings, store_restarts.add) as stored:
         asyncio.run(_check(stored, theirs=settings.redis_url is not None))
+        if too_low is not None:
+            logger.warning("%s", too_low)
         config = uvicorn_config(stored, logs.config(settings.log_level), store_restarts, worker_restarts)
         port = listener.getsockname()[1]
         threading.Thread(target=_announce, args=(settings, port), daemon=True).start()
@@ -82,12 +88,28 @@ class Workers(Multiprocess):
     """uvicorn's, whose end has an end: by a second signal, or when a worker takes longer than it may."""
 
     def __init__(self, config: ServiceConfig, sockets: list[socket.socket], restarts: SharedCount) -> None:
-        super().__init__(config, sockets)
+        ignored = is_hangup_ignored()
+        ignore_hangup()
+        resource_tracker.ensure_running()  # Python's own helper, which a closing terminal would end before the workers
+        super().__init__(config, sockets)  # it handles every signal
+        if ignored:
+            ignore_hangup()
         self._restarts = restarts
         self._backoff = Backoff(*WORKER_RETRY_S)
         self._not_before = 0.0
         steady = f"No worker has died for {WORKER_STEADY_S:g} s"
         self._outage = Outage(logger, "A worker died and is replaced", steady)
+
+    def handle_hup(self) -> None:
+        """As with one process: uvicorn would replace the workers, one after another."""
+        self.handle_term()
+
+    def handle_ttin(self) -> None:
+        """Nor does it change how many workers there are: terminals send these two to whoever reads or writes behind
+        them."""
+
+    def handle_ttou(self) -> None:
+        """As `handle_ttin`."""
 
     def keep_subprocess_alive(self) -> None:
         """One that dies is replaced, later each time where that happens again and again."""
@@ -231,13 +253,9 @@ async def _check(settings: Settings, theirs: bool) -> None:
         await store.close()
 
 
-def _raise_file_limit() -> None:
-    """Each connection is an open file; the default of many systems is 1,024."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _end(*_: Any) -> None:
+    ignore_hangup()
+    sys.exit(0)
 
 
 def _announce(settings: Settings, port: int) -> None:

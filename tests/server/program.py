@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,11 +79,14 @@ class Log:
 
 
 @contextlib.asynccontextmanager
-async def launched(*options: str, **env: str) -> AsyncIterator[Process]:
-    """`playhead serve` with these options, not waited for."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "server", "serve", *options, cwd=ROOT, env=environment(**env), stdout=PIPE, stderr=PIPE
-    )
+async def launched(*options: str, through: Sequence[str] = (), **env: str) -> AsyncIterator[Process]:
+    """`playhead serve` with these options, not waited for.
+
+    Args:
+        through: words before it, of a program that becomes it.
+    """
+    words = (*through, sys.executable, "-m", "server", "serve", *options)
+    process = await asyncio.create_subprocess_exec(*words, cwd=ROOT, env=environment(**env), stdout=PIPE, stderr=PIPE)
     try:
         yield process
     finally:
@@ -99,9 +102,9 @@ async def launched(*options: str, **env: str) -> AsyncIterator[Process]:
 
 
 @contextlib.asynccontextmanager
-async def serve(port: int, *options: str, **env: str) -> AsyncIterator[Program]:
-    """`playhead serve`, once it says that it is ready."""
-    async with launched("--port", str(port), *options, **env) as process:
+async def serve(port: int, *options: str, through: Sequence[str] = (), **env: str) -> AsyncIterator[Program]:
+    """`playhead serve`, once it says that it is ready; `through` as for `launched`."""
+    async with launched("--port", str(port), *options, through=through, **env) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         log = Log()
