@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from server import transport
 from server.limits import LONGEST_WAIT_S
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S, Device, device
+from tests.nginx import nginx
 from tests.rest import ok, rest
 from tests.security.attacker import Attacker, frame, head, upgrade
 from tests.security.callers import bearer, greeted, guarded, learner, received, socket
@@ -128,6 +130,24 @@ async def test_silent_sockets_of_strangers_keep_no_learner_out(
             assert (await player.play(V, 0, 1))["rejected"] == []
         for opened in more:
             await (await opened.ping())
+
+
+@pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
+async def test_nor_do_they_behind_a_real_nginx(store_server: StoreServer, prefix: str, tmp_path: Path) -> None:
+    """All by nginx, and all from one address."""
+    settings = {"max_newcomers_per_address": QUOTA, "hello_timeout_s": 120, "trusted_proxies": (PROXY,)}
+    async with (
+        guarded(store_server, prefix, **settings) as server,
+        nginx(tmp_path, server.port) as port,
+        AsyncExitStack() as stack,
+    ):
+        proxied, users = Running(port, server.settings), [str(uuid4()) for _ in range(2 * QUOTA)]
+        strangers = [await stack.enter_async_context(socket(proxied)) for _ in range(CROWD)]
+        players = [await stack.enter_async_context(learner(proxied, token(user), user)) for user in users]
+        for stranger in strangers[: CROWD - QUOTA]:
+            await gone(stranger)
+        for player in players:
+            assert (await player.play(V, 0, 1))["rejected"] == []
 
 
 async def test_strangers_at_one_address_close_no_socket_of_another(store_server: StoreServer, prefix: str) -> None:
