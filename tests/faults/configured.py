@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.configured import CONFIGURATIONS, Kind, Nodes, Stores, configured
+from tests.configurations import CONFIGURATIONS, Kind
+from tests.configured import Nodes, Stores, configured
 from tests.faults.place import Admin, Change, Place
 from tests.faults.relay import Relay
 

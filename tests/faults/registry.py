@@ -3,19 +3,38 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.configured import CONFIGURATIONS
+from tests.configurations import CONFIGURATIONS, EMBEDDED
 from tests.faults.cases import clusters, configured, devices, envelopes, kills, outages, refusals, server
 from tests.faults.effort import Effort
 from tests.faults.scene import Row
 
-PLACES_OF_CONFIGURATIONS = {f"{of.name}-{kind}": of.name for of in CONFIGURATIONS.values() for kind in of.kinds}
-"""As `tests/configured.py` describes them, on each kind of server that can."""
+CONFIGURATION_OF = {
+    "embedded": EMBEDDED,
+    "valkey": "always",
+    "redis": "always",
+    "cluster": "cluster",
+    **{f"{of.name}-{kind}": of.name for of in CONFIGURATIONS.values() for kind in of.kinds},
+}
+"""By place, the store of the documents that it is: the first four have relays of ours, for what needs them."""
 EVERYWHERE = ("embedded", "valkey", "redis")
 ONE_SERVER = ("valkey", "redis")
 """Stores whose files are one server's, with a relay of ours between the service and it."""
 BEHIND_A_RELAY = (*ONE_SERVER, "cluster")
-CONFIGURED = tuple(PLACES_OF_CONFIGURATIONS)
-REPLICATED = tuple(name for name, of in PLACES_OF_CONFIGURATIONS.items() if CONFIGURATIONS[of].topology != "one")
+CONFIGURED = tuple(name for name in CONFIGURATION_OF if name not in (*EVERYWHERE, "cluster"))
+"""With no relay, as a document says it, on each kind of server that can be it."""
+REPLICATED = tuple(name for name in CONFIGURED if CONFIGURATIONS[CONFIGURATION_OF[name]].topology != "one")
+
+ORDER = "Reports may come late, twice"
+KILLED = "An acked heartbeat survives kill -9"
+CLOCKS = "A forgotten TV"
+SHARES = "No learner, and no crowd of strangers"
+HERD = "A herd that returns"
+ENDS = "A process that ends"
+ALL = "Whatever is killed, stopped, cut off, full or refused"
+STORES = "Each store that is described below"
+PRIMARIES = "On a cluster or with sentinels"
+AWAY = "The store may be away"
+"""The beginnings of promises in README, "What you can rely on"; tests/test_documented.py compares them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,33 +44,40 @@ class Case:
     places: tuple[str, ...]
     short: str
     """The one place of the short form."""
+    promises: tuple[str, ...] = (ALL,)
+    """What it shows; README says for each promise on which stores that is."""
+
+    @property
+    def configurations(self) -> frozenset[str]:
+        """The stores of the documents that it covers."""
+        return frozenset(CONFIGURATION_OF[place] for place in self.places)
 
 
 CASES = (
-    Case("server-killed", kills.server, (*EVERYWHERE, "cluster"), "embedded"),
-    Case("killed-at-each-step", kills.between_the_stages, (*EVERYWHERE, "cluster"), "valkey"),
-    Case("worker-killed", kills.worker, (*EVERYWHERE, "cluster"), "embedded"),
-    Case("store-killed", kills.store, EVERYWHERE, "embedded"),
-    Case("data-lost", kills.data, EVERYWHERE, "redis"),
-    Case("data-lost-in-a-commit", kills.between, ONE_SERVER, "valkey"),
-    Case("store-stopped", outages.stopped, (*EVERYWHERE, "cluster"), "embedded"),
-    Case("store-line", outages.line, BEHIND_A_RELAY, "valkey"),
-    Case("subscription-silent", outages.silent, BEHIND_A_RELAY, "valkey"),
-    Case("store-refuses", refusals.refusals, (*EVERYWHERE, "cluster"), "embedded"),
-    Case("flush-cancelled", server.cancelled, BEHIND_A_RELAY, "redis"),
-    Case("server-stopped", server.stopped, ("embedded",), "embedded"),
-    Case("buffer-full", server.full, (*EVERYWHERE, "cluster"), "embedded"),
-    Case("one-learner-fills", server.share, EVERYWHERE, "redis"),
-    Case("many-videos", server.many_videos, ("embedded",), "embedded"),
-    Case("clock-set", server.clock, ("embedded",), "embedded"),
-    Case("half-open", devices.half_open, ("embedded",), "embedded"),
-    Case("storm", devices.storm, ("embedded", "redis", "cluster"), "embedded"),
-    Case("tunnel", devices.dark, ("embedded",), "embedded"),
-    Case("beacons", devices.beacons, ("embedded",), "embedded"),
-    Case("envelopes", envelopes.envelopes, ("embedded", "redis", "cluster"), "embedded"),
-    Case("cluster-changes", clusters.changes, ("cluster",), "cluster"),
-    Case("shards-lost", clusters.lost, ("cluster",), "cluster"),
-    Case("store-restarted", configured.restarts, CONFIGURED, "users-redis7"),
-    Case("replicas-resynced", configured.resyncs, REPLICATED, "replica-users-redis7"),
-    Case("several-nodes", clusters.nodes, ("valkey", "redis", "cluster"), "cluster"),
+    Case("server-killed", kills.server, (*EVERYWHERE, "cluster"), "embedded", (KILLED, ALL)),
+    Case("killed-at-each-step", kills.between_the_stages, (*EVERYWHERE, "cluster"), "valkey", (KILLED, ALL)),
+    Case("worker-killed", kills.worker, (*EVERYWHERE, "cluster"), "embedded", (KILLED, ALL)),
+    Case("store-killed", kills.store, EVERYWHERE, "embedded", (KILLED, STORES, ALL)),
+    Case("data-lost", kills.data, EVERYWHERE, "redis", (ALL,)),
+    Case("data-lost-in-a-commit", kills.between, ONE_SERVER, "valkey", (ALL,)),
+    Case("store-stopped", outages.stopped, (*EVERYWHERE, "cluster"), "embedded", (AWAY, ALL)),
+    Case("store-line", outages.line, BEHIND_A_RELAY, "valkey", (AWAY, ALL)),
+    Case("subscription-silent", outages.silent, BEHIND_A_RELAY, "valkey", (AWAY, ALL)),
+    Case("store-refuses", refusals.refusals, (*EVERYWHERE, "cluster"), "embedded", (ALL,)),
+    Case("flush-cancelled", server.cancelled, BEHIND_A_RELAY, "redis", (ALL,)),
+    Case("server-stopped", server.stopped, ("embedded",), "embedded", (ENDS,)),
+    Case("buffer-full", server.full, (*EVERYWHERE, "cluster"), "embedded", (AWAY, ALL)),
+    Case("one-learner-fills", server.share, EVERYWHERE, "redis", (SHARES, ALL)),
+    Case("many-videos", server.many_videos, ("embedded",), "embedded", (ALL,)),
+    Case("clock-set", server.clock, ("embedded",), "embedded", (CLOCKS,)),
+    Case("half-open", devices.half_open, ("embedded",), "embedded", (ALL,)),
+    Case("storm", devices.storm, ("embedded", "redis", "cluster"), "embedded", (HERD,)),
+    Case("tunnel", devices.dark, ("embedded",), "embedded", (ORDER, ALL)),
+    Case("beacons", devices.beacons, ("embedded",), "embedded", (ORDER,)),
+    Case("envelopes", envelopes.envelopes, ("embedded", "redis", "cluster"), "embedded", (ORDER,)),
+    Case("cluster-changes", clusters.changes, ("cluster",), "cluster", (PRIMARIES,)),
+    Case("shards-lost", clusters.lost, ("cluster",), "cluster", (ALL,)),
+    Case("store-restarted", configured.restarts, CONFIGURED, "users-redis7", (STORES,)),
+    Case("replicas-resynced", configured.resyncs, REPLICATED, "replica-users-redis7", (STORES, PRIMARIES)),
+    Case("several-nodes", clusters.nodes, ("valkey", "redis", "cluster"), "cluster", (KILLED, PRIMARIES)),
 )

@@ -17,7 +17,8 @@ import pytest
 from storage.keys import Keys
 from storage.posture import concerns
 from tests.clustered import Member, at_once, by_keys
-from tests.configured import CONFIGURATIONS, Cluster, Stores, configured, until
+from tests.configurations import CONFIGURATIONS
+from tests.configured import Cluster, Stores, configured, until
 from tests.device import PATIENCE_S, device
 from tests.rest import ok, rest
 from tests.serving import Running, serving
