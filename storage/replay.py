@@ -91,7 +91,7 @@ class Replay:
         persistence, server, *answers = replies
         if isinstance(persistence, dict) and not persistence.get("aof_enabled"):
             return None
-        if isinstance(server, dict) and _checks_nobody(server):
+        if isinstance(server, dict) and not replay_checks_rights(server):
             return None
         if any(isinstance(answer, ResponseError) for answer in answers):
             return None if _is_default(primary) else NOT_SHOWN
@@ -99,9 +99,10 @@ class Replay:
         return WOULD_DROP.format(", ".join(refused)) if refused else None
 
 
-def _checks_nobody(server: dict[str, Any]) -> bool:
+def replay_checks_rights(server: dict[str, Any]) -> bool:
+    """Whether a store checks the default user's rights when it replays its file, by its INFO; yes if unclear."""
     version = str(server.get("valkey_version", "0")).split(".")
-    return tuple(int(part) for part in version if part.isdigit()) >= UNCHECKED_SINCE
+    return tuple(int(part) for part in version if part.isdigit()) < UNCHECKED_SINCE
 
 
 def _is_default(primary: Primary) -> bool:

@@ -245,6 +245,20 @@ async def test_the_user_of_the_example_may_do_nothing_else(guarded: Guarded) -> 
         assert client.ping()
 
 
+OPERATORS_TOO = {"SCAN 0", "DEL ph:epoch"}
+
+
+async def test_the_operators_user_may_do_nothing_else_either(guarded: Guarded) -> None:
+    """Beyond walking through all keys, and taking away those of ours."""
+    with redis.Redis.from_url(as_operator(guarded.path)) as client:
+        for command in sorted({*DENIED} - OPERATORS_TOO):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command.split())
+        for script in SCRIPTED:
+            with pytest.raises(redis.exceptions.ResponseError, match=r"permission|ACL|not allowed|can't"):
+                client.evalsha(client.script_load(script), 1, "other:key")
+
+
 STRANGERS = ["", ":@", ":x@", "default:@", "default:x@", f"default:{quote(PASSWORD, safe='')}@", "playhead:x@"]
 """Users and passwords of those who have none."""
 

@@ -12,11 +12,13 @@ import redis
 from protocol.record import Report
 from storage.keys import Keys
 from storage.pending import Batch, Delta
-from storage.replay import FRESH_S, NOT_SHOWN, REPLAYED, Replay
+from storage.replay import FRESH_S, NOT_SHOWN, REPLAYED, Replay, replay_checks_rights
 from storage.store import Store
 from tests.conftest import _await_answer
+from tests.ports import free_port
 from tests.replicated import binary
 from tests.rest import ok, rest
+from tests.server.program import serve
 from tests.serving import serving
 from tests.storage.own_store import PASSWORD, PATIENCE_S, as_playhead, opened, written_acl
 from tests.storage.test_acl import conversation, operate
@@ -123,6 +125,24 @@ async def test_what_is_said_is_what_a_restart_does(guarded: Guarded, row: Row) -
         assert told == []
 
 
+@pytest.mark.parametrize(
+    ("server", "checks"),
+    [
+        ({"redis_version": "7.0.15"}, True),
+        ({"redis_version": "8.2.3"}, True),
+        ({"redis_version": "7.2.4", "valkey_version": "9.0.0"}, True),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.1"}, True),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.2-rc1"}, True),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.2"}, False),
+        ({"redis_version": "7.2.4", "valkey_version": "10.0.0"}, False),
+        ({}, True),
+    ],
+)
+def test_which_versions_check_the_default_users_rights(server: dict[str, str], checks: bool) -> None:
+    """Tried on real servers: 7.0.15, 8.2.3, 9.0.0, 9.1.0, 9.1.1 and 9.1.2. If unclear, the worse is assumed."""
+    assert replay_checks_rights(server) == checks
+
+
 async def test_a_store_without_a_file_replays_none(tmp_path: Path) -> None:
     guarded = Guarded("redis7", tmp_path, "--appendonly", "no")
     guarded.users((SHIPPED, AS_IT_WAS))
@@ -217,8 +237,9 @@ def commands(text: bytes) -> Iterator[str]:
         yield words[0].decode().upper()
 
 
-async def test_readiness_and_the_log_say_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As a note of a service that is ready, for everybody to read: no address, no password."""
+async def test_readiness_and_the_log_say_it(tmp_path: Path) -> None:
+    """The program's log at its start, and a note of a service that is ready, which everybody may read: no address, no
+    password."""
     guarded = Guarded("redis7", tmp_path)
     guarded.users((SHIPPED, AS_IT_WAS))
     guarded.start()
@@ -230,5 +251,7 @@ async def test_readiness_and_the_log_say_it(tmp_path: Path, caplog: pytest.LogCa
         assert "next restart drops records" in note
         assert PASSWORD not in note
         assert str(tmp_path) not in note
+        async with serve(free_port(), "--redis-url", guarded.url) as program:
+            await program.logged(note)
     finally:
         guarded.end()
