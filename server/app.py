@@ -37,6 +37,7 @@ from server.safe_headers import with_safe_headers
 from server.services import Services
 from server.settings import Settings
 from server.socket import SocketEndpoint
+from server.tally import TALLY, Tally
 from server.turns import Turns
 from server.videos import VideoEndpoints
 from storage.backoff import Backoff
@@ -90,7 +91,7 @@ def create_app(
     access = Access(settings, machine)
 
     @asynccontextmanager
-    async def lifespan(app: _App) -> AsyncIterator[None]:
+    async def lifespan(app: _App) -> AsyncIterator[dict[str, Any]]:
         store = create_store(settings)
         start = Backoff(*START_RETRY_S)
         try:
@@ -121,7 +122,9 @@ def create_app(
         lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
         durations = Durations(store, lanes[1], clock)
         drain = Drain(settings, lanes[0])
-        services = Services(settings, clock, access, admission, store, hub, *lanes, durations, drain, refused, Turns())
+        services = Services(
+            settings, clock, access, admission, store, hub, *lanes, durations, drain, refused, app.tally, Turns()
+        )
         metrics.watch(
             services,
             {
@@ -156,12 +159,13 @@ def create_app(
             *metrics.routes(),
             *rates.limited("files", pages(settings.serves_demo, settings.frame_ancestors)),
         ]
+        app.tally.know(app.routes)
         try:
             garbage = [Garbage().run()] if own_process else []
             async with _running(hub.run(), metrics.run(), store_clock.run(), *garbage):
                 async with _running(*(lane.run() for lane in lanes)), _running(durations.run()):
                     with drained_first(drain, settings) if own_process else nullcontext():
-                        yield
+                        yield {TALLY: app.tally}
                 drained = await asyncio.gather(*(lane.drain(drain.left_s()) for lane in lanes))
                 if not all(drained):
                     logger.error("The store did not take the last batch; what was not acked will be sent again")
@@ -181,11 +185,19 @@ class _App(Starlette):
 
     socket: ASGIApp | None = None
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.tally = Tally()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and scope["path"] == SOCKET_PATH and self.socket is not None:
-            await self.socket(scope, receive, send)
+        if scope["type"] == "http":
+            await super().__call__(scope, receive, with_safe_headers(self.tally.counting(scope, send)))
+        elif scope["type"] == "websocket":
+            to_socket = scope["path"] == SOCKET_PATH and self.socket is not None
+            await (self.socket if to_socket and self.socket is not None else super().__call__)(scope, receive, send)
+            self.tally.refused_in(scope, "websocket")
         else:
-            await super().__call__(scope, receive, with_safe_headers(send) if scope["type"] == "http" else send)
+            await super().__call__(scope, receive, send)
 
 
 @asynccontextmanager

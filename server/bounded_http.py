@@ -12,6 +12,7 @@ from server import handshake
 from server.bounded_websocket import BoundedWebSocket
 from server.corked import Corked
 from server.limits import unmapped
+from server.tally import TALLY
 from server.transport import PLACE, Place, ServiceConfig, last_words
 
 BODY_GRACE_S = 5.0
@@ -48,7 +49,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client is not None:  # here, once: all that asks whose a connection is takes it from us
             self.client = unmapped(self.client[0]), self.client[1]
-        self._place = Place(self.config, self.client, transport)
+        self._place = Place(self.config, self.client, transport, self.app_state.get(TALLY))
         self._expect(self._settings.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -216,6 +217,8 @@ class BoundedHttp(HttpToolsProtocol):
             Problem.TOO_LARGE: f"a message has at most {self._most()} bytes, chunk sizes and trailers included",
         }
         self.transport.write(last_words(self._problem, details[self._problem]))
+        if (tally := self.app_state.get(TALLY)) is not None:
+            tally.refuse("http", self._problem)
         self.transport.close()
 
     def _most(self) -> int:

@@ -7,12 +7,14 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode as StandardCode
 from websockets.frames import Frame
 from websockets.protocol import State
 
 from protocol.errors import CloseCode
 from server import handshake
 from server.limits import Bucket
+from server.tally import TALLY, Tally
 from server.transport import PLACE, Place, ServiceConfig
 
 SLICE = 4_096
@@ -45,6 +47,18 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self._place is not None:
             self._place.leave()
         super().connection_lost(exc)
+        if self.handshake_complete and (tally := self.app_state.get(TALLY)) is not None:
+            self._count(tally)
+
+    def _count(self, tally: Tally) -> None:
+        """Whoever sent a close frame first has closed; without one, the network has."""
+        sent, received = self.conn.close_sent, self.conn.close_rcvd
+        if received is not None and (sent is None or self.conn.close_rcvd_then_sent):
+            tally.close("client", received.code)
+        elif sent is not None:
+            tally.close("server", sent.code, sent.reason)
+        else:
+            tally.close("network", StandardCode.ABNORMAL_CLOSURE)
 
     def take_over(self, http: HttpToolsProtocol, place: Place | None, token: bytes, early: bytes) -> None:
         """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed.

@@ -217,6 +217,7 @@ class Conversation:
         try:
             identity = await self._services.access.verify(self._address, NO_HEADERS, token)
         except PeerError as error:
+            self._services.tally.refuse("websocket", error.problem)
             self._channel.carry_out((self._connection.error(error),))
             return
         try:

@@ -39,7 +39,7 @@ class OneLine(logging.Formatter):
 
 
 def config(level: str) -> dict[str, Any]:
-    """For logging.config.dictConfig, in each process. `level` is ours; libraries speak at warnings only.
+    """For logging.config.dictConfig, in each process. `level` is ours; libraries speak at warnings only, audits always.
 
     At lower levels the WebSocket library would write down each frame and header.
     """
@@ -51,6 +51,7 @@ def config(level: str) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "loggers": {
             **{name: {"level": level.upper()} for name in ("server", "storage", "protocol")},
+            "playhead.audit": {"level": "INFO"},
             "uvicorn": {"level": "WARNING"},
             "uvicorn.error": {"level": "WARNING", "filters": ["peers"]},
         },

@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -28,6 +30,7 @@ from server.clock import StoreClock
 from server.identity import ANALYTICS
 from server.problems import NOT_KEPT
 from server.services import Services
+from server.tally import Tally
 
 LAG_STEP_S = 0.5
 LAG_WINDOW = 20
@@ -49,6 +52,8 @@ class Metrics(Collector):
             registry=self._registry,
             buckets=FLUSH_BUCKETS_S,
         )
+        self._build = GaugeMetricFamily("playhead_build_info", "What runs here", labels=["python", "version"])
+        self._build.add_metric([python_version(), _version()], 1)
         self._lags: deque[float] = deque([0.0], LAG_WINDOW)
         self._services: Services | None = None
         self._retries: Mapping[str, Callable[[], int]] = {}
@@ -72,6 +77,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         services = self._services
         assert services is not None  # noqa: S101 registered by `watch`
+        yield self._build
         yield _gauge("playhead_connections", "Open WebSockets", services.drain.connections)
         waiting = GaugeMetricFamily("playhead_pending_reports", "Reports that wait for the next flush", labels=["lane"])
         waiting.add_metric(["heartbeats"], services.heartbeats.waiting)
@@ -88,6 +94,7 @@ class Metrics(Collector):
         for name, count in self._retries.items():
             retries.add_metric([name], count())
         yield retries
+        yield from _tallied(services.tally)
 
     def routes(self) -> list[Route]:
         return [Route("/metrics", self.show)]
@@ -96,6 +103,28 @@ class Metrics(Collector):
         assert self._services is not None  # noqa: S101 routed after `watch`
         (await self._services.access.identify(request)).require(ANALYTICS)
         return Response(generate_latest(self._registry), headers=NOT_KEPT, media_type=CONTENT_TYPE_LATEST)
+
+
+def _tallied(tally: Tally) -> Iterator[Metric]:
+    requests = CounterMetricFamily("playhead_requests", "HTTP answers", labels=["method", "route", "status"])
+    for (method, route, status), count in tally.requests.items():
+        requests.add_metric([method, route, str(status)], count)
+    yield requests
+    refused = CounterMetricFamily("playhead_refusals", "Problems answered, by their code", labels=["reason", "way"])
+    for (way, reason), count in tally.refused.items():
+        refused.add_metric([reason, way], count)
+    yield refused
+    closed = CounterMetricFamily("playhead_closes", "WebSockets that ended, by close code", labels=["closer", "code"])
+    for labels, count in tally.closed.items():
+        closed.add_metric(labels, count)
+    yield closed
+
+
+def _version() -> str:
+    try:
+        return version("playhead")
+    except PackageNotFoundError:  # run from its source, not installed
+        return "unknown"
 
 
 def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:

@@ -5,6 +5,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.rest import SessionsEnded
+from server.audit import actor_of, audited
 from server.bodies import answer
 from server.identity import PROGRESS_ANY
 from server.parameters import only_query, path_id
@@ -22,8 +23,11 @@ class OperationEndpoints:
 
     async def end_sessions(self, request: Request) -> Response:
         """Close all WebSockets of a user, in every process. A token that is still valid lets the user in again."""
-        (await self._services.access.identify(request)).require(PROGRESS_ANY)
+        identity = await self._services.access.identify(request)
+        identity.require(PROGRESS_ANY)
         only_query(request)
         user_id = path_id(request, "userId")
-        await self._services.store.endings.add(user_id, self._services.clock().wall)
+        with audited("sessions.end", actor_of(identity), user=user_id) as act:
+            await self._services.store.endings.add(user_id, self._services.clock().wall)
+            act.outcome = "ended"
         return answer(SessionsEnded())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from server.app import create_store
+from server.audit import audited, operator
 from server.clock import Clock, StoreClock
 from server.moving import export_to, import_from
 from server.progress_bar import ProgressBar
@@ -20,6 +21,8 @@ from storage.rebuild import Found, Rebuild
 from storage.rights import lacked_right
 from storage.store import Store, StoreUnavailable
 
+AUDITED = ("import", "rebuild")
+"""Commands that change what is stored."""
 DRIFT = 1
 """Exit code: there is, or was, something to say."""
 Command = Callable[[Store, Settings, Clock], Awaitable[int]]
@@ -61,7 +64,7 @@ def run(chosen: str, given: dict[str, Any]) -> int:
         ValidationError: a setting is wrong.
     """
     stores = {name: value for name in ("data_dir", "redis_url") if (value := given.pop(name)) is not None}
-    return asyncio.run(_with_store(chosen, Settings(**stores), functools.partial(COMMANDS[chosen], **given)))
+    return asyncio.run(_with_store(chosen, Settings(**stores), given))
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
@@ -69,7 +72,8 @@ def _add_store(command: argparse.ArgumentParser) -> None:
     command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
 
 
-async def _with_store(name: str, settings: Settings, command: Command) -> int:
+async def _with_store(name: str, settings: Settings, given: dict[str, Any]) -> int:
+    command: Command = functools.partial(COMMANDS[name], **given)
     async with _embedded(settings) as stored:
         try:
             store = create_store(stored)
@@ -77,7 +81,12 @@ async def _with_store(name: str, settings: Settings, command: Command) -> int:
             raise CannotServe(f"--redis-url is not one: {error}") from None
         try:
             await store.check()
-            return await command(store, stored, await StoreClock.of(store))
+            clock = await StoreClock.of(store)
+            options = {option: value for option, value in given.items() if value not in (None, False)}
+            with audited(name, operator(), log=name in AUDITED and not given.get("check"), **options) as act:
+                code = await command(store, stored, clock)
+                act.outcome = "done" if code == 0 else "incomplete"
+            return code
         except StoreUnavailable as error:
             if right := lacked_right(error):
                 raise CannotServe(

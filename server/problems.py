@@ -9,6 +9,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from protocol.errors import FieldError, PeerError, Problem
 from storage.pending import Full
@@ -17,6 +18,8 @@ from storage.store import StoreUnavailable
 logger = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:playhead:problem:"
+PROBLEM = "playhead.problem"
+"""In the ASGI scope: what was answered with."""
 RETRY_AFTER_S = 2
 MAX_NAME = 64
 """Characters of a parameter's name that a refusal repeats."""
@@ -31,6 +34,16 @@ class RestError(PeerError):
     def __init__(self, problem: Problem, detail: str, fields: tuple[FieldError, ...] = (), where: str = "body") -> None:
         super().__init__(problem, detail, fields)
         self.where = where
+
+
+class ProblemResponse(Response):
+    """Leaves its problem in the scope, for whoever counts."""
+
+    problem: Problem
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[PROBLEM] = self.problem
+        await super().__call__(scope, receive, send)
 
 
 def bad_parameter(name: str, detail: str, where: str) -> RestError:
@@ -65,7 +78,8 @@ def response(
     }
     if fields:
         body["errors"] = [{"pointer": f.pointer, "detail": f.detail, "in": where} for f in fields]
-    answer = Response(json.dumps(body), problem.value.status, NOT_KEPT, media_type="application/problem+json")
+    answer = ProblemResponse(json.dumps(body), problem.value.status, NOT_KEPT, media_type="application/problem+json")
+    answer.problem = problem
     if problem.value.status in (429, 503):
         answer.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if problem is Problem.MEDIA_TYPE:

@@ -25,6 +25,7 @@ from protocol.rest import (
 )
 from protocol.scalars import MAX_SEQ
 from protocol.session import Now, Plausibility, Sessions
+from server.audit import actor_of, audited
 from server.bodies import BodyReader, answer, validated
 from server.identity import Identity
 from server.listing import Listing, parts
@@ -180,11 +181,14 @@ class ProgressEndpoints:
         identity = await self._access.identify(request)
         only_query(request)
         user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
-        await barrier(self._services.heartbeats)
-        waiter = OpsWaiter(user_id, [(video_id, self._now)])
-        await waiter.commit(self._services.requests)
-        if waiter.outcomes[0] is Outcome.NOTHING_TO_DELETE:
-            raise _no_progress()
+        of_another = identity.user_id != user_id
+        with audited("progress.delete", actor_of(identity), user=user_id, video=video_id, log=of_another) as act:
+            await barrier(self._services.heartbeats)
+            waiter = OpsWaiter(user_id, [(video_id, self._now)])
+            await waiter.commit(self._services.requests)
+            if waiter.outcomes[0] is Outcome.NOTHING_TO_DELETE:
+                raise _no_progress()
+            act.outcome = "deleted"
         return answer(Deleted())
 
     async def engagement(self, request: Request) -> Response:

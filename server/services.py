@@ -10,6 +10,7 @@ from server.durations import Durations
 from server.hub import Hub
 from server.refusals import Refusals
 from server.settings import Settings
+from server.tally import Tally
 from server.turns import Turns
 from storage.flusher import Flusher
 from storage.store import Store
@@ -31,5 +32,6 @@ class Services:
     durations: Durations
     drain: Drain
     refusals: Refusals
+    tally: Tally
     turns: Turns
     """What is large, for each learner one after the other: syncs, and reads of all records."""

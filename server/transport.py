@@ -21,6 +21,7 @@ from server.problems import response
 from server.refusals import Refusals
 from server.safe_headers import SAFE_HEADERS
 from server.settings import Settings
+from server.tally import Tally
 
 SPARE_CONNECTIONS = 1_000
 """For REST and health beside as many WebSockets as there may be, of the process and of one address."""
@@ -73,17 +74,20 @@ class Place:
     sent can keep out nobody.
     """
 
-    __slots__ = ("_config", "_network", "_transport")
+    __slots__ = ("_config", "_network", "_tally", "_transport")
 
-    def __init__(self, config: ServiceConfig, client: tuple[str, int] | None, transport: Transport) -> None:
+    def __init__(
+        self, config: ServiceConfig, client: tuple[str, int] | None, transport: Transport, tally: Tally | None
+    ) -> None:
         self._config = config
+        self._tally = tally
         self._network = config.network_of(client)
         self._transport: Transport | None = transport
         config.peers[self._network] += 1
         self.unsettle()
         if self._is_one_too_many():
             config.refusals.add("connections", "Reset a connection: %s", TOO_MANY)
-            transport.abort()
+            self._cut_off(transport)
 
     def settle(self) -> None:
         """A valid token has come."""
@@ -95,7 +99,12 @@ class Place:
             return
         oldest = self._config.newcomers.enter(self, self._network)
         if oldest is not None and oldest._transport is not None:
-            oldest._transport.abort()
+            self._cut_off(oldest._transport)
+
+    def _cut_off(self, transport: Transport) -> None:
+        transport.abort()
+        if self._tally is not None:
+            self._tally.refuse("tcp", Problem.BUSY)
 
     def abort(self) -> None:
         """Cut the connection off, with whatever waits to be written."""

@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from protocol.errors import Problem
 from protocol.rest import Analytics, Summary, VideoBody, VideoView
+from server.audit import actor_of, audited
 from server.bodies import BodyReader, answer
 from server.identity import ANALYTICS, PROGRESS_ANY
 from server.parameters import only_query, path_id
@@ -82,12 +83,14 @@ class VideoEndpoints:
         body = await self._bodies.message(request, access.payer(request, identity), VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
         catalogue, durations = self._services.store.catalogue, self._services.durations
-        known = await catalogue.get(video_id)
-        if video.duration_ms and (known is None or known.duration_ms != video.duration_ms):
-            async with durations.changing(video_id):
+        with audited("catalogue.put", actor_of(identity), video=video_id) as act:
+            known = await catalogue.get(video_id)
+            if video.duration_ms and (known is None or known.duration_ms != video.duration_ms):
+                async with durations.changing(video_id):
+                    await catalogue.put(video_id, video)
+            else:
                 await catalogue.put(video_id, video)
-        else:
-            await catalogue.put(video_id, video)
+            act.outcome = "created" if known is None else "unchanged" if known == video else "changed"
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
     async def get(self, request: Request) -> Response:
