@@ -69,12 +69,12 @@ async def test_every_answer_says_what_it_may_be_used_for(store_server: StoreServ
 async def test_a_bug_of_ours_and_what_is_no_request_say_it_too(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
+    async def broken(*_: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("server.progress._all", broken)
+    monkeypatch.setattr("server.health.HealthEndpoints.live", broken)
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as api:
-        answer = await api.get(f"/progress/{uuid4()}")
+        answer = await api.get("/livez")
         assert answer.status_code == 500
         is_safe(answer)
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
