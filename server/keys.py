@@ -5,6 +5,8 @@ Invariant: a key comes from the configuration alone; what a token says is compar
 
 import asyncio
 import logging
+import os
+import stat
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -108,13 +110,19 @@ def key_from_file(path: Path, algorithm: str | None) -> FixedKey:
     """A PEM public key.
 
     Raises:
-        ValueError: no such file, no public key in it, or not one for `algorithm`.
+        ValueError: no such file, no public key in it, not one for `algorithm`, or anybody can put another one there.
     """
     try:
-        key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, TypeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "there is no PEM public key in it"
-        raise ValueError(f"jwt_key_file {path}: {why}") from None
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
+                raise ValueError(f"jwt_key_file {path}: everybody can write to it: take that right away (chmod o-w)")
+            text = file.read()
+    except OSError as error:
+        raise ValueError(f"jwt_key_file {path}: {error.strerror}") from None
+    try:
+        key = load_pem_public_key(text)
+    except (ValueError, TypeError):
+        raise ValueError(f"jwt_key_file {path}: there is no PEM public key in it") from None
     fits = algorithm_of(key)
     if fits is None:
         raise ValueError(f"jwt_key_file {path}: should be RSA of {MIN_RSA_BITS} bits or more, P-256 or Ed25519")

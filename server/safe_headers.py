@@ -21,7 +21,7 @@ def with_safe_headers(send: Send) -> Send:
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = message["headers"]
+            headers = list(message.get("headers", ()))
             given = {name for name, _ in headers}
             message["headers"] = [*headers, *(pair for pair in SAFE_HEADERS if pair[0] not in given)]
         await send(message)

@@ -12,6 +12,7 @@ from tests.conftest import StoreServer
 from tests.device import device
 from tests.ports import free_port
 from tests.rest import ok, rest
+from tests.security.issuer import key_file
 from tests.server.program import READY, descendants, gone, launched, refused, serve
 
 USER, VIDEO = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b001", "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b002"
@@ -215,6 +216,30 @@ async def test_a_data_directory_that_can_not_be_written_is_named(tmp_path: Path)
     (tmp_path / "data").write_text("not a directory")
     code, out, err = await refused("--port", str(free_port()), "--data-dir", str(tmp_path / "data"))
     reads_as_one_sentence(code, out, err, [str(tmp_path / "data")])
+
+
+async def test_a_key_that_anybody_can_exchange_is_refused(tmp_path: Path) -> None:
+    """Whoever writes to the file makes tokens for everybody."""
+    path = key_file(tmp_path, "ES256")
+    path.chmod(0o666)
+    code, out, err = await refused("--port", str(free_port()), "--jwt-key-file", str(path))
+    reads_as_one_sentence(code, out, err, ["jwt_key_file", str(path), "chmod o-w"])
+
+
+async def test_what_it_creates_is_its_users_alone(tmp_path: Path) -> None:
+    """The program, its workers and the store, whatever the umask was that it was started with."""
+    before = os.umask(0)
+    try:
+        async with serve(free_port(), "--data-dir", str(tmp_path / "data"), "--workers", "2") as program:
+            pids = [program.process.pid, *descendants(program.process.pid)]
+            assert len(pids) >= 4
+            assert {umask_of(pid) for pid in pids} == {"0077"}
+    finally:
+        os.umask(before)
+
+
+def umask_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text().partition("Umask:")[2].split()[0]
 
 
 async def test_a_signal_while_it_starts_ends_it_without_a_trace(tmp_path: Path) -> None:
