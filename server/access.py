@@ -1,5 +1,7 @@
 """Who sends this request, and whether it may come so often."""
 
+from functools import partial
+
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
@@ -9,15 +11,21 @@ from server.arriving import Kind, Payer
 from server.auth import Authenticator, bearer
 from server.clock import Clock
 from server.identity import PROGRESS_ANY, Identity
+from server.large_reads import LargeRead
 from server.limits import Buckets, network_of
 from server.settings import Settings
 from server.transport import PLACE
+from server.unread import Unread
 
 
 class Access:
     """The identity behind a REST request, and the bucket that pays for it."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.unread = Unread(
+            settings.max_unread_bytes, max(settings.max_queue_bytes, settings.max_unread_bytes_per_user)
+        )
+        """What clients have asked for and not taken yet."""
         self.authenticator = Authenticator(settings)
         self.clock = clock
         """This machine's: of tokens, and of how often somebody comes."""
@@ -32,8 +40,11 @@ class Access:
         """
         identity = await self.verify(address_of(request.scope), request.headers, token)
         self.charge(request, identity)
+        payer = self.payer(request, identity)
         if (place := request.scope.get(PLACE)) is not None:
             place.settle()
+            place.bill(payer, self.unread)
+        self.unread.check(payer)
         return identity
 
     async def verify(self, address: str, headers: Headers, token: str | None = None) -> Identity:
@@ -52,16 +63,37 @@ class Access:
 
     def charge(self, request: Request, identity: Identity, cost: float = 1.0) -> None:
         """Raises TooFast. Users pay for themselves; where there are no tokens, addresses do; services do not."""
-        if not self.authenticator.on:
-            self._addresses.take(address_of(request.scope), self._now(), cost)
-        elif not identity.has(PROGRESS_ANY):
-            self._users.take(identity.subject, self._now(), cost)
+        self._charge(self.payer(request, identity), cost)
 
     def payer(self, request: Request, identity: Identity | None = None) -> Payer:
-        """Whose share a request's body takes; None: not known before it is read."""
+        """Whose share a request's body and answer take; None: not known before the body is read."""
+        return self.payer_at(address_of(request.scope), identity)
+
+    def payer_at(self, address: str, identity: Identity | None) -> Payer:
         if identity is None or not self.authenticator.on:
-            return Payer(Kind.ADDRESS, address_of(request.scope))
+            return Payer(Kind.ADDRESS, address)
         return Payer(Kind.SERVICE if identity.has(PROGRESS_ANY) else Kind.USER, identity.subject)
+
+    def large_read(self, payer: Payer, shown_bytes: int = 0, *, refuse: bool = True) -> LargeRead:
+        """A read of all that a learner has.
+
+        Args:
+            shown_bytes: most of the answer that is in memory together.
+            refuse: where the payer's requests are used up; else the next ones wait for it.
+        """
+        charge = partial(self._charge if refuse else self._owe, payer)
+        return LargeRead(self.unread.account(payer), charge, partial(self._owe, payer), shown_bytes)
+
+    def _charge(self, payer: Payer, cost: float) -> None:
+        if payer.kind is not Kind.SERVICE:
+            self._buckets(payer).take(payer.name, self._now(), cost)
+
+    def _owe(self, payer: Payer, cost: float) -> None:
+        if payer.kind is not Kind.SERVICE:
+            self._buckets(payer).owe(payer.name, self._now(), cost)
+
+    def _buckets(self, payer: Payer) -> Buckets:
+        return self._users if payer.kind is Kind.USER else self._addresses
 
     def _now(self) -> float:
         return self.clock().mono / 1_000

@@ -50,6 +50,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.client is not None:  # here, once: all that asks whose a connection is takes it from us
             self.client = unmapped(self.client[0]), self.client[1]
         self._place = Place(self.config, self.client, transport, self.app_state.get(TALLY))
+        transport.set_write_buffer_limits(high=0)  # so we hear of whatever is not taken at once
         self._expect(self._settings.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -60,6 +61,16 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
         self.pipeline.clear()  # what was never answered leads back to us
         self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._place is not None:
+            self._place.count()
+
+    def resume_writing(self) -> None:
+        if self._place is not None:
+            self._place.count()
+        super().resume_writing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle

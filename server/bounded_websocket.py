@@ -70,6 +70,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """
         self.transport, self.server, self.client = http.transport, http.server, http.client
         self.scheme = "wss" if http.scheme == "https" else "ws"
+        self.transport.set_write_buffer_limits()
         self.connections.add(self)
         self._place, self._token, self._early = place, token, early
         self.handshake_initiated = True

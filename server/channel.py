@@ -15,9 +15,12 @@ from protocol.connection import Send as SendFrame
 from protocol.errors import CloseCode, PeerError, Problem
 from protocol.messages import Message
 from protocol.record import Outcome, Report
+from server.arriving import Payer
 from server.direct import DirectWebSocket
+from server.large_reads import LargeRead
 from server.lease import Lease
 from server.settings import Settings
+from server.unread import Account, Unread
 from storage.pending import Committed
 
 RETRY_AFTER_S = 2.0
@@ -35,6 +38,7 @@ class SocketChannel:
     """
 
     __slots__ = (
+        "_account",
         "_bytes",
         "_close",
         "_connection",
@@ -42,6 +46,7 @@ class SocketChannel:
         "_queue",
         "_send",
         "_settings",
+        "_unread",
         "_writer",
         "lease",
         "missed",
@@ -62,6 +67,8 @@ class SocketChannel:
         self._settings = settings
         self._queue: list[str | bytes] = []
         self._bytes = 0
+        self._unread: Unread | None = None
+        self._account: Account | None = None
         self._writer: asyncio.Task[None] | None = None
         """While something waits."""
         self._close: Close | None = None
@@ -75,6 +82,18 @@ class SocketChannel:
         """Whose first report of the running batch came by this connection."""
         self.on_end: Callable[[], None] | None = None
         """Called when nothing more can be written: our close is, or the peer takes no byte."""
+
+    def bill(self, payer: Payer, unread: Unread) -> None:
+        """What it does not read is this payer's from now on."""
+        self._unread, self._account = unread, unread.account(payer)
+        if self._direct is not None:
+            self._direct.bill(payer, unread)
+
+    def large_read(self) -> LargeRead:
+        """A read of what the device lacks through no doing of its own: not charged for, but its memory counts."""
+        assert self._unread is not None  # noqa: S101 devices are brought up to date only after hello
+        assert self._account is not None  # noqa: S101
+        return LargeRead(self._unread.account(self._account.payer))
 
     def taken(self) -> None:
         self.videos = 0
@@ -137,8 +156,9 @@ class SocketChannel:
             return
         if self._writer is None and self._direct is not None and self._direct.write(*frames):
             return
-        self._bytes += sum(map(len, frames))
-        if self._bytes > self._settings.max_queue_bytes:
+        size = sum(map(len, frames))
+        self._bytes += size
+        if self._bytes > self._settings.max_queue_bytes or (self._account is not None and self._account.grow(size)):
             self._queue.clear()
             self._connection.closed()
             self._close = Close(CloseCode.TOO_SLOW, "too slow")
@@ -156,6 +176,8 @@ class SocketChannel:
         self._close = self._close or Close(CloseCode.RESTART, "gone")
         if self._writer is not None:
             self._writer.cancel()
+        if self._account is not None:
+            self._account.hold(0)
 
     def _wake(self) -> None:
         if self._writer is None:
@@ -186,6 +208,8 @@ class SocketChannel:
                 async with asyncio.timeout(timeout_s):
                     await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
                 self._bytes -= len(frame)
+                if self._account is not None:
+                    self._account.hold(self._bytes)
         if self._close is not None:
             async with asyncio.timeout(timeout_s):
                 code, reason = self._close.code, self._close.reason

@@ -4,7 +4,8 @@ From a received frame to the pending buffer nothing is awaited.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
@@ -13,9 +14,11 @@ from protocol.connection import Bring, Connection, Effect, Greet, Renew, State, 
 from protocol.errors import CloseCode, PeerError, Problem
 from protocol.messages import Hello, Message, Synced, Welcome
 from server.access import HOW_TO_SEND, has_token_in_url
+from server.arriving import Payer
 from server.channel import SocketChannel
 from server.direct import DirectWebSocket
 from server.identity import Identity
+from server.large_reads import LargeRead
 from server.lease import Lease
 from server.limits import Bucket, TooFast
 from server.services import Services
@@ -39,7 +42,18 @@ class Conversation:
         place: among the TCP connections, where the server is ours.
     """
 
-    __slots__ = ("_address", "_bucket", "_channel", "_connection", "_direct", "_known", "_left", "_place", "_services")
+    __slots__ = (
+        "_address",
+        "_bucket",
+        "_channel",
+        "_connection",
+        "_direct",
+        "_known",
+        "_left",
+        "_payer",
+        "_place",
+        "_services",
+    )
 
     def __init__(
         self,
@@ -59,6 +73,7 @@ class Conversation:
         self._direct = direct
         self._bucket = Bucket(settings.frames_per_s, settings.frames_burst, services.clock().mono / 1_000)
         self._known: Identity | None = None
+        self._payer: Payer | None = None
         self._left: Sequence[Effect] = ()
         """Effects that a frame which came the short way left for `run`."""
 
@@ -196,20 +211,19 @@ class Conversation:
         self._connection.open(user_id, hello.session)
         clock = services.access.clock
         channel.lease = Lease(identity, clock, settings.token_notice_s, channel.tell, channel.refuse)
-        try:
-            changes = await services.hub.enter(channel, hello.since, hello.epoch)
-        except StoreUnavailable:
-            channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
-            return
-        welcome = Welcome(
-            server_time=services.clock().wall,
-            epoch=changes.epoch,
-            rev=changes.rev,
-            heartbeat_interval=settings.heartbeat_interval_s,
-            flush_interval=settings.flush_interval_s,
-            max_frame=settings.max_frame_bytes,
-        )
-        await self._sync(changes, welcome)
+        self._payer = services.access.payer_at(self._address, identity)
+        channel.bill(self._payer, services.access.unread)
+        with self._large_read() as read:
+            changes = read.found(await services.hub.enter(channel, hello.since, hello.epoch, read.admit))
+            welcome = Welcome(
+                server_time=services.clock().wall,
+                epoch=changes.epoch,
+                rev=changes.rev,
+                heartbeat_interval=settings.heartbeat_interval_s,
+                flush_interval=settings.flush_interval_s,
+                max_frame=settings.max_frame_bytes,
+            )
+            await self._sync(changes, welcome)
 
     async def _renew(self, token: str) -> None:
         """A token that is not valid changes nothing: the one in use lasts as long as it does."""
@@ -227,13 +241,23 @@ class Conversation:
             self._channel.refuse(error)
 
     async def _bring(self, since: int) -> None:
-        try:
-            self._channel.ready = False
-            changes = await self._services.store.changes(self._channel.user_id, since)
-        except StoreUnavailable:
-            self._channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
-            return
-        await self._sync(changes)
+        channel = self._channel
+        channel.ready = False
+        with self._large_read() as read:
+            changes = read.found(await self._services.store.changes(channel.user_id, since, admit=read.admit))
+            await self._sync(changes)
+
+    @contextmanager
+    def _large_read(self) -> Iterator[LargeRead]:
+        """What can't be read, or paid for, ends the connection, and it may come back later."""
+        assert self._payer is not None  # noqa: S101 reads come only after hello
+        with self._services.access.large_read(self._payer) as read:
+            try:
+                yield read
+            except StoreUnavailable:
+                self._channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+            except PeerError as error:
+                self._channel.refuse(error)
 
     async def _sync(self, changes: Changes, *greeting: Message) -> None:
         """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write."""

@@ -13,8 +13,10 @@ from typing import Any
 
 from websockets.frames import Opcode
 
+from server.arriving import Payer
 from server.bounded_websocket import BoundedWebSocket
 from server.transport import PLACE, ServiceConfig
+from server.unread import Unread
 from storage.latch import Latch
 
 try:
@@ -58,6 +60,21 @@ class DirectWebSocket(BoundedWebSocket):
         if hasattr(self, "scope"):  # else the handshake was refused
             self.scope.pop(SCOPE_KEY, None)  # type: ignore[misc]
         self.conn.parser = iter(())  # type: ignore[assignment]
+
+    def bill(self, payer: Payer, unread: Unread) -> None:
+        """What the peer does not take is this payer's from now on."""
+        if self._place is not None:
+            self._place.bill(payer, unread)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._place is not None:
+            self._place.count()
+
+    def resume_writing(self) -> None:
+        if self._place is not None:
+            self._place.count()
+        super().resume_writing()
 
     def listen(self, listener: Listener) -> None:
         """Give messages to `listener` from now on; where some wait for `receive` those come first: ask again then."""

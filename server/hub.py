@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgpack
@@ -63,8 +63,13 @@ class Hub:
         room = self._rooms.get(user_id)
         return not room or len(room) > 1 or not _only(next(iter(room)), origins)
 
-    async def enter(self, channel: Channel, since: int | None, epoch: str | None) -> Changes:
+    async def enter(
+        self, channel: Channel, since: int | None, epoch: str | None, admit: Callable[[int], None]
+    ) -> Changes:
         """Add a device and read what it lacks. The caller tells it, and calls `pushes.follow`.
+
+        Args:
+            admit: as of `Store.changes`.
 
         Raises:
             StoreUnavailable: the store doesn't answer.
@@ -81,7 +86,7 @@ class Hub:
         except TimeoutError:
             raise StoreUnavailable("the store confirms no subscription") from None
         channel.missed = 0
-        return await self._store.changes(user_id, since, epoch)
+        return await self._store.changes(user_id, since, epoch, admit)
 
     def leave(self, channel: Channel) -> None:
         """Forget a device."""

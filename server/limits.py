@@ -58,10 +58,10 @@ class Bucket:
         self._tokens = tokens - cost
         return True
 
-    def owe(self, now: float) -> None:
-        """Pay what was promised, even if there is too little: whoever comes next waits for it."""
-        if not self.take(now):
-            self._tokens -= 1.0
+    def owe(self, now: float, cost: float = 1.0) -> None:
+        """Pay even if there is too little: whoever comes next waits for it. Nobody owes more than the burst."""
+        if not self.take(now, cost):
+            self._tokens = max(self._tokens - cost, -self._burst)
 
     def is_full(self, now: float) -> bool:
         """Whether it is as good as new."""
@@ -87,14 +87,22 @@ class Buckets:
 
     def take(self, caller: Hashable, now: float, cost: float = 1.0) -> None:
         """Raises TooFast."""
+        bucket = self._bucket(caller, now)
+        if not bucket.take(now, cost):
+            raise TooFast(f"more than {self._per_s:g} {self._what} a second", bucket.wait_s(cost))
+
+    def owe(self, caller: Hashable, now: float, cost: float) -> None:
+        """For what is done already: the caller's next requests wait for it."""
+        self._bucket(caller, now).owe(now, cost)
+
+    def _bucket(self, caller: Hashable, now: float) -> Bucket:
         bucket = self._buckets.get(caller)
         if bucket is None:
             self._forget(now)
             bucket = self._buckets[caller] = Bucket(self._per_s, self._burst, now)
         else:
             self._buckets.move_to_end(caller)
-        if not bucket.take(now, cost):
-            raise TooFast(f"more than {self._per_s:g} {self._what} a second", bucket.wait_s(cost))
+        return bucket
 
     def _forget(self, now: float) -> None:
         """Make room. A bucket that is full again is no loss: its caller would be given the same."""

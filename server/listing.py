@@ -5,7 +5,7 @@ is not made before.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from pydantic import TypeAdapter
 from starlette.requests import Request
@@ -78,20 +78,30 @@ class Listing(Response):
         ready: its beginning.
         rest: what follows, None where that is nothing.
         write_timeout_s: for the client to take a chunk.
+        on_end: called when it is written, or never will be.
     """
 
-    def __init__(self, ready: list[bytes], rest: AsyncIterator[bytes] | None, write_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ready: list[bytes],
+        rest: AsyncIterator[bytes] | None,
+        write_timeout_s: float,
+        on_end: Callable[[], None],
+    ) -> None:
         super().__init__(b"", 200, NOT_KEPT, media_type="application/json")
         self._ready = ready
         self._rest = rest
         self._write_timeout_s = write_timeout_s
+        self._on_end = on_end
         if rest is None:
             self.headers["Content-Length"] = str(sum(map(len, ready)))
         else:
             del self.headers["Content-Length"]
 
     @classmethod
-    async def begin(cls, request: Request, rest: AsyncIterator[bytes], write_timeout_s: float) -> "Listing":
+    async def begin(
+        cls, request: Request, rest: AsyncIterator[bytes], write_timeout_s: float, on_end: Callable[[], None]
+    ) -> "Listing":
         """Make as much of it as may wait. Raises StoreUnavailable."""
         ready: list[bytes] = []
         size = 0
@@ -99,12 +109,12 @@ class Listing(Response):
             ready.append(part)
             size += len(part)
             if size > WHOLE_BYTES and request.scope["http_version"] != "1.0":
-                return cls(ready, rest, write_timeout_s)
-        return cls(ready, None, write_timeout_s)
+                return cls(ready, rest, write_timeout_s, on_end)
+        return cls(ready, None, write_timeout_s, on_end)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await self._write_all(Request(scope, receive), send)
         except (StoreUnavailable, TimeoutError):
             place: Place | None = scope.get(PLACE)
@@ -113,6 +123,8 @@ class Listing(Response):
             place.abort()
             while (await receive())["type"] != "http.disconnect":
                 pass
+        finally:
+            self._on_end()
 
     async def _write_all(self, request: Request, send: Send) -> None:
         buffer = bytearray()

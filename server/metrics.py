@@ -88,6 +88,7 @@ class Metrics(Collector):
         if isinstance(clock := services.clock, StoreClock):
             what = "How far this machine's clock is ahead of the store's, by which records go"
             yield _gauge("playhead_clock_offset_seconds", what, clock.offset_ms / 1_000)
+        yield _gauge("playhead_unread_bytes", "Of answers that clients have not taken yet", services.access.unread.size)
         yield _gauge("playhead_tasks", "Tasks on the event loop", len(asyncio.all_tasks()))
         yield _gauge("playhead_event_loop_lag_seconds", "The worst of the last 10 s", max(self._lags))
         retries = CounterMetricFamily("playhead_retries", "Attempts after the first, by loop", labels=["loop"])

@@ -28,13 +28,14 @@ from protocol.session import Now, Plausibility, Sessions
 from server.audit import actor_of, audited
 from server.bodies import BodyReader, answer, validated
 from server.identity import Identity
-from server.listing import Listing, parts
+from server.large_reads import LargeRead
+from server.listing import WHOLE_BYTES, Listing, parts
 from server.parameters import only_query, path_id, query_choice, query_int
 from server.problems import RestError
 from server.services import Services
 from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
 from storage.calls import WEIGHT_PER_CALL
-from storage.changes import PAGE_RECORDS, Changes
+from storage.changes import PAGE_RECORDS
 from storage.flusher import Flusher
 from storage.packing import unpack_record
 
@@ -85,12 +86,14 @@ class ProgressEndpoints:
         body = await self._bodies.message(request, self._access.payer(request, identity), SyncBody)
         identity.act_for(body.user_id)
         self._access.charge(request, identity, len(body.progress_data) / REPORTS_A_REQUEST)
+        payer = self._access.payer(request, identity)
+        self._access.unread.check(payer, WHOLE_BYTES)  # now: what is stored should not be refused
         said: list[ItemOutcome] = []
         if body.progress_data:
             async with self._services.turns.take(body.user_id):
                 said = await self._sync(body, full)
-        changes = await self._services.store.changes(body.user_id)
-        return await self._all(request, body.user_id, changes, full, outcomes=said)
+        read = self._access.large_read(payer, WHOLE_BYTES, refuse=False)
+        return await self._all(request, read, body.user_id, full, outcomes=said)
 
     async def _sync(self, body: SyncBody, full: str | None) -> list[ItemOutcome]:
         """What became of each item, where `full` asks for it.
@@ -174,8 +177,8 @@ class ProgressEndpoints:
         since = query_int(request, "since", 0, MAX_SEQ)
         user_id = identity.act_for(path_id(request, "userId"))
         epoch = request.query_params.get("epoch")
-        changes = await self._services.store.changes(user_id, since, epoch)
-        return await self._all(request, user_id, changes, full, delta=since is not None)
+        read = self._access.large_read(self._access.payer(request, identity), WHOLE_BYTES)
+        return await self._all(request, read, user_id, full, since, epoch)
 
     async def delete(self, request: Request) -> Response:
         identity = await self._access.identify(request)
@@ -197,10 +200,12 @@ class ProgressEndpoints:
         limit = query_int(request, "limit", 1, 100) or 10
         user_id = identity.act_for(path_id(request, "userId"))
         total, most = 0, list[tuple[int, int, str]]()
-        async for page in (await self._services.store.changes(user_id)).pages():
-            found = [(-r.watched, -r.last_watched, video_id) for video_id, r in page.records if r.watched]
-            total -= sum(watched for watched, _, _ in found)
-            most = nsmallest(limit, most + found)
+        with self._access.large_read(self._access.payer(request, identity)) as read:
+            changes = read.found(await self._services.store.changes(user_id, admit=read.admit))
+            async for page in changes.pages():
+                found = [(-r.watched, -r.last_watched, video_id) for video_id, r in page.records if r.watched]
+                total -= sum(watched for watched, _, _ in found)
+                most = nsmallest(limit, most + found)
         return answer(
             Engagement(
                 user_id=user_id,
@@ -214,15 +219,22 @@ class ProgressEndpoints:
     async def _all(
         self,
         request: Request,
+        read: LargeRead,
         user_id: str,
-        changes: Changes,
         full: str | None,
-        delta: bool = False,
+        since: int | None = None,
+        epoch: str | None = None,
         outcomes: list[ItemOutcome] | None = None,
     ) -> Response:
-        """Newest first."""
-        rest = parts(user_id, changes, self._now, full=delta or full is not None, delta=delta, outcomes=outcomes)
-        return await Listing.begin(request, rest, self._services.settings.write_timeout_s)
+        """Newest first; with `since`, what changed after it, deletions too, in full detail."""
+        delta = since is not None
+        try:
+            changes = read.found(await self._services.store.changes(user_id, since, epoch, read.admit))
+            rest = parts(user_id, changes, self._now, full=delta or full is not None, delta=delta, outcomes=outcomes)
+            return await Listing.begin(request, rest, self._services.settings.write_timeout_s, read.close)
+        except BaseException:
+            read.close()
+            raise
 
     async def _envelope(self, body: Envelope) -> Response:
         """All heartbeats are read before the first is taken, so that a refused envelope leaves nothing behind."""

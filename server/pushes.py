@@ -15,6 +15,7 @@ from protocol.messages import PAGE, Message, Progress, RecordView
 from protocol.record import Record
 from protocol.rest import record_view
 from server.clock import Clock
+from server.large_reads import LargeRead
 from storage.changes import Changes, oldest_change_first
 from storage.packing import unpack_record
 from storage.store import Store, StoreUnavailable
@@ -38,6 +39,10 @@ class Channel(Protocol):
     missed: int
     since: int
     """ms since 1970, when it came."""
+
+    def large_read(self) -> LargeRead:
+        """A read of what it lacks."""
+        ...
 
     def tell(self, *messages: Message) -> None:
         """Queue messages; never blocks."""
@@ -139,14 +144,19 @@ class Pushes:
                 await self._store.announce(user_id)
 
     async def _read_for(self, channel: Channel) -> None:
+        with channel.large_read() as read:
+            try:
+                await self._tell_changes(channel, read)
+            except StoreUnavailable:
+                channel.restart()
+            except PeerError as error:
+                channel.refuse(error)
+
+    async def _tell_changes(self, channel: Channel, read: LargeRead) -> None:
         channel.missed = 0
-        try:
-            async with self._reads:
-                had = channel.rev
-                changes = await self._store.changes(channel.user_id, had, self.epoch)
-        except StoreUnavailable:
-            channel.restart()
-            return
+        async with self._reads:
+            had = channel.rev
+            changes = await self._store.changes(channel.user_id, had, self.epoch, read.admit)
         if changes.epoch != self.epoch:
             self._new_epoch(changes.epoch)
         elif changes.rev < had:

@@ -166,6 +166,11 @@ class Settings(BaseSettings):
     """The same of one address, for bodies with their token inside, and where there are no tokens."""
     max_queue_bytes: int = Field(default=1_048_576, ge=524_288)
     """What may wait for a slow reader of one connection; two of the largest frames must fit."""
+    max_unread_bytes: int = Field(default=268_435_456, ge=1_048_576)
+    """Answers in memory that their clients have not taken yet, of one process: in the buffers of connections, in queues
+    as above, and large ones that are being made. Beyond it requests are refused, and slow readers are closed."""
+    max_unread_bytes_per_user: int = Field(default=33_554_432, ge=1_048_576)
+    """The same of one user; services with the scope progress:any are not counted. Never less than max_queue_bytes."""
     hello_timeout_s: float = Field(default=10.0, gt=0, le=120)
     head_timeout_s: float = Field(default=10.0, gt=0, le=120)
     body_timeout_s: float = Field(default=15.0, gt=0, le=120)

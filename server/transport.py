@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 
 from protocol.errors import Problem
+from server.arriving import Payer
 from server.limits import network_of
 from server.newcomers import Newcomers
 from server.problems import response
@@ -22,6 +23,7 @@ from server.refusals import Refusals
 from server.safe_headers import SAFE_HEADERS
 from server.settings import Settings
 from server.tally import Tally
+from server.unread import Account, Unread
 
 SPARE_CONNECTIONS = 1_000
 """For REST and health beside as many WebSockets as there may be, of the process and of one address."""
@@ -74,7 +76,7 @@ class Place:
     sent can keep out nobody.
     """
 
-    __slots__ = ("_config", "_network", "_tally", "_transport")
+    __slots__ = ("_account", "_config", "_network", "_tally", "_transport")
 
     def __init__(
         self, config: ServiceConfig, client: tuple[str, int] | None, transport: Transport, tally: Tally | None
@@ -83,6 +85,7 @@ class Place:
         self._tally = tally
         self._network = config.network_of(client)
         self._transport: Transport | None = transport
+        self._account: Account | None = None
         config.peers[self._network] += 1
         self.unsettle()
         if self._is_one_too_many():
@@ -111,9 +114,23 @@ class Place:
         if self._transport is not None:
             self._transport.abort()
 
+    def bill(self, payer: Payer, unread: Unread) -> None:
+        """What waits to be written from now on is this payer's; a proxy's connections serve many."""
+        if self._account is None or self._account.payer != payer:
+            if self._account is not None:
+                self._account.hold(0)
+            self._account = unread.account(payer)
+            self.count()
+
+    def count(self) -> None:
+        """Look how much waits to be written."""
+        if self._account is not None:
+            self._account.hold(self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
     def leave(self) -> None:
         """The connection is gone. Once."""
         self._transport = None
+        self.count()
         self._config.newcomers.leave(self)
         peers = self._config.peers
         peers[self._network] -= 1

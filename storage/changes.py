@@ -76,15 +76,12 @@ class Changes:
         self._pieces = pieces
         self._values: dict[str, bytes | Large] = {}
         self._kept = 0
+        self.stored_bytes = 0
+        """Of all of them, as the store has them."""
 
     def __len__(self) -> int:
         """How many; tombstones too."""
         return len(self._values)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Of all of them."""
-        return sum(_size(value) for value in self._values.values())
 
     @property
     def records(self) -> list[tuple[str, Record]]:
@@ -107,6 +104,7 @@ class Changes:
                 value = value[:HEAD], len(value)
             else:
                 self._kept += len(value)
+            self.stored_bytes += _size(value)
             self._values[video] = value
 
     async def pages(self, order: Order = oldest_change_first) -> AsyncIterator[Page]:

@@ -1,0 +1,142 @@
+"""What reading many records costs the one who asks: requests out of the same bucket, by what is looked at."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from protocol.record import Record, Report
+from server.limits import Bucket
+from storage.keys import Keys
+from storage.packing import pack_record
+from storage.pending import Batch, Delta
+from storage.store import Store
+from tests.conftest import StoreServer
+from tests.device import JSON, Device
+from tests.rest import iso, ok, refused, rest
+from tests.security.callers import bearer, close_code, greeted, guarded, learner, socket
+from tests.security.issuer import token
+from tests.serving import START_MS, Running
+
+BURST = 10
+MANY, FEW = 1_500, 200
+MANY_COST, FEW_COST = 1 + 3, 1
+
+
+def video(n: int) -> str:
+    return f"7c9e6679-7425-40de-944b-{n:012d}"
+
+
+@pytest.fixture
+async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
+    """Where a user has BURST requests, and no more for a long time."""
+    limits = {"requests_burst": BURST, "requests_per_s": 0.001, "user_hellos_burst": 100}
+    async with guarded(store_server, prefix, **limits) as running:
+        yield running
+
+
+@pytest.fixture
+async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with rest(server) as client:
+        yield client
+
+
+async def with_records(server: Running, count: int, value: bytes | None = None) -> str:
+    """A learner with so many records; or with so many times this one."""
+    user = str(uuid4())
+    store = Store(str(server.settings.redis_url), worker="filling", keys=Keys(server.settings.key_prefix))
+    if value is not None:
+        key = store.keys.progress(user)
+        for n in range(count):
+            await store.run([("HSET", key, "rev", 1, video(n), value)])
+    for start in range(0, count if value is None else 0, 500):
+        batch = Batch()
+        for n in range(start, min(count, start + 500)):
+            batch.deltas[user, video(n)] = Delta([Report(START_MS, START_MS, claimed=9)])
+        await store.commit(batch, START_MS, lambda user_id: False)
+    await store.close()
+    return user
+
+
+async def affordable(api: httpx.AsyncClient, user: str, path: str, most: int = 12) -> int:
+    """How many such requests are answered before one is refused; that one says when to come back."""
+    for count in range(most):
+        answer = await api.get(path, headers=bearer(token(user)))
+        if answer.status_code != 200:
+            refused(answer, "rate")
+            assert int(answer.headers["retry-after"]) >= 1
+            return count
+    return most
+
+
+@pytest.mark.parametrize("path", ["/progress/{}", "/progress/{}?detail=full", "/progress/engagement/{}"])
+async def test_reads_cost_by_the_records_that_are_looked_at(server: Running, api: httpx.AsyncClient, path: str) -> None:
+    """With a usual number of videos a read is a request like any other."""
+    many, few = await with_records(server, MANY), await with_records(server, FEW)
+    assert await affordable(api, few, path.format(few)) == BURST // FEW_COST
+    assert await affordable(api, many, path.format(many)) == BURST // MANY_COST
+
+
+async def test_what_changed_lately_is_cheap_however_much_there_is(server: Running, api: httpx.AsyncClient) -> None:
+    """The trail tells of it; only who was away for long has all of it looked through."""
+    user = await with_records(server, MANY)
+    assert await affordable(api, user, f"/progress/{user}?since={MANY - 5}") == BURST
+    other = await with_records(server, MANY)
+    assert await affordable(api, other, f"/progress/{other}?since=5") == BURST // MANY_COST
+
+
+async def test_large_records_are_paid_for_by_their_bytes(server: Running, api: httpx.AsyncClient) -> None:
+    """What they cost is known when they are read, so the next requests wait for it."""
+    comb = [second for n in range(2_000) for second in (70_000 + 2 * n, 70_001 + 2 * n)]
+    value = pack_record(Record(rev=1, last_watched=9, seen=comb, again=comb))
+    user = await with_records(server, 100, value)
+    assert await affordable(api, user, f"/progress/{user}") == 1
+
+
+async def test_a_sync_is_answered_and_paid_for_later(server: Running, api: httpx.AsyncClient) -> None:
+    """What is stored is not refused for the price of the answer."""
+    user = await with_records(server, MANY)
+    item: dict[str, Any] = {"videoId": video(1), "watchedDuration": 9, "lastWatched": iso(START_MS)}
+    body, headers = {"userId": user, "progressData": [item]}, bearer(token(user))
+    for _ in range(3):
+        assert len(ok(await api.post("/progress/sync", json=body, headers=headers))["progressData"]) == MANY
+    refused(await api.post("/progress/sync", json=body, headers=headers), "rate")
+
+
+async def test_hello_and_sync_cost_the_same(server: Running) -> None:
+    """Who can't pay is told to come back later, by goodbye and close code; a device that lacks little pays nothing."""
+    user = await with_records(server, MANY)
+    for _ in range(BURST // (MANY_COST - 1)):
+        async with learner(server, token(user), user) as player:
+            assert len(player.records) == MANY
+    async with socket(server) as opened:
+        said = await greeted(opened, token(user))
+        assert (said["type"], said["code"]) == ("goodbye", "rate")
+        assert said["retryAfter"] > 0
+        assert await close_code(opened) == 4003
+    async with socket(server) as opened:
+        player = Device(opened, user, "page", JSON)
+        await player.hello(token=token(user), since=MANY - 1)
+        await player.send(type="sync", since=MANY - 2)
+        await player.until("synced")
+        await player.send(type="sync", since=0)
+        assert (await player.until("goodbye"))["code"] == "rate"
+
+
+async def test_services_are_not_charged(server: Running, api: httpx.AsyncClient) -> None:
+    user = await with_records(server, MANY)
+    headers = bearer(token(str(uuid4()), scope="progress:any"))
+    for _ in range(4):
+        ok(await api.get(f"/progress/{user}", headers=headers))
+
+
+def test_debts_are_bounded_and_paid_off() -> None:
+    """Nobody owes more than the burst, however much was read."""
+    bucket = Bucket(1.0, 10.0, 0.0)
+    bucket.owe(0.0, 4.0)
+    assert bucket.take(0.0, 6.0)
+    bucket.owe(0.0, 1_000.0)
+    assert not bucket.take(10.5)
+    assert bucket.take(11.0)
