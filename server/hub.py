@@ -20,8 +20,10 @@ from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-USERS_AT_ONCE = 200
-"""Whose devices are told of a commit without a break."""
+MOST_TOLD = 200
+"""Records that all devices of a user are told of at once. Of more, each reads what it lacks, page by page."""
+AT_ONCE = 200
+"""Users and records that are told of without a break."""
 
 
 class Hub:
@@ -107,13 +109,18 @@ class Hub:
         for key in batch.deltas:
             if key[0] in self._rooms:
                 changed.setdefault(key[0], []).append(key)
-        for done, (user_id, keys) in enumerate(changed.items(), 1):
-            if not done % USERS_AT_ONCE:
-                await asyncio.sleep(0)
+        done = 0
+        for user_id, keys in changed.items():
+            room = list(self._rooms.get(user_id, ()))
+            few = len(keys) * len(room) <= MOST_TOLD
             before, rev = committed.revs[user_id]
-            for channel in list(self._rooms.get(user_id, ())):
+            for channel in room:
                 others = [key for key in keys if not _only(channel, batch.deltas[key].origins)]
-                self.pushes.push(channel, before, rev, _news(committed, others))
+                self.pushes.push(channel, before, rev, _news(committed, others) if few or not others else None)
+            done += 1 + len(keys) * len(room) if few else len(room)
+            if done >= AT_ONCE:
+                await asyncio.sleep(0)
+                done = 0
 
     async def run(self) -> None:
         """Listen to what other processes commit, for ever; cancel it to stop."""
@@ -193,9 +200,10 @@ class Hub:
             raise ValueError("no push of ours")
         if worker.decode() == self._store.worker:
             return
+        room = list(self._rooms.get(user_id, ()))
         news = [(video_id.decode(), value) for video_id, value in records]
-        for channel in list(self._rooms.get(user_id, ())):
-            self.pushes.push(channel, before, rev, news)
+        for channel in room:
+            self.pushes.push(channel, before, rev, news if len(news) * len(room) <= MOST_TOLD else None)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._tasks is not None  # noqa: S101 channels enter only while `run` runs

@@ -30,6 +30,7 @@
 local MAX_INTERVALS, MAX_SESSIONS, SETTLE_MS, ABSENT, MAX_TRAIL = 2048, 16, 10000, -1, 1600
 local JOINED, DELETED, CAPPED, NOTHING_TO_DELETE, FAILED, TOO_MANY_VIDEOS = 0, 1, 2, 3, 4, 5
 local IN_SYNC = 1
+local MAX_PUSH, MAX_PUSH_BYTES = 100, 65536
 
 -- RECORD
 local DELETED_AT, LAST_WATCHED, CLAIMED, PLAYED, DURATION, COMPLETED_AT = 1, 2, 3, 4, 5, 6
@@ -371,7 +372,7 @@ local channels = {}
 for k = 1, #KEYS do channels[k] = string.gsub(KEYS[k], ':progress:', ':push:', 1) end
 local listening = call('PUBSUB', 'SHARDNUMSUB', unpack(channels))
 
-local revs_before, revs, states, outcomes, values, pushes = {}, {}, {}, {}, {}, {}
+local revs_before, revs, states, outcomes, values, pushes, pushed = {}, {}, {}, {}, {}, {}, {}
 local at, key, rev, trail, last, n = 0, nil, nil, nil, 0, 0
 while at >= 0 do
   local k, subscribed, video, catalogue, wanted, count, value
@@ -407,7 +408,10 @@ while at >= 0 do
       call('HSET', key, video, after, 'rev', rev, 'trail', trail)
     end
     revs[k] = rev
-    if pushes[k] then table.insert(pushes[k], { video, after }) end
+    if pushes[k] then
+      table.insert(pushes[k], { video, after })
+      pushed[k] = (pushed[k] or 0) + #after
+    end
   end
   if wanted == 1 or codes then
     local m = #values
@@ -421,6 +425,10 @@ while at >= 0 do
   end
 end
 for k, push in pairs(pushes) do
-  if #push > 0 then call('SPUBLISH', channels[k], pack({ worker, revs_before[k], revs[k], push })) end
+  local before_it = revs_before[k]
+  if #push > MAX_PUSH or (pushed[k] or 0) > MAX_PUSH_BYTES then
+    before_it, push = revs[k], {} -- too much to be sent to all who listen: each reads what it lacks
+  end
+  if pushed[k] then call('SPUBLISH', channels[k], pack({ worker, before_it, revs[k], push })) end
 end
 return pack({ revs_before, revs, states, outcomes, values })

@@ -1,0 +1,81 @@
+"""Much that changes at once, and many devices to tell of it: all are told all, and nobody waits behind it for long."""
+
+import asyncio
+import collections
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import server.pushes
+from server.hub import MOST_TOLD, Hub
+from storage.changes import PAGE_RECORDS
+from tests.conftest import StoreServer
+from tests.device import device
+from tests.rest import iso, ok, rest
+from tests.server.test_push import paired, told
+from tests.serving import START_MS
+
+ITEMS, DEVICES = 450, 6
+
+
+def items(count: int) -> list[dict[str, Any]]:
+    return [{"videoId": str(uuid4()), "watchedDuration": 9, "lastWatched": iso(START_MS - 1_000)} for _ in range(count)]
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["one-process", "two-processes"])
+async def test_a_long_sync_reaches_all_devices_in_pieces(
+    store_server: StoreServer, prefix: str, two: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views of records are made a page at a time, in a round of the loop for all devices together."""
+    turn = 0
+    made: collections.Counter[int] = collections.Counter()
+    view = server.pushes.record_view
+
+    def counted(*args: Any) -> Any:
+        made[turn] += 1
+        return view(*args)
+
+    monkeypatch.setattr(server.pushes, "record_view", counted)
+    loop = asyncio.get_running_loop()
+    over = False
+
+    def next_round() -> None:
+        nonlocal turn
+        turn += 1
+        if not over:
+            loop.call_soon(next_round)
+
+    user = str(uuid4())
+    async with paired(store_server.url, prefix, two=two) as pair, rest(pair.here) as api, AsyncExitStack() as stack:
+        devices = [await stack.enter_async_context(device(pair.there, user)) for _ in range(DEVICES)]
+        loop.call_soon(next_round)
+        body = ok(await api.post("/progress/sync", json={"userId": user, "progressData": items(ITEMS)}))
+        for each in devices:
+            await told(each, ITEMS)
+            assert each.records.keys() == {record["videoId"] for record in body["progressData"]}
+        over = True
+    assert sum(made.values()) >= DEVICES * ITEMS
+    assert max(made.values()) <= max(MOST_TOLD, PAGE_RECORDS)
+
+
+async def test_no_push_between_processes_is_large(
+    store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store sends it to every process that listens: beyond a bound it says only that there is something to read."""
+    sizes: list[int] = []
+    heard = Hub._heard
+
+    def measured(self: Hub, name: str, data: bytes) -> None:
+        sizes.append(len(data))
+        heard(self, name, data)
+
+    monkeypatch.setattr(Hub, "_heard", measured)
+    user = str(uuid4())
+    async with paired(store_server.url, prefix) as pair, rest(pair.here) as api, device(pair.there, user) as listener:
+        for count in (5, 190):
+            ok(await api.post("/progress/sync", json={"userId": user, "progressData": items(count)}))
+        await told(listener, 195)
+        assert len(listener.records) == 195
+    assert 200 < max(sizes) < 5_000, "five records, and not 190"
