@@ -19,6 +19,7 @@ from client.errors import (
     Terminal,
     TokenExpired,
     TooFast,
+    TooManyVideos,
     Unauthorized,
     Unavailable,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Terminal",
     "TokenExpired",
     "TooFast",
+    "TooManyVideos",
     "Unauthorized",
     "Unavailable",
     "playhead_client",

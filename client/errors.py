@@ -12,7 +12,7 @@ PlayheadError (protocol.errors)
     ├── OutboxBusy        the file belongs to another process, or to another user
     ├── NotStored         closed while reports were waiting, and no file keeps them
     └── RestError         a REST call was answered with a problem (RFC 9457)
-        └── NotFound, Invalid, Denied, Deleted, TooFast, Unavailable
+        └── NotFound, Invalid, Denied, Deleted, TooManyVideos, TooFast, Unavailable
 """
 
 from protocol.errors import CloseCode, FieldError, PlayheadError, Problem
@@ -111,6 +111,10 @@ class Deleted(RestError):
     """The progress was deleted after what the update tells happened."""
 
 
+class TooManyVideos(RestError):
+    """The user has records of as many videos as are allowed. Of a sync nothing is stored."""
+
+
 class TooFast(RestError):
     """Too many requests; come back after `retry_after_s`."""
 
@@ -145,7 +149,9 @@ _BY_CLOSE: dict[int, type[Terminal]] = {
 def rest_error(
     status: int, code: str, detail: str, fields: tuple[FieldError, ...] = (), retry_after_s: float = 0.0
 ) -> RestError:
-    """The error that says what a status means."""
+    """The error that says what an answer means."""
+    if code == Problem.TOO_MANY_VIDEOS.code:
+        return TooManyVideos(status, code, detail, fields, retry_after_s)
     return _BY_STATUS.get(status, RestError)(status, code, detail, fields, retry_after_s)
 
 

@@ -26,8 +26,9 @@ _PREFIX = "urn:playhead:problem:"
 class Rest:
     """Calls on behalf of `user_id`; those that take a `user_id` may name another (scope `progress:any`).
 
-    Every call raises RestError for an answer that is none, by its kind: NotFound, Invalid, Denied, Deleted, TooFast,
-    Unavailable; OSError where there is no answer; ValueError where no user is known. An expired token is renewed once.
+    Every call raises RestError for an answer that is none, by its kind: NotFound, Invalid, Denied, Deleted,
+    TooManyVideos, TooFast, Unavailable; OSError where there is no answer; ValueError where no user is known. An expired
+    token is renewed once.
     """
 
     def __init__(
@@ -41,14 +42,20 @@ class Rest:
     async def update(
         self, video_id: Id, watched_duration: int, last_watched: datetime | None = None, user_id: Id | None = None
     ) -> RecordView:
-        """Store that `watched_duration` whole s were watched; the merged record. Raises Deleted, too."""
+        """Store that `watched_duration` whole s were watched; the merged record.
+
+        Raises Deleted and TooManyVideos, too.
+        """
         body = {"userId": self._user(user_id), **_item(video_id, watched_duration, last_watched)}
         return _read(RecordView, await self._call("POST", "/progress/update?detail=full", body))
 
     async def sync(
         self, items: Iterable[tuple[Id, int, datetime | None]], user_id: Id | None = None
     ) -> list[RecordView]:
-        """Store (video, watched whole s, when) for up to 1,000 videos, all or none; all records after it."""
+        """Store (video, watched whole s, when) for up to 1,000 videos, all or none; all records after it.
+
+        Raises TooManyVideos, too.
+        """
         body = {"userId": self._user(user_id), "progressData": [_item(*item) for item in items]}
         return _records(await self._call("POST", "/progress/sync?detail=full", body))
 

@@ -6,13 +6,13 @@ from uuid import uuid4
 
 import pytest
 
-from client import Deleted, Denied, Invalid, NotFound, RestError, TooFast, playhead_client
+from client import Deleted, Denied, Invalid, NotFound, RestError, TooFast, TooManyVideos, playhead_client
 from tests.client.line import client
 from tests.client.test_watching import NOWHERE
 from tests.conftest import StoreServer
 from tests.security.callers import OTHER, USER, VIDEO, guarded
 from tests.security.issuer import token
-from tests.serving import Running
+from tests.serving import Running, serving
 
 
 async def test_the_whole_contract(server: Running) -> None:
@@ -59,6 +59,21 @@ async def test_problems_are_typed(server: Running) -> None:
             await p.rest.update(video, 5, datetime(2020, 1, 1))
         with pytest.raises(NotFound):
             await p.rest.get("../../livez")  # stays where it is
+
+
+async def test_too_many_videos_are_no_deletion(store_server: StoreServer, prefix: str) -> None:
+    """The same status, another error; and reports of a device are refused for good, by the same code."""
+    user = str(uuid4())
+    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    async with serving(**store, max_videos_per_user=1) as server, client(server.http, user) as p:
+        await p.rest.update(str(uuid4()), 5)
+        for call in (p.rest.update(str(uuid4()), 5), p.rest.sync([(str(uuid4()), 5, None)])):
+            with pytest.raises(TooManyVideos) as refused:
+                await call
+            assert (refused.value.status, refused.value.code) == (409, "too_many_videos")
+        p.report(str(uuid4()), [(0, 5)])
+        await p.flush()
+        assert [each.code for each in p.rejected] == ["too_many_videos"]
 
 
 async def test_who_may_not(store_server: StoreServer, prefix: str) -> None:
