@@ -49,7 +49,7 @@ class Refused(Terminal):
 
 class Rejected(ClientError):
     """One report was refused for good; `code` is the problem's stable code: `invalid`, `deleted`,
-    `too_many_videos`, `internal`."""
+    `too_many_videos`, `damaged`."""
 
     def __init__(self, code: str, detail: str, video_id: str) -> None:
         super().__init__(f"{code}: {detail}")

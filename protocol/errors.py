@@ -59,6 +59,7 @@ class Problem(Enum):
     NOT_HTTP = _Kind("The request can't be read", 400)
     RESTARTING = _Kind("The service restarts; come back as told", 503, CloseCode.RESTART)
     UNAVAILABLE = _Kind("The store can't be reached; nothing was lost, try again", 503, CloseCode.RESTART)
+    DAMAGED = _Kind("The stored progress can't be read until an operator has repaired it", 500)
     INTERNAL = _Kind("Internal error", 500, CloseCode.RESTART)
     BAD_FRAME = _Kind("The frame can't be read", 400, CloseCode.BAD_FRAME)
     NO_HELLO = _Kind("The first message must be hello", 400, CloseCode.NO_HELLO)

@@ -34,6 +34,7 @@ from protocol.scalars import (
     Title,
     WholeSeconds,
     format_instant,
+    is_session,
     parse_instant,
 )
 
@@ -212,6 +213,7 @@ def record_line(user_id: str, video_id: str, record: Record) -> bytes:
         sessions=[
             SessionLine.model_construct(session=g.session, seq=g.seq, at=g.at, settled=g.settle_ms, buried=g.buried)
             for g in record.guards
+            if is_session(g.session)  # no player has another, so nothing that it sends can be counted twice
         ],
     )
     return write_line(line)

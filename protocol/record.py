@@ -37,7 +37,8 @@ class Outcome(IntEnum):
     """Joined, but a set of seconds would have passed MAX_INTERVALS and was left as it was."""
     NOTHING_TO_DELETE = 3
     FAILED = 4
-    """Dropped: the stored record can't be read. Only the store says this, of a value that we did not write."""
+    """Dropped: the stored record can't be read, and stays as it is until it is repaired; a deletion starts it afresh.
+    Only the store says this, of a value that we did not write."""
     TOO_MANY_VIDEOS = 5
     """Dropped: it would begin a record, and the learner has as many as are allowed."""
 

@@ -72,6 +72,11 @@ def format_instant(ms: int) -> str:
     return datetime.fromtimestamp(ms // 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1_000:03d}Z"
 
 
+def is_session(name: str) -> bool:
+    """Whether it is a SessionId."""
+    return re.fullmatch(_SESSION, name) is not None
+
+
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("should not be blank")

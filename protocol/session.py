@@ -28,7 +28,7 @@ MAX_CAPPED = 512
 """Seqs that one ack of a session may tell to have been cut; of more, the first."""
 _REFUSALS = {
     Outcome.DELETED: Problem.DELETED,
-    Outcome.FAILED: Problem.INTERNAL,
+    Outcome.FAILED: Problem.DAMAGED,
     Outcome.TOO_MANY_VIDEOS: Problem.TOO_MANY_VIDEOS,
 }
 """What the ack says of a report that the store did not join."""

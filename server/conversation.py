@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 
 from protocol.connection import Bring, Connection, Effect, Greet, Renew, State, Take, Touch
 from protocol.errors import CloseCode, PeerError, Problem
-from protocol.messages import Hello, Message, Synced, Welcome
+from protocol.messages import Error, Hello, Message, Synced, Welcome
 from server.access import HOW_TO_SEND, has_token_in_url
 from server.arriving import Payer
 from server.channel import SocketChannel
@@ -24,6 +24,7 @@ from server.limits import Bucket, TooFast
 from server.services import Services
 from server.transport import Place
 from storage.changes import Changes
+from storage.damage import Damaged
 from storage.pending import Full
 from storage.store import StoreUnavailable
 
@@ -32,6 +33,8 @@ BEARER = (
     "a client that is no browser page, and so sends no Origin, has to send its token with the handshake, in the header "
     "Authorization: Bearer <token>; hello needs none then"
 )
+NAMED = 5
+"""Videos that one error names."""
 
 
 class Conversation:
@@ -217,8 +220,8 @@ class Conversation:
             changes = read.found(await services.hub.enter(channel, hello.since, hello.epoch, read.admit))
             welcome = Welcome(
                 server_time=services.clock().wall,
-                epoch=changes.epoch,
-                rev=changes.rev,
+                epoch=services.hub.pushes.epoch if isinstance(changes, Damaged) else changes.epoch,
+                rev=channel.rev if isinstance(changes, Damaged) else changes.rev,
                 heartbeat_interval=settings.heartbeat_interval_s,
                 flush_interval=settings.flush_interval_s,
                 max_frame=settings.max_frame_bytes,
@@ -259,12 +262,28 @@ class Conversation:
             except PeerError as error:
                 self._channel.refuse(error)
 
-    async def _sync(self, changes: Changes, *greeting: Message) -> None:
-        """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write."""
+    async def _sync(self, changes: Changes | Damaged, *greeting: Message) -> None:
+        """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write.
+
+        Where something can't be read, it is told so, and stays connected: a repair needs no new connection.
+        """
         pushes = self._services.hub.pushes
-        if len(changes):
-            self._channel.tell(*greeting)
-            greeting = ()
-            await pushes.tell_all(self._channel, changes)
-        self._channel.tell(*greeting, Synced(rev=changes.rev))
-        pushes.follow(self._channel, changes.rev)
+        if isinstance(changes, Damaged):
+            rev, damaged = self._channel.rev, ["any video"]
+        else:
+            if len(changes):
+                self._channel.tell(*greeting)
+                greeting = ()
+                await pushes.tell_all(self._channel, changes)
+            rev, damaged = changes.rev, changes.damaged
+        if damaged:
+            greeting = (*greeting, _damaged(damaged))
+        self._channel.tell(*greeting, Synced(rev=rev))
+        pushes.follow(self._channel, rev)
+
+
+def _damaged(videos: list[str]) -> Error:
+    """What a device is told of records that it can't be shown."""
+    kind, more = Problem.DAMAGED, "" if len(videos) <= NAMED else f" and {len(videos) - NAMED} more"
+    detail = f"the stored progress of {', '.join(videos[:NAMED])}{more} can't be read, and nothing is added to it"
+    return Error(code=kind.code, title=kind.value.title, detail=detail[:500])

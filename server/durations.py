@@ -14,9 +14,9 @@ from protocol.record import Report
 from server.clock import Clock
 from server.waiting import Waiter
 from storage.backoff import Backoff
+from storage.damage import Damaged
 from storage.flusher import Flusher
 from storage.outage import Outage
-from storage.packing import Damaged, unpack_record
 from storage.pending import Full
 from storage.store import Store, StoreUnavailable
 
@@ -88,14 +88,9 @@ class Durations:
 
     async def _bring(self, video_id: str) -> None:
         async for user_ids in self._store.totals.audience(video_id):
-            keys = [self._store.keys.progress(user_id) for user_id in user_ids]
-            values = await self._store.run([("HGET", key, video_id) for key in keys]) if keys else []
             waiter = Waiter()
-            for user_id, value in zip(user_ids, values, strict=True):
-                try:
-                    at = unpack_record(value or b"").last_watched
-                except Damaged:
-                    continue
+            for user_id, record in zip(user_ids, await self._store.records(user_ids, video_id), strict=True):
+                at = 0 if isinstance(record, Damaged) else record.last_watched
                 if at:
                     at = min(at, self._clock().wall)  # another would have the whole batch believe it
                     self._lane.add(user_id, video_id, Report(first_at=at, at=at), waiter)

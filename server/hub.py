@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgpack
-
 from protocol.errors import PeerError, Problem
+from protocol.record import Record
 from protocol.scalars import MAX_SEQ
 from server.clock import Clock
 from server.pushes import Channel, Pushes
 from storage.changes import Changes
+from storage.damage import Damaged
 from storage.endings import parse_ending
+from storage.epoch import parse_epoch
 from storage.lanes import Lane, lanes
 from storage.pending import Batch, Committed, Key, Origin
+from storage.push_messages import unpack_push
 from storage.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Hub:
 
     async def enter(
         self, channel: Channel, since: int | None, epoch: str | None, admit: Callable[[int], None]
-    ) -> Changes:
+    ) -> Changes | Damaged:
         """Add a device and read what it lacks. The caller tells it, and calls `pushes.follow`.
 
         Args:
@@ -147,13 +149,21 @@ class Hub:
             self._channels.drop(name)
 
     def _heard(self, name: str, data: bytes) -> None:
+        """A message of a channel, of whatever bytes: nothing is raised."""
         if name == self._store.catalogue.channel:
-            self._store.catalogue.forget(data.decode())
+            self._store.catalogue.heard(data)
         elif name == self._store.keys.epoch:
-            if data.decode() != self.pushes.epoch:
-                self._new_epoch(data.decode())
+            epoch = parse_epoch(data)
+            if isinstance(epoch, Damaged):
+                self._store.damage.found("epoch", "its channel", epoch)
+            elif epoch != self.pushes.epoch:
+                self._new_epoch(epoch)
         elif name == self._store.endings.channel:
-            self._end_sessions(parse_ending(data)[0])
+            ending = parse_ending(data)
+            if isinstance(ending, Damaged):
+                self._store.damage.found("ended", "its channel", ending)
+            else:
+                self._end_sessions(ending[0])
         elif (user_id := self._users.get(name)) is not None:
             self._remote(user_id, data)
 
@@ -188,22 +198,26 @@ class Hub:
         if user_id in self._followed:
             self._start(self.pushes.announce(user_id))
         self._followed.add(user_id)
+        self._read_again(user_id)
+
+    def _remote(self, user_id: str, data: bytes) -> None:
+        push = unpack_push(data)
+        if isinstance(push, Damaged):
+            self._store.damage.found("push", f"user {user_id!r}", push)
+            self._read_again(user_id)
+        elif push.worker != self._store.worker:
+            room = list(self._rooms.get(user_id, ()))
+            news = push.records if len(push.records) * len(room) <= MOST_TOLD else None
+            for channel in room:
+                self.pushes.push(channel, push.before, push.rev, news)
+
+    def _read_again(self, user_id: str) -> None:
+        """Bring the user's devices what they may lack."""
         for channel in self._rooms.get(user_id, ()):
             if channel.ready:
                 self.pushes.catch_up(channel)
             else:
                 channel.missed = MAX_SEQ
-
-    def _remote(self, user_id: str, data: bytes) -> None:
-        worker, before, rev, records = msgpack.unpackb(data, raw=True)
-        if type(before) is not int or type(rev) is not int:
-            raise ValueError("no push of ours")
-        if worker.decode() == self._store.worker:
-            return
-        room = list(self._rooms.get(user_id, ()))
-        news = [(video_id.decode(), value) for video_id, value in records]
-        for channel in room:
-            self.pushes.push(channel, before, rev, news if len(news) * len(room) <= MOST_TOLD else None)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._tasks is not None  # noqa: S101 channels enter only while `run` runs
@@ -222,12 +236,12 @@ class Hub:
                 channel.restart()
 
 
-def _news(committed: Committed, keys: list[Key]) -> list[tuple[str, bytes]] | None:
-    """(videoId, value) of these records; None where not all values were wanted: the device has come since."""
-    results = [committed.results.get(key) for key in keys]
-    if None in results:
+def _news(committed: Committed, keys: list[Key]) -> list[tuple[str, Record]] | None:
+    """(videoId, record) of these, but for damaged ones; None where not all were wanted: the device has come since."""
+    if not committed.results.keys() >= set(keys):
         return None
-    return [(key[1], result.value) for key, result in zip(keys, results, strict=True) if result and result.value]
+    found = [(key[1], committed.record(key)) for key in keys]
+    return [(video_id, record) for video_id, record in found if not isinstance(record, Damaged)]
 
 
 def _only(channel: object, origins: list[Origin]) -> bool:

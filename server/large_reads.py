@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from server.unread import Account
 from storage.changes import KEPT_BYTES, RECORD_BYTES, Changes
+from storage.damage import Damaged
 
+C = TypeVar("C", bound=Changes | Damaged)
 RECORDS_A_REQUEST = 500
 """Records that are looked at for the price of one request more; so a learner with fewer notices nothing."""
 BYTES_A_REQUEST = 262_144
@@ -60,8 +62,8 @@ class LargeRead:
         if self._charge is not None:
             self._charge(records / RECORDS_A_REQUEST)
 
-    def found(self, changes: Changes) -> Changes:
+    def found(self, changes: C) -> C:
         """They are read: the next request pays for their bytes."""
-        if self._owe is not None and changes.stored_bytes > BYTES_A_REQUEST:
+        if self._owe is not None and isinstance(changes, Changes) and changes.stored_bytes > BYTES_A_REQUEST:
             self._owe(changes.stored_bytes / BYTES_A_REQUEST)
         return changes

@@ -95,6 +95,12 @@ class Metrics(Collector):
         for name, count in self._retries.items():
             retries.add_metric([name], count())
         yield retries
+        damaged = CounterMetricFamily(
+            "playhead_damaged_values", "How often a stored value could not be read, by kind", labels=["kind"]
+        )
+        for kind, times in services.store.damage.counts.items():
+            damaged.add_metric([kind], times)
+        yield damaged
         yield from _tallied(services.tally)
 
     def routes(self) -> list[Route]:

@@ -83,11 +83,11 @@ async def _export(store: Store, clock: Clock, out: BinaryIO, cursor: Path | None
     finally:
         bar.close()
     for what in export.failed[:SHOWN]:
-        print(f"playhead: a record can't be read, it is left out: {what}", file=sys.stderr)
+        print(f"playhead: this can't be read, and is left out: {what}", file=sys.stderr)
     counts = export.counts
     print(
         f"{counts['records']:,} records, {counts['videos']:,} videos, {counts['ended']:,} ended sessions"
-        + (f"; {counts['failed']:,} records can't be read" if counts["failed"] else ""),
+        + (f"; {counts['failed']:,} can't be read" if counts["failed"] else ""),
         file=sys.stderr,
     )
     return 1 if counts["failed"] else 0

@@ -4,11 +4,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.errors import Problem
 from protocol.rest import SessionsEnded
 from server.audit import actor_of, audited
 from server.bodies import answer
 from server.identity import PROGRESS_ANY
 from server.parameters import only_query, path_id
+from server.problems import RestError
 from server.services import Services
 
 
@@ -28,6 +30,9 @@ class OperationEndpoints:
         only_query(request)
         user_id = path_id(request, "userId")
         with audited("sessions.end", actor_of(identity), user=user_id) as act:
-            await self._services.store.endings.add(user_id, self._services.clock().wall)
+            damaged = await self._services.store.endings.add(user_id, self._services.clock().wall)
+            if damaged is not None:
+                detail = "running processes were told, but it is kept for no others: repair it with `playhead rebuild`"
+                raise RestError(Problem.DAMAGED, detail)
             act.outcome = "ended"
         return answer(SessionsEnded())

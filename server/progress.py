@@ -1,7 +1,7 @@
 """The documented REST contract: eight endpoints over the same records, batches and rules as the socket."""
 
 from heapq import nsmallest
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,9 +36,10 @@ from server.services import Services
 from server.waiting import EnvelopeWaiter, OpsWaiter, barrier
 from storage.calls import WEIGHT_PER_CALL
 from storage.changes import PAGE_RECORDS
+from storage.damage import Damaged
 from storage.flusher import Flusher
-from storage.packing import unpack_record
 
+T = TypeVar("T")
 REPORTS_A_REQUEST = 50
 """Reports that one body brings at the price of a request more."""
 TREES = "application/json", "text/plain"
@@ -117,7 +118,7 @@ class ProgressEndpoints:
         for index, (item, outcome) in enumerate(zip(items if full else (), waiter.outcomes, strict=False)):
             if not index % PAGE_RECORDS:
                 await self._services.store.pieces.next()
-            record = unpack_record(committed.results[user_id, item.video_id].value)
+            record = committed.record((user_id, item.video_id))
             said.append(ItemOutcome(index=index, video_id=item.video_id, outcome=_outcome(item, outcome, record)))
         return said
 
@@ -143,7 +144,7 @@ class ProgressEndpoints:
         committed = await waiter.commit(lane)
         if waiter.outcomes[0] is Outcome.TOO_MANY_VIDEOS:
             raise _too_many_videos(self._services.settings.max_videos_per_user)
-        record = unpack_record(committed.results[body.user_id, body.video_id].value)
+        record = _sound(committed.record((body.user_id, body.video_id)))
         _refuse_unstored(waiter.outcomes[0], record)
         return _one(body.user_id, body.video_id, record, full, self._now)
 
@@ -164,7 +165,7 @@ class ProgressEndpoints:
         only_query(request, "detail")
         full = query_choice(request, "detail", ("full",))
         user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
-        record = await self._services.store.record(user_id, video_id)
+        record = _sound(await self._services.store.record(user_id, video_id))
         if not record.exists:
             raise _no_progress()
         return _one(user_id, video_id, record, full, self._now)
@@ -191,6 +192,8 @@ class ProgressEndpoints:
             await waiter.commit(self._services.requests)
             if waiter.outcomes[0] is Outcome.NOTHING_TO_DELETE:
                 raise _no_progress()
+            if waiter.outcomes[0] is Outcome.FAILED:
+                raise _damaged()
             act.outcome = "deleted"
         return answer(Deleted())
 
@@ -201,7 +204,7 @@ class ProgressEndpoints:
         user_id = identity.act_for(path_id(request, "userId"))
         total, most = 0, list[tuple[int, int, str]]()
         with self._access.large_read(self._access.payer(request, identity)) as read:
-            changes = read.found(await self._services.store.changes(user_id, admit=read.admit))
+            changes = _sound(read.found(await self._services.store.changes(user_id, admit=read.admit)))
             async for page in changes.pages():
                 found = [(-r.watched, -r.last_watched, video_id) for video_id, r in page.records if r.watched]
                 total -= sum(watched for watched, _, _ in found)
@@ -229,7 +232,7 @@ class ProgressEndpoints:
         """Newest first; with `since`, what changed after it, deletions too, in full detail."""
         delta = since is not None
         try:
-            changes = read.found(await self._services.store.changes(user_id, since, epoch, read.admit))
+            changes = _sound(read.found(await self._services.store.changes(user_id, since, epoch, read.admit)))
             rest = parts(user_id, changes, self._now, full=delta or full is not None, delta=delta, outcomes=outcomes)
             return await Listing.begin(request, rest, self._services.settings.write_timeout_s, read.close)
         except BaseException:
@@ -288,9 +291,11 @@ def _one(user_id: str, video_id: str, record: Record, full: str | None, now: int
     )
 
 
-def _outcome(item: Item, outcome: Outcome, record: Record) -> Literal["stored", "capped", "deleted", "failed"]:
+def _outcome(
+    item: Item, outcome: Outcome, record: Record | Damaged
+) -> Literal["stored", "capped", "deleted", "failed"]:
     """A deletion may also have come right after the item, in the same commit."""
-    if outcome is Outcome.FAILED:
+    if outcome is Outcome.FAILED or isinstance(record, Damaged):
         return "failed"
     if outcome is Outcome.DELETED or not record.exists:
         return "deleted"
@@ -300,9 +305,20 @@ def _outcome(item: Item, outcome: Outcome, record: Record) -> Literal["stored", 
 def _refuse_unstored(outcome: Outcome, record: Record) -> None:
     """A deletion may also have come right after the update, in the same commit."""
     if outcome is Outcome.FAILED:
-        raise RestError(Problem.INTERNAL, "the stored record can't be read")
+        raise _damaged()
     if outcome is Outcome.DELETED or not record.exists:
         raise RestError(Problem.DELETED, "lastWatched is not after the deletion of this progress")
+
+
+def _sound(found: T | Damaged) -> T:
+    """What the store has, if it can be read. Raises RestError: not until it is repaired; to try again is in vain."""
+    if isinstance(found, Damaged):
+        raise _damaged()
+    return found
+
+
+def _damaged() -> RestError:
+    return RestError(Problem.DAMAGED, "what is stored can't be read; an operator can repair it with `playhead rebuild`")
 
 
 def _bad_heartbeat(index: int, fields: tuple[FieldError, ...]) -> RestError:

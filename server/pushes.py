@@ -17,7 +17,7 @@ from protocol.rest import record_view
 from server.clock import Clock
 from server.large_reads import LargeRead
 from storage.changes import Changes, oldest_change_first
-from storage.packing import unpack_record
+from storage.damage import Damaged
 from storage.store import Store, StoreUnavailable
 
 READS_AT_ONCE = 16
@@ -85,12 +85,12 @@ class Pushes:
         self._new_epoch = new_epoch
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
-    def push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, bytes]] | None) -> None:
+    def push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, Record]] | None) -> None:
         """Tell the device what has changed.
 
         Args:
             before, rev: the change took the learner's records from the one revision to the other.
-            news: (videoId, stored value) of what is new to this device; None where that has to be read.
+            news: (videoId, record) of what is new to this device; None where that has to be read.
         """
         if not channel.ready:
             channel.missed = max(channel.missed, rev)
@@ -99,8 +99,7 @@ class Pushes:
         elif before > channel.rev or news is None:
             self.catch_up(channel)
         else:
-            records = [(video_id, unpack_record(value)) for video_id, value in news]
-            fresh = [(video_id, record) for video_id, record in records if record.rev > channel.rev]
+            fresh = [(video_id, record) for video_id, record in news if record.rev > channel.rev]
             told = list(pages(fresh, rev, self._clock().wall))
             channel.rev = rev
             for page in told:
@@ -157,7 +156,9 @@ class Pushes:
         async with self._reads:
             had = channel.rev
             changes = await self._store.changes(channel.user_id, had, self.epoch, read.admit)
-        if changes.epoch != self.epoch:
+        if isinstance(changes, Damaged):
+            self.follow(channel, channel.rev)  # nothing can be read of this learner; the device goes on
+        elif changes.epoch != self.epoch:
             self._new_epoch(changes.epoch)
         elif changes.rev < had:
             channel.restart()  # the store went back in time

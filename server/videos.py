@@ -1,5 +1,7 @@
 """What is known of a video: its catalogue entry, and who watched how much of it."""
 
+from typing import TypeVar
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,7 +15,10 @@ from server.parameters import only_query, path_id
 from server.problems import RestError
 from server.services import Services
 from storage.catalogue import Video
+from storage.damage import Damaged
 from storage.totals import Totals
+
+T = TypeVar("T")
 
 
 class VideoEndpoints:
@@ -41,9 +46,10 @@ class VideoEndpoints:
         video_id = path_id(request, "videoId")
         store, batch = self._services.store, self._services.settings.min_audience
         if identity.has(ANALYTICS) or identity.has(PROGRESS_ANY):
-            totals = await store.totals.read(video_id)
+            found = await store.totals.read(video_id)
         else:
-            totals = await store.released.read(video_id, batch)
+            found = await store.released.read(video_id, batch)
+        totals = _sound(found, "totals")
         return answer(
             Summary(
                 video_id=video_id,
@@ -56,7 +62,8 @@ class VideoEndpoints:
         (await self._services.access.identify(request)).require(ANALYTICS)
         only_query(request)
         video_id = path_id(request, "videoId")
-        totals, curve, watching = await self._services.store.totals.read_all(video_id, self._services.clock().wall)
+        found = await self._services.store.totals.read_all(video_id, self._services.clock().wall)
+        totals, curve, watching = _sound(found, "totals")
         return answer(
             Analytics(
                 video_id=video_id,
@@ -85,11 +92,12 @@ class VideoEndpoints:
         catalogue, durations = self._services.store.catalogue, self._services.durations
         with audited("catalogue.put", actor_of(identity), video=video_id) as act:
             known = await catalogue.get(video_id)
-            if video.duration_ms and (known is None or known.duration_ms != video.duration_ms):
+            is_same = isinstance(known, Video) and known.duration_ms == video.duration_ms
+            if video.duration_ms and not is_same:
                 async with durations.changing(video_id):
-                    await catalogue.put(video_id, video)
+                    _sound(await catalogue.put(video_id, video), "catalogue entry")
             else:
-                await catalogue.put(video_id, video)
+                _sound(await catalogue.put(video_id, video), "catalogue entry")
             act.outcome = "created" if known is None else "unchanged" if known == video else "changed"
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
@@ -97,10 +105,17 @@ class VideoEndpoints:
         await self._services.access.identify(request)
         only_query(request)
         video_id = path_id(request, "videoId")
-        video = await self._services.store.catalogue.get(video_id)
+        video = _sound(await self._services.store.catalogue.get(video_id), "catalogue entry")
         if video is None:
             raise RestError(Problem.NOT_FOUND, "the catalogue has no such video")
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
+
+
+def _sound(found: T | Damaged, what: str) -> T:
+    """What the store has, if it can be read. Raises RestError: not until it is repaired."""
+    if isinstance(found, Damaged):
+        raise RestError(Problem.DAMAGED, f"the stored {what} of this video can't be read ({found.why})")
+    return found
 
 
 def _average(totals: Totals) -> int:

@@ -1,12 +1,13 @@
 """What a viewer adds to the totals of a video: the entries that `lua/videos.lua` keeps, as it makes them of records."""
 
-from operator import lt
 from typing import NamedTuple
 
 import msgpack
 
 from protocol.record import Record
-from storage.packing import Damaged
+from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
+from storage.damage import Damaged
+from storage.packing import MAX_VALUE, NOT_MSGPACK, check_seconds
 
 
 class Entry(NamedTuple):
@@ -35,21 +36,21 @@ def state_of(record: Record) -> bytes:
     return state
 
 
-def unpack_entry(value: bytes) -> Entry:
-    """A stored entry.
-
-    Raises:
-        Damaged: it can't be read.
-    """
+def unpack_entry(value: bytes) -> Entry | Damaged:
+    """A stored entry."""
+    if len(value) > MAX_VALUE:
+        return Damaged("too long")
     try:
         unpacker = msgpack.Unpacker(max_buffer_size=max(len(value), 1))
         unpacker.feed(value)
         rev, (watched, completed, seen, again) = unpacker
+        numbers = rev, watched, completed
+        if set(map(type, (*numbers, *seen, *again))) != {int}:
+            raise ValueError("all is integers")
+        if min(numbers) < 0 or rev > MAX_SEQ or watched > MAX_MEDIA_S or completed > 1:
+            raise ValueError("a number that is too large or too small")
         for seconds in (seen, again):
-            if type(seconds) is not list or len(seconds) % 2 or not all(map(lt, [-1, *seconds], seconds)):
-                raise ValueError("a set of seconds is sorted pairs")
-        if set(map(type, (rev, watched, completed, *seen, *again))) != {int}:
-            raise ValueError("all else is integers")
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise Damaged(str(error)) from error
+            check_seconds(seconds)
+    except NOT_MSGPACK as error:
+        return Damaged(str(error)[:100] or type(error).__name__)
     return Entry(rev, watched, completed, seen, again)

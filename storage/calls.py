@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import msgpack
 
-from storage.keys import Keys
+from storage.keys import Keys, id_of
 from storage.packing import append
 from storage.pending import Batch, Delta, Key, Wanted
+from storage.wire import Command
 
 WEIGHT_PER_CALL = 200
 """Reports, or records, in one script call: a few ms, during which the store serves nobody else."""
@@ -169,3 +170,8 @@ def video_calls(by_shard: States) -> Iterator[VideoCall]:
 def video_keys(keys: Keys, shards: list[str]) -> list[str]:
     """The four keys of each shard, in the order that `lua/videos.lua` takes them."""
     return [key for shard in shards for key in keys.of_shard(shard)]
+
+
+def video_of_call(keys: Keys, command: Command, place: int) -> str:
+    """The video that a call of `lua/videos.lua`, made of `video_keys`, has at `place`."""
+    return keys.video_of(id_of(command[3 + 4 * place]))

@@ -3,14 +3,18 @@
 A change is told to the other workers on a channel; MAX_AGE_S bounds how long a lost message can matter.
 """
 
+import re
 import time
 from dataclasses import dataclass
 
+from protocol.scalars import MAX_MEDIA_S
+from storage.damage import FOREIGN, Damaged, DamageLog
 from storage.keys import Keys
-from storage.wire import Run
+from storage.wire import Command, Run
 
 MAX_CACHED = 50_000
 MAX_AGE_S = 60.0
+_WHOLE = re.compile(rb"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,40 +25,77 @@ class Video:
     duration_ms: int
 
 
+def read_duration(stored: bytes | Damaged | None) -> int | Damaged:
+    """A stored duration, ms; 0 where there is none."""
+    if stored is None or isinstance(stored, Damaged):
+        return stored or 0
+    if not _WHOLE.fullmatch(stored) or int(stored) > MAX_MEDIA_S * 1_000:
+        return Damaged("its duration is not a whole number of ms up to 48 h")
+    return int(stored)
+
+
+def read_video(stored: list[bytes | None] | Damaged) -> Video | Damaged | None:
+    """A stored entry, (title, duration_ms); None where there is none."""
+    if isinstance(stored, Damaged):
+        return stored
+    if stored[1] is None:
+        return None
+    duration_ms = read_duration(stored[1])
+    if isinstance(duration_ms, Damaged):
+        return duration_ms
+    try:
+        return Video((stored[0] or b"").decode(), duration_ms)
+    except UnicodeDecodeError:
+        return Damaged("its title is not UTF-8")
+
+
 class Catalogue:
     """Titles and durations by videoId.
 
     Args:
-        run: the store's round trip; its StoreUnavailable comes out of every method here.
+        run, run_each: the store's round trips; their StoreUnavailable comes out of every method here.
     """
 
-    def __init__(self, run: Run, keys: Keys) -> None:
+    def __init__(self, run: Run, run_each: Run, keys: Keys, damage: DamageLog) -> None:
         self._run = run
+        self._run_each = run_each
         self._keys = keys
+        self._damage = damage
         self._cache: dict[str, tuple[float, int]] = {}
         self._forgotten = 0
         self.channel = f"{keys.prefix}:catalogue"
 
-    async def get(self, video_id: str) -> Video | None:
+    async def get(self, video_id: str) -> Video | Damaged | None:
         """The entry, straight from the store."""
-        (reply,) = await self._run([("HMGET", self._keys.catalogue(video_id), "title", "duration_ms")])
-        if reply[1] is None:
-            return None
-        return Video((reply[0] or b"").decode(), int(reply[1]))
+        (reply,) = await self._run_each([("HMGET", self._keys.catalogue(video_id), "title", "duration_ms")])
+        video = read_video(reply)
+        if isinstance(video, Damaged):
+            self._damage.found("catalogue", f"video {video_id!r}", video)
+        return video
 
-    async def put(self, video_id: str, video: Video) -> None:
-        """Create or replace the entry, and then tell every worker: the channel may be at another server."""
+    async def put(self, video_id: str, video: Video) -> Damaged | None:
+        """Create or replace the entry, and then tell every worker: the channel may be at another server.
+
+        Damaged: its key holds another type, and nothing was written.
+        """
+        return await self._write(
+            video_id, [("HSET", self._keys.catalogue(video_id), "title", video.title, "duration_ms", video.duration_ms)]
+        )
+
+    async def add(self, video_id: str, video: Video) -> Damaged | None:
+        """Create the entry where there is none, and tell every worker; one that is there stays. Else as `put`."""
         key = self._keys.catalogue(video_id)
-        await self._run([("HSET", key, "title", video.title, "duration_ms", video.duration_ms)])
+        return await self._write(
+            video_id, [("HSETNX", key, "title", video.title), ("HSETNX", key, "duration_ms", video.duration_ms)]
+        )
+
+    async def _write(self, video_id: str, commands: list[Command]) -> Damaged | None:
+        if FOREIGN in await self._run_each(commands):
+            self._damage.found("catalogue", f"video {video_id!r}", FOREIGN)
+            return FOREIGN
         await self._run([("SPUBLISH", self.channel, video_id)])
         self.forget(video_id)
-
-    async def add(self, video_id: str, video: Video) -> None:
-        """Create the entry where there is none, and then tell every worker; one that is there stays."""
-        key = self._keys.catalogue(video_id)
-        await self._run([("HSETNX", key, "title", video.title), ("HSETNX", key, "duration_ms", video.duration_ms)])
-        await self._run([("SPUBLISH", self.channel, video_id)])
-        self.forget(video_id)
+        return None
 
     def forget(self, video_id: str) -> None:
         """The entry has changed: ask again, and don't cache an answer that is under way."""
@@ -66,8 +107,12 @@ class Catalogue:
         self._forgotten += 1
         self._cache.clear()
 
+    def heard(self, data: bytes) -> None:
+        """What was published: a video whose entry has changed, or bytes that name none."""
+        self.forget(data.decode(errors="replace"))
+
     async def durations(self, video_ids: set[str]) -> dict[str, int]:
-        """Durations in ms, 0 where the catalogue has none; one round trip for all that aren't cached."""
+        """Durations in ms, 0 where there is none that can be read; one round trip for all that aren't cached."""
         now = time.monotonic()
         found: dict[str, int] = {}
         missing = []
@@ -79,9 +124,15 @@ class Catalogue:
                 missing.append(video_id)
         if missing:
             generation = self._forgotten
-            replies = await self._run([("HGET", self._keys.catalogue(video_id), "duration_ms") for video_id in missing])
+            replies = await self._run_each(
+                [("HGET", self._keys.catalogue(video_id), "duration_ms") for video_id in missing]
+            )
             for video_id, reply in zip(missing, replies, strict=True):
-                found[video_id] = int(reply or 0)
+                duration_ms = read_duration(reply)
+                if isinstance(duration_ms, Damaged):
+                    self._damage.found("catalogue", f"video {video_id!r}", duration_ms)
+                    duration_ms = 0
+                found[video_id] = duration_ms
             if generation == self._forgotten:
                 if len(self._cache) + len(missing) > MAX_CACHED:
                     self._cache.clear()

@@ -6,17 +6,15 @@ never older: whoever later asks for what changed after `rev` misses nothing.
 """
 
 import heapq
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 
 from protocol.record import Record
-from storage.packing import Damaged, unpack_record
+from storage.damage import Damaged, DamageLog, named
+from storage.packing import MAX_VALUE, NOT_MSGPACK, unpack_record
 from storage.pieces import Pieces
-
-logger = logging.getLogger(__name__)
 
 PAGE_RECORDS = 100
 """Records that are decoded, and shown, without a break: a few ms of this process."""
@@ -68,6 +66,7 @@ class Changes:
         rev: int,
         fetch: Callable[[Sequence[str]], Awaitable[Sequence[bytes | None]]],
         pieces: Pieces,
+        damage: DamageLog,
     ) -> None:
         self.epoch = epoch
         self.rev = rev
@@ -78,6 +77,9 @@ class Changes:
         self._kept = 0
         self.stored_bytes = 0
         """Of all of them, as the store has them."""
+        self._damage = damage
+        self.damaged: list[str] = []
+        """videoIds of the records that can't be read and are left out, once their page has come."""
 
     def __len__(self) -> int:
         """How many; tombstones too."""
@@ -97,13 +99,18 @@ class Changes:
     def take(self, found: Sequence[Any]) -> None:
         """Add what a call of `lua/changes.lua` found: videoId, value, …"""
         for i in range(0, len(found), 2):
-            video, value = found[i].decode(), found[i + 1]
+            video, value = self._video(found[i]), found[i + 1]
+            if not video:
+                continue
             if isinstance(value, list):
                 value = value[0], value[1]
             elif self._kept + len(value) > KEPT_BYTES:
                 value = value[:HEAD], len(value)
             else:
                 self._kept += len(value)
+            if _size(value) > MAX_VALUE:
+                self._leave_out(video, Damaged("too long"))
+                continue
             self.stored_bytes += _size(value)
             self._values[video] = value
 
@@ -134,7 +141,7 @@ class Changes:
         value = self._values[video]
         try:
             return order(*_instants(value if isinstance(value, bytes) else value[0]))
-        except (ValueError, TypeError, msgpack.UnpackException):
+        except NOT_MSGPACK:
             return 0  # it can't be read, as its page will find
 
     async def _decode(self, videos: Sequence[str]) -> list[tuple[str, Record]]:
@@ -150,11 +157,25 @@ class Changes:
     def _decoded(self, values: Iterable[tuple[str, Any]]) -> list[tuple[str, Record]]:
         found = []
         for video, value in values:
-            try:
-                found.append((video, unpack_record(value)))
-            except Damaged:
-                logger.error("The record of user %s and video %r can't be read, it is left out", self._user_id, video)
+            record = unpack_record(value)
+            if isinstance(record, Damaged):
+                self._leave_out(video, record)
+            else:
+                found.append((video, record))
         return found
+
+    def _leave_out(self, video: str, damaged: Damaged) -> None:
+        self._damage.found("record", named(self._user_id, video), damaged)
+        if video not in self.damaged:
+            self.damaged.append(video)
+
+    def _video(self, name: bytes) -> str:
+        """ "" for bytes that are no videoId."""
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            self._leave_out(name.decode(errors="replace"), Damaged("its videoId is not UTF-8"))
+            return ""
 
 
 def _size(value: bytes | Large) -> int:

@@ -1,5 +1,8 @@
 """Users whose sessions an operator has ended: told to every process, kept a while for one that was not listening."""
 
+import re
+
+from storage.damage import FOREIGN, Damaged, DamageLog
 from storage.instants import CLOCKS_APART_MS
 from storage.keys import Keys
 from storage.wire import Run
@@ -8,20 +11,26 @@ KEEP_MS = 3_600_000
 """Longer than any process can be without the store's channels and still hold its connections: pings close those."""
 
 
-class Endings:
-    """Args: run: the store's round trip of commands."""
+_PUBLISHED = re.compile(r"([0-9]{1,15}) (.+)")
 
-    def __init__(self, run: Run, keys: Keys) -> None:
-        self._run = run
+
+class Endings:
+    """Args: run_each: the store's round trip of commands."""
+
+    def __init__(self, run_each: Run, keys: Keys, damage: DamageLog | None = None) -> None:
+        self._run_each = run_each
+        self._damage = damage or DamageLog()
         self.channel = keys.ended
 
-    async def add(self, user_id: str, at: int) -> None:
+    async def add(self, user_id: str, at: int) -> Damaged | None:
         """End every session of the user that began at `at`, ms since 1970, or before.
+
+        Damaged: its key holds another type. All processes that listen were told, but none will be that did not.
 
         Raises:
             StoreUnavailable: not every process was told; do it again.
         """
-        await self._run(
+        replies = await self._run_each(
             [
                 ("ZADD", self.channel, "GT", at, user_id),
                 ("ZREMRANGEBYSCORE", self.channel, 0, at - KEEP_MS),
@@ -29,6 +38,10 @@ class Endings:
                 ("SPUBLISH", self.channel, f"{at} {user_id}"),
             ]
         )
+        if FOREIGN in replies:
+            self._damage.found("ended", "all users", FOREIGN)
+            return FOREIGN
+        return None
 
     async def until(self, now: int) -> list[tuple[str, int]]:
         """(userId, at) of all that are kept, none later than now, ms since 1970.
@@ -41,17 +54,28 @@ class Endings:
         """
         found = await self.recent()
         if late := {user_id for user_id, at in found if at > now + CLOCKS_APART_MS}:
-            await self._run([("ZADD", self.channel, "XX", "LT", now, user_id) for user_id in late])
+            await self._run_each([("ZADD", self.channel, "XX", "LT", now, user_id) for user_id in late])
         return [(user_id, now if user_id in late else at) for user_id, at in found]
 
     async def recent(self) -> list[tuple[str, int]]:
-        """(userId, at) of all that are kept, as they are. Raises StoreUnavailable."""
-        (flat,) = await self._run([("ZRANGE", self.channel, 0, -1, "WITHSCORES")])
+        """(userId, at) of all that are kept and can be read, as they are. Raises StoreUnavailable."""
+        (flat,) = await self._run_each([("ZRANGE", self.channel, 0, -1, "WITHSCORES")])
+        if isinstance(flat, Damaged):
+            self._damage.found("ended", "all users", flat)
+            return []
         pairs = flat if flat and isinstance(flat[0], list) else zip(flat[::2], flat[1::2], strict=True)
-        return [(user_id.decode(), int(float(at))) for user_id, at in pairs]
+        found = []
+        for member, score in pairs:
+            try:
+                user_id, at = member.decode(), int(float(score))
+            except (ValueError, OverflowError):
+                self._damage.found("ended", f"user {member[:100]!r}", Damaged("no text, or an instant without end"))
+            else:
+                found.append((user_id, at))
+        return found
 
 
-def parse_ending(data: bytes) -> tuple[str, int]:
+def parse_ending(data: bytes) -> tuple[str, int] | Damaged:
     """(userId, at) of what `add` published."""
-    at, _, user_id = data.decode().partition(" ")
-    return user_id, int(at)
+    match = _PUBLISHED.fullmatch(data.decode(errors="replace"))
+    return (match[2], int(match[1])) if match else Damaged("a message that is none of ours")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from storage.damage import Damaged, DamageLog
 from storage.keys import Keys
 from storage.link import Link, checked
 from storage.scripts import Script
@@ -23,7 +24,7 @@ from storage.wire import Command
 
 KEEP_S = 86_400
 """How long the count of a process outlives its last commit."""
-BEHIND = -1
+BEHIND, NO_COUNT = -1, -2
 
 
 class Fence:
@@ -38,7 +39,10 @@ class Fence:
         self.primary = ""
 
     def learn(self, count: int, primary: str) -> None:
-        self.known = 0 if count == BEHIND else max(self.known, count)
+        if count == NO_COUNT:
+            self.known = self.proven() + 1
+        else:
+            self.known = 0 if count == BEHIND else max(self.known, count)
         self.at = time.monotonic()
         self.primary = primary
 
@@ -50,8 +54,9 @@ class Fence:
 class Fences:
     """The counts of one process."""
 
-    def __init__(self, keys: Keys, worker: str, link: Link, script: Script) -> None:
+    def __init__(self, keys: Keys, worker: str, link: Link, script: Script, damage: DamageLog) -> None:
         self._link = link
+        self._damage = damage
         self._script = script
         self._new = {tag: keys.fence(worker, tag) for tag in link.tags or ("",)}
         self._fences: list[Fence] = []
@@ -72,6 +77,13 @@ class Fences:
                 found = [Fence(self._new.pop(tag))]
                 self._fences += found
         return found
+
+    def learn(self, fence: Fence, count: int, primary: str) -> None:
+        """What `count` answered there."""
+        self.went_back |= count == BEHIND
+        if count == NO_COUNT:
+            self._damage.found("fence", fence.key, Damaged("it is no count"))
+        fence.learn(count, primary)
 
     def count(self, fence: Fence) -> Command:
         return self._script.call([fence.key], fence.proven(), 1_000 * KEEP_S)
@@ -101,7 +113,6 @@ class Mark:
     def read(self, primary: str, replies: list[Any]) -> None:
         checked(replies)
         for fence, count in zip(self._sent[primary], replies, strict=False):
-            self._fences.went_back |= count == BEHIND
-            fence.learn(count, primary)
+            self._fences.learn(fence, count, primary)
         if self._judge is not None:
             self._judge(replies[-1])

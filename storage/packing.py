@@ -11,11 +11,17 @@ from typing import Any
 import msgpack
 import msgspec
 
-from protocol.record import ABSENT, Guard, Record
-from protocol.scalars import MAX_INSTANT
+from protocol.intervals import MAX_INTERVALS
+from protocol.record import ABSENT, MAX_SESSIONS, Guard, Record
+from protocol.scalars import MAX_INSTANT, MAX_MEDIA_S, MAX_SEQ
+from storage.damage import Damaged
 
 append: Callable[[Any, bytearray, int], None] = msgspec.msgpack.Encoder().encode_into
 """append(report or tuple, to, -1) puts it at the end of `to`, as the scripts take it."""
+
+
+_NAMES = "surrogateescape"
+"""A session's name of bytes that are no text is kept as it is: only the store's scripts compare it."""
 
 
 def pack_record(record: Record) -> bytes:
@@ -38,56 +44,70 @@ def pack_record(record: Record) -> bytes:
         record.again,
         guards,
     )
-    value: bytes = msgpack.packb(record.rev) + msgpack.packb(body)
+    value: bytes = msgpack.packb(record.rev) + msgpack.packb(body, unicode_errors=_NAMES)
     return value
 
 
 _FIELDS = 13
 """Of a record without its rev; the last three are lists."""
+MAX_VALUE = 65_536
+"""Bytes of a stored record, or of an entry of an audience; the largest that we write takes two thirds."""
 
 
-class Damaged(Exception):
-    """A stored value that we have not written."""
-
-
-def unpack_record(value: bytes) -> Record:
-    """The record of a stored value; the empty record for the empty value.
-
-    Raises:
-        Damaged: it can't be read.
-    """
+def unpack_record(value: bytes) -> Record | Damaged:
+    """The record of a stored value; the empty record for the empty value."""
     if not value:
         return Record()
+    if len(value) > MAX_VALUE:
+        return Damaged("too long")
     try:
-        unpacker = msgpack.Unpacker(max_buffer_size=len(value))
+        unpacker = msgpack.Unpacker(max_buffer_size=len(value), unicode_errors=_NAMES)
         unpacker.feed(value)
         rev, body = unpacker
-        if len(body) != _FIELDS:
+        if type(body) is not list or len(body) != _FIELDS:
             raise ValueError("of another length")
         flat = body[-1]
+        if len(flat) % 5 or len(flat) > 5 * MAX_SESSIONS:
+            raise ValueError("sessions of another length")
         body[-1] = [Guard(*flat[i : i + 5]) for i in range(0, len(flat), 5)]
         record = Record(rev, *body)
-        _check(record, [rev, *body[:-3]])
+        _check(record)
         return record
-    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
-        raise Damaged(str(error)) from error
+    except NOT_MSGPACK as error:
+        return Damaged(str(error)[:100] or type(error).__name__)
 
 
-def _check(record: Record, numbers: list[Any]) -> None:
-    """Types and order, as readers rely on them: what else can be shown of a record can't fail.
+NOT_MSGPACK = (ValueError, TypeError, LookupError, OverflowError, msgpack.UnpackException)
+"""What msgpack, and reading what came out of it, can raise for bytes that are not ours."""
+
+
+def check_seconds(seconds: Any) -> None:
+    """Raises ValueError: not a set as `protocol/intervals.py` has them, within a video."""
+    if type(seconds) is not list or len(seconds) % 2 or not all(map(lt, [-1, *seconds], seconds)):
+        raise ValueError("a set of seconds is sorted pairs")
+    if len(seconds) > 2 * MAX_INTERVALS or (seconds and seconds[-1] > MAX_MEDIA_S):
+        raise ValueError("a set of seconds is too large")
+
+
+def _check(r: Record) -> None:
+    """Types, bounds and order, as readers rely on them: what else can be shown of a record can't fail. The same as
+    `read_record` of `lua/users.lua` checks.
 
     Raises:
         ValueError: another type, a set that is not sorted, an instant that no calendar has.
     """
-    for guard in record.guards:
+    instants = [r.deleted_at, r.last_watched, r.completed_at]
+    numbers = [*instants, r.rev, r.claimed, r.played_ms, r.duration_ms, r.position_at, r.unsettled_at]
+    positions = [r.position_ms, r.unsettled_ms]
+    for guard in r.guards:
         if type(guard.session) is not str:
             raise ValueError("a session's name is text")
         numbers += (guard.seq, guard.at, guard.settle_ms, guard.buried)
-    for seconds in (record.seen, record.again):
-        if type(seconds) is not list or len(seconds) % 2 or not all(map(lt, [-1, *seconds], seconds)):
-            raise ValueError("a set of seconds is sorted pairs")
-        numbers += seconds
-    if set(map(type, numbers)) != {int} or min(numbers) < ABSENT:
+    for seconds in (r.seen, r.again):
+        check_seconds(seconds)
+    if set(map(type, [*numbers, *positions, *r.seen, *r.again])) != {int}:
         raise ValueError("all else is integers")
-    if max(record.deleted_at, record.last_watched, record.completed_at) > MAX_INSTANT:
-        raise ValueError("an instant after 9999")
+    if min(numbers) < 0 or min(positions) < ABSENT:
+        raise ValueError("a number below 0")
+    if max(instants) > MAX_INSTANT or max(*numbers, *positions) > MAX_SEQ:
+        raise ValueError("a number that is too large")

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from protocol.record import Outcome, Report
+from protocol.record import Outcome, Record, Report
+from storage.damage import Damaged, DamageLog, named
+from storage.packing import unpack_record
 
 APART = 8
 """Reports of one record that wait apart, before those that may be are joined."""
@@ -55,7 +57,7 @@ class Result(NamedTuple):
     """One record after the commit."""
 
     value: bytes
-    """As stored (`unpack_record` reads it); empty where there is no record."""
+    """As stored; empty where there is no record, or a damaged one. `Committed.record` reads it."""
     outcomes: tuple[int, ...]
     """(index of the op, its Outcome, …), for those that are not JOINED."""
 
@@ -69,6 +71,18 @@ class Committed:
     """Of the records that were wanted, and of those whose ops were not all joined."""
     revs: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By userId: the user's revision before and after; nobody else's changes lie between the two."""
+    damage: DamageLog = field(default_factory=DamageLog, compare=False)
+    _records: dict[Key, Record | Damaged] = field(default_factory=dict, compare=False)
+    """Decoded when somebody asks, and once."""
+
+    def record(self, key: Key) -> Record | Damaged:
+        """A record after the commit; only of those that have a result."""
+        found = self._records.get(key)
+        if found is None:
+            found = self._records[key] = unpack_record(self.results[key].value)
+            if isinstance(found, Damaged):
+                self.damage.found("record", named(*key), found)
+        return found
 
 
 @dataclass(slots=True)

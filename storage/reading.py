@@ -1,6 +1,5 @@
 """Reads records back. Those who ask at the same time share a round trip."""
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -8,17 +7,16 @@ from typing import Any, cast
 from protocol.record import Record
 from storage.calls import reader_calls
 from storage.changes import Changes
+from storage.damage import FOREIGN, Damaged, DamageLog, named, or_damaged
 from storage.durability import StoreUnavailable
 from storage.epoch import Epoch
 from storage.keys import Keys, partition
 from storage.link import Link, unavailable
-from storage.packing import Damaged, unpack_record
+from storage.packing import unpack_record
 from storage.pieces import Pieces
 from storage.scripts import Script
 from storage.sharing import Shared
 from storage.wire import Command
-
-logger = logging.getLogger(__name__)
 
 SLICE = 250
 """Records that one call looks at for one reader: a ms or so, during which the store serves nobody else."""
@@ -37,36 +35,57 @@ HEADERS = 4
 class Reading:
     """Raises StoreUnavailable."""
 
-    def __init__(self, link: Link, keys: Keys, script: Callable[[str], Script], epoch: Epoch, pieces: Pieces) -> None:
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        script: Callable[[str], Script],
+        epoch: Epoch,
+        pieces: Pieces,
+        damage: DamageLog,
+    ) -> None:
         self._link = link
         self._keys = keys
         self._partition = partition if link.tags else None
         self._changes = script("changes")
         self._epoch = epoch
         self._pieces = pieces
-        self._records: Shared[tuple[str, str], bytes | None] = Shared(self._read_records)
+        self._damage = damage
+        self._records: Shared[tuple[str, str], bytes | Damaged | None] = Shared(self._read_records)
         self._readers: Shared[tuple[str, int], tuple[str, list[Any]]] = Shared(self._read_changes)
 
-    async def record(self, user_id: str, video_id: str) -> Record:
+    async def record(self, user_id: str, video_id: str) -> Record | Damaged:
         """As `Store.record`."""
-        value = await self._records.ask((user_id, video_id))
-        try:
-            return unpack_record(value or b"")
-        except Damaged as error:
-            logger.error("The record of user %s and video %s can't be read", user_id, video_id)
-            raise StoreUnavailable("the stored record can't be read") from error
+        return self._record(user_id, video_id, await self._records.ask((user_id, video_id)))
+
+    async def records(self, user_ids: Sequence[str], video_id: str) -> list[Record | Damaged]:
+        """As `Store.records`."""
+        values = await self._read_records([(user_id, video_id) for user_id in user_ids])
+        for value in values:
+            if isinstance(value, Exception):
+                raise value
+        return [self._record(user_id, video_id, value) for user_id, value in zip(user_ids, values, strict=True)]
+
+    def _record(self, user_id: str, video_id: str, value: bytes | Damaged | None) -> Record | Damaged:
+        record = value if isinstance(value, Damaged) else unpack_record(value or b"")
+        if isinstance(record, Damaged):
+            self._damage.found("record", named(user_id, video_id), record)
+        return record
 
     async def changes(
         self, user_id: str, since: int | None, epoch: str | None, admit: Callable[[int], None]
-    ) -> Changes:
+    ) -> Changes | Damaged:
         """As `Store.changes`."""
         known = -1 if since is None else since
         for _ in range(ATTEMPTS):
             current, first = await self._readers.ask((user_id, known))
+            if not first:
+                return self._unreadable(user_id)
             if known >= 0 and (known > first[0] or epoch not in (None, current)):
                 known = -1
                 continue
-            changes = Changes(user_id, current, first[0], partial(self._values, user_id), self._pieces)
+            fetch = partial(self._values, user_id)
+            changes = Changes(user_id, current, first[0], fetch, self._pieces, self._damage)
             changes.take(first[HEADERS:])
             if first[1] == END:
                 return changes
@@ -75,6 +94,11 @@ class Reading:
             if await self._rest(user_id, known, changes, first):
                 return changes
         raise StoreUnavailable("another server took over each time that all records of a user were read")
+
+    def _unreadable(self, user_id: str) -> Damaged:
+        damaged = Damaged("its key holds another Redis type, or a revision that is none")
+        self._damage.found("learner", f"user {user_id!r}", damaged)
+        return damaged
 
     async def _rest(self, user_id: str, known: int, changes: Changes, last: list[Any]) -> bool:
         """Add the slices after the first; False where they can't be joined to it."""
@@ -98,9 +122,11 @@ class Reading:
         (values,) = await self._ask([("HMGET", self._keys.progress(user_id), *videos)])
         if isinstance(values, StoreUnavailable):
             raise values
-        return cast("Sequence[bytes | None]", values)
+        return [None] * len(videos) if values == FOREIGN else cast("Sequence[bytes | None]", values)
 
     async def _read_records(self, keys: Sequence[tuple[str, str]]) -> list[Any]:
+        if not keys:
+            return []
         return await self._ask([("HGET", self._keys.progress(user_id), video_id) for user_id, video_id in keys])
 
     async def _read_changes(self, readers: Sequence[tuple[str, int]]) -> list[Any]:
@@ -116,19 +142,19 @@ class Reading:
         stored_epoch, *replies = await self._ask(commands)
         if isinstance(stored_epoch, StoreUnavailable):
             raise stored_epoch
-        epoch = stored_epoch.decode() if stored_epoch else await self._epoch.current()
+        epoch = await self._epoch.found(stored_epoch)
         found: dict[int, Any] = {}
         for places, reply in zip(calls, replies, strict=True):
             if isinstance(reply, StoreUnavailable):
                 found |= dict.fromkeys(places, reply)
                 continue
             for place, answer in zip(places, reply, strict=True):
-                found[place] = (epoch, answer) if answer else StoreUnavailable("the user's progress can't be read")
+                found[place] = (epoch, answer)
         return [found[place] for place in range(len(readers))]
 
     async def _ask(self, commands: list[Command]) -> list[Any]:
-        """Replies; a command that failed has its StoreUnavailable among them."""
-        replies = await self._link.ask(commands)
+        """Replies; a command that failed has its StoreUnavailable among them, or Damaged."""
+        replies = or_damaged(await self._link.ask(commands))
         return [unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
 

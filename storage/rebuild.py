@@ -25,8 +25,9 @@ import msgpack
 
 from protocol.record import Record
 from storage.audience import Entry, entry_of, unpack_entry
+from storage.damage import Damaged
 from storage.keys import NOT_VIDEOS, id_of
-from storage.packing import Damaged, unpack_record
+from storage.packing import unpack_record
 from storage.recount import Recount, Spoilt
 from storage.store import Store
 
@@ -102,7 +103,13 @@ class Rebuild:
         """Raises StoreUnavailable: the store went away; run it again."""
         async for page in self._store.scanning.keys(self._keys.all_of("u", "progress")):
             async for fields in self._store.scanning.fields(page.names):
-                records = [(id_of(key), name.decode(), value) for key, name, value in fields if name not in NOT_VIDEOS]
+                for key in fields.foreign:
+                    self._found.tell(self._found.failed, "a learner's key of another type", key)
+                records = [
+                    (id_of(key), name.decode(errors="replace"), value)
+                    for key, name, value in fields.fields
+                    if name not in NOT_VIDEOS
+                ]
                 for some in _cut(records, PAGE):
                     await self._compare(some)
             self._progress("records", page.part, self._found)
@@ -122,9 +129,8 @@ class Rebuild:
         since = asyncio.get_running_loop().time()
         for (user_id, video_id, value), stored in zip(items, entries, strict=True):
             self._found.records += 1
-            try:
-                record = unpack_record(value)
-            except Damaged:
+            record = unpack_record(value)
+            if isinstance(record, Damaged):
                 self._found.tell(self._found.failed, "a record that can't be read", f"user {user_id}, video {video_id}")
                 continue
             if _entry(stored) != entry_of(record):
@@ -145,11 +151,8 @@ class Rebuild:
         blocking: dict[str, list[tuple[str, bytes]]] = {}
         missing: dict[str, list[tuple[str, bytes]]] = {}
         for suspect, stored, value in zip(some, entries, values, strict=True):
-            try:
-                record = unpack_record(value or b"")
-            except Damaged:
-                record = Record()
-            if not record.rev:
+            record = unpack_record(value or b"")
+            if isinstance(record, Damaged) or not record.rev:
                 continue  # it went, or broke, this moment
             entry = _entry(stored)
             kind = _wrong(entry, record, suspect.rev)
@@ -192,8 +195,8 @@ class Rebuild:
     async def _take_out_orphans(self, shard: str) -> None:
         video_id = self._keys.video_of(shard)
         async for fields in self._store.scanning.fields([self._keys.audience(shard)]):
-            for some in _cut(fields, PAGE):
-                users = [user.decode() for _, user, _ in some]
+            for some in _cut(fields.fields, PAGE):
+                users = [user.decode(errors="replace") for _, user, _ in some]
                 there = await self._store.run([("HEXISTS", self._keys.progress(u), video_id) for u in users])
                 at_home = [
                     is_there and self._keys.shard(video_id, u) == shard
@@ -222,10 +225,8 @@ def _cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _entry(stored: bytes | None) -> Entry | None:
-    try:
-        return unpack_entry(stored) if stored is not None else None
-    except Damaged:
-        return None
+    entry = unpack_entry(stored) if stored is not None else None
+    return None if isinstance(entry, Damaged) else entry
 
 
 def _wrong(entry: Entry | None, record: Record, rev: int) -> str | None:

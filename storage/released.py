@@ -8,6 +8,7 @@ accounts can make up k viewers of all batches together, and sees of the others s
 
 from collections.abc import Callable
 
+from storage.damage import Damaged
 from storage.keys import Keys
 from storage.scripts import Script
 from storage.totals import Totals, VideoTotals
@@ -23,13 +24,13 @@ class ReleasedTotals:
         self._totals = totals
         self._script = script("release")
 
-    async def read(self, video_id: str, batch: int) -> Totals:
+    async def read(self, video_id: str, batch: int) -> Totals | Damaged:
         """The totals that were released last; none with fewer viewers than a batch. With a batch of 1, those of now.
 
         When nobody has watched the video any more it starts anew. So does a store that was filled from an export.
         """
         now = await self._totals.read(video_id)
-        if batch == 1:
+        if isinstance(now, Damaged) or batch == 1:
             return now
         if 0 < now.viewers < batch:
             return Totals()

@@ -4,10 +4,9 @@
 is still the same store. Here is what they and the others share: the way to the servers, and the round trip.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgpack
 from redis.asyncio import Redis
 from redis.exceptions import MovedError, NoPermissionError, RedisError
 
@@ -19,6 +18,8 @@ from storage.changes import Changes
 from storage.channels import Listening
 from storage.cluster import Cluster
 from storage.commits import Commits
+from storage.damage import Damaged as Damaged
+from storage.damage import DamageLog, is_foreign, or_damaged
 from storage.durability import Durability
 from storage.durability import StoreUnavailable as StoreUnavailable
 from storage.endings import Endings
@@ -29,6 +30,7 @@ from storage.options import check_tls
 from storage.pending import Batch, Committed, Wanted
 from storage.pieces import Pieces
 from storage.primary import RETRY_S, Primary, pool_of, sentinel_pool
+from storage.push_messages import pack_announcement
 from storage.reading import Reading
 from storage.released import ReleasedTotals
 from storage.replay import Replay
@@ -83,16 +85,17 @@ class Store:
             self.keys = Keys(self.keys.prefix, VIDEO_SHARDS)
         self.timeout_s = timeout_s
         self.durability = Durability(durability, timeout_s)
-        self.catalogue = Catalogue(self.run, self.keys)
-        self.endings = Endings(self.run, self.keys)
-        self.totals = VideoTotals(self.run, self.keys, live_ms)
+        self.damage = DamageLog()
+        self.catalogue = Catalogue(self.run, self.run_each, self.keys, self.damage)
+        self.endings = Endings(self.run_each, self.keys, self.damage)
+        self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage)
         self.released = ReleasedTotals(self.run, self.keys, self.script, self.totals)
-        self.scanning = Scanning(self.run, self._runs)
+        self.scanning = Scanning(self.run_each, self._runs, self.damage)
         self.replay = Replay(self.link, self.keys)
-        self._epoch = Epoch(self.run, self.keys)
+        self._epoch = Epoch(self.run, self.run_each, self.keys, self.damage)
         self.pieces = Pieces()
         """Of long work in this process, on whatever the store holds."""
-        self._reading = Reading(self.link, self.keys, self.script, self._epoch, self.pieces)
+        self._reading = Reading(self.link, self.keys, self.script, self._epoch, self.pieces, self.damage)
         self.commits = Commits(
             self.link,
             self.keys,
@@ -100,6 +103,7 @@ class Store:
             self.catalogue,
             self.durability,
             self._epoch,
+            self.damage,
             worker=worker,
             threshold_permille=threshold_permille,
             live_ms=live_ms,
@@ -204,9 +208,13 @@ class Store:
         """
         return await self.commits.commit(batch, now, subscribed, wanted)
 
-    async def record(self, user_id: str, video_id: str) -> Record:
-        """One record; the empty one where there is none. Raises StoreUnavailable, also where it can't be read."""
+    async def record(self, user_id: str, video_id: str) -> Record | Damaged:
+        """One record; the empty one where there is none. Raises StoreUnavailable."""
         return await self._reading.record(user_id, video_id)
+
+    async def records(self, user_ids: Sequence[str], video_id: str) -> list[Record | Damaged]:
+        """The same of some users of one video, in their order."""
+        return await self._reading.records(user_ids, video_id)
 
     async def changes(
         self,
@@ -214,8 +222,10 @@ class Store:
         since: int | None = None,
         epoch: str | None = None,
         admit: Callable[[int], None] = lambda records: None,
-    ) -> Changes:
+    ) -> Changes | Damaged:
         """A user's records that changed after `since`; all of them if it is None, or of another epoch.
+
+        Damaged: none of them can be read, as where the key holds another type.
 
         Args:
             admit: asked before many are read, with about how many records there are to look at; what it raises is
@@ -225,8 +235,8 @@ class Store:
 
     async def videos_of(self, user_id: str) -> int:
         """About how many records the learner has, tombstones too. Raises StoreUnavailable."""
-        (fields,) = await self.run([("HLEN", self.keys.progress(user_id))])
-        return int(fields)
+        (fields,) = await self.run_each([("HLEN", self.keys.progress(user_id))])
+        return 0 if isinstance(fields, Damaged) else int(fields)
 
     def script(self, name: str) -> Script:
         """A file of `lua/` that `run` may be given calls of."""
@@ -236,9 +246,9 @@ class Store:
 
     async def announce(self, user_id: str) -> None:
         """Publish which revision the user is at, and no records: a process that lacks some reads them."""
-        (rev,) = await self.run([("HGET", self.keys.progress(user_id), "rev")])
-        message = msgpack.packb((self.worker, int(rev or 0), int(rev or 0), ()))
-        await self.run([("SPUBLISH", self.keys.push(user_id), message)])
+        (stored,) = await self.run_each([("HGET", self.keys.progress(user_id), "rev")])
+        rev = int(stored) if isinstance(stored, bytes) and stored.isdigit() and len(stored) <= 15 else 0
+        await self.run([("SPUBLISH", self.keys.push(user_id), pack_announcement(self.worker, rev))])
 
     async def run(self, commands: list[Command]) -> list[Any]:
         """Commands in one round trip; scripts that a server has forgotten are loaded again.
@@ -247,6 +257,15 @@ class Store:
             StoreUnavailable: one of them failed, or the store did not answer in time.
         """
         return checked(await self.link.ask(commands))
+
+    async def run_each(self, commands: list[Command]) -> list[Any]:
+        """As `run`, but the reply of a command whose key holds another Redis type is Damaged. All may be sent twice."""
+        try:
+            return await self.run(commands)
+        except StoreUnavailable as error:
+            if not is_foreign(error):
+                raise
+        return checked(or_damaged(await self.link.ask(commands)))
 
 
 def _link(url: str, timeout_s: float, scripts: list[str], retrying: Backoff) -> Link:

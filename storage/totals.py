@@ -1,18 +1,23 @@
 """The totals and curves of a video, as stage 2 of a commit keeps them, and their recount from the audience."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
-
-import msgpack
+from typing import Any, TypeVar
 
 from protocol.intervals import cell, pairs
+from protocol.scalars import MAX_MEDIA_S
+from storage.audience import unpack_entry
+from storage.catalogue import read_duration
+from storage.damage import FOREIGN, Damaged, DamageLog
 from storage.instants import CLOCKS_APART_MS
 from storage.keys import Keys
 from storage.wire import Run
 
 AUDIENCE_PAGE = 200
+P = TypeVar("P")
+_POINT, _TOTAL = re.compile(rb"([sa])([0-9]{1,6})"), re.compile(rb"-?[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +45,20 @@ class VideoTotals:
     Until a new duration has reached every record, what is read here is held to it: nobody watched more, or beyond it.
     """
 
-    def __init__(self, run: Run, keys: Keys, live_ms: int) -> None:
-        self._run = run
+    def __init__(self, run_each: Run, keys: Keys, live_ms: int, damage: DamageLog) -> None:
+        self._run_each = run_each
         self._keys = keys
         self._live_ms = live_ms
+        self._damage = damage
 
-    async def read(self, video_id: str) -> Totals:
-        duration, *totals = await self._run([self._duration(video_id), *self._summaries(video_id)])
-        return _totals(totals, duration)
+    async def read(self, video_id: str) -> Totals | Damaged:
+        stored, *summaries = await self._run_each([self._duration(video_id), *self._summaries(video_id)])
+        return self._noted(video_id, read_totals(summaries, self._read_duration(video_id, stored)))
 
-    async def read_all(self, video_id: str, now: int) -> tuple[Totals, Curve, int]:
+    async def read_all(self, video_id: str, now: int) -> tuple[Totals, Curve, int] | Damaged:
         """Totals, curve, and how many are watching at `now` (ms since 1970)."""
         shards = self._keys.shards(video_id)
-        duration, *replies = await self._run(
+        stored, *replies = await self._run_each(
             [
                 self._duration(video_id),
                 *self._summaries(video_id),
@@ -60,9 +66,16 @@ class VideoTotals:
                 *(("ZCOUNT", self._keys.live(shard), now - self._live_ms, now + CLOCKS_APART_MS) for shard in shards),
             ]
         )
-        count = len(shards)
-        totals, points, watching = replies[:count], replies[count : 2 * count], replies[2 * count :]
-        return _totals(totals, duration), curve(points, int(duration or 0)), sum(watching)
+        count, duration_ms = len(shards), self._read_duration(video_id, stored)
+        watching = replies[2 * count :]
+        totals = read_totals(replies[:count], duration_ms)
+        curve = read_curve(replies[count : 2 * count], duration_ms)
+        for part in (totals, curve, *watching):
+            if isinstance(part, Damaged):
+                return self._noted(video_id, part)
+        assert isinstance(totals, Totals)  # noqa: S101 looked at above
+        assert isinstance(curve, Curve)  # noqa: S101 so was this
+        return totals, curve, sum(watching)
 
     async def audience(self, video_id: str) -> AsyncIterator[list[str]]:
         """Everybody with an entry, some at a time; who comes or goes meanwhile may be in it, or not, or twice."""
@@ -70,28 +83,56 @@ class VideoTotals:
             cursor, begun = 0, False
             while cursor or not begun:
                 command = ("HSCAN", self._keys.audience(shard), cursor, "COUNT", AUDIENCE_PAGE)
-                ((position, entries),) = await self._run([command])
-                yield [user_id.decode() for user_id in entries]
+                (reply,) = await self._run_each([command])
+                if isinstance(reply, Damaged):
+                    self._noted(video_id, reply)
+                    break
+                position, entries = reply
+                yield [user_id for user_id in map(self._user, entries) if user_id]
                 cursor, begun = int(position), True
 
     async def recount(self, video_id: str) -> tuple[Totals, Curve]:
-        """The same from nothing but the audience: what the totals must always equal."""
+        """The same from nothing but the audience, of entries that can be read: what the totals must always equal."""
         audiences = [("HGETALL", self._keys.audience(shard)) for shard in self._keys.shards(video_id)]
-        duration, *replies = await self._run([self._duration(video_id), *audiences])
+        stored, *replies = await self._run_each([self._duration(video_id), *audiences])
+        duration_ms = self._read_duration(video_id, stored)
         viewers = completed = watched = 0
         points: dict[bytes, int] = {}
-        for entry in (entry for audience in replies for entry in audience.values()):
-            unpacker = msgpack.Unpacker()
-            unpacker.feed(entry)
-            _, (entry_watched, entry_completed, seen, again) = unpacker
-            viewers += entry_watched > 0
-            completed += entry_completed
-            watched += entry_watched
-            for letter, seconds in (("s", seen), ("a", again)):
+        for value in (value for audience in replies if audience != FOREIGN for value in audience.values()):
+            entry = unpack_entry(value)
+            if isinstance(entry, Damaged):
+                continue
+            viewers += entry.watched > 0
+            completed += entry.completed
+            watched += entry.watched
+            for letter, seconds in (("s", entry.seen), ("a", entry.again)):
                 for start, end in pairs(seconds):
                     points[f"{letter}{start}".encode()] = points.get(f"{letter}{start}".encode(), 0) + 1
                     points[f"{letter}{end}".encode()] = points.get(f"{letter}{end}".encode(), 0) - 1
-        return _totals([(viewers, completed, watched)], duration), curve([points], int(duration or 0))
+        curve = read_curve([{name: b"%d" % by for name, by in points.items()}], duration_ms)
+        assert isinstance(curve, Curve)  # noqa: S101 of sound entries
+        return _held(Totals(viewers, completed, watched), duration_ms), curve
+
+    def _user(self, name: bytes) -> str:
+        """A userId of an audience; "" for bytes that are none."""
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            self._damage.found("entry", f"user {name[:100]!r}", Damaged("no userId"))
+            return ""
+
+    def _read_duration(self, video_id: str, stored: Any) -> int:
+        """ms; 0 where it is not known, or can't be read."""
+        duration_ms = read_duration(stored)
+        if isinstance(duration_ms, Damaged):
+            self._damage.found("catalogue", f"video {video_id!r}", duration_ms)
+            return 0
+        return duration_ms
+
+    def _noted(self, video_id: str, part: P) -> P:
+        if isinstance(part, Damaged):
+            self._damage.found("totals", f"video {video_id!r}", part)
+        return part
 
     def _summaries(self, video_id: str) -> list[tuple[Any, ...]]:
         names = ("viewers", "completed", "watched")
@@ -101,20 +142,39 @@ class VideoTotals:
         return ("HGET", self._keys.catalogue(video_id), "duration_ms")
 
 
-def _totals(shards: Iterable[Iterable[Any]], duration: Any) -> Totals:
-    viewers, completed, watched = (sum(int(value or 0) for value in values) for values in zip(*shards, strict=True))
-    duration_s = int(duration or 0) // 1_000
-    return Totals(viewers, completed, min(watched, viewers * duration_s) if duration_s else watched)
+def read_totals(shards: Sequence[Any], duration_ms: int = 0) -> Totals | Damaged:
+    """The sums of the summaries of all shards, (viewers, completed, watched) or Damaged each."""
+    sums = [0, 0, 0]
+    for summary in shards:
+        if isinstance(summary, Damaged):
+            return summary
+        for place, value in enumerate(summary):
+            if value is not None and not _TOTAL.fullmatch(value):
+                return Damaged("a total is no integer")
+            sums[place] += int(value or 0)
+    return _held(Totals(*sums), duration_ms)
 
 
-def curve(shards: Iterable[Mapping[bytes, Any]], duration_ms: int = 0) -> Curve:
+def _held(totals: Totals, duration_ms: int) -> Totals:
+    most = totals.viewers * (duration_ms // 1_000)
+    return replace(totals, watched=min(totals.watched, most)) if duration_ms else totals
+
+
+def read_curve(shards: Iterable[Mapping[bytes, bytes] | Damaged], duration_ms: int = 0) -> Curve | Damaged:
     """Prefix sums of the two difference arrays of all shards, up to the end of the video where that is known (0: it is
     not)."""
     end = cell(duration_ms)
     steps: dict[str, dict[int, int]] = {"s": {}, "a": {}}
-    for name, by in (point for points in shards for point in points.items()):
-        second = min(int(name[1:]), end) if duration_ms else int(name[1:])
-        steps[chr(name[0])][second] = steps[chr(name[0])].get(second, 0) + int(by)
+    for points in shards:
+        if isinstance(points, Damaged):
+            return points
+        for name, by in points.items():
+            point = _POINT.fullmatch(name)
+            if point is None or int(point[2]) > MAX_MEDIA_S or not _TOTAL.fullmatch(by):
+                return Damaged("a point of the curve is none")
+            second = min(int(point[2]), end) if duration_ms else int(point[2])
+            of_letter = steps[point[1].decode()]
+            of_letter[second] = of_letter.get(second, 0) + int(by)
     length = max((second for second, by in steps["s"].items() if by), default=0)
     viewers, replays = (
         list(accumulate(steps[letter].get(second, 0) for second in range(length))) for letter in ("s", "a")

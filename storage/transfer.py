@@ -38,11 +38,12 @@ from protocol.merge import merge
 from protocol.record import Record, believed
 from protocol.scalars import format_instant
 from storage.backoff import Backoff
-from storage.catalogue import Video
+from storage.catalogue import Video, read_video
+from storage.damage import Damaged
 from storage.endings import KEEP_MS
 from storage.instants import CLOCKS_APART_MS, RECEIPT_MS
 from storage.keys import NOT_VIDEOS, id_of
-from storage.packing import Damaged, pack_record, unpack_record
+from storage.packing import pack_record, unpack_record
 from storage.pending import Key
 from storage.scanning import START
 from storage.store import Store, StoreUnavailable
@@ -76,7 +77,7 @@ class Export:
         self._store = store
         self.counts = counts or Counter()
         self.failed: list[str] = []
-        """Records that can't be read, and are left out; of this run, while `counts` has all."""
+        """What can't be read, and is left out; of this run, while `counts` has all."""
 
     async def pages(self, now: int, after: str = "") -> AsyncIterator[Page]:
         """All of it. Raises StoreUnavailable: go on after the last place that is known.
@@ -101,12 +102,15 @@ class Export:
 
     async def _videos(self, after: str) -> AsyncIterator[Page]:
         async for page in self._store.scanning.keys(self._store.keys.all_of("v", "catalogue"), after):
-            found = await self._store.run([("HMGET", name, "title", "duration_ms") for name in page.names])
+            found = await self._store.run_each([("HMGET", name, "title", "duration_ms") for name in page.names])
             lines = []
-            for name, (title, duration_ms) in zip(page.names, found, strict=True):
-                if duration_ms is not None:
+            for name, stored in zip(page.names, found, strict=True):
+                video = read_video(stored)
+                if isinstance(video, Damaged):
+                    self._failed(f"the catalogue entry of video {id_of(name)}")
+                elif video is not None:
                     line = VideoLine.model_construct(
-                        video_id=id_of(name), title=(title or b"").decode(), duration=int(duration_ms)
+                        video_id=id_of(name), title=video.title, duration=video.duration_ms
                     )
                     lines.append(_line(write_line(line)))
             self.counts["videos"] += len(lines)
@@ -120,18 +124,24 @@ class Export:
     async def _records(self, after: str) -> AsyncIterator[Page]:
         async for page in self._store.scanning.keys(self._store.keys.all_of("u", "progress"), after):
             async for fields in self._store.scanning.fields(page.names):
+                for key in fields.foreign:
+                    self._failed(f"user {id_of(key)}, all videos: {key} is no hash")
                 lines = []
-                for key, name, value in fields:
+                for key, name, value in fields.fields:
                     if name in NOT_VIDEOS:
                         continue
-                    try:
-                        lines.append(_line(record_line(id_of(key), name.decode(), unpack_record(value))))
-                    except Damaged:
-                        self.failed.append(f"user {id_of(key)}, video {name.decode()}")
-                        self.counts["failed"] += 1
+                    video_id, record = name.decode(errors="replace"), unpack_record(value)
+                    if isinstance(record, Damaged):
+                        self._failed(f"user {id_of(key)}, video {video_id}")
+                    else:
+                        lines.append(_line(record_line(id_of(key), video_id, record)))
                 self.counts["records"] += len(lines)
                 yield Page(lines, "", page.part)
             yield Page([], f"{USERS}:{page.place}" if page.place else "", page.part)
+
+    def _failed(self, what: str) -> None:
+        self.failed.append(what)
+        self.counts["failed"] += 1
 
 
 class Import:
@@ -200,22 +210,25 @@ class Import:
                     records = {}
                 records[key] = number, believed(line.record(), latest, before)
             elif isinstance(line, VideoLine):
-                await self._take_video(line)
+                damaged = await self._take_video(line)
+                refused += [f"line {number}: the catalogue entry that is stored can't be read"] if damaged else []
             elif isinstance(line, EndedLine):
-                await self._take_ended(line.user_id, line.at if line.at <= latest else before)
+                damaged = await self._take_ended(line.user_id, line.at if line.at <= latest else before)
+                refused += [f"line {number}: the ended sessions that are stored can't be read"] if damaged else []
             elif isinstance(line, EndLine):
                 self.end = line
             self.taken[line.type] += 1
         refused += await self._take_records(records)
         return refused
 
-    async def _take_video(self, line: VideoLine) -> None:
-        await self._store.catalogue.add(line.video_id, Video(line.title, int(line.duration)))
+    async def _take_video(self, line: VideoLine) -> Damaged | None:
+        return await self._store.catalogue.add(line.video_id, Video(line.title, int(line.duration)))
 
-    async def _take_ended(self, user_id: str, at: int) -> None:
+    async def _take_ended(self, user_id: str, at: int) -> Damaged | None:
         now = self._now()
         if at > now - KEEP_MS and at > dict(await self._store.endings.until(now)).get(user_id, 0):
-            await self._store.endings.add(user_id, at)
+            return await self._store.endings.add(user_id, at)
+        return None
 
     async def _take_records(self, records: dict[Key, tuple[int, Record]]) -> list[str]:
         durations = await self._store.catalogue.durations({video_id for _, video_id in records})
@@ -231,13 +244,14 @@ class Import:
                 await self.retrying.wait()
             rounds += 1
             keys = list(records)
-            values = await self._store.run([("HGET", self._store.keys.progress(user), video) for user, video in keys])
+            values = await self._store.run_each(
+                [("HGET", self._store.keys.progress(user), video) for user, video in keys]
+            )
             swaps: dict[str, list[tuple[str, bytes, bytes]]] = {}
             for (user, video), value in zip(keys, values, strict=True):
                 number, record = records[user, video]
-                try:
-                    stored = unpack_record(value or b"")
-                except Damaged:
+                stored = value if isinstance(value, Damaged) else unpack_record(value or b"")
+                if isinstance(stored, Damaged):
                     refused.append(f"line {number}: the record that is stored can't be read")
                     del records[user, video]
                     continue
@@ -248,7 +262,7 @@ class Import:
                 else:
                     by_video.setdefault(video, []).append((user, value))
                     del records[user, video]
-            await self._put(swaps, records, by_video)
+            refused += await self._put(swaps, records, by_video)
         await self._store.commits.bring(by_video, self._now())
         return refused
 
@@ -257,10 +271,11 @@ class Import:
         swaps: dict[str, list[tuple[str, bytes, bytes]]],
         records: dict[Key, tuple[int, Record]],
         by_video: dict[str, list[tuple[str, bytes]]],
-    ) -> None:
-        """Take out of `records` what could be put into the store."""
+    ) -> list[str]:
+        """Take out of `records` what could be put into the store, or never can be; of these, why not."""
+        refused: list[str] = []
         if not swaps:
-            return
+            return refused
         answers = await self._store.run(
             [
                 self._swap.call(
@@ -270,11 +285,17 @@ class Import:
             ]
         )
         for (user, items), answer in zip(swaps.items(), answers, strict=True):
-            for (video, _, _), value in zip(items, msgpack.unpackb(answer, raw=True), strict=True):
+            values = msgpack.unpackb(answer, raw=True) or [None] * len(items)
+            for (video, _, _), value in zip(items, values, strict=True):
                 if value:
                     self.changed += 1
                     by_video.setdefault(video, []).append((user, value))
+                if value is None:
+                    number, _ = records[user, video]
+                    refused.append(f"line {number}: the learner's revision that is stored can't be read")
+                if value is not False:
                     del records[user, video]
+        return refused
 
 
 def _packed(items: list[tuple[str, bytes, bytes]]) -> bytes:

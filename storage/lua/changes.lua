@@ -10,7 +10,7 @@
 --
 -- The rev of the first slice is the reader's: what changes while the others are read has a higher one.
 
-local LARGE, HEAD = 2048, 32
+local LARGE, HEAD, MAX_REV = 2048, 32, 2 ^ 53 - 2 ^ 32
 
 -- The rev that a value begins with, read from its bytes: a third of what unpack_one costs; nil where it is none.
 local function rev_of(value)
@@ -24,15 +24,19 @@ local function rev_of(value)
   return ok and type(rev) == 'number' and rev or nil
 end
 
--- Of which videos the revisions after `since` were; nil where the trail does not go back so far.
-local function on_trail(trail, since)
-  local videos, told = {}, {}
-  for video, first in string.gmatch(trail, '([^,;]+),(%d+);') do
+-- Of which videos the revisions after `since` were; nil where the trail does not go back so far, or is none of ours.
+local function on_trail(trail, since, rev)
+  local videos, told, at, newer = {}, {}, 1, rev + 1
+  while true do
+    local from, to, video, first = string.find(trail, '^([^,;]+),(%d+);', at)
+    first = tonumber(first)
+    if not from or first >= newer then return nil end
     if not told[video] then
       told[video] = true
       videos[#videos + 1] = video
     end
-    if tonumber(first) <= since + 1 then return videos end
+    if first <= since + 1 then return videos end
+    at, newer = to + 1, first
   end
 end
 
@@ -52,10 +56,10 @@ end
 local function changes(key, since, cursor, count)
   local head = redis.pcall('HMGET', key, 'rev', 'trail')
   local rev = not head.err and tonumber(head[1] or 0)
-  if not rev then return {} end
+  if not rev or not (rev >= 0 and rev <= MAX_REV and rev % 1 == 0) then return {} end
   local out, n = { rev, '0', 0, '' }, 4
   if rev == since then return out end
-  local videos, found = cursor == '0' and on_trail(head[2] or '', since), nil
+  local videos, found = cursor == '0' and on_trail(head[2] or '', since, rev), nil
   if videos then
     found = records(key, videos)
     out[3] = #videos
@@ -68,7 +72,7 @@ local function changes(key, since, cursor, count)
     local video, value = found[i], found[i + 1]
     if value and video ~= 'rev' and video ~= 'trail' then
       local record_rev = rev_of(value)
-      if not record_rev or record_rev > since then
+      if not (record_rev and record_rev <= since) then -- one that is no number is shown as damaged
         if #value > LARGE then value = { string.sub(value, 1, HEAD), #value } end
         out[n + 1], out[n + 2], n = video, value, n + 2
       end

@@ -5,11 +5,17 @@
 -- ARGV[1]  name of the calling worker
 -- ARGV[2]  every new revision is higher than this (storage/epoch.py)
 -- ARGV[3]  msgpack: {videoId, value as it was read ("" for none), record without its rev} for each
--- returns  msgpack: for each the value that is stored now, or false where another one was there
+-- returns  msgpack: for each the value that is stored now, or false where another one was there; false alone where the
+--          user's key or revision is not ours
 --
 -- Tells the other devices that there is something to read, as `Store.announce` does.
 
-local key, rev, changed, answer = KEYS[1], math.max(redis.call('HGET', KEYS[1], 'rev') or 0, ARGV[2]), false, {}
+local key, changed, answer = KEYS[1], false, {}
+local stored = redis.pcall('HGET', key, 'rev')
+if type(stored) == 'table' and not string.find(stored.err, '^WRONGTYPE') then return stored end
+local rev = type(stored) ~= 'table' and tonumber(stored or 0)
+if not rev or not (rev >= 0 and rev < 2 ^ 53 - 2 ^ 32 and rev % 1 == 0) then return cmsgpack.pack(false) end
+rev = math.max(rev, ARGV[2])
 for i, item in ipairs(cmsgpack.unpack(ARGV[3])) do
   local video, was, record = item[1], item[2], item[3]
   answer[i] = false

@@ -28,6 +28,9 @@
 -- It is written when the learner goes from one video to another, not at each heartbeat.
 
 local MAX_INTERVALS, MAX_SESSIONS, SETTLE_MS, ABSENT, MAX_TRAIL = 2048, 16, 10000, -1, 1600
+local MAX_WHOLE, MAX_INSTANT, MAX_SECOND, MAX_VALUE = 2 ^ 53 - 1, 253402300799999, 172800, 65536
+local MAX_REV = 2 ^ 53 - 2 ^ 32 -- and room for as many again
+local CHECKED_EACH = 8 -- seqs of a session that goes on
 local JOINED, DELETED, CAPPED, NOTHING_TO_DELETE, FAILED, TOO_MANY_VIDEOS = 0, 1, 2, 3, 4, 5
 local IN_SYNC = 1
 local MAX_PUSH, MAX_PUSH_BYTES = 100, 65536
@@ -44,9 +47,10 @@ local threshold, worker, text, lowest = tonumber(ARGV[1]), ARGV[2], ARGV[3], ton
 local latest, before = tonumber(ARGV[5]), tonumber(ARGV[6])
 local max_videos, synced = tonumber(ARGV[7]), ARGV[8]
 -- Of the record at hand: whether it may begin. Of the sync: whether its new records find room.
-local has_room, sync_fits = true, true
+local has_room, sync_fits, unchecked = true, true, false
 local max, min, floor, byte, sub = math.max, math.min, math.floor, string.byte, string.sub
 local pack, unpack_limit, call = cmsgpack.pack, cmsgpack.unpack_limit, redis.call
+local next, pcall = next, pcall
 
 local function union(a, b)
   if #a == 0 then return b end
@@ -228,6 +232,38 @@ local function clip(seconds, last)
   return seconds
 end
 
+-- Raises an error, as comparisons with what is no number do, where `n` is no whole number up to `most`.
+local function check_whole(n, most)
+  if not (n >= 0 and n <= most and n % 1 == 0) then error('damaged') end
+end
+
+local function check_seconds(set)
+  local n, last = #set, -1
+  if n % 2 ~= 0 or n > 2 * MAX_INTERVALS or (n == 0 and next(set)) then error('damaged') end
+  for i = 1, n do
+    check_whole(set[i], MAX_SECOND)
+    if set[i] <= last then error('damaged') end
+    last = set[i]
+  end
+end
+
+-- Raises an error where readers would refuse the record (`_check` of storage/packing.py): nothing is added to it.
+local function check(r)
+  for i = 1, UNSETTLED_AT do
+    local is_position = i == POSITION or i == UNSETTLED
+    if not is_position or r[i] ~= ABSENT then check_whole(r[i], MAX_WHOLE) end
+  end
+  if max(r[DELETED_AT], r[LAST_WATCHED], r[COMPLETED_AT]) > MAX_INSTANT then error('damaged') end
+  check_seconds(r[SEEN])
+  check_seconds(r[AGAIN])
+  local guards = r[GUARDS]
+  if #guards % 5 ~= 0 or #guards > 5 * MAX_SESSIONS or (#guards == 0 and next(guards)) then error('damaged') end
+  for g = 1, #guards, 5 do
+    if type(guards[g]) ~= 'string' then error('damaged') end
+    for i = g + 1, g + 4 do check_whole(guards[i], MAX_WHOLE) end
+  end
+end
+
 -- A report's fields one by one, for a table of them would cost more than the rest here. Returns also `behind`, which
 -- is where the report ends.
 local function join(
@@ -237,6 +273,11 @@ local function join(
   if not has_room or (not sync_fits and session == '' and seq == IN_SYNC) then return behind, TOO_MANY_VIDEOS end
   local guards = r[GUARDS]
   local g = find_guard(guards, session)
+  -- Nearly always its newest session goes on, and it was sound when that began: it is looked at now and then.
+  if unchecked and (not g or g + 4 ~= #guards or seq % CHECKED_EACH == 0) then
+    check(r)
+    unchecked = false
+  end
   local is_repeat = g and seq <= guards[g + 1]
   if first_at <= r[DELETED_AT] or (g and seq <= guards[g + 4]) then return behind, DELETED end
   if catalogue > 0 then
@@ -289,14 +330,17 @@ local function op_length(at)
 end
 
 local function array(at, ...)
-  return at, { ... }
+  if at ~= -1 then error('damaged') end
+  return { ... }
 end
 
 local function read_record(value)
   local at, rev = unpack_limit(value, 1)
-  if byte(value, at + 1) ~= ARRAY + RECORD then error('damaged') end
-  local _, r = array(unpack_limit(value, RECORD, at + 1))
-  return r, rev, at
+  if byte(value, at + 1) ~= ARRAY + RECORD or #value > MAX_VALUE or rev % 1 ~= 0 or not (rev >= 0 and rev <= MAX_WHOLE)
+  then
+    error('damaged')
+  end
+  return array(unpack_limit(value, RECORD, at + 1)), rev, at
 end
 
 -- What the record's video must know: when it was last watched, and its entry in the audience.
@@ -307,10 +351,11 @@ local function state(r, rev)
 end
 
 -- Pure: the value after the ops at `at`, its state, where the next record is, and the ops' codes where one is not 0.
--- An error here is one damaged record's alone.
+-- Raises an error where the stored value is damaged.
 local function apply(value, user_rev, catalogue, at, count)
   local r, rev, start, codes
-  if value and value ~= '' then
+  unchecked = value and value ~= ''
+  if unchecked then
     r, rev, start = read_record(value)
     believe(r)
   else
@@ -323,6 +368,7 @@ local function apply(value, user_rev, catalogue, at, count)
       at, code = join(r, catalogue, unpack_limit(text, REPORT, at + 1))
     else
       at, now = unpack_limit(text, DELETION, at + 1)
+      if unchecked then check(r) end
       code, r = delete(r, now)
     end
     if code ~= JOINED then
@@ -339,11 +385,37 @@ local function apply(value, user_rev, catalogue, at, count)
   return value, state(r, rev), at, codes
 end
 
--- The revision, the trail, a value. nil where the key is not ours: then its records fail, and nobody else's with them.
+-- The same of a damaged value: what is reported fails, until a deletion starts the record afresh. No value where none
+-- does: then it stays as it is.
+local function start_afresh(user_rev, catalogue, at, count)
+  local r, codes = nil, {}
+  for i = 1, count do
+    local code, now = JOINED, nil
+    if op_length(at) ~= REPORT then
+      at, now = unpack_limit(text, DELETION, at + 1)
+      if r then code, r = delete(r, now) else r = empty(now, {}) end
+    elseif r then
+      at, code = join(r, catalogue, unpack_limit(text, REPORT, at + 1))
+    else
+      at, code = unpack_limit(text, REPORT, at + 1), FAILED
+    end
+    if code ~= JOINED then codes[i] = code end
+  end
+  if not r then return nil, '', at, codes end
+  return pack(user_rev + 1, r), state(r, user_rev + 1), at, codes
+end
+
+-- The revision, the trail, a value. nil where the key or the revision is not ours: then its records fail, and nobody
+-- else's with them.
 local function read(key, video)
   local got = redis.pcall('HMGET', key, 'rev', 'trail', video)
-  if got.err then return nil end
-  return tonumber(got[1] or 0), got[2] or '', got[3]
+  if got.err then
+    if string.find(got.err, '^WRONGTYPE') then return nil end
+    error(got.err, 0)
+  end
+  local rev, trail = tonumber(got[1] or 0), got[2] or ''
+  if not rev or not (rev >= 0 and rev <= MAX_REV and rev % 1 == 0) then return nil end
+  return rev, #trail <= 2 * MAX_TRAIL and trail or '', got[3]
 end
 
 -- How many records more a user may have. Asked only where one would begin, or a sync came.
@@ -388,17 +460,22 @@ while at >= 0 do
     value = call('HGET', key, video)
   end
   has_room = not rev or (value and value ~= '') or room(key, revs[k], trail) > 0
-  local sound, after, state_after, behind, codes
-  if rev then sound, after, state_after, behind, codes = pcall(apply, value, rev, catalogue, at, count) end
-  if sound then
-    at = behind
+  local after, state_after, codes
+  if rev then
+    local sound, applied, its_state, behind, its_codes = pcall(apply, value, rev, catalogue, at, count)
+    if sound then
+      after, state_after, at, codes = applied, its_state, behind, its_codes
+    else
+      unchecked = false
+      after, state_after, at, codes = start_afresh(rev, catalogue, at, count)
+    end
   else
-    after, state_after, codes = '', '', {}
+    state_after, codes = '', {}
     for i = 1, count do at, codes[i] = unpack_limit(text, op_length(at), at + 1), FAILED end
   end
   n = n + 1
   states[n] = state_after
-  if sound and after ~= value then
+  if after and after ~= value then
     rev = rev + 1
     local followed = follow(trail, video, rev)
     if followed == trail then

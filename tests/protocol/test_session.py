@@ -365,7 +365,7 @@ def test_batch_on_its_way_is_not_swapped_for_the_next() -> None:
         (Outcome.JOINED, None, None),
         (Outcome.CAPPED, None, [3, 4]),
         (Outcome.DELETED, ["deleted", "deleted"], None),
-        (Outcome.FAILED, ["internal", "internal"], None),
+        (Outcome.FAILED, ["damaged", "damaged"], None),
         (Outcome.TOO_MANY_VIDEOS, ["too_many_videos", "too_many_videos"], None),
         (Outcome.NOTHING_TO_DELETE, None, None),
     ],
