@@ -22,8 +22,6 @@ SLICE = 250
 """Records that one call looks at for one reader: a ms or so, during which the store serves nobody else."""
 SLICES = 1_000
 """And for all its readers together."""
-SLICE_BYTES = 262_144
-"""Of stored values that a slice should look at: after one of more, the next looks at fewer records."""
 ATTEMPTS = 5
 """Reads of several slices that are begun anew, before it is given up: the first slice may be of another store."""
 END = b"0"
@@ -104,10 +102,8 @@ class Reading:
         """Add the slices after the first; False where they can't be joined to it."""
         server = last[3]
         while last[1] != END:
-            key, count = self._keys.progress(user_id), _slice_after(last)
-            epoch, reply = await self._ask(
-                [("GET", self._keys.epoch), self._changes.call([key], known, last[1], count)]
-            )
+            call = self._changes.call([self._keys.progress(user_id)], known, last[1], SLICE)
+            epoch, reply = await self._ask([("GET", self._keys.epoch), call])
             if isinstance(reply, StoreUnavailable):
                 raise reply
             (last,) = reply
@@ -156,12 +152,6 @@ class Reading:
         """Replies; a command that failed has its StoreUnavailable among them, or Damaged."""
         replies = or_damaged(await self._link.ask(commands))
         return [unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
-
-
-def _slice_after(last: list[Any]) -> int:
-    """How many records to look at after a slice."""
-    looked_at = sum(len(value) if isinstance(value, bytes) else value[1] for value in last[HEADERS + 1 :: 2])
-    return SLICE if looked_at <= SLICE_BYTES else max(1, SLICE * SLICE_BYTES // looked_at)
 
 
 def _admitted(records: int) -> None:

@@ -2,7 +2,7 @@
 --
 -- KEYS[i]  the progress hash of user i, as users.lua has it
 -- ARGV     for each key three: the revision that its reader has, -1 for none; the cursor of the slice, "0" to begin; and
---          about how many records to look at
+--          about how many records to look at, fewer where they are large
 -- returns  for each key {rev, cursor, fields, server, video, value, …}, in no order; {} where the key is not ours
 --          cursor: "0" where no slice follows    fields: about how many records there are to look at, in all slices
 --          server: its run_id, "" where the first slice is all there is: a cursor means nothing to another server
@@ -11,6 +11,7 @@
 -- The rev of the first slice is the reader's: what changes while the others are read has a higher one.
 
 local LARGE, HEAD, MAX_REV = 2048, 32, 2 ^ 53 - 2 ^ 32
+local STEP, MAX_BYTES = 25, 262144 -- records that are looked at together; bytes after which a slice takes no more
 
 -- The rev that a value begins with, read from its bytes: a third of what unpack_one costs; nil where it is none.
 local function rev_of(value)
@@ -47,6 +48,20 @@ local function records(key, videos)
   return out
 end
 
+-- {where to go on, {videoId, value, …}}: about `count` records, fewer where they are large.
+local function slice(key, cursor, count)
+  local found, n, bytes = {}, 0, 0
+  repeat
+    local some = redis.call('HSCAN', key, cursor, 'COUNT', STEP)
+    cursor = some[1]
+    for _, part in ipairs(some[2]) do
+      n, bytes = n + 1, bytes + #part
+      found[n] = part
+    end
+  until cursor == '0' or n >= 2 * count or bytes >= MAX_BYTES
+  return { cursor, found }
+end
+
 local run_id
 local function server()
   run_id = run_id or string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
@@ -64,9 +79,9 @@ local function changes(key, since, cursor, count)
     found = records(key, videos)
     out[3] = #videos
   else
-    local slice = redis.call('HSCAN', key, cursor, 'COUNT', count)
-    found, out[2] = slice[2], slice[1]
-    if cursor ~= '0' or out[2] ~= '0' then out[3], out[4] = redis.call('HLEN', key), server() else out[3] = #found / 2 end
+    out[2], found = unpack(slice(key, cursor, count))
+    out[3] = #found / 2
+    if cursor ~= '0' or out[2] ~= '0' then out[3], out[4] = redis.call('HLEN', key), server() end
   end
   for i = 1, #found, 2 do
     local video, value = found[i], found[i + 1]
@@ -83,6 +98,6 @@ end
 
 local answer = {}
 for i, key in ipairs(KEYS) do
-  answer[i] = changes(key, tonumber(ARGV[3 * i - 2]), ARGV[3 * i - 1], ARGV[3 * i])
+  answer[i] = changes(key, tonumber(ARGV[3 * i - 2]), ARGV[3 * i - 1], tonumber(ARGV[3 * i]))
 end
 return answer
