@@ -11,6 +11,7 @@ import pytest
 import storage.changes
 from protocol.record import Record, Report
 from storage.changes import KEPT_BYTES, PAGE_BYTES, PAGE_RECORDS, Changes, newest_first, oldest_change_first
+from storage.damage import DamageLog
 from storage.packing import pack_record
 from storage.pending import Batch, Delta
 from storage.pieces import Pieces
@@ -144,7 +145,7 @@ async def test_what_changes_between_two_slices_is_never_missed(new_store: NewSto
 
 async def test_records_that_change_before_their_page_are_newer_than_promised_and_never_older(store: Store) -> None:
     """The page's bound is that of the order, so nobody believes to have what comes in a later page."""
-    changes = Changes("u", "e", 10, fetch_nothing, Pieces())
+    changes = Changes("u", "e", 10, fetch_nothing, Pieces(), DamageLog())
     big = {n: pack_record(Record(rev=n, last_watched=n, seen=[0, 5])) for n in range(1, 11)}
 
     async def fetch(videos: Sequence[str]) -> list[bytes | None]:
