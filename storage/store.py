@@ -88,13 +88,13 @@ class Store:
         self.damage = DamageLog()
         self.catalogue = Catalogue(self.run, self.run_each, self.keys, self.damage)
         self.endings = Endings(self.run_each, self.keys, self.damage)
-        self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage)
+        self.pieces = Pieces()
+        """Of long work in this process, on whatever the store holds."""
+        self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage, self.pieces)
         self.released = ReleasedTotals(self.run, self.keys, self.script, self.totals)
         self.scanning = Scanning(self.run_each, self._runs, self.damage)
         self.replay = Replay(self.link, self.keys)
         self._epoch = Epoch(self.run, self.run_each, self.keys, self.damage)
-        self.pieces = Pieces()
-        """Of long work in this process, on whatever the store holds."""
         self._reading = Reading(self.link, self.keys, self.script, self._epoch, self.pieces, self.damage)
         self.commits = Commits(
             self.link,

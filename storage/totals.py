@@ -1,23 +1,26 @@
 """The totals and curves of a video, as stage 2 of a commit keeps them, and their recount from the audience."""
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from protocol.intervals import cell, pairs
-from protocol.scalars import MAX_MEDIA_S
+from protocol.intervals import pairs
 from storage.audience import unpack_entry
 from storage.catalogue import read_duration
+from storage.curves import Curve as Curve
+from storage.curves import Points
 from storage.damage import FOREIGN, Damaged, DamageLog
 from storage.instants import CLOCKS_APART_MS
 from storage.keys import Keys
+from storage.pieces import Pieces
 from storage.wire import Run
 
 AUDIENCE_PAGE = 200
+POINTS_PAGE = 2_000
+"""Of a curve, from all its shards together: a ms or two of the store, and of this process."""
 P = TypeVar("P")
-_POINT, _TOTAL = re.compile(rb"([sa])([0-9]{1,6})"), re.compile(rb"-?[0-9]{1,15}")
+_TOTAL = re.compile(rb"-?[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +33,18 @@ class Totals:
     """Whole s, of all viewers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """By second of the video, up to the last that anybody saw."""
-
-    viewers: list[int] = field(default_factory=list)
-    replays: list[int] = field(default_factory=list)
-    """Viewers who played the second at least twice; as long as `viewers`."""
-
-
 class VideoTotals:
     """Reads what `lua/videos.lua` writes. Raises the store's StoreUnavailable.
 
     Until a new duration has reached every record, what is read here is held to it: nobody watched more, or beyond it.
     """
 
-    def __init__(self, run_each: Run, keys: Keys, live_ms: int, damage: DamageLog) -> None:
+    def __init__(self, run_each: Run, keys: Keys, live_ms: int, damage: DamageLog, pieces: Pieces) -> None:
         self._run_each = run_each
         self._keys = keys
         self._live_ms = live_ms
         self._damage = damage
+        self._pieces = pieces
 
     async def read(self, video_id: str) -> Totals | Damaged:
         stored, *summaries = await self._run_each([self._duration(video_id), *self._summaries(video_id)])
@@ -62,14 +57,13 @@ class VideoTotals:
             [
                 self._duration(video_id),
                 *self._summaries(video_id),
-                *(("HGETALL", self._keys.curve(shard)) for shard in shards),
                 *(("ZCOUNT", self._keys.live(shard), now - self._live_ms, now + CLOCKS_APART_MS) for shard in shards),
             ]
         )
         count, duration_ms = len(shards), self._read_duration(video_id, stored)
-        watching = replies[2 * count :]
+        watching = replies[count:]
         totals = read_totals(replies[:count], duration_ms)
-        curve = read_curve(replies[count : 2 * count], duration_ms)
+        curve = await self._curve(shards, duration_ms)
         for part in (totals, curve, *watching):
             if isinstance(part, Damaged):
                 return self._noted(video_id, part)
@@ -109,9 +103,26 @@ class VideoTotals:
                 for start, end in pairs(seconds):
                     points[f"{letter}{start}".encode()] = points.get(f"{letter}{start}".encode(), 0) + 1
                     points[f"{letter}{end}".encode()] = points.get(f"{letter}{end}".encode(), 0) - 1
-        curve = read_curve([{name: b"%d" % by for name, by in points.items()}], duration_ms)
-        assert isinstance(curve, Curve)  # noqa: S101 of sound entries
-        return _held(Totals(viewers, completed, watched), duration_ms), curve
+        added = Points()
+        added.take(0, {name: b"%d" % by for name, by in points.items()})
+        return _held(Totals(viewers, completed, watched), duration_ms), added.curve(duration_ms)
+
+    async def _curve(self, shards: Sequence[str], duration_ms: int) -> Curve | Damaged:
+        points, cursors = Points(), dict.fromkeys(range(len(shards)), 0)
+        while cursors:
+            count = max(POINTS_PAGE // len(cursors), POINTS_PAGE // 16)
+            commands = [("HSCAN", self._keys.curve(shards[n]), cursor, "COUNT", count) for n, cursor in cursors.items()]
+            for n, reply in zip(list(cursors), await self._run_each(commands), strict=True):
+                await self._pieces.next()
+                if isinstance(reply, Damaged):
+                    return reply
+                if damaged := points.take(n, reply[1]):
+                    return damaged
+                if int(reply[0]):
+                    cursors[n] = int(reply[0])
+                else:
+                    del cursors[n]
+        return points.curve(duration_ms)
 
     def _user(self, name: bytes) -> str:
         """A userId of an audience; "" for bytes that are none."""
@@ -158,25 +169,3 @@ def read_totals(shards: Sequence[Any], duration_ms: int = 0) -> Totals | Damaged
 def _held(totals: Totals, duration_ms: int) -> Totals:
     most = totals.viewers * (duration_ms // 1_000)
     return replace(totals, watched=min(totals.watched, most)) if duration_ms else totals
-
-
-def read_curve(shards: Iterable[Mapping[bytes, bytes] | Damaged], duration_ms: int = 0) -> Curve | Damaged:
-    """Prefix sums of the two difference arrays of all shards, up to the end of the video where that is known (0: it is
-    not)."""
-    end = cell(duration_ms)
-    steps: dict[str, dict[int, int]] = {"s": {}, "a": {}}
-    for points in shards:
-        if isinstance(points, Damaged):
-            return points
-        for name, by in points.items():
-            point = _POINT.fullmatch(name)
-            if point is None or int(point[2]) > MAX_MEDIA_S or not _TOTAL.fullmatch(by):
-                return Damaged("a point of the curve is none")
-            second = min(int(point[2]), end) if duration_ms else int(point[2])
-            of_letter = steps[point[1].decode()]
-            of_letter[second] = of_letter.get(second, 0) + int(by)
-    length = max((second for second, by in steps["s"].items() if by), default=0)
-    viewers, replays = (
-        list(accumulate(steps[letter].get(second, 0) for second in range(length))) for letter in ("s", "a")
-    )
-    return Curve(viewers, replays)
