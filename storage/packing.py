@@ -48,7 +48,7 @@ def pack_record(record: Record) -> bytes:
     return value
 
 
-_FIELDS = 13
+FIELDS = 13
 """Of a record without its rev; the last three are lists."""
 MAX_VALUE = 65_536
 """Bytes of a stored record, or of an entry of an audience; the largest that we write takes two thirds."""
@@ -64,7 +64,7 @@ def unpack_record(value: bytes) -> Record | Damaged:
         unpacker = msgpack.Unpacker(max_buffer_size=len(value), unicode_errors=_NAMES)
         unpacker.feed(value)
         rev, body = unpacker
-        if type(body) is not list or len(body) != _FIELDS:
+        if type(body) is not list or len(body) != FIELDS:
             raise ValueError("of another length")
         flat = body[-1]
         if len(flat) % 5 or len(flat) > 5 * MAX_SESSIONS:

@@ -1,7 +1,8 @@
 """Recounts audiences, totals and curves from the users' records: says what had drifted, and mends it, while all serve.
 
-The records are the truth; a commit brings each to its audience entry, and the entry's difference to the totals. Three
-walks, each of which trusts what the one before has put right:
+The records are the truth; a commit brings each to its audience entry, and the entry's difference to the totals. What
+can't be read is mended as far as possible (`storage/mending.py`). The rest is found by three walks, each of which
+trusts what the one before has put right:
 
 1. Every record against its entry. A commit may be between its two stages, so an entry that is behind counts as drift
    only if it still lacks, a grace later, the revision that was seen then; one that is ahead, or unlike its record at
@@ -25,11 +26,12 @@ import msgpack
 
 from protocol.record import Record
 from storage.audience import Entry, entry_of, unpack_entry
-from storage.damage import Damaged
+from storage.damage import Damaged, is_foreign
 from storage.keys import NOT_VIDEOS, id_of
+from storage.mending import FOREIGN_KEY, MAX_REV, Mending
 from storage.packing import unpack_record
 from storage.recount import Recount, Spoilt
-from storage.store import Store
+from storage.store import Store, StoreUnavailable
 
 FORGOTTEN = 50
 """Entries that one script takes out."""
@@ -69,6 +71,15 @@ class Suspect(NamedTuple):
     since: float
 
 
+class Learners(NamedTuple):
+    """Those of one page of keys."""
+
+    highest: dict[str, int]
+    """By userId, the highest revision of the records that can be read."""
+    damaged: list[tuple[str, str, bytes]]
+    """(userId, videoId, value) of the others."""
+
+
 class Rebuild:
     """One run.
 
@@ -98,20 +109,22 @@ class Rebuild:
         self._suspects: deque[Suspect] = deque()
         self._forget = store.script("forget")
         self._recount = Recount(store, mend=mend)
+        self._mending = Mending(store, mend=mend, tell=self._tell)
 
     async def run(self) -> Found:
         """Raises StoreUnavailable: the store went away; run it again."""
+        await self._mending.keys()
         async for page in self._store.scanning.keys(self._keys.all_of("u", "progress")):
+            learners = Learners({id_of(name): 0 for name in page.names}, [])
             async for fields in self._store.scanning.fields(page.names):
                 for key in fields.foreign:
-                    self._found.tell(self._found.failed, "a learner's key of another type", key)
-                records = [
-                    (id_of(key), name.decode(errors="replace"), value)
-                    for key, name, value in fields.fields
-                    if name not in NOT_VIDEOS
-                ]
+                    self._found.tell(self._found.failed, "a learner's key of another Redis type", key)
+                records = list(self._records(fields.fields))
                 for some in _cut(records, PAGE):
-                    await self._compare(some)
+                    await self._compare(some, learners)
+            await self._mending.learners(learners.highest)
+            for some in _cut(await self._mending.records(learners.damaged), PAGE):
+                await self._compare(some, learners)
             self._progress("records", page.part, self._found)
         await self._judge_all()
         async for page in self._store.scanning.keys(self._keys.all_of("v", "*")):
@@ -122,17 +135,30 @@ class Rebuild:
             self._progress("videos", page.part, self._found)
         return self._found
 
+    def _tell(self, kind: str, what: str, *, mended: bool) -> None:
+        self._found.tell(self._found.drift if mended else self._found.failed, kind, what)
+
     # 1. Records and their entries
 
-    async def _compare(self, items: Sequence[tuple[str, str, bytes]]) -> None:
+    def _records(self, fields: Sequence[tuple[str, bytes, bytes]]) -> Iterator[tuple[str, str, bytes]]:
+        """(userId, videoId, value)"""
+        for key, name, value in fields:
+            try:
+                if name not in NOT_VIDEOS:
+                    yield id_of(key), name.decode(), value
+            except UnicodeDecodeError:
+                self._found.tell(self._found.failed, "a record of no videoId", f"user {id_of(key)}, video {name!r}")
+
+    async def _compare(self, items: Sequence[tuple[str, str, bytes]], learners: Learners) -> None:
         entries = await self._entries([(user_id, video_id) for user_id, video_id, _ in items])
         since = asyncio.get_running_loop().time()
         for (user_id, video_id, value), stored in zip(items, entries, strict=True):
-            self._found.records += 1
             record = unpack_record(value)
-            if isinstance(record, Damaged):
-                self._found.tell(self._found.failed, "a record that can't be read", f"user {user_id}, video {video_id}")
+            if isinstance(record, Damaged) or record.rev > MAX_REV:
+                learners.damaged.append((user_id, video_id, value))
                 continue
+            self._found.records += 1
+            learners.highest[user_id] = max(record.rev, learners.highest[user_id])
             if _entry(stored) != entry_of(record):
                 self._suspects.append(Suspect(user_id, video_id, record.rev, since))
         while len(self._suspects) >= MAX_SUSPECTS:
@@ -147,11 +173,11 @@ class Rebuild:
         some = [self._suspects.popleft() for _ in range(min(PAGE, len(self._suspects)))]
         await asyncio.sleep(some[-1].since + self._grace_s - asyncio.get_running_loop().time())
         entries = await self._entries([(s.user_id, s.video_id) for s in some])
-        values = await self._store.run([("HGET", self._keys.progress(s.user_id), s.video_id) for s in some])
+        values = await self._store.run_each([("HGET", self._keys.progress(s.user_id), s.video_id) for s in some])
         blocking: dict[str, list[tuple[str, bytes]]] = {}
         missing: dict[str, list[tuple[str, bytes]]] = {}
         for suspect, stored, value in zip(some, entries, values, strict=True):
-            record = unpack_record(value or b"")
+            record = value if isinstance(value, Damaged) else unpack_record(value or b"")
             if isinstance(record, Damaged) or not record.rev:
                 continue  # it went, or broke, this moment
             entry = _entry(stored)
@@ -170,9 +196,10 @@ class Rebuild:
 
     async def _entries(self, names: list[tuple[str, str]]) -> list[bytes | None]:
         shards = [(self._keys.shard(video_id, user_id), user_id) for user_id, video_id in names]
-        return await self._store.run([("HGET", self._keys.audience(shard), user_id) for shard, user_id in shards])
+        found = await self._store.run_each([("HGET", self._keys.audience(shard), user_id) for shard, user_id in shards])
+        return [None if isinstance(stored, Damaged) else stored for stored in found]
 
-    def _forgetting(self, shard: str, items: Sequence[tuple[str, bytes]]) -> tuple[Any, ...]:
+    def _forgetting(self, shard: str, items: Sequence[tuple[str | bytes, bytes]]) -> tuple[Any, ...]:
         audience, summary, curve, _ = self._keys.of_shard(shard)
         packed = msgpack.packb(items, use_bin_type=False)
         return self._forget.call([audience, summary, curve, self._keys.before(shard)], packed)
@@ -197,16 +224,17 @@ class Rebuild:
         async for fields in self._store.scanning.fields([self._keys.audience(shard)]):
             for some in _cut(fields.fields, PAGE):
                 users = [user.decode(errors="replace") for _, user, _ in some]
-                there = await self._store.run([("HEXISTS", self._keys.progress(u), video_id) for u in users])
+                there = await self._store.run_each([("HEXISTS", self._keys.progress(u), video_id) for u in users])
                 at_home = [
                     is_there and self._keys.shard(video_id, u) == shard
                     for u, is_there in zip(users, there, strict=True)
                 ]
-                orphans = [(u, e) for u, (_, _, e), is_there in zip(users, some, at_home, strict=True) if not is_there]
-                for user_id, _ in orphans:
-                    self._found.tell(
-                        self._found.drift, "an entry without a record", f"user {user_id}, video {video_id}"
-                    )
+                orphans = [
+                    (user, entry) for (_, user, entry), is_there in zip(some, at_home, strict=True) if not is_there
+                ]
+                for user, _ in orphans:
+                    what = f"user {user.decode(errors='replace')}, video {video_id}"
+                    self._found.tell(self._found.drift, "an entry without a record", what)
                 if self._mend and orphans:
                     await self._store.run([self._forgetting(shard, part) for part in _cut(orphans, FORGOTTEN)])
 
@@ -218,6 +246,12 @@ class Rebuild:
                 self._found.tell(self._found.drift, "totals that are not the sum of the audience", f"video {shard}")
         except Spoilt:
             self._found.tell(self._found.failed, "a video that could not be counted while it changed", f"video {shard}")
+        except StoreUnavailable as error:
+            if not is_foreign(error):
+                raise
+            # Told already, and removed where it shall be mended; here it is new, or stays.
+            if self._mend:
+                self._found.tell(self._found.failed, FOREIGN_KEY, f"video {shard}")
 
 
 def _cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

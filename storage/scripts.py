@@ -4,12 +4,17 @@ import importlib.resources
 from hashlib import sha1
 from typing import Any
 
+PARTS = {"recount": ("entry",), "forget": ("entry",)}
+"""Files that a script begins with."""
+
 
 class Script:
-    """One Lua file."""
+    """One Lua file, behind its parts."""
 
     def __init__(self, name: str) -> None:
-        self.text = importlib.resources.files("storage").joinpath("lua", f"{name}.lua").read_text("utf-8")
+        folder = importlib.resources.files("storage").joinpath("lua")
+        files = (*PARTS.get(name, ()), name)
+        self.text = "".join(folder.joinpath(f"{file}.lua").read_text("utf-8") for file in files)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def call(self, keys: list[str], *args: Any) -> tuple[Any, ...]:

@@ -13,24 +13,26 @@ local function add(totals, field, by)
   totals[field] = (totals[field] or 0) + by
 end
 
-local function take_out(entry)
-  local _, had = cmsgpack.unpack(entry)
-  local watched, completed, mine = had[1] + 0, had[2] + 0, {}
-  for i, letter in ipairs({ 's', 'a' }) do
-    for j = 1, #had[2 + i], 2 do
-      add(mine, letter .. had[2 + i][j], -1)
-      add(mine, letter .. had[2 + i][j + 1], 1)
+local function take_out(watched, completed, seen, again)
+  for letter, set in pairs({ s = seen, a = again }) do
+    for j = 1, #set, 2 do
+      add(points, letter .. set[j], -1)
+      add(points, letter .. set[j + 1], 1)
     end
   end
-  for field, by in pairs(mine) do add(points, field, by) end
   add(changes, 'viewers', watched > 0 and -1 or 0)
   add(changes, 'watched', -watched)
   add(changes, 'completed', -completed)
 end
 
+-- A field that holds no integer is left to the recount.
 local function write(key, totals)
   for field, by in pairs(totals) do
-    if by ~= 0 and redis.call('HINCRBY', key, field, by) == 0 then redis.call('HDEL', key, field) end
+    if by ~= 0 then
+      local sum = redis.pcall('HINCRBY', key, field, by)
+      if sum == 0 then redis.call('HDEL', key, field) end
+      if type(sum) == 'table' and not string.find(sum.err, 'not an integer') then error(sum.err, 0) end
+    end
   end
 end
 
@@ -39,7 +41,8 @@ for _, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local user, entry = item[1], item[2]
   if redis.call('HGET', audience, user) == entry then
     if counted then redis.call('HSETNX', before, user, entry) end
-    pcall(take_out, entry)
+    local sound, watched, completed, seen, again = pcall(read_entry, entry)
+    if sound then take_out(watched, completed, seen, again) end
     redis.call('HDEL', audience, user)
     gone = gone + 1
   end

@@ -32,11 +32,6 @@ local function add(points, set)
   end
 end
 
-local function decode(entry)
-  local _, had = cmsgpack.unpack(entry)
-  return { had[1] + 0, had[2] + 0, had[3], had[4] }, #had[3] + #had[4]
-end
-
 repeat
   local page = redis.call('HSCAN', audience, cursor, 'COUNT', AT_ONCE)
   cursor = page[1]
@@ -45,12 +40,12 @@ repeat
     local entry = not begin and redis.call('HGET', before, entries[i]) or entries[i + 1]
     if entry ~= '' then
       summed, budget = summed + 1, budget - #entry - OVERHEAD
-      local ok, had = pcall(decode, entry)
+      local ok, its_watched, its_completed, its_seen, its_again = pcall(read_entry, entry)
       if ok then
-        if had[1] > 0 then viewers = viewers + 1 end
-        watched, completed = watched + had[1], completed + had[2]
-        add(seen, had[3])
-        add(again, had[4])
+        if its_watched > 0 then viewers = viewers + 1 end
+        watched, completed = watched + its_watched, completed + its_completed
+        add(seen, its_seen)
+        add(again, its_again)
       end
     end
   end

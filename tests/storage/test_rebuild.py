@@ -4,13 +4,15 @@ changes meanwhile."""
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
 
-from protocol.record import Report
+from protocol.record import Guard, Record, Report
 from storage import rebuild, recount, scanning
+from storage.packing import pack_record
 from storage.pending import Batch, Delta
 from storage.rebuild import Found, Rebuild
 from storage.store import Script, Store, StoreUnavailable
@@ -328,13 +330,163 @@ async def test_a_dead_recount_costs_nothing_for_long(store: Store) -> None:
     assert not await store.redis.exists(store.keys.before("v"))
 
 
-async def test_a_record_that_can_not_be_read_is_told(store: Store) -> None:
-    """It can't be mended from anything; its entry stays as it is, and all others are looked at."""
+NO_RECORD = "a record that can't be read"
+NO_REV = "a learner's revision that can't be read, or is behind a record"
+FOREIGN = "a key of another Redis type"
+
+
+async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store: Store) -> None:
+    """What was seen is known there, too; the rest is lost, and is named. The next report is joined to it."""
     await fill(store)
     await store.run([("HSET", store.keys.progress("u1"), "v", GARBAGE)])
+    before = await store.totals.read("v")
+    looked = await rebuilt(store, mend=False)
+    assert (looked.drift, looked.failed) == ({NO_RECORD: 1}, {})
+    assert looked.examples == [
+        f"{NO_RECORD}: user u1, video v; lost: deletedAt, lastWatched, claimed, playedDuration, duration, completedAt, "
+        "position, sessions"
+    ]
+    assert await store.run([("HGET", store.keys.progress("u1"), "v")]) == [GARBAGE]
+    assert NO_RECORD in (await rebuilt(store)).drift
+    record = await sound_record(store, "u1", "v")
+    assert (record.seen, record.again, record.last_watched, record.guards) == ([0, 3], [0, 2], 1, [])
+    assert await store.totals.read("v") == before
+    assert (await rebuilt(store, mend=False)).drift == {}
+    await commit(store, ("u1", "v", play(3, 9)))
+    assert (await sound_record(store, "u1", "v")).seen == [0, 9]
+
+
+async def test_a_record_of_which_nothing_is_known_is_told_and_left(store: Store) -> None:
+    """Whoever looks at it is told what helps; all others are looked at."""
+    await fill(store)
+    await store.run([("HSET", store.keys.progress("u1"), "v", GARBAGE), ("HDEL", store.keys.audience("v"), "u1")])
     found = await rebuilt(store)
-    assert (found.drift, found.failed) == ({}, {"a record that can't be read": 1})
-    assert found.examples == ["a record that can't be read: user u1, video v"]
+    assert (found.failed, found.drift) == ({NO_RECORD: 1}, {TOTALS: 1})
+    assert found.examples[0] == f"{NO_RECORD}: user u1, video v; DELETE /progress/u1/v starts it afresh"
+    assert await store.run([("HGET", store.keys.progress("u1"), "v")]) == [GARBAGE]
+
+
+async def sound_record(store: Store, user_id: str, video_id: str) -> Record:
+    record = await store.record(user_id, video_id)
+    assert isinstance(record, Record)
+    return record
+
+
+def damaged(record: Record, **fields: Any) -> bytes:
+    """The value of a record with some fields of other types than ours."""
+    return pack_record(replace(record, **fields))
+
+
+SOUND = Record(
+    rev=7, last_watched=400, claimed=3, played_ms=9_000, duration_ms=10_000, position_ms=5_000, position_at=400,
+    seen=[0, 5, 7, 9], again=[1, 2], guards=[Guard("a", 4, 400, 9_000)],
+)  # fmt: skip
+
+NOWHERE = replace(SOUND, position_ms=-1, position_at=0)
+
+SAVED: dict[str, tuple[bytes, Record, str]] = {
+    "seconds not sorted": (damaged(SOUND, seen=[7, 9, 0, 5]), SOUND, "nothing"),
+    "seconds that overlap": (damaged(SOUND, seen=[0, 4, 2, 5, 7, 9]), SOUND, "nothing"),
+    "half an interval": (damaged(SOUND, seen=[0, 5, 7, 9, 11]), SOUND, "nothing"),
+    "floats that are whole": (damaged(SOUND, claimed=3.0, seen=[0.0, 5, 7, 9]), SOUND, "nothing"),
+    "a float that is not": (damaged(SOUND, claimed=2.5), replace(SOUND, claimed=0), "claimed"),
+    "not a number": (damaged(SOUND, played_ms=float("nan")), replace(SOUND, played_ms=0), "playedDuration"),
+    "text": (damaged(SOUND, duration_ms="10000"), replace(SOUND, duration_ms=0), "duration"),
+    "a later year": (damaged(SOUND, completed_at=2**52), SOUND, "completedAt"),
+    "a position of no time": (damaged(SOUND, position_at="x"), NOWHERE, "position"),
+    "cut off": (damaged(SOUND)[:-9], replace(SOUND, guards=[]), "sessions"),
+    "cut off early": (
+        damaged(SOUND)[:9],
+        replace(NOWHERE, played_ms=0, duration_ms=0, again=[], seen=[0, 5], guards=[]),
+        "playedDuration, duration, completedAt, position, sessions",
+    ),
+    "a session without a name": (damaged(SOUND, guards=[Guard(5, 4, 400, 1), *SOUND.guards]), SOUND, "sessions"),  # type: ignore[arg-type]
+    "more behind it": (damaged(SOUND) + b"\x00", SOUND, "nothing"),
+    "a revision that is text": (b"\xa17" + damaged(SOUND)[1:], SOUND, "nothing"),
+    "a revision that is too high": (damaged(SOUND, rev=2**53 - 1), SOUND, "nothing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "left", "lost"), SAVED.values(), ids=SAVED)
+async def test_what_is_sound_of_a_damaged_record_is_kept(store: Store, value: bytes, left: Record, lost: str) -> None:
+    """Under a new revision, so that devices are told, and with its video's totals."""
+    await commit(store, ("u", "v", play(1, 5)), ("other", "v", play(1, 3)))
+    await store.run([("HSET", store.keys.progress("u"), "v", value)])
+    found = await rebuilt(store)
+    assert NO_RECORD in found.drift
+    assert not found.failed
+    assert found.examples[0] == f"{NO_RECORD}: user u, video v; lost: {lost}"
+    record = await sound_record(store, "u", "v")
+    assert replace(record, rev=0) == replace(left, rev=0)
+    assert record.rev == 2
+    assert await kept(store, "v") == await store.totals.recount("v")
+    assert (await rebuilt(store, mend=False)).drift == {}
+
+
+async def test_a_record_of_a_later_version_is_left_to_it(store: Store) -> None:
+    """It has more fields than are known here, and would lose them."""
+    await commit(store, ("u", "v", play(1, 5)))
+    value = msgpack.packb(7) + msgpack.packb([*[0] * 10, [], [], [], "new"])
+    await store.run([("HSET", store.keys.progress("u"), "v", value)])
+    assert (await rebuilt(store)).failed == {NO_RECORD: 1}
+    assert await store.run([("HGET", store.keys.progress("u"), "v")]) == [value]
+
+
+@pytest.mark.parametrize("rev", ["abc", "", "nan", "-1", "1.5", "9" * 30, "0", None])
+async def test_a_revision_is_made_of_those_of_the_records(store: Store, rev: str | None) -> None:
+    """Where it can't be read, or is behind them; then the learner's reports are stored again."""
+    await commit(store, ("u", "v", play(1, 5)), ("u", "w", play(1, 5)))
+    await store.run(
+        [("HDEL", store.keys.progress("u"), "rev") if rev is None else ("HSET", store.keys.progress("u"), "rev", rev)]
+    )
+    assert (await rebuilt(store, mend=False)).drift == {NO_REV: 1}
+    assert (await rebuilt(store)).drift == {NO_REV: 1}
+    assert (await rebuilt(store)).drift == {}
+    await commit(store, ("u", "v", play(2, 7)))
+    assert (await sound_record(store, "u", "v")).rev == 3
+
+
+OTHER_TYPES = (("SET", "text"), ("RPUSH", "text"), ("ZADD", 1, "text"), ("HSET", "a", "b"))
+FOREIGN_KEYS = [
+    (kind, make)
+    for kind in ("audience", "summary", "curve", "live", "before", "released")
+    for make in OTHER_TYPES
+    if make[0] != ("ZADD" if kind == "live" else "HSET")
+]
+
+
+@pytest.mark.parametrize(("kind", "make"), FOREIGN_KEYS, ids=[f"{kind}, {make[0]}" for kind, make in FOREIGN_KEYS])
+async def test_a_key_of_another_type_is_made_anew(store: Store, kind: str, make: tuple[Any, ...]) -> None:
+    """All that it holds, or but for who watches now and what was released, can be made of records."""
+    await fill(store)
+    sound, key = await whole(store), getattr(store.keys, kind)("v")
+    await store.run([("DEL", key), (make[0], key, *make[1:])])
+    looked = await rebuilt(store, mend=False)
+    assert looked.drift[FOREIGN] == 1
+    assert (await store.run([("TYPE", key)]))[0] != (b"zset" if kind == "live" else b"hash")
+    await rebuilt(store)
+    assert await whole(store) == sound
+    assert (await rebuilt(store, mend=False)) == Found(looked.records, looked.audiences)
+
+
+async def test_what_only_a_person_can_repair_is_told_and_left(store: Store) -> None:
+    """Keys of learners and of the catalogue hold the truth, whatever their type; the rest is walked through."""
+    await fill(store)
+    learner, ours = store.keys.progress("bad"), store.keys.catalogue("v")
+    await store.run([("SET", learner, "text"), ("HSET", ours, "title", "t", "duration_ms", "90.5")])
+    await store.run([("HSET", store.keys.progress("u1"), b"\xff", b"x"), ("SET", store.keys.catalogue("w"), "text")])
+    await store.run(
+        [("HSET", f"{store.keys.prefix}:{{u00}}:progress:\udcff".encode(errors="surrogateescape"), "v", "x")]
+    )
+    found = await rebuilt(store)
+    assert found.failed == {
+        "a learner's key of another Redis type": 1,
+        "a catalogue entry that can't be read": 2,
+        "a record of no videoId": 1,
+    }
+    assert (found.records, found.audiences, found.drift) == (5, 2, {})
+    assert await store.run([("GET", learner)]) == [b"text"]
+    assert store.damage.counts["key"] >= 1
 
 
 async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
