@@ -15,8 +15,6 @@ from protocol.session import Now, Plausibility, Sessions
 
 CLOCKS_MS = 150
 """How far two clocks of one machine may seem to lie apart, and a frame of a connection that was cut may be late."""
-SHIFT_MS = 1_000
-"""How long after a step of the server's clock was asked for it may not have happened yet."""
 THRESHOLD_PERMILLE = 900
 Key = tuple[str, str]
 """(userId, videoId)"""
@@ -81,7 +79,6 @@ class Ledger:
     Attributes:
         base: what the store held when it was last known to have lost something; by default nothing.
         order: by session, where its heartbeats did not arrive once each and in order: what arrived.
-        shifts: (since when, by how much) the server's wall clock was off, ms.
     """
 
     def __init__(self) -> None:
@@ -89,7 +86,6 @@ class Ledger:
         self.claims: list[Claim] = []
         self.base: dict[Key, Record] = {}
         self.order: dict[str, list[Entry]] = {}
-        self.shifts: list[tuple[float, float]] = [(0, 0)]
         self.count = self.acks = 0
         """Heartbeats and claims, sent and acked since the beginning, also those that the store has lost since."""
 
@@ -153,8 +149,7 @@ class Ledger:
             expected = found[claim.user, claim.video]
             report = Report(claim.at_ms, claim.at_ms, claimed=claim.watched_s)
             expected.record = join(expected.record, report, 0, THRESHOLD_PERMILLE)[0]
-            behind = min(by for _, by in self.shifts)
-            expected.earliest = max(expected.earliest, claim.at_ms + min(0, behind) - CLOCKS_MS)
+            expected.earliest = max(expected.earliest, claim.at_ms - CLOCKS_MS)
             expected.latest = max(expected.latest, claim.at_ms)
         return dict(found)
 
@@ -165,11 +160,8 @@ class Ledger:
 
     def _bounds(self, sent: Sent) -> tuple[float, float]:
         until = sent.until_ms or wall_ms()
-        begun = sent.sent_ms - SHIFT_MS
-        offsets = [by for since, by in self.shifts if since <= begun][-1:]
-        offsets += [by for since, by in self.shifts if begun < since <= until]
         at = sent.entry.at_ms
-        return at - CLOCKS_MS + min(offsets), at + CLOCKS_MS + (until - sent.sent_ms) + max(offsets)
+        return at - CLOCKS_MS, at + CLOCKS_MS + (until - sent.sent_ms)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +21,9 @@ from tests.faults.place import Admin, Change, Missing, Place, throw_out
 from tests.faults.relay import Relay, relay
 from tests.ports import free_port
 from tests.server.program import END_S, START_S, gone
+
+NOTHING: Mapping[str, str] = {}
+"""More in the environment of a store's process."""
 
 
 class _Reached:
@@ -101,13 +104,16 @@ class Server(_Reached):
         repairs: whether it has a file that was torn repaired when it has started; else its operator does that.
     """
 
-    def __init__(self, name: str, binary: str | Path, directory: Path, durability: str, repairs: bool) -> None:
+    def __init__(
+        self, name: str, binary: str | Path, directory: Path, durability: str, repairs: bool, env: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.options: tuple[str, ...] = ()
         self.relay: Relay | None = None
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._binary, self._directory, self._durability, self._repairs = binary, directory, durability, repairs
+        self._env = os.environ | env
         self._process: subprocess.Popen[bytes] | None = None
 
     def behind(self, between: Relay) -> None:
@@ -121,7 +127,7 @@ class Server(_Reached):
     async def start(self) -> None:
         words: list[str | Path] = [self._binary, "--port", str(self.port), "--dir", self._directory, "--save", ""]
         words += ["--appendonly", "yes", "--appendfsync", "always", "--logfile", self._directory / "log"]
-        self._process = _spawned(words)
+        self._process = _spawned(words, self._env)
         await self.answers()
 
     def pids(self) -> list[int]:
@@ -158,9 +164,11 @@ async def embedded() -> AsyncIterator[Embedded]:
 
 
 @contextlib.asynccontextmanager
-async def _server(name: str, binary: str | Path, durability: str, *, repairs: bool) -> AsyncIterator[Server]:
+async def _server(
+    name: str, binary: str | Path, durability: str, *, repairs: bool, env: Mapping[str, str]
+) -> AsyncIterator[Server]:
     with TemporaryDirectory(prefix="faults-") as directory:
-        server = Server(name, binary, Path(directory), durability, repairs)
+        server = Server(name, binary, Path(directory), durability, repairs, env)
         await server.start()
         try:
             async with relay(server.port) as between:
@@ -171,13 +179,13 @@ async def _server(name: str, binary: str | Path, durability: str, *, repairs: bo
 
 
 @contextlib.asynccontextmanager
-async def valkey() -> AsyncIterator[Server]:
-    async with _server("valkey", _binary(), "fsync", repairs=True) as server:
+async def valkey(env: Mapping[str, str] = NOTHING) -> AsyncIterator[Server]:
+    async with _server("valkey", _binary(), "fsync", repairs=True, env=env) as server:
         yield server
 
 
 @contextlib.asynccontextmanager
-async def redis7() -> AsyncIterator[Server]:
+async def redis7(env: Mapping[str, str] = NOTHING) -> AsyncIterator[Server]:
     """It has no WAITAOF: each write is synced before it is answered (appendfsync always), and durability is memory.
 
     What a script has written stands in its file between MULTI and EXEC. One that is torn in there it cuts behind the
@@ -187,16 +195,16 @@ async def redis7() -> AsyncIterator[Server]:
     binary = shutil.which("redis-server")
     if binary is None:
         raise Missing("redis-server is not installed (apt-get install redis-server)")
-    async with _server("redis", binary, "memory", repairs=False) as server:
+    async with _server("redis", binary, "memory", repairs=False, env=env) as server:
         yield server
 
 
-def _spawned(words: list[str | Path]) -> "subprocess.Popen[bytes]":
+def _spawned(words: list[str | Path], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """As Python ignores it, so does the child: SIGXFSZ, that a write beyond RLIMIT_FSIZE fails instead of killing."""
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, restore_signals=False)
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, restore_signals=False, env=env)
 
 
-PLACES: dict[str, Callable[[], contextlib.AbstractAsyncContextManager[Place]]] = {
+PLACES: dict[str, Callable[..., contextlib.AbstractAsyncContextManager[Place]]] = {
     "embedded": embedded,
     "valkey": valkey,
     "redis": redis7,

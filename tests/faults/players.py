@@ -156,7 +156,7 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def fleet(
-    urls: Sequence[str], ledger: Ledger, size: int, dice: random.Random, http: bool = True
+    urls: Sequence[str], ledger: Ledger, size: int, dice: random.Random, http: bool = True, live: bool = False
 ) -> AsyncIterator[Fleet]:
     """`size` devices at the nodes of the service, one after another: of six two are one learner's, three are live, one
     of these has no WebSocket."""
@@ -166,7 +166,9 @@ async def fleet(
             kind = number % 6
             user = opened.players[-1].user if kind == 1 else str(uuid4())
             transports = ("http",) if http and kind == 5 else ("ws", "http") if http else ("ws",)
-            player = opened.join(urls[number % len(urls)], user, random.Random(dice.random()), kind >= 3, transports)
+            player = opened.join(
+                urls[number % len(urls)], user, random.Random(dice.random()), live or kind >= 3, transports
+            )
             if kind == 1:
                 player.shift(STEP_S / 2)
             await stack.enter_async_context(player.client)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.configurations import CONFIGURATIONS, EMBEDDED
-from tests.faults.cases import clusters, configured, devices, envelopes, kills, outages, refusals, server
+from tests.faults.cases import clocks, clusters, configured, devices, envelopes, kills, outages, refusals, server
 from tests.faults.effort import Effort
 from tests.faults.scene import Row
 
@@ -26,7 +26,7 @@ REPLICATED = tuple(name for name in CONFIGURED if CONFIGURATIONS[CONFIGURATION_O
 
 ORDER = "Reports may come late, twice"
 KILLED = "An acked heartbeat survives kill -9"
-CLOCKS = "A forgotten TV"
+CLOCKS = "Clocks may be wrong"
 SHARES = "No learner, and no crowd of strangers"
 HERD = "A herd that returns"
 ENDS = "A process that ends"
@@ -69,7 +69,8 @@ CASES = (
     Case("buffer-full", server.full, (*EVERYWHERE, "cluster"), "embedded", (AWAY, ALL)),
     Case("one-learner-fills", server.share, EVERYWHERE, "redis", (SHARES, ALL)),
     Case("many-videos", server.many_videos, ("embedded",), "embedded", (ALL,)),
-    Case("clock-set", server.clock, ("embedded",), "embedded", (CLOCKS,)),
+    Case("node-clock", clocks.of_a_node, ("valkey", "redis", "cluster"), "redis", (CLOCKS, ALL)),
+    Case("store-clock", clocks.of_the_store, EVERYWHERE, "valkey", (CLOCKS, ALL)),
     Case("half-open", devices.half_open, ("embedded",), "embedded", (ALL,)),
     Case("storm", devices.storm, ("embedded", "redis", "cluster"), "embedded", (HERD,)),
     Case("tunnel", devices.dark, ("embedded",), "embedded", (ORDER, ALL)),

@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults.ledger import Ledger
@@ -161,6 +161,9 @@ async def scene(
     nodes: int = 1,
     line: bool = False,
     http: bool = True,
+    live: bool = False,
+    own: Sequence[Mapping[str, str]] = ({},),
+    store_env: Mapping[str, str] | None = None,
     **env: str,
 ) -> AsyncIterator[Scene]:
     """Args:
@@ -168,18 +171,22 @@ async def scene(
     nodes: so many `playhead serve` on the one store; the players are spread over them.
     line: put a relay between the players and the service, of one node.
     http: some players have no WebSocket.
+    live: no player tells of an evening hours ago.
+    own: environment of each node alone, beside that of all.
+    store_env: environment of the store's process, where it is one of ours.
     env: settings by their names in the environment, without the prefix; other variables behind a `_`.
     """
     dice, ledger = random.Random(f"{seed} {place}"), Ledger()
     async with contextlib.AsyncExitStack() as stack:
-        where = await stack.enter_async_context(PLACES[place]())
+        where = await stack.enter_async_context(PLACES[place](**({} if store_env is None else {"env": store_env})))
         options = (*where.options, *(("--workers", str(workers)) if workers > 1 else ()))
         names = {name: name[1:] if name.startswith("_") else f"PLAYHEAD_{name}" for name in env}
         settings = ENV | {names[name]: value for name, value in env.items()}
-        services = [Service(options, settings, stack) for _ in range(nodes)]
+        each = [own[number] if number < len(own) else {} for number in range(nodes)]
+        services = [Service(options, settings | dict(ours), stack) for ours in each]
         for service in services:
             await service.start()
         between = await stack.enter_async_context(relay(services[0].port)) if line else None
         urls = [f"http://127.0.0.1:{between.port if between else service.port}" for service in services]
-        group = await stack.enter_async_context(fleet(urls, ledger, players, dice, http))
+        group = await stack.enter_async_context(fleet(urls, ledger, players, dice, http, live))
         yield Scene(where, services, group, ledger, dice, between)

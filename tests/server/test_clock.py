@@ -4,13 +4,22 @@ import asyncio
 import itertools
 import logging
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from protocol.scalars import parse_instant
 from server.clock import EVERY_S, FAR_MS, SLEW_MS, StoreClock, system_clock
+from storage.embedded import EmbeddedValkey
 from storage.keys import Keys
 from storage.store import Store, StoreUnavailable, TimeNotAllowed
 from tests.conftest import StoreServer
+from tests.device import device
+from tests.faketime import LIBRARY, WITHOUT, WallClock
+from tests.missing import missing
+from tests.ports import free_port
+from tests.rest import ok, rest, scraped
+from tests.server.program import serve
 from tests.serving import START_MS, FakeClock
 from tests.storage.own_store import as_playhead, opened, running, written_acl
 
@@ -200,3 +209,35 @@ async def test_without_the_right_to_ask_the_machines_clock_is_taken_and_that_is_
             assert clock.note is not None
             assert "allow +time" in clock.note
             assert abs(clock().wall - system_clock().wall) < FAR_MS
+
+
+async def test_a_machine_whose_clock_is_wrong_says_so(tmp_path: Path) -> None:
+    """A real process: in the log at its start and when that changes, in /readyz and in the metrics; and what it stores
+    and tells bears the store's time."""
+    if LIBRARY is None:
+        missing(WITHOUT)
+    wall, user, video = WallClock(tmp_path / "offset", 3_600), str(uuid4()), str(uuid4())
+    with EmbeddedValkey(tmp_path / "data", fsync=False) as valkey:
+        async with (
+            serve(free_port(), "--redis-url", valkey.url, **wall.environment) as program,
+            rest(program.running) as api,
+            device(program.running, user) as player,
+        ):
+            await program.logged("WARNING server.serve: This machine's clock is 3600.0")
+            ready = ok(await api.get("/readyz"))
+            assert abs(ready["clock"]["offsetMs"] - 3_600_000) < FAR_MS
+            (note,) = (note for note in ready["notes"] if "ahead of the store's" in note)
+            assert "Records go by the store's, the expiry of tokens by this machine's" in note
+            assert abs((await scraped(api))["playhead_clock_offset_seconds{}"] - 3_600) < FAR_MS / 1_000
+            assert abs(parse_instant(player.welcome["serverTime"]) - system_clock().wall) < 60_000
+            await player.play(video, 0, 10)
+            record = ok(await api.get(f"/progress/{user}/{video}"))
+            assert abs(parse_instant(record["lastWatched"]) - system_clock().wall) < 60_000
+            wall.set(-86_400)
+            assert abs(ok(await api.get("/readyz"))["clock"]["offsetMs"] + 86_400_000) < FAR_MS
+            wall.set(0)
+            await program.logged("INFO server.clock: This machine's clock is 0.0")
+            ready = ok(await api.get("/readyz"))
+            assert abs(ready["clock"]["offsetMs"]) < FAR_MS
+            assert not [note for note in ready.get("notes", ()) if "clock" in note]
+            assert (await player.play(video, 10, 20))["rejected"] == []

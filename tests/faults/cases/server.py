@@ -1,20 +1,16 @@
-"""The server itself: told to end in the middle of a flush, stopped, full, asked for too much, its clock set."""
+"""The server itself: told to end in the middle of a flush, stopped, full, asked for too much."""
 
 import asyncio
 import contextlib
 import os
 import signal
-from pathlib import Path
 from uuid import uuid4
 
 from tests.faults.cases.kills import STAGES
 from tests.faults.effort import Effort
-from tests.faults.ledger import wall_ms
 from tests.faults.players import Player
 from tests.faults.scene import Row, scene
 
-STEPPED = Path(__file__).parents[1] / "stepped"
-HOUR_MS = 3_600_000
 VIDEO_S = 600
 WAITING = 200
 """Reports that one player holds back at most."""
@@ -134,21 +130,4 @@ async def many_videos(place: str, effort: Effort) -> list[Row]:
                 row = Row(f"one player reports on {count:,} videos by {transport}", place)
                 rows.append(await s.under(row, fault))
                 s.fleet.players.remove(eager)
-        return rows
-
-
-async def clock(place: str, effort: Effort) -> list[Row]:
-    """The wall clock goes an hour back, and an hour on: what was seen, and how often, does not depend on it. When it
-    was, and which position is the newest, goes by that clock, and is compared by it."""
-    async with scene(place, _PYTHONPATH=str(STEPPED)) as s:
-        rows = []
-        for name, number, by in (("back", signal.SIGUSR2, -HOUR_MS), ("on", signal.SIGUSR1, HOUR_MS)):
-
-            async def fault(number: int = number, by: int = by) -> None:
-                s.ledger.shifts.append((wall_ms(), s.ledger.shifts[-1][1] + by))
-                os.kill(s.service.pid, number)
-                await s.fleet.more(effort.either(300, 60))
-
-            name = f"the server's clock is put {name} by an hour"
-            rows.append(await s.under(Row(name, place), fault, effort.times(3, 1)))
         return rows
