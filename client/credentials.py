@@ -1,11 +1,14 @@
 """The token in use: given once, or got from the user's own function whenever a fresh one is needed."""
 
+import asyncio
 import base64
 import binascii
 import json
 from collections.abc import Awaitable, Callable
 
 GetToken = Callable[[], Awaitable[str]]
+GET_TOKEN_S = 30.0
+"""For the user's own function, which may wait for a peer without a bound."""
 
 
 class Credentials:
@@ -31,9 +34,12 @@ class Credentials:
         return self._token
 
     async def fresh(self) -> str | None:
-        """Get a fresh one, where that is possible; raises what `get_token` raises."""
+        """Get a fresh one, where that is possible; raises what `get_token` raises, or TimeoutError after
+        GET_TOKEN_S."""
         if self._get_token is not None:
-            self._token = _checked(await self._get_token())
+            async with asyncio.timeout(GET_TOKEN_S):
+                token = await self._get_token()
+            self._token = _checked(token)
         return self._token
 
     def headers(self, token: str | None) -> dict[str, str]:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from protocol.errors import PeerError, Problem
+from server.aside import Aside
 from server.limits import Bucket
 from server.origin import LOOPBACK_NAMES
 from storage.outage import Outage
@@ -150,6 +151,7 @@ class KeySet:
             raise ValueError("jwt_jwks_url should be an https URL")
         self.algorithm = algorithm
         self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=FETCH_TIMEOUT_S)
+        self._aside = Aside("key-set")
         self._now = now
         self._keys: dict[str, Any] = {}
         self._fetched: float | None = None
@@ -230,8 +232,8 @@ class KeySet:
     async def _fetch(self) -> None:
         self._requested = True
         try:
-            async with asyncio.timeout(2 * FETCH_TIMEOUT_S):  # the client's own holds for each read only
-                keys = await asyncio.to_thread(self._client.get_signing_keys, True)
+            # The client's own timeout holds for each read only.
+            keys = await self._aside.run(lambda: self._client.get_signing_keys(True), 2 * FETCH_TIMEOUT_S)
         except Exception as error:
             # Unreachable, not JSON, no keys: no news. Its type alone is logged: a URL may hold secrets.
             self._failed = True

@@ -18,6 +18,8 @@ from storage.durability import StoreUnavailable
 from storage.primary import Primary
 from storage.store import Store
 
+LOOKUP_S = 5.0
+"""For the address of a store's host."""
 CREDENTIALS = frozenset({"username", "password", "credential_provider", "ssl_certfile", "ssl_keyfile", "ssl_password"})
 
 
@@ -146,8 +148,9 @@ async def _is_local(primary: Primary) -> bool:
     else:
         host = pool.connection_kwargs.get("host", "localhost")
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None)
-    except OSError:
+        async with asyncio.timeout(LOOKUP_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError:  # a TimeoutError, too
         return False
     return all(_is_loopback(str(address[0])) for *_, address in found)
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from client import Denied, Forbidden, TokenExpired, Unauthorized
+from client import Denied, Forbidden, TokenExpired, Unauthorized, credentials
 from tests.client.line import PATIENCE_S, client, line
 from tests.conftest import StoreServer
 from tests.rest import rest
@@ -128,3 +128,27 @@ async def test_a_get_token_that_fails_is_asked_again(store_server: StoreServer, 
     ):
         await p.watch(VIDEO, [(0, 5)], 5)
     assert calls >= 4
+
+
+@pytest.mark.parametrize("transports", [("ws",), ("http",)])
+async def test_a_get_token_that_hangs_is_given_up_and_asked_again(
+    store_server: StoreServer, prefix: str, transports: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the user's own, and may wait for a peer without a bound."""
+    monkeypatch.setattr(credentials, "GET_TOKEN_S", 0.1)
+    calls = 0
+
+    async def get_token() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.Event().wait()
+        return token(USER)
+
+    async with (
+        guarded(store_server, prefix) as server,
+        client(server.http, get_token=get_token, user_id=USER, transports=transports) as p,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        await p.watch(VIDEO, [(0, 5)], 5)
+    assert calls == 2

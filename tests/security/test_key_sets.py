@@ -204,8 +204,11 @@ async def test_hundreds_of_unknown_ids_cost_one_fetch_in_each_cooldown(store_ser
             clock.now += COOLDOWN_S
 
 
-async def test_known_keys_outlast_an_outage_of_the_key_set_but_not_for_ever(store_server: StoreServer) -> None:
-    """Until TRUST_S; then nobody is let in, until it is back. Meanwhile a new id may be good: 503, not 401."""
+async def test_known_keys_outlast_an_outage_of_the_key_set_but_not_for_ever(
+    store_server: StoreServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until TRUST_S; then nobody is let in, until it is back. Meanwhile a new id may be good: 503, not 401. The log has
+    a line when it begins and one when it is over, however many fetches fail."""
     clock = Hours()
     async with key_server(jwk("RS256", "known")) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -218,10 +221,16 @@ async def test_known_keys_outlast_an_outage_of_the_key_set_but_not_for_ever(stor
         assert await problem_of(keys, "new") is Problem.KEYS
         clock.now = began + TRUST_S + 1
         assert await problem_of(keys, "known") is Problem.KEYS
+        failures = keys.failures
+        assert failures > 2
         server.status = 200
         clock.now += COOLDOWN_S
         assert await problem_of(keys, "known") is None
         assert await problem_of(keys, "new") is Problem.UNAUTHORIZED
+    lost, back = [record.getMessage() for record in caplog.records if record.name == "server.keys"]
+    assert lost.startswith("The key set can't be used: ")
+    assert back.startswith("The key set can be used again")
+    assert back.endswith(f"and {failures} failures)")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from tests.faults.relay import Relay, relay
 from tests.missing import program
 from tests.ports import free_ports
 from tests.rest import ok, rest, scraped
+from tests.server.program import serve
 from tests.serving import Running, serving
 
 TIMEOUT_S = 0.5
@@ -238,3 +239,45 @@ def _has_failed(times: int, before: dict[str, float], now: dict[str, float]) -> 
     """Each loop that tries again."""
     loops = [f"playhead_retries_total{{{loop}}}" for loop in ("channels", "commit-heartbeats")]
     return all(now[loop] - before[loop] >= times for loop in loops)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_no_outage_of_the_program_repeats_a_line(tmp_path: Path, workers: int) -> None:
+    """Whoever says it, of each worker: the store is killed and started again, sooner and later, while players beat and
+    come, and somebody asks for its health."""
+    (port,) = free_ports(1)
+    words = (program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", tmp_path, "--save", "")
+    options = ("--redis-url", f"redis://127.0.0.1:{port}", "--workers", str(workers))
+    settings = {"PLAYHEAD_FLUSH_INTERVAL_S": "0.05", "PLAYHEAD_STORE_TIMEOUT_S": str(TIMEOUT_S)}
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(contextlib.AsyncExitStack())
+        store.enter_context(spawned(*words))
+        await until_it_answers(port)
+        running = await stack.enter_async_context(serve(free_ports(1)[0], *options, **settings))
+        api = await stack.enter_async_context(rest(running.running))
+        assert running.log is not None
+        for seconds in (2, 8):
+            said = len(running.log.text)
+            devices = [await stack.enter_async_context(device(running.running, str(uuid4()))) for _ in range(8)]
+            await store.aclose()
+            for each in devices:
+                await each.beat(str(uuid4()), played=[[0, 5]], position=5, state="playing")
+            over = asyncio.get_running_loop().time() + seconds
+            while asyncio.get_running_loop().time() < over:
+                assert (await api.get("/readyz")).status_code == 503
+                assert await greeted(running.running, str(uuid4())) == "goodbye unavailable"
+            store.enter_context(spawned(*words))
+            async with asyncio.timeout(PATIENCE_S):
+                while not _is_over(lines := running.log.text[said:].splitlines()):  # noqa: ASYNC110 another process
+                    await asyncio.sleep(0.05)
+            said_times = Counter(
+                re.sub(r"(: \w+Error: | \(after ).*", "", line.partition(",")[2][4:]) for line in lines
+            )
+            assert max(said_times.values()) <= workers, lines
+
+
+def _is_over(lines: list[str]) -> bool:
+    """Whether all that was lost is back, by the log."""
+    told = [line for line in lines if " WARNING " in line]
+    back = [line for line in told if re.search(r"\(after .* failures?\)$", line)]
+    return 2 * len(back) == len(told) > 0
