@@ -171,14 +171,14 @@ class Store:
         """
         primary = await self.link.home(self.keys.epoch)
         try:
-            seconds, us = checked(await primary.ask([("TIME",)]))[0]
-        except (RedisError, OSError) as error:
+            seconds, us = map(int, checked(await primary.ask([("TIME",)]))[0])
+        except (RedisError, OSError, TypeError, ValueError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
         except StoreUnavailable as error:
             if isinstance(error.__cause__, NoPermissionError):
                 raise TimeNotAllowed(str(error)) from error
             raise
-        return int(seconds) * 1_000 + int(us) // 1_000
+        return seconds * 1_000 + us // 1_000
 
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data."""

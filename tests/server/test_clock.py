@@ -23,6 +23,7 @@ from tests.server.program import serve
 from tests.serving import START_MS, FakeClock
 from tests.storage.own_store import as_playhead, opened, running, written_acl
 
+ON_CLUSTER = True
 DAY_S = 86_400
 
 
@@ -190,6 +191,29 @@ async def test_the_store_tells_its_time(store_server: StoreServer) -> None:
         assert clock.reference == "store"
         assert abs(clock.offset_ms) <= clock.uncertainty_ms + 2, "it is on this machine"
         assert clock.note is None
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("store_server", ["cluster"], indirect=True)
+async def test_on_a_cluster_one_primary_is_asked(store_server: StoreServer, prefix: str) -> None:
+    """Whoever has the epoch: the same one for all nodes."""
+    store = Store(store_server.url, worker="w", keys=Keys(prefix))
+
+    async def asked() -> dict[str, int]:
+        counts = {}
+        for primary in await store.link.primaries():
+            (stats,) = await primary.ask([("INFO", "commandstats")])
+            counts[primary.name] = stats.get("cmdstat_time", {}).get("calls", 0)
+        return counts
+
+    try:
+        await store.epoch()
+        before = await asked()
+        await StoreClock.of(store)
+        after = await asked()
+        assert len(after) > 1
+        assert {name for name in after if after[name] > before[name]} == {store.link.primary_of(store.keys.epoch)}
     finally:
         await store.close()
 
