@@ -1,6 +1,7 @@
 """A cluster on loopback: three primaries with a replica each, real servers that may be stopped and killed."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -66,6 +67,8 @@ class Member:
         ]
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
+        self.environment: Mapping[str, str] = {}
+        """More in that of its process, from its next start on."""
         self.start()
 
     @property
@@ -91,8 +94,9 @@ class Member:
 
     def start(self) -> None:
         """As Python ignores it, so does it: SIGXFSZ, that a write beyond RLIMIT_FSIZE fails and does not kill."""
+        env = os.environ | self.environment
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, restore_signals=False)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, restore_signals=False, env=env)
 
     def kill(self) -> None:
         """At once, as kill -9 does it."""

@@ -1,6 +1,7 @@
 """The clock of all nodes: the store's time, whatever the clocks of the machines say, and however either is set."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from pathlib import Path
@@ -13,6 +14,7 @@ from server.clock import EVERY_S, FAR_MS, SLEW_MS, StoreClock, system_clock
 from storage.embedded import EmbeddedValkey
 from storage.keys import Keys
 from storage.store import Store, StoreUnavailable, TimeNotAllowed
+from tests.clustered import clustered
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.faketime import LIBRARY, WITHOUT, WallClock
@@ -216,6 +218,31 @@ async def test_on_a_cluster_one_primary_is_asked(store_server: StoreServer, pref
         assert {name for name in after if after[name] > before[name]} == {store.link.primary_of(store.keys.epoch)}
     finally:
         await store.close()
+
+
+async def test_after_a_failover_the_clock_of_the_new_primary_is_followed(tmp_path: Path) -> None:
+    """Real servers: the replica of the primary with the epoch is an hour ahead, and takes over."""
+    if LIBRARY is None:
+        missing(WITHOUT)
+    wall, keys = WallClock(tmp_path / "offset", 3_600), Keys()
+    with clustered(tmp_path) as servers:
+        primary = servers.primary_of(keys.epoch)
+        replica = servers.replica_of(primary)
+        await asyncio.to_thread(replica.kill)
+        replica.environment = wall.environment
+        await asyncio.to_thread(servers.heal)
+        store = Store(servers.url, worker="w", keys=keys, timeout_s=2)
+        try:
+            clock = await StoreClock.of(store)
+            assert abs(clock.offset_ms) < FAR_MS
+            await asyncio.to_thread(primary.kill)
+            async with asyncio.timeout(60):
+                while abs(clock.offset_ms + 3_600_000) > FAR_MS:
+                    with contextlib.suppress(StoreUnavailable):
+                        await store.epoch()  # whoever commits or listens looks who has the slot now
+                        await clock.sample()
+        finally:
+            await store.close()
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey"])
