@@ -123,5 +123,5 @@ class Mending:
 def _covers(stored: bytes | Damaged | None, highest: int) -> bool:
     if isinstance(stored, Damaged):
         return True  # the whole key is, as is told elsewhere
-    rev = stored or b"0"
+    rev = b"0" if stored is None else stored
     return rev.isdigit() and len(rev) <= 15 and int(rev) >= highest

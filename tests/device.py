@@ -29,6 +29,8 @@ class Device:
         self.inbox: list[dict[str, Any]] = []
         self.records: dict[str, dict[str, Any]] = {}
         self.welcome: dict[str, Any] = {}
+        self.greeted: list[dict[str, Any]] = []
+        """All that hello was answered with."""
         self.rev = 0
         self._codec = codec
 
@@ -62,6 +64,7 @@ class Device:
         self.welcome = seen[0]
         while seen[-1]["type"] != "synced":
             seen.append(await self.receive())
+        self.greeted = seen
         self.rev = seen[-1]["rev"]
         return seen
 

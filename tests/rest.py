@@ -23,6 +23,7 @@ TITLES = {
     "upgrade_required": (426, "A WebSocket handshake is needed here"),
     "deleted": (409, "The progress was deleted after this happened"),
     "too_many_videos": (409, "The learner has records of max_videos_per_user videos already, deleted ones included"),
+    "damaged": (500, "The stored progress can't be read until an operator has repaired it"),
     "unavailable": (503, "The store can't be reached; nothing was lost, try again"),
     "too_many_sessions": (429, "Too many sessions wait for their ack on one connection"),
     "unauthorized": (401, "A valid token is needed"),

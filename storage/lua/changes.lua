@@ -36,8 +36,11 @@ local function on_trail(trail, since, rev)
       told[video] = true
       videos[#videos + 1] = video
     end
-    if first <= since + 1 then return videos end
     at, newer = to + 1, first
+    if first <= since + 1 then
+      local older = tonumber(string.match(trail, '^[^,;]+,(%d+);', at) or -1)
+      return older < newer and videos or nil
+    end
   end
 end
 
@@ -87,7 +90,7 @@ local function changes(key, since, cursor, count)
     local video, value = found[i], found[i + 1]
     if value and video ~= 'rev' and video ~= 'trail' then
       local record_rev = rev_of(value)
-      if not (record_rev and record_rev <= since) then -- one that is no number is shown as damaged
+      if not (record_rev and record_rev >= 0 and record_rev <= since) then -- what is no revision is read, and told
         if #value > LARGE then value = { string.sub(value, 1, HEAD), #value } end
         out[n + 1], out[n + 2], n = video, value, n + 2
       end

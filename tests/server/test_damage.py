@@ -1,0 +1,378 @@
+"""Damaged values under load: whatever bytes the store holds of one learner and one video, all others' acks, pushes and
+records are exactly as without, in both of two processes; and what the learner of a damaged record is told.
+
+A bug here may end the process that runs the tests: that is what a background task's error does.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import httpx
+import msgpack
+import pytest
+
+from protocol.record import Record
+from storage.damage import Damaged
+from storage.keys import Keys
+from storage.packing import pack_record, unpack_record
+from storage.rebuild import Rebuild
+from storage.store import Store
+from storage.transfer import Export
+from storage.wire import Command
+from tests.conftest import StoreServer
+from tests.device import Device, device
+from tests.rest import ok, rest, scraped
+from tests.serving import FakeClock, Running, serving
+
+ON_CLUSTER = True
+ROUNDS = 6
+USERS = [str(UUID(int=n)) for n in range(4)]
+VIDEOS = [str(UUID(int=100 + n)) for n in range(5)]
+VICTIM, OWN, *OTHERS = VIDEOS
+"""The damaged video, which all watch; one that the learner who is damaged watches alone; and the rest."""
+UNLUCKY, *HONEST = USERS
+SOUND = pack_record(Record(3, 0, 400, 2, 9_000, 0, 0, -1, 0, -1, 0, [0, 5, 8, 12], [1, 2], []))
+
+
+@dataclass
+class Seen:
+    """All that the honest learners were told, and what is stored of them."""
+
+    acks: dict[str, list[Any]] = field(default_factory=dict)
+    pushes: dict[str, list[Any]] = field(default_factory=dict)
+    records: dict[str, Any] = field(default_factory=dict)
+    totals: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class World:
+    """Two processes on one store."""
+
+    here: Running
+    there: Running
+    clock: FakeClock
+    store: Store
+
+
+@contextlib.asynccontextmanager
+async def world(url: str, prefix: str) -> AsyncIterator[World]:
+    clock = FakeClock()
+    settings: dict[str, Any] = {"redis_url": url, "key_prefix": prefix, "flush_interval_s": 0.01}
+    async with serving(clock, **settings) as here, serving(clock, direct=False, **settings) as there:
+        store = Store(url, worker="hand", keys=Keys(prefix))
+        try:
+            yield World(here, there, clock, store)
+        finally:
+            await store.close()
+
+
+async def played(world: World, harm: Callable[[int], list[list[Command]]]) -> Seen:
+    """Everybody watches on two devices, one at each process, and `harm` is done at any moment of each round."""
+    seen = Seen({user: [] for user in HONEST}, {user: [] for user in HONEST})
+    async with contextlib.AsyncExitStack() as opened:
+        pairs = [
+            [
+                await opened.enter_async_context(device(server, user, f"{name}-{user[-1]}"))
+                for name, server in (("here", world.here), ("there", world.there))
+            ]
+            for user in USERS
+        ]
+        for round_ in range(ROUNDS):
+            world.clock.advance(5)
+            learners = [watch(seen, user, pair, round_) for user, pair in zip(USERS, pairs, strict=True)]
+            await asyncio.gather(*learners, harmed(world.store, harm(round_)))
+    for server in (world.here, world.there):
+        async with rest(server) as api:
+            for user in HONEST:
+                body = ok(await api.get(f"/progress/{user}", params={"detail": "full"}))
+                del body["epoch"]
+                assert seen.records.setdefault(user, body) == body
+                ok(await api.get(f"/progress/engagement/{user}"))
+            for video in OTHERS:
+                assert (
+                    seen.totals.setdefault(video, totals := ok(await api.get(f"/analytics/videos/{video}"))) == totals
+                )
+    return seen
+
+
+async def watch(seen: Seen, user: str, pair: list[Device], round_: int) -> None:
+    """One device plays, then the other, each a video of its own choice; who is honest waits for the push, too."""
+    choice = random.Random(f"{user} {round_}")
+    for one, other in (pair, pair[::-1]):
+        video = choice.choice([VICTIM, OWN] if user == UNLUCKY else [VICTIM, *OTHERS])
+        start = choice.randrange(0, 60)
+        ack = await one.play(video, start, start + 5)
+        if user != UNLUCKY:
+            seen.acks[user].append(ack)
+            seen.pushes[user].append(await other.pushed(video))
+
+
+async def harmed(store: Store, commands: list[list[Command]]) -> None:
+    for some in commands:
+        await store.run_each(some)
+        await asyncio.sleep(0)
+
+
+class Harm:
+    """Random damage to all that is stored of the one learner, and of the one video."""
+
+    def __init__(self, keys: Keys, seed: int) -> None:
+        self._keys = keys
+        self._random = random.Random(seed)
+
+    def __call__(self, round_: int) -> list[list[Command]]:
+        """Three kinds of it a round, each as commands that go together."""
+        return [getattr(self, self._random.choice(KINDS))() for _ in range(3)]
+
+    def record(self) -> list[Command]:
+        return [("HSET", self._keys.progress(UNLUCKY), self._random.choice([VICTIM, OWN]), self._mangled(SOUND))]
+
+    def record_of_another_shape(self) -> list[Command]:
+        numbers = [self._random.choice([0, 5, -3, 2**60, 0.5, float("nan"), "x", None]) for _ in range(10)]
+        sets = [self._random.choice([[], [5, 1], [0, 5], "ab", {"a": 1}, [0.5, 2], 7]) for _ in range(3)]
+        value = b"\x05" + msgpack.packb([*numbers, *sets][: self._random.choice([12, 13, 13, 13])])
+        return [("HSET", self._keys.progress(UNLUCKY), VICTIM, value)]
+
+    def huge_record(self) -> list[Command]:
+        return [("HSET", self._keys.progress(UNLUCKY), OWN, SOUND + b"\x00" * 300_000)]
+
+    def revision(self) -> list[Command]:
+        value = self._random.choice(["x", "-1", "nan", "1e300", "3.5", "", "0"])
+        return [("HSET", self._keys.progress(UNLUCKY), "rev", value)]
+
+    def trail(self) -> list[Command]:
+        return [("HSET", self._keys.progress(UNLUCKY), "trail", self._random.randbytes(50))]
+
+    def field(self) -> list[Command]:
+        return [("HSET", self._keys.progress(UNLUCKY), self._random.randbytes(6), self._random.randbytes(30))]
+
+    def learner(self) -> list[Command]:
+        return self._another_type(self._keys.progress(UNLUCKY))
+
+    def entry(self) -> list[Command]:
+        user = self._random.choice(USERS)
+        entry = self._mangled(b"\x01\x94\x05\x00\x92\x00\x05\x90")
+        return [("HSET", self._keys.audience(self._keys.shard(VICTIM, user)), user, entry)]
+
+    def video(self) -> list[Command]:
+        kind = self._random.choice(["audience", "summary", "curve", "live", "before", "released"])
+        shard = self._random.choice(self._keys.shards(VICTIM))
+        return self._another_type(getattr(self._keys, kind)(VICTIM if kind == "released" else shard))
+
+    def total(self) -> list[Command]:
+        shard = self._random.choice(self._keys.shards(VICTIM))
+        name, value = (
+            self._random.choice([b"viewers", b"watched", b"x"]),
+            self._random.choice(["x", "nan", "2.5", "inf"]),
+        )
+        return [("HSET", self._keys.summary(shard), name, value), ("HSET", self._keys.curve(shard), b"s1e9", value)]
+
+    def catalogue(self) -> list[Command]:
+        key = self._keys.catalogue(VICTIM)
+        if self._random.random() < 0.5:
+            return self._another_type(key)
+        return [("DEL", key), ("HSET", key, "title", b"\xff", "duration_ms", self._random.choice(["90.5", "", "x"]))]
+
+    def message(self) -> list[Command]:
+        channel = self._random.choice(
+            [self._keys.push(UNLUCKY), self._keys.epoch, self._keys.ended, f"{self._keys.prefix}:catalogue"]
+        )
+        data = [self._random.randbytes(20), b"", b"\xff", msgpack.packb([b"w", 1, 2**60, []]), b"x y z"]
+        return [("SPUBLISH", channel, self._random.choice(data))]
+
+    def ended(self) -> list[Command]:
+        return self._another_type(self._keys.ended)
+
+    def _mangled(self, sound: bytes) -> bytes:
+        value = bytearray(sound)
+        for _ in range(self._random.randint(1, 3)):
+            at, cut = self._random.randrange(len(value) + 1), self._random.randrange(3)
+            value[at : at + cut] = self._random.randbytes(self._random.randrange(3))
+        return bytes(value)
+
+    def _another_type(self, key: str) -> list[Command]:
+        return [("DEL", key), self._random.choice([("SET", key, "text"), ("RPUSH", key, "a"), ("SADD", key, "a")])]
+
+
+KINDS = [name for name in vars(Harm) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_damage_to_one_learner_and_one_video_is_seen_by_nobody_else(
+    store_server: StoreServer, prefix: str, seed: int
+) -> None:
+    """All that the others were told, in its order, and all that is stored of them. The damaged ones are read everywhere
+    without a 5xx but `damaged`, and are mended; then nothing is wrong any more."""
+    async with world(store_server.url, f"{prefix}a") as sound:
+        want = await played(sound, lambda round_: [])
+    async with world(store_server.url, f"{prefix}b") as damaged:
+        keys = damaged.store.keys
+        # Where the harm meets the load by chance, this much has met it for certain.
+        live = keys.live(keys.shards(VICTIM)[0])
+        await damaged.store.run([("SET", keys.catalogue(VICTIM), "text"), ("RPUSH", live, "a")])
+        got = await played(damaged, Harm(keys, seed))
+        for part in ("acks", "pushes", "records", "totals"):
+            assert getattr(got, part) == getattr(want, part)
+        for server in (damaged.here, damaged.there):
+            async with rest(server) as api:
+                await read_all(api)
+        await everything_mended(damaged, want)
+
+
+async def read_all(api: httpx.AsyncClient) -> None:
+    """Every reader of what is damaged, and what a new duration has to go through."""
+    for path in (
+        f"/progress/{UNLUCKY}",
+        f"/progress/{UNLUCKY}?detail=full",
+        f"/progress/{UNLUCKY}?since=0",
+        f"/progress/{UNLUCKY}/{VICTIM}",
+        f"/progress/{UNLUCKY}/{OWN}",
+        f"/progress/engagement/{UNLUCKY}",
+        f"/progress/summary/{VICTIM}",
+        f"/analytics/videos/{VICTIM}",
+        f"/videos/{VICTIM}",
+    ):
+        response = await api.get(path)
+        code = response.json().get("type", "").rpartition(":")[2]
+        assert (response.status_code, code) in ((200, ""), (404, "not_found"), (500, "damaged")), (path, response.text)
+    for video in (VICTIM, OTHERS[0]):
+        await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 300})
+    assert ok(await api.get(f"/videos/{OTHERS[0]}"))["duration"] == 300
+    assert ok(await api.get("/readyz"))["status"] == "ready"
+    samples = await scraped(api)
+    assert sum(value for name, value in samples.items() if name.startswith("playhead_damaged_values_total")) > 0
+
+
+async def everything_mended(world: World, want: Seen) -> None:
+    """Or told: and what was sound is as it was."""
+    store = world.store
+
+    async def rebuilt(mend: bool) -> Any:
+        return await Rebuild(store, mend=mend, grace_s=0.1, now=lambda: world.clock.wall).run()
+
+    assert (found := await rebuilt(mend=True)).drift or found.failed
+    again = await rebuilt(mend=False)
+    assert again.drift == {}, (found, again)
+    export = Export(store)
+    lines = [line async for page in export.pages(world.clock.wall) for line in page.lines]
+    assert len(lines) > len(HONEST)
+    for user, body in want.records.items():
+        changes = await store.changes(user)
+        assert not isinstance(changes, Damaged)
+        assert {video for video, _ in changes.records} == {view["videoId"] for view in body["progressData"]}
+        assert changes.damaged == []
+
+
+# What the learner of a damaged record is told
+
+
+@pytest.fixture
+async def store(server: Running) -> AsyncIterator[Store]:
+    opened = Store(str(server.settings.redis_url), worker="hand", keys=Keys(server.settings.key_prefix))
+    yield opened
+    await opened.close()
+
+
+UNSORTED = pack_record(Record(1, 0, 400, seen=[7, 9, 0, 3]))
+
+
+async def test_a_second_device_and_one_more_heartbeat_end_nobodys_process(server: Running, store: Store) -> None:
+    """The heartbeat is rejected as `damaged`, by its seq, so that the player drops it; no device is sent away."""
+    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
+    async with device(server, UNLUCKY) as one, device(server, UNLUCKY) as other, device(server, HONEST[0]) as third:
+        ack = await one.play(VICTIM, 0, 5)
+        assert [(rejection["seq"], rejection["code"]) for rejection in ack["rejected"]] == [(1, "damaged")]
+        assert (await one.play(OWN, 0, 5))["rejected"] == []
+        assert (await other.pushed(OWN))["seen"] == [[0, 5]]
+        assert (await third.play(VICTIM, 0, 5))["rejected"] == []
+    assert await store.run([("HGET", store.keys.progress(UNLUCKY), VICTIM)]) == [UNSORTED]
+
+
+async def test_hello_names_what_can_not_be_read_and_shows_the_rest(server: Running, store: Store) -> None:
+    """In an error; the connection stands, and what was repaired is pushed to it."""
+    async with device(server, UNLUCKY) as first:
+        await first.play(OWN, 0, 5)
+    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 2)])
+    async with device(server, UNLUCKY) as late:
+        assert late.records.keys() == {OWN}
+        (error,) = [message for message in late.greeted if message["type"] == "error"]
+        assert (error["code"], VICTIM in error["detail"]) == ("damaged", True)
+        found = await Rebuild(store, mend=True, grace_s=0.1, now=lambda: server.clock.wall).run()
+        assert not found.failed
+        assert (await late.pushed(VICTIM))["seen"] == [[0, 3], [7, 9]]
+        assert (await late.play(VICTIM, 20, 25))["rejected"] == []
+
+
+@pytest.mark.parametrize("make", [("SET", "text"), ("RPUSH", "text"), ("HSET", "rev", "x")], ids=lambda make: make[0])
+async def test_a_learner_of_whom_nothing_can_be_read_is_let_in_and_told(
+    server: Running, store: Store, make: tuple[str, ...]
+) -> None:
+    """Sent away, a player would come back for ever: it stays, reports are rejected, and after a repair it plays on."""
+    key = store.keys.progress(UNLUCKY)
+    await store.run([(make[0], key, *make[1:])])
+    async with device(server, UNLUCKY, since=5, epoch="of another time") as one, rest(server) as api:
+        assert [message["code"] for message in one.greeted if message["type"] == "error"] == ["damaged"]
+        ack = await one.play(OWN, 0, 5)
+        assert [rejection["code"] for rejection in ack["rejected"]] == ["damaged"]
+        update = {"userId": UNLUCKY, "videoId": OWN, "watchedDuration": 5, "lastWatched": "2025-01-01T00:00:00Z"}
+        for response in (
+            await api.get(f"/progress/{UNLUCKY}"),
+            await api.get(f"/progress/engagement/{UNLUCKY}"),
+            await api.post("/progress/update", json=update),
+            await api.post("/progress/realtime", json=update),
+            await api.delete(f"/progress/{UNLUCKY}/{OWN}"),
+        ):
+            assert (response.status_code, response.json()["type"]) == (500, "urn:playhead:problem:damaged")
+        await store.run([("DEL", key)])
+        assert (await one.play(OWN, 5, 10))["rejected"] == []
+        assert ok(await api.get(f"/progress/{UNLUCKY}"))["progressData"][0]["watchedDuration"] == 5
+
+
+async def test_rest_says_which_record_can_not_be_read(server: Running, store: Store) -> None:
+    """And takes a deletion of it, after which it begins afresh."""
+    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
+    update = {"videoId": VICTIM, "watchedDuration": 5, "lastWatched": "2025-01-01T00:00:00Z"}
+    async with rest(server) as api:
+        for response in (
+            await api.get(f"/progress/{UNLUCKY}/{VICTIM}"),
+            await api.post("/progress/update", json={"userId": UNLUCKY, **update}),
+        ):
+            assert (response.status_code, response.json()["type"]) == (500, "urn:playhead:problem:damaged")
+        sync = {"userId": UNLUCKY, "progressData": [update, {**update, "videoId": OWN}]}
+        body = ok(await api.post("/progress/sync", params={"detail": "full"}, json=sync))
+        assert [(said["videoId"], said["outcome"]) for said in body["outcomes"]] == [
+            (VICTIM, "failed"),
+            (OWN, "stored"),
+        ]
+        assert [view["videoId"] for view in body["progressData"]] == [OWN]
+        ok(await api.delete(f"/progress/{UNLUCKY}/{VICTIM}"))
+        assert (await api.get(f"/progress/{UNLUCKY}/{VICTIM}")).status_code == 404
+        assert (await api.post("/progress/update", json={"userId": UNLUCKY, **update})).status_code == 409
+    async with device(server, UNLUCKY) as one:
+        server.clock.advance(5)
+        assert (await one.play(VICTIM, 0, 5))["rejected"] == []
+    record = await store.record(UNLUCKY, VICTIM)
+    assert isinstance(record, Record)
+    assert record.seen == [0, 5]
+
+
+async def test_damage_is_logged_once_and_counted(
+    server: Running, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the record's name, without its content; `/metrics` has how often, by kind."""
+    assert isinstance(unpack_record(UNSORTED), Damaged)
+    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
+    async with device(server, UNLUCKY) as one, rest(server) as api:
+        for _ in range(5):
+            await one.play(VICTIM, 0, 5)
+        samples = await scraped(api)
+    assert samples["playhead_damaged_values_total{record}"] >= 5
+    lines = [line for line in caplog.messages if "can't be read" in line]
+    assert len(lines) == 1
+    assert UNLUCKY in lines[0]
+    assert VICTIM in lines[0]

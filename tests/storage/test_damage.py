@@ -1,0 +1,543 @@
+"""A stored value of whatever bytes costs its own record or its own video: at each script and reader of the store."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.exceptions import ResponseError
+
+from protocol.intervals import MAX_INTERVALS
+from protocol.record import MAX_SESSIONS, Guard, Outcome, Record, Report
+from protocol.scalars import MAX_INSTANT, MAX_MEDIA_S
+from storage.changes import Changes
+from storage.damage import KINDS, LINES, Damaged, DamageLog, is_foreign
+from storage.endings import parse_ending
+from storage.epoch import GENERATION, MAX_GENERATIONS, parse_epoch
+from storage.keys import Keys
+from storage.packing import MAX_VALUE, pack_record, unpack_record
+from storage.pending import Batch, Committed, Delta
+from storage.push_messages import unpack_push
+from storage.store import Store
+from storage.totals import Totals
+from tests.conftest import StoreServer
+from tests.histories import report_of
+from tests.storage.conftest import NewStore
+
+NOW = 5_000
+SEEN = [0, 5, 8, 12]
+SOUND = Record(3, 0, 400, 2, 9_000, 20_000, 0, 5_000, 400, -1, 0, SEEN, [1, 2], [Guard("a", 4, 400, 9_000)])
+
+
+def play(session: str = "new", seq: int = 1, at: int = 1_000) -> Report:
+    return report_of(session, seq, at, [(20_000, 25_000)], 25_000)
+
+
+async def commit(store: Store, *ops: tuple[str, str, Report | int]) -> Committed:
+    batch = Batch()
+    for user_id, video_id, op in ops:
+        batch.deltas.setdefault((user_id, video_id), Delta()).ops.append(op)
+    return await store.commit(batch, NOW, lambda user_id: False)
+
+
+async def changes_of(store: Store, user_id: str, since: int | None = None) -> tuple[dict[str, Record], list[str]]:
+    """Records by videoId, and the videoIds of those that can't be read."""
+    changes = await store.changes(user_id, since)
+    assert isinstance(changes, Changes)
+    records = {video_id: record async for page in changes.pages() for video_id, record in page.records}
+    return records, changes.damaged
+
+
+# Records
+
+
+def body(*numbers: Any, seen: Any = (), again: Any = (), guards: Any = ()) -> bytes:
+    """A value with these for its first numbers, 0 for the others."""
+    packed: bytes = msgpack.packb([*numbers, *[0] * (10 - len(numbers)), seen, again, guards])
+    return b"\x03" + packed
+
+
+def with_guard(*five: Any) -> bytes:
+    return body(0, 400, guards=five)
+
+
+INSTANTS = (0, 1, 5, 7, 9)
+"""Places of the numbers that are instants: one that is later than now is taken for an earlier one anyway."""
+
+REFUSED: dict[str, bytes] = {
+    "no msgpack": b"\xc1",
+    "text": b"nonsense",
+    "cut off": pack_record(SOUND)[:-1],
+    "more behind it": pack_record(SOUND) + b"\x00",
+    "rev alone": b"\x03",
+    "rev text": b"\xa13" + pack_record(SOUND)[1:],
+    "rev negative": b"\xff" + pack_record(SOUND)[1:],
+    "rev a fraction": msgpack.packb(0.5) + pack_record(SOUND)[1:],
+    "rev NaN": msgpack.packb(float("nan")) + pack_record(SOUND)[1:],
+    "rev nil": b"\xc0" + pack_record(SOUND)[1:],
+    "one field less": b"\x03" + msgpack.packb([0] * 9 + [[], [], []]),
+    "a later version": b"\x03" + msgpack.packb([*[0] * 10, [], [], [], 0]),
+    "a map": b"\x03" + msgpack.packb({n: 0 for n in range(13)}, use_bin_type=False),
+    "too long": body(0, 400, seen=SEEN, guards=["a" * MAX_VALUE, 1, 1, 1, 0]),
+    "nested": b"\x03" + b"\x91" * 2_000 + b"\x00",
+    "array without end": b"\x03\xdd\xff\xff\xff\xff",
+    **{
+        f"number {place} {name}": body(*[0, 400, *[0] * 8][:place], value)
+        for place in range(10)
+        for name, value in {
+            "text": "5", "nil": None, "true": True, "a list": [5], "NaN": float("nan"), "infinite": float("inf"),
+            "a fraction": 2.5, "too negative": -2, "too large": 2**60,
+        }.items()
+        if place not in INSTANTS or name not in ("infinite", "too large")
+    },
+    "fractions that make a whole": body(0, 400, 0.5, 0.5),
+    "seen nil": body(0, 400, seen=None),
+    "seen text": body(0, 400, seen="abcd"),
+    "seen a number": body(0, 400, seen=5),
+    "seen a map": body(0, 400, seen={"a": 1}),
+    "seen odd": body(0, 400, seen=[1, 2, 3]),
+    "seen not sorted": body(0, 400, seen=[5, 9, 0, 3]),
+    "seen touching": body(0, 400, seen=[0, 5, 5, 9]),
+    "seen negative": body(0, 400, seen=[-5, 9]),
+    "seen fractions": body(0, 400, seen=[0.5, 9]),
+    "seen NaN": body(0, 400, seen=[0, float("nan")]),
+    "seen texts": body(0, 400, seen=["0", "5"]),
+    "seen lists": body(0, 400, seen=[[0], [5]]),
+    "seen beyond any video": body(0, 400, seen=[0, MAX_MEDIA_S + 1]),
+    "seen too many": body(0, 400, seen=list(range(2 * MAX_INTERVALS + 2))),
+    "again not sorted": body(0, 400, seen=SEEN, again=[5, 1]),
+    "again a map": body(0, 400, seen=SEEN, again={"a": 1}),
+    "guards text": body(0, 400, guards="abcde"),
+    "guards a map": body(0, 400, guards={"a": 1}),
+    "guards cut": with_guard("a", 1, 1, 1),
+    "guards too many": with_guard(*["a", 1, 1, 1, 0] * (MAX_SESSIONS + 1)),
+    "guard's name a number": with_guard(5, 1, 1, 1, 0),
+    "guard's name a list": with_guard(["a"], 1, 1, 1, 0),
+    "guard's name nil": with_guard(None, 1, 1, 1, 0),
+    **{
+        f"guard's number {place} {name}": with_guard("a", *[1] * place, value, *[0] * (3 - place))
+        for place in range(4)
+        for name, value in {"text": "1", "NaN": float("nan"), "negative": -1, "a fraction": 0.5}.items()
+    },
+}  # fmt: skip
+"""Values that no reader takes."""
+
+
+@pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
+async def test_what_readers_refuse_is_not_added_to(store: Store, value: bytes) -> None:
+    """Its report fails, and the value stays for whoever repairs it. The learner's other records, and others', are
+    stored and read in the same trips."""
+    assert isinstance(unpack_record(value), Damaged)
+    key = store.keys.progress("bad")
+    await store.run([("HSET", key, "v", value, "rev", 3)])
+    committed = await commit(
+        store, ("good", "v", play()), ("bad", "v", play()), ("bad", "w", play()), ("fine", "v", play())
+    )
+    assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
+    assert await store.run([("HGET", key, "v")]) == [value]
+    for user_id, video_id in (("good", "v"), ("bad", "w"), ("fine", "v")):
+        assert committed.results[user_id, video_id].outcomes == ()
+        record = await store.record(user_id, video_id)
+        assert isinstance(record, Record)
+        assert record.seen == [20, 25]
+    assert isinstance(await store.record("bad", "v"), Damaged)
+    records, damaged = await changes_of(store, "bad")
+    assert [(video_id, record.seen) for video_id, record in records.items()] == [("w", [20, 25])]
+    assert damaged == ["v"]
+    assert await store.totals.read("v") == Totals(2, 0, 10)
+    found = await store.records(["good", "bad", "nobody"], "v")
+    assert [type(record) for record in found] == [Record, Damaged, Record]
+    assert store.damage.counts["record"] > 0
+
+
+@pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
+async def test_a_deletion_starts_a_damaged_record_afresh(store: Store, value: bytes) -> None:
+    """What was reported before it has failed, what was reported after it counts, and what is older is deleted."""
+    await store.run([("HSET", store.keys.progress("bad"), "v", value, "rev", 3)])
+    reports = play("s", 1, 900), 1_000, play("s", 2, 1_100), play("t", 1, 950)
+    committed = await commit(store, *(("bad", "v", op) for op in reports))
+    assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED, 3, Outcome.DELETED)
+    record = await store.record("bad", "v")
+    assert isinstance(record, Record)
+    assert (record.rev, record.deleted_at, record.last_watched, record.seen) == (4, 1_000, 1_100, [20, 25])
+    assert committed.record(("bad", "v")) == record
+    assert await store.totals.read("v") == Totals(1, 0, 5)
+
+
+@pytest.mark.parametrize("place", INSTANTS)
+@pytest.mark.parametrize("value", [MAX_INSTANT + 1, 2**60, float("inf")])
+async def test_an_instant_that_is_none_is_mended_by_the_next_report(store: Store, place: int, value: float) -> None:
+    """No reader takes it; to the script it is one that is later than now, and binds nobody."""
+    await store.run([("HSET", store.keys.progress("u"), "v", body(*[0, 400, *[0] * 8][:place], value), "rev", 3)])
+    committed = await commit(store, ("u", "v", play(at=NOW)))
+    assert committed.results["u", "v"].outcomes == ()
+    record = await store.record("u", "v")
+    assert isinstance(record, Record)
+    assert record.last_watched == NOW
+
+
+async def test_a_session_that_goes_on_is_looked_at_now_and_then(store: Store) -> None:
+    """Its record was sound when it began. Where damage comes under way, some reports are still added: a rebuild keeps
+    what they say."""
+    key = store.keys.progress("u")
+    await commit(store, ("u", "v", play("a", 1)))
+    record = unpack_record((await store.run([("HGET", key, "v")]))[0])
+    assert isinstance(record, Record)
+    record.seen = [9, 9]
+    await store.run([("HSET", key, "v", pack_record(record))])
+    refused = []
+    for seq in range(2, 20):
+        if (await commit(store, ("u", "v", play("a", seq)))).results["u", "v"].outcomes:
+            refused.append(seq)
+    assert refused == [8, 16]
+    assert (await commit(store, ("u", "v", play("b", 1)))).results["u", "v"].outcomes == (0, Outcome.FAILED)
+
+
+@dataclass
+class Bench:
+    """A store, and one event loop for all examples of a test."""
+
+    runner: asyncio.Runner
+    store: Store
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def fresh(self) -> str:
+        return f"x{next(self._numbers)}"
+
+
+@pytest.fixture(scope="module")
+def bench(store_server: StoreServer) -> Iterator[Bench]:
+    with asyncio.Runner() as runner:
+
+        async def opened() -> Store:
+            return Store(store_server.url, worker="w", keys=Keys(f"t{uuid4().hex}"))
+
+        store = runner.run(opened())
+        yield Bench(runner, store)
+        runner.run(store.close())
+
+
+@st.composite
+def mangled(draw: st.DrawFn, sound: bytes) -> bytes:
+    """A value with some bytes changed, cut out, put in, or none of it."""
+    value = bytearray(sound)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(value)))
+        cut, put = draw(st.integers(0, 3)), draw(st.binary(max_size=4))
+        value[at : at + cut] = put
+    return bytes(value) if draw(st.integers(0, 9)) else draw(st.binary(max_size=60))
+
+
+@given(value=mangled(pack_record(SOUND)))
+def test_what_the_script_takes_readers_take(bench: Bench, value: bytes) -> None:
+    """Whatever the bytes: the report fails and nothing has changed, or the record that came out of it can be read."""
+    user, other, video, store = bench.fresh(), bench.fresh(), bench.fresh(), bench.store
+
+    async def tried() -> None:
+        key = store.keys.progress(user)
+        await store.run([("HSET", key, video, value, "rev", 3)])
+        committed = await commit(store, (user, video, play()), (other, video, play()))
+        (after,) = await store.run([("HGET", key, video)])
+        if committed.results[user, video].outcomes == (0, Outcome.FAILED):
+            assert after == value
+        else:
+            assert isinstance(unpack_record(after), Record)
+            assert isinstance(await store.record(user, video), Record)
+        record = await store.record(other, video)
+        assert isinstance(record, Record)
+        assert record.seen == [20, 25]
+
+    bench.runner.run(tried())
+
+
+ENTRY = msgpack.packb(1) + msgpack.packb([5, 0, [0, 5], []])
+
+
+@given(entry=mangled(ENTRY), recounted=st.booleans())
+def test_an_entry_of_any_bytes_costs_itself(bench: Bench, entry: bytes, recounted: bool) -> None:
+    """The record is stored, the video's other viewers are counted, and what is kept by difference can be recounted."""
+    user, other, video, store = bench.fresh(), bench.fresh(), bench.fresh(), bench.store
+
+    async def tried() -> None:
+        audience, _, _, _ = store.keys.of_shard(video)
+        await store.run([("HSET", audience, user, entry)])
+        if recounted:
+            await store.run([("HSET", store.keys.before(video), "", "token 0")])
+            await store.run([("HSET", store.keys.summary(video), "recount", "token")])
+        committed = await commit(store, (other, video, play()), (user, video, play()))
+        assert [committed.results[name, video].outcomes for name in (user, other)] == [(), ()]
+        totals = await store.totals.read(video)
+        assert isinstance(totals, Totals)
+        assert totals.viewers in (1, 2)
+
+    bench.runner.run(tried())
+
+
+# Keys of learners
+
+
+@pytest.mark.parametrize(
+    "rev", ["", "abc", "nan", "inf", "-1", "1.5", "1e300", "9007199254740991", "1" * 400], ids=lambda rev: rev[:8]
+)
+async def test_a_revision_of_any_text_costs_its_learner(store: Store, rev: str) -> None:
+    await store.run([("HSET", store.keys.progress("bad"), "rev", rev)])
+    committed = await commit(store, ("good", "v", play()), ("bad", "v", play()))
+    assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
+    assert committed.results["good", "v"].outcomes == ()
+    assert isinstance(await store.changes("bad"), Damaged)
+    assert isinstance(await store.changes("good"), Changes)
+    await store.announce("bad")
+    assert store.damage.counts["learner"] == 1
+
+
+@pytest.mark.parametrize(
+    "trail", [b"\xff\xfe", b",;,;", b"v,9;", b"v,1;w,2;", b"v,x;", b"v,2", b"v" * 100_000, b"v,1;" * 9_999]
+)
+async def test_a_trail_of_any_bytes_hides_no_change(store: Store, trail: bytes) -> None:
+    """All records are looked at instead, and it is written anew."""
+    for seq, video_id in enumerate("vwv", 1):
+        await commit(store, ("u", video_id, play("s", seq)))
+    await store.run([("HSET", store.keys.progress("u"), "trail", trail)])
+    assert (await changes_of(store, "u", 1))[0].keys() == {"v", "w"}
+    await commit(store, ("u", "x", play()))
+    assert (await changes_of(store, "u", 3))[0].keys() == {"x"}
+
+
+async def test_a_field_that_is_no_text_costs_itself(store: Store) -> None:
+    await commit(store, ("u", "v", play()))
+    await store.run(
+        [("HSET", store.keys.progress("u"), b"\xff\x00", b"x"), ("HSET", store.keys.progress("u"), "w", b"")]
+    )
+    changes = await store.changes("u")
+    assert isinstance(changes, Changes)
+    assert dict(changes.records).keys() == {"v", "w"}
+    assert changes.damaged == ["\ufffd\x00"]
+
+
+# Keys of videos
+
+OTHER = {"text": ("SET", "text"), "list": ("RPUSH", "text"), "set": ("SADD", "text"), "stream": ("XADD", "*", "a", "b")}
+
+
+@pytest.mark.parametrize("make", OTHER.values(), ids=OTHER)
+@pytest.mark.parametrize("kind", ["audience", "summary", "curve", "live", "before", "catalogue", "released"])
+async def test_a_videos_key_of_another_type_costs_that_video(store: Store, kind: str, make: tuple[Any, ...]) -> None:
+    """All reports are stored; the totals of all other videos are as without it, in the same calls."""
+    key = getattr(store.keys, kind)("bad")
+    await store.run([(make[0], key, *make[1:])])
+    if kind == "before":
+        await store.run([("HSET", store.keys.summary("bad"), "recount", "token")])
+    videos = ["good", "bad", "fine"]
+    for round_ in range(2):
+        committed = await commit(store, *((user, video, play("s", 1 + round_)) for video in videos for user in "uv"))
+        assert all(result.outcomes == () for result in committed.results.values())
+    for video in ("good", "fine"):
+        assert await store.totals.read(video) == Totals(2, 0, 10)
+        found = await store.totals.read_all(video, NOW)
+        assert not isinstance(found, Damaged)
+        assert found == (*await store.totals.recount(video), 2)
+    for user in "uv":
+        record = await store.record(user, "bad")
+        assert isinstance(record, Record)
+        assert record.seen == [20, 25]
+    await store.totals.read_all("bad", NOW)
+    await store.totals.recount("bad")
+    await store.released.read("bad", 5)
+    assert [users async for users in store.totals.audience("bad")] in ([["u", "v"]], [["v", "u"]], [], [[]])
+    if kind in ("audience", "summary", "curve", "live"):
+        assert store.damage.counts["totals"] > 0
+        assert isinstance(await store.totals.read_all("bad", NOW), Damaged) is (kind != "audience")
+    if kind == "catalogue":
+        assert isinstance(await store.catalogue.get("bad"), Damaged)
+        assert store.damage.counts["catalogue"] > 0
+
+
+@pytest.mark.parametrize("value", ["many", "", "nan", "inf", "1.5", "9e300", "1" * 5_000], ids=lambda value: value[:8])
+async def test_a_total_of_any_text_costs_its_video(store: Store, value: str) -> None:
+    """It is told to whoever reads it, and viewers are brought to the audience all the same."""
+    await commit(store, ("u", "bad", play()), ("u", "good", play()))
+    await store.run(
+        [("HSET", store.keys.summary("bad"), "watched", value), ("HSET", store.keys.curve("bad"), "s20", value)]
+    )
+    assert isinstance(await store.totals.read("bad"), Damaged)
+    assert isinstance(await store.totals.read_all("bad", NOW), Damaged)
+    assert isinstance(await store.released.read("bad", 2), Damaged)
+    await commit(store, ("v", "bad", play()), ("v", "good", play()))
+    assert await store.totals.read("good") == Totals(2, 0, 10)
+    assert (await store.totals.recount("bad"))[0] == Totals(2, 0, 10)
+
+
+@pytest.mark.parametrize("name", [b"s999999999999", b"s-1", b"x1", b"s1.5", b"\xff", b"s", b""])
+async def test_a_point_of_a_curve_of_any_name_costs_its_video(store: Store, name: bytes) -> None:
+    """However late a second it names: no list is made as long as that."""
+    await commit(store, ("u", "bad", play()))
+    await store.run([("HSET", store.keys.curve("bad"), name, 1)])
+    assert isinstance(await store.totals.read_all("bad", NOW), Damaged)
+
+
+@pytest.mark.parametrize(
+    "duration", ["90.5", "-1", "abc", "", "1e3", "nan", "9" * 30, str(MAX_MEDIA_S * 1_000 + 1), b"\xff"]
+)
+async def test_a_duration_of_any_text_is_not_known(store: Store, duration: str | bytes) -> None:
+    """Reports to the video count as for one that the catalogue does not have; putting the entry anew repairs it."""
+    await store.run([("HSET", store.keys.catalogue("bad"), "title", "t", "duration_ms", duration)])
+    assert await store.catalogue.durations({"bad", "good"}) == {"bad": 0, "good": 0}
+    committed = await commit(store, ("u", "bad", play()), ("u", "good", play()))
+    assert all(result.outcomes == () for result in committed.results.values())
+    assert isinstance(await store.catalogue.get("bad"), Damaged)
+    assert await store.totals.read("bad") == Totals(1, 0, 5)
+    assert not isinstance(await store.totals.read_all("bad", NOW), Damaged)
+
+
+async def test_a_title_that_is_no_text_costs_the_title(store: Store) -> None:
+    await store.run([("HSET", store.keys.catalogue("v"), "title", b"\xff", "duration_ms", 22_000)])
+    assert isinstance(await store.catalogue.get("v"), Damaged)
+    assert await store.catalogue.durations({"v"}) == {"v": 22_000}
+
+
+# Keys of the store
+
+
+NO_EPOCH = ("nonsense", b"\xff\xfe", "", "0" * 32 + ".99999999")
+NO_COUNT = ("abc", "1.5", "nan", "", "9" * 30)
+
+
+@pytest.mark.parametrize("make", [*(("SET", value) for value in NO_EPOCH), *OTHER.values()], ids=repr)
+async def test_an_epoch_that_is_none_is_replaced(store: Store, new_store: NewStore, make: tuple[Any, ...]) -> None:
+    """Its devices come back once; revisions go on from where scripts can count, and all processes agree."""
+    key = store.keys.epoch
+    await commit(store, ("u", "v", play("s", 1)))
+    await store.run([("DEL", key), (make[0], key, *make[1:])])
+    committed = await commit(store, ("u", "v", play("s", 2)))
+    assert committed.revs["u"][1] < 2 * GENERATION
+    again = await commit(store, ("u", "v", play("s", 3)))
+    other = new_store()
+    assert (
+        again.epoch == committed.epoch == await other.epoch() == (await commit(other, ("u", "v", play("s", 4)))).epoch
+    )
+    changes = await store.changes("u")
+    assert isinstance(changes, Changes)
+    assert changes.epoch == committed.epoch
+    assert store.damage.counts["epoch"] > 0
+
+
+@pytest.mark.parametrize("make", [*(("SET", value) for value in NO_COUNT), *OTHER.values()], ids=repr)
+async def test_a_count_that_is_none_is_no_loss(store: Store, make: tuple[Any, ...]) -> None:
+    """The store holds what it held, so nobody has to come back; the count goes on."""
+    before = await commit(store, ("u", "v", play("s", 1)))
+    (key,) = [key for key in await store.redis.keys(f"{store.keys.prefix}:fence:*")]
+    await store.run([("DEL", key), (make[0], key, *make[1:])])
+    for seq in range(2, 5):
+        after = await commit(store, ("u", "v", play("s", seq)))
+        assert after.epoch == before.epoch
+        assert after.results["u", "v"].outcomes == ()
+    assert store.damage.counts["fence"] == 1
+
+
+@pytest.mark.parametrize("make", OTHER.values(), ids=OTHER)
+async def test_ended_sessions_of_another_type_end_nobody(store: Store, make: tuple[Any, ...]) -> None:
+    await store.run([(make[0], store.keys.ended, *make[1:])])
+    assert await store.endings.recent() == []
+    assert isinstance(await store.endings.add("u", NOW), Damaged)
+
+
+async def test_an_ended_session_of_any_bytes_costs_itself(store: Store) -> None:
+    await store.run([("ZADD", store.keys.ended, "inf", "a", 5, b"\xff", 7, "b", "-inf", "c")])
+    assert await store.endings.recent() == [("b", 7)]
+
+
+@given(data=st.binary(max_size=200))
+def test_a_message_of_any_bytes_is_read_or_damaged(data: bytes) -> None:
+    for parse in (unpack_push, parse_epoch, parse_ending):
+        parse(data)  # raises nothing
+
+
+RECORD = pack_record(Record(9, 0, 5))
+PUSHES: dict[str, tuple[Any, bool]] = {
+    "a push": ((b"w", 3, 9, [(b"v", RECORD)]), True),
+    "an announcement": ((b"w", 9, 9, []), True),
+    "no record, and yet a change": ((b"w", 3, 9, []), False),
+    "a revision that no record has": ((b"w", 3, 10, [(b"v", RECORD)]), False),
+    "backwards": ((b"w", 10, 9, [(b"v", RECORD)]), False),
+    "far ahead": ((b"w", 3, 2**60, []), False),
+    "negative": ((b"w", -1, 9, [(b"v", RECORD)]), False),
+    "true": ((b"w", True, 9, [(b"v", RECORD)]), False),
+    "a damaged record": ((b"w", 3, 9, [(b"v", RECORD[:-1])]), False),
+    "an empty record": ((b"w", 3, 9, [(b"v", b""), (b"w", RECORD)]), False),
+    "a worker that is no text": ((b"\xff", 3, 9, [(b"v", RECORD)]), False),
+    "records that are none": ((b"w", 3, 9, 5), False),
+    "pairs that are none": ((b"w", 3, 9, [5]), False),
+    "a map": ({b"w": 1}, False),
+}
+
+
+@pytest.mark.parametrize(("message", "sound"), PUSHES.values(), ids=PUSHES)
+def test_a_push_spans_the_revisions_of_its_records(message: Any, sound: bool) -> None:
+    """Else a device would take itself for up to date."""
+    assert isinstance(unpack_push(msgpack.packb(message, use_bin_type=False)), Damaged) is not sound
+
+
+def test_an_epochs_generation_is_bounded() -> None:
+    """Lua counts exactly up to 2**53: no epoch may make it begin near there."""
+    name = "0" * 32
+    assert parse_epoch(f"{name}.{MAX_GENERATIONS}".encode()) == f"{name}.{MAX_GENERATIONS}"
+    assert isinstance(parse_epoch(f"{name}.{MAX_GENERATIONS + 1}".encode()), Damaged)
+    assert MAX_GENERATIONS * GENERATION < 2**52 + 1
+
+
+# What is said of it
+
+
+def test_each_damaged_value_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever its name; many at once fill no log, and what had no line has one when it is met later."""
+    now = 0.0
+    log = DamageLog(lambda: now)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(5):
+            log.found("record", "user u, video v", Damaged("cut off"))
+        assert (log.counts["record"], len(caplog.records)) == (5, 1)
+        assert "record of user u, video v can't be read (cut off)" in caplog.text
+        for n in range(1_000):
+            log.found("entry", f"user {n}", Damaged("x"))
+        assert (log.counts["entry"], len(caplog.records)) == (1_000, LINES)
+        now = 3_600.0
+        for n in range(1_000):
+            log.found("entry", f"user {n}", Damaged("x"))
+        assert len(caplog.records) == 2 * LINES
+        assert len(set(caplog.messages)) == 2 * LINES
+    assert log.counts.keys() == set(KINDS)
+
+
+def test_only_another_type_is_foreign() -> None:
+    """What a store refuses for a while, or by its rights, is its trouble, not the value's."""
+    assert is_foreign(ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"))
+    for said in ("OOM command not allowed", "NOPERM this user has no permissions", "READONLY", "ERR not WRONGTYPE"):
+        assert not is_foreign(ResponseError(said))
+    assert not is_foreign(b"WRONGTYPE")
+
+
+@pytest.mark.parametrize("command", ["hmget", "hset", "hget", "hdel", "zadd"])
+async def test_what_the_store_refuses_fails_the_commit_and_no_record(store: Store, command: str) -> None:
+    """A right that is missing is not damage: nothing is told as refused for good, and the batch is made again."""
+    user = f"u{uuid4().hex}"
+    admin = store.redis
+    await admin.execute_command("ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", f"-{command}")
+    url = store.redis.connection_pool.connection_kwargs["path"]
+    limited = Store(f"unix://{user}:x@{url}", worker="limited", keys=store.keys)
+    try:
+        await commit(store, ("u", "v", play("s", 1)))
+        batch = Batch()
+        batch.deltas["u", "v"] = Delta([play("s", 2), NOW] if command == "hdel" else [play("s", 2)])
+        with pytest.raises(Exception, match=r"(?i)permission|can't run this command"):
+            await limited.commit(batch, NOW, lambda user_id: False)
+        assert limited.damage.counts["totals"] == 0
+    finally:
+        await limited.close()
+        await admin.execute_command("ACL", "DELUSER", user)
