@@ -134,12 +134,14 @@ async def test_a_report_that_will_never_be_stored(server: Running) -> None:
     """`watch` raises Rejected with the code; of a `report` that nobody waits for, `rejected` tells. The rest stands."""
     user, video = str(uuid4()), str(uuid4())
     async with client(server.http, user) as p:
+        await p.watch(video, played=[(0, 9)], position=9)
+        await p.rest.delete(video)
         with pytest.raises(Rejected) as refusal:
-            await p.watch(video, played=[(200, 210)], position=210, duration=100)
-        assert (refusal.value.code, refusal.value.video_id) == ("invalid", video)
-        p.report(video, played=[(300, 310)], duration=100)
+            await p.watch(video, played=[(200, 210)], position=210, age_s=60)
+        assert (refusal.value.code, refusal.value.video_id) == ("deleted", video)
+        p.report(video, played=[(300, 310)], age_s=60)
         await p.flush()
-        assert [each.code for each in p.rejected] == ["invalid"]
+        assert [each.code for each in p.rejected] == ["deleted"]
         await p.watch(video, played=[(0, 5)], position=5)
     assert (await stored(server, user, video))["seen"] == [[0, 5]]
 
