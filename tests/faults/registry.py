@@ -4,7 +4,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.configurations import CONFIGURATIONS, EMBEDDED
-from tests.faults.cases import clocks, clusters, configured, devices, envelopes, kills, outages, refusals, server
+from tests.faults.cases import (
+    clocks,
+    clusters,
+    configured,
+    devices,
+    envelopes,
+    kills,
+    outages,
+    refusals,
+    server,
+    values,
+)
 from tests.faults.effort import Effort
 from tests.faults.scene import Row
 
@@ -34,6 +45,7 @@ ALL = "Whatever is killed, stopped, cut off, full or refused"
 STORES = "Each store that is described below"
 PRIMARIES = "On a cluster or with sentinels"
 AWAY = "The store may be away"
+DAMAGE = "A stored value that can't be read"
 """The beginnings of promises in README, "What you can rely on"; tests/test_documented.py compares them."""
 
 
@@ -64,6 +76,7 @@ CASES = (
     Case("store-line", outages.line, BEHIND_A_RELAY, "valkey", (AWAY, ALL)),
     Case("subscription-silent", outages.silent, BEHIND_A_RELAY, "valkey", (AWAY, ALL)),
     Case("store-refuses", refusals.refusals, (*EVERYWHERE, "cluster"), "embedded", (ALL,)),
+    Case("values-damaged", values.damaged, EVERYWHERE, "embedded", (DAMAGE, ALL)),
     Case("flush-cancelled", server.cancelled, BEHIND_A_RELAY, "redis", (ALL,)),
     Case("server-stopped", server.stopped, ("embedded",), "embedded", (ENDS,)),
     Case("buffer-full", server.full, (*EVERYWHERE, "cluster"), "embedded", (AWAY, ALL)),

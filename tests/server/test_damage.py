@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import msgpack
 import pytest
 
 from protocol.record import Record
@@ -26,6 +25,7 @@ from storage.transfer import Export
 from storage.wire import Command
 from tests.conftest import StoreServer
 from tests.device import Device, device
+from tests.harm import Harm
 from tests.rest import ok, rest, scraped
 from tests.serving import FakeClock, Running, serving
 
@@ -36,7 +36,6 @@ VIDEOS = [str(UUID(int=100 + n)) for n in range(5)]
 VICTIM, OWN, *OTHERS = VIDEOS
 """The damaged video, which all watch; one that the learner who is damaged watches alone; and the rest."""
 UNLUCKY, *HONEST = USERS
-SOUND = pack_record(Record(3, 0, 400, 2, 9_000, 0, 0, -1, 0, -1, 0, [0, 5, 8, 12], [1, 2], []))
 
 
 @dataclass
@@ -118,90 +117,6 @@ async def harmed(store: Store, commands: list[list[Command]]) -> None:
         await asyncio.sleep(0)
 
 
-class Harm:
-    """Random damage to all that is stored of the one learner, and of the one video."""
-
-    def __init__(self, keys: Keys, seed: int) -> None:
-        self._keys = keys
-        self._random = random.Random(seed)
-
-    def __call__(self, round_: int) -> list[list[Command]]:
-        """Three kinds of it a round, each as commands that go together."""
-        return [getattr(self, self._random.choice(KINDS))() for _ in range(3)]
-
-    def record(self) -> list[Command]:
-        return [("HSET", self._keys.progress(UNLUCKY), self._random.choice([VICTIM, OWN]), self._mangled(SOUND))]
-
-    def record_of_another_shape(self) -> list[Command]:
-        numbers = [self._random.choice([0, 5, -3, 2**60, 0.5, float("nan"), "x", None]) for _ in range(10)]
-        sets = [self._random.choice([[], [5, 1], [0, 5], "ab", {"a": 1}, [0.5, 2], 7]) for _ in range(3)]
-        value = b"\x05" + msgpack.packb([*numbers, *sets][: self._random.choice([12, 13, 13, 13])])
-        return [("HSET", self._keys.progress(UNLUCKY), VICTIM, value)]
-
-    def huge_record(self) -> list[Command]:
-        return [("HSET", self._keys.progress(UNLUCKY), OWN, SOUND + b"\x00" * 300_000)]
-
-    def revision(self) -> list[Command]:
-        value = self._random.choice(["x", "-1", "nan", "1e300", "3.5", "", "0"])
-        return [("HSET", self._keys.progress(UNLUCKY), "rev", value)]
-
-    def trail(self) -> list[Command]:
-        return [("HSET", self._keys.progress(UNLUCKY), "trail", self._random.randbytes(50))]
-
-    def field(self) -> list[Command]:
-        return [("HSET", self._keys.progress(UNLUCKY), self._random.randbytes(6), self._random.randbytes(30))]
-
-    def learner(self) -> list[Command]:
-        return self._another_type(self._keys.progress(UNLUCKY))
-
-    def entry(self) -> list[Command]:
-        user = self._random.choice(USERS)
-        entry = self._mangled(b"\x01\x94\x05\x00\x92\x00\x05\x90")
-        return [("HSET", self._keys.audience(self._keys.shard(VICTIM, user)), user, entry)]
-
-    def video(self) -> list[Command]:
-        kind = self._random.choice(["audience", "summary", "curve", "live", "before", "released"])
-        shard = self._random.choice(self._keys.shards(VICTIM))
-        return self._another_type(getattr(self._keys, kind)(VICTIM if kind == "released" else shard))
-
-    def total(self) -> list[Command]:
-        shard = self._random.choice(self._keys.shards(VICTIM))
-        name, value = (
-            self._random.choice([b"viewers", b"watched", b"x"]),
-            self._random.choice(["x", "nan", "2.5", "inf"]),
-        )
-        return [("HSET", self._keys.summary(shard), name, value), ("HSET", self._keys.curve(shard), b"s1e9", value)]
-
-    def catalogue(self) -> list[Command]:
-        key = self._keys.catalogue(VICTIM)
-        if self._random.random() < 0.5:
-            return self._another_type(key)
-        return [("DEL", key), ("HSET", key, "title", b"\xff", "duration_ms", self._random.choice(["90.5", "", "x"]))]
-
-    def message(self) -> list[Command]:
-        channel = self._random.choice(
-            [self._keys.push(UNLUCKY), self._keys.epoch, self._keys.ended, f"{self._keys.prefix}:catalogue"]
-        )
-        data = [self._random.randbytes(20), b"", b"\xff", msgpack.packb([b"w", 1, 2**60, []]), b"x y z"]
-        return [("SPUBLISH", channel, self._random.choice(data))]
-
-    def ended(self) -> list[Command]:
-        return self._another_type(self._keys.ended)
-
-    def _mangled(self, sound: bytes) -> bytes:
-        value = bytearray(sound)
-        for _ in range(self._random.randint(1, 3)):
-            at, cut = self._random.randrange(len(value) + 1), self._random.randrange(3)
-            value[at : at + cut] = self._random.randbytes(self._random.randrange(3))
-        return bytes(value)
-
-    def _another_type(self, key: str) -> list[Command]:
-        return [("DEL", key), self._random.choice([("SET", key, "text"), ("RPUSH", key, "a"), ("SADD", key, "a")])]
-
-
-KINDS = [name for name in vars(Harm) if not name.startswith("_")]
-
-
 @pytest.mark.parametrize("seed", range(8))
 async def test_damage_to_one_learner_and_one_video_is_seen_by_nobody_else(
     store_server: StoreServer, prefix: str, seed: int
@@ -215,7 +130,7 @@ async def test_damage_to_one_learner_and_one_video_is_seen_by_nobody_else(
         # Where the harm meets the load by chance, this much has met it for certain.
         live = keys.live(keys.shards(VICTIM)[0])
         await damaged.store.run([("SET", keys.catalogue(VICTIM), "text"), ("RPUSH", live, "a")])
-        got = await played(damaged, Harm(keys, seed))
+        got = await played(damaged, Harm(keys, seed, USERS, [VICTIM, OWN]))
         for part in ("acks", "pushes", "records", "totals"):
             assert getattr(got, part) == getattr(want, part)
         for server in (damaged.here, damaged.there):
