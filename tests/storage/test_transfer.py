@@ -370,6 +370,42 @@ async def test_a_stored_record_that_can_not_be_read_is_left_alone(store: Store, 
     assert export.failed == [f"user {U[9]}, video {V[0]}"]
 
 
+async def test_a_damaged_store_takes_all_that_is_not_damaged(store: Store, other: Store) -> None:
+    """Each line that can't be joined to what is there is refused by its number; an export leaves out what is damaged,
+    names it, and comes to its end."""
+    await fill(store)
+    lines = await lines_of(store)
+    keys = other.keys
+    await other.run(
+        [
+            ("SET", keys.progress(U[9]), "text"),
+            ("HSET", keys.progress(U[8]), "rev", "nan"),
+            ("RPUSH", keys.catalogue(V[0]), "text"),
+            ("SET", keys.ended, "text"),
+            ("HSET", keys.progress(U[7]), b"\xff", b"x"),
+            ("SET", keys.audience(V[1]), "text"),
+        ]
+    )
+    _, refused = await imported(other, lines)
+    assert sorted(sentence.partition(": ")[2] for sentence in refused) == [
+        "the catalogue entry that is stored can't be read",
+        "the ended sessions that are stored can't be read",
+        "the learner's revision that is stored can't be read",
+        "the record that is stored can't be read",
+    ]
+    assert all(sentence.startswith("line ") for sentence in refused)
+    export = Export(other)
+    told = [line async for page in export.pages(NOW) for line in page.lines if b'"record"' in line]
+    assert len(told) == len([line for line in lines if b'"record"' in line]) - 2
+    assert sorted(export.failed) == sorted(
+        [
+            f"the catalogue entry of video {V[0]}",
+            f"user {U[9]}, all videos: {keys.progress(U[9])} is no hash",
+            f"user {U[7]}, video \ufffd",
+        ]
+    )
+
+
 async def test_a_shared_past_counts_short_in_the_store_too(store: Store, other: Store) -> None:
     """As protocol/merge.py has it."""
     await commit(store, (U[0], V[0], play("old", 1, 0, 30)))
