@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from itertools import groupby
@@ -30,7 +31,7 @@ from tests.device import Device, device
 from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.security.attacker import TEXT, Attacker, frame, upgrade
-from tests.server.program import Program, alive, descendants, gone, serve
+from tests.server.program import START_S, Program, alive, descendants, gone, serve
 
 CROWD = 1_000
 PATIENCE_S = 60.0
@@ -270,11 +271,20 @@ async def test_a_worker_that_is_told_twice_drains_all_the_same(tmp_path: Path) -
         await player.until("pong")
         workers = [pid for pid in descendants(running.process.pid) if b"spawn_main" in command_of(pid)]
         assert len(workers) == 2
+        async with asyncio.timeout(START_S):
+            while not all(handles(pid, signal.SIGTERM) for pid in workers):  # noqa: ASYNC110 another process has no event
+                await asyncio.sleep(0.01)  # the other one may still import its modules
         for pid in (*workers, running.process.pid):
             os.kill(pid, signal.SIGINT)
         said, code = await last_words(player.socket)
         assert ([message["type"] for message in said], code) == (["ack", "goodbye"], 4001)
         assert await running.ended() == 0
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler of its own for the signal: proc(5), SigCgt."""
+    (caught,) = re.findall(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def command_of(pid: int) -> bytes:
