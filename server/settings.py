@@ -152,6 +152,7 @@ class Settings(BaseSettings):
     """Reports that may wait for the store in one process; beyond it, players are asked to come back later."""
     max_pending_reports_per_user: int = Field(default=4_000, ge=1)
     """The same of one user, and never more than a quarter of all, so that a store outage leaves room for others.
+    Below 48, a player that comes back with a longer outbox may be refused again and again.
     A request with more reports than that is refused however often it comes; syncs have up to 1,000."""
     max_frame_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)
     max_head_bytes: int = Field(default=32_768, ge=1_024)

@@ -49,9 +49,13 @@ async def stopped(place: str, effort: Effort) -> list[Row]:
 
 
 async def full(place: str, effort: Effort) -> list[Row]:
-    """No room for what waits while the store is away: players are sent away, and come back with all of it. A cluster's
-    ack takes a second, so there must be room for what comes in one."""
-    room, seconds = (250, effort.either(5, 4)) if place == "cluster" else (30, effort.either(5, 1))
+    """No room for what waits while the store is away: players are sent away, and come back with all of it.
+
+    A learner's share, a quarter of the room, holds what a client sends without an ack (48 reports), or a client that
+    comes back with more would be sent away again and again. A cluster's ack takes a second, so there must be room for
+    what comes in one.
+    """
+    room, seconds = 250, effort.either(5, 4)
     row = Row(f"more waits than {room} reports, the store being away", place)
     async with scene(place, MAX_PENDING_REPORTS=str(room)) as s:
 
