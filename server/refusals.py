@@ -16,22 +16,20 @@ PERIOD_S = 60.0
 
 
 class Refusals:
-    """Those of one process, counted by reason. Args: clock: s, monotonic."""
+    """The lines of one process; `server/tally.py` counts. Args: clock: s, monotonic."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._silent_until: dict[str, float] = {}
         self._unsaid: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter()
 
     def add(self, reason: str, message: str, *args: object) -> None:
-        """Count it, and say it where nothing was said of this reason for a while.
+        """Log it, unless a line of this reason was logged less than PERIOD_S ago.
 
         Args:
             reason: one of a few words of ours.
             message: as the logger takes it; names what was refused and what would change that.
         """
-        self.counts[reason] += 1
         now = self._clock()
         if now < self._silent_until.get(reason, -math.inf):
             self._unsaid[reason] += 1

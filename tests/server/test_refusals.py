@@ -125,7 +125,6 @@ def test_a_later_line_says_how_many_there_were(store_server: StoreServer, log: p
     now = 2 * PERIOD_S
     refusals.add("origin", "Refused %s", "d")
     assert said(log) == ["Refused a", "Refused b", "Refused c (4 more like this since the last such line)", "Refused d"]
-    assert refusals.counts == {"origin": 7, "host": 1}
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address", "max_connections_per_user"])

@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S
-from tests.missing import program
+from tests.missing import missing, program
 from tests.rest import ok, rest
 from tests.server.peer import head, peer, request
 from tests.serving import Running, serving
@@ -306,7 +306,7 @@ async def output(*command: str) -> list[str]:
 async def test_javas_client_keeps_its_body(server: Running, tmp_path: Any) -> None:
     """Java's HttpClient sends Upgrade: h2c by default."""
     if shutil.which("javac") is None:
-        pytest.skip("there is no JDK (apt-get install openjdk-17-jdk-headless): THIS TEST DID NOT RUN")
+        missing("there is no JDK (apt-get install openjdk-17-jdk-headless)")
     source = tmp_path / "Ask.java"
     source.write_text(JAVA)
     lines = await output("java", str(source), f"{server.http}/progress/update", update(60, str(uuid4())).decode())
