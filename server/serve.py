@@ -29,7 +29,7 @@ from server.pages import PLAYER
 from server.refusals import Refusals
 from server.settings import Settings
 from server.shared_count import SharedCount
-from server.signals import ending, ignore_hangup, is_hangup_ignored
+from server.signals import ending, held_back, ignore_hangup, is_hangup_ignored
 from server.transport import ServiceConfig
 from storage.backoff import Backoff
 from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
@@ -226,11 +226,16 @@ def _store(settings: Settings, on_restart: Callable[[], None]) -> Iterator[Setti
         yield settings
         return
     durability = settings.durability or "fsync"
+    valkey = EmbeddedValkey(settings.data_dir, fsync=durability == "fsync", on_restart=on_restart)
     try:
-        with EmbeddedValkey(settings.data_dir, fsync=durability == "fsync", on_restart=on_restart) as valkey:
-            yield settings.model_copy(update={"redis_url": valkey.url, "durability": durability})
+        with held_back() as handle_signals:
+            valkey.start(handle_signals)
+        yield settings.model_copy(update={"redis_url": valkey.url, "durability": durability})
     except EmbeddedStoreFailed as error:
         raise CannotServe(str(error)) from error
+    finally:
+        with held_back():
+            valkey.stop()
 
 
 async def _check(settings: Settings, theirs: bool) -> None:

@@ -5,7 +5,11 @@ for settings are read once, at the start; and its default would end a process in
 without a word. Where it is ignored at the start, as by nohup, it stays ignored.
 """
 
+import contextlib
 import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 HANGUP: int | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
@@ -24,3 +28,37 @@ def ending() -> tuple[int, ...]:
     """Those that end a process, as things are."""
     always = (signal.SIGTERM, signal.SIGINT)
     return always if HANGUP is None or is_hangup_ignored() else (*always, HANGUP)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[Callable[[], None]]:
+    """Delay the signals that end the process, so that none interrupts a step that must not be cut in two.
+
+    Python runs a signal's handler between any two instructions, and ours raise. Code that starts threads and processes
+    could not clean up after that: a thread may exist before its object knows it.
+
+    Yields:
+        A function for the safe points inside: it handles the first signal that has arrived. Leaving the context handles
+        one that is left.
+    """
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in ending()}
+    arrived: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        arrived.append(number)
+
+    def handle() -> None:
+        if arrived:
+            number = arrived[0]
+            arrived.clear()
+            if callable(handler := handlers[number]):
+                handler(number, None)
+
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield handle
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        handle()

@@ -17,6 +17,7 @@ import os
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -49,7 +50,7 @@ class DataDir:
         self._resources = contextlib.ExitStack()
         self._descriptor = -1
 
-    def own(self) -> None:
+    def own(self, at_safe_point: Callable[[], None]) -> None:
         """Close the directory to others, and take the owner's lock.
 
         Raises:
@@ -61,6 +62,7 @@ class DataDir:
         lock = self._open_file(OWNER_LOCK)
         deadline = time.monotonic() + LOCK_GRACE_S
         while not (owned := _try_lock(lock)) and time.monotonic() < deadline:
+            at_safe_point()
             time.sleep(POLL_S)
         if not owned:
             pid = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
@@ -70,7 +72,7 @@ class DataDir:
             )
         _rewrite(lock, b"%d\n" % os.getpid())
 
-    def make_way(self) -> tuple[int, Path]:
+    def make_way(self, at_safe_point: Callable[[], None]) -> tuple[int, Path]:
         """End the server of an owner that was killed, and take its lock.
 
         Returns:
@@ -81,7 +83,7 @@ class DataDir:
             OSError: the directory can't be used.
         """
         lock = self._open_file(SERVER_LOCK)
-        self._end_orphan(lock)
+        self._end_orphan(lock, at_safe_point)
         path = self._place_socket()
         _rewrite(lock, os.fsencode(path.name if path.parent == self.path else path))
         return lock, path
@@ -95,7 +97,7 @@ class DataDir:
         self._resources.callback(os.close, descriptor)
         return descriptor
 
-    def _end_orphan(self, lock: int) -> None:
+    def _end_orphan(self, lock: int, at_safe_point: Callable[[], None]) -> None:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         path = self.path / (os.fsdecode(os.pread(lock, 4096, 0)) or SOCKET_NAME)
         while not _try_lock(lock):
@@ -106,6 +108,7 @@ class DataDir:
                 )
             with contextlib.suppress(OSError):
                 ask(path, b"SHUTDOWN NOSAVE")
+            at_safe_point()
             time.sleep(POLL_S)
         if path.parent.name.startswith(SOCKET_DIR_PREFIX):
             try:

@@ -58,8 +58,11 @@ class EmbeddedValkey:
             raise RuntimeError("the embedded store is not started")
         return pid
 
-    def start(self) -> None:
+    def start(self, at_safe_point: Callable[[], None] = lambda: None) -> None:
         """Own the directory and block until the server answers, its data loaded.
+
+        Args:
+            at_safe_point: called again and again while this waits; an exception that it raises ends the start.
 
         Raises:
             DataDirLocked: another process owns the directory.
@@ -68,8 +71,8 @@ class EmbeddedValkey:
         if self._supervisor is not None:
             raise RuntimeError("the embedded store is started already")
         try:
-            self._directory.own()
-            self._launch()
+            self._directory.own(at_safe_point)
+            self._launch(at_safe_point)
         except NotPrivate as error:
             self.stop()
             raise EmbeddedStoreFailed(f"The data directory can't be used: {error}.") from error
@@ -96,15 +99,15 @@ class EmbeddedValkey:
     ) -> None:
         self.stop()
 
-    def _launch(self) -> None:
-        lock, self._socket = self._directory.make_way()
+    def _launch(self, at_safe_point: Callable[[], None]) -> None:
+        lock, self._socket = self._directory.make_way(at_safe_point)
         log = self.data_dir / LOG
         with contextlib.suppress(FileNotFoundError):
             log.replace(log.with_suffix(".log.1"))
         command = self._command(self._socket)
         self._supervisor = Supervisor(command, lock=lock, log=log, on_restart=self._on_restart)
         self._supervisor.start()
-        self._supervisor.await_answer(self._socket)
+        self._supervisor.await_answer(self._socket, at_safe_point)
 
     def _command(self, path: Path) -> list[str | Path]:
         # No port: the socket and its mode are the whole access control.

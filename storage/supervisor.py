@@ -69,8 +69,11 @@ class Supervisor:
         """Spawn the first server, once. It need not answer yet."""
         self._thread.start()
 
-    def await_answer(self, path: Path) -> None:
+    def await_answer(self, path: Path, at_safe_point: Callable[[], None] = lambda: None) -> None:
         """Block until the server answers at the socket `path`, its data loaded.
+
+        Args:
+            at_safe_point: called between two tries.
 
         Raises:
             EmbeddedStoreFailed: it died first, or gives no sign of life for START_TIMEOUT_S.
@@ -88,13 +91,16 @@ class Supervisor:
                     return
             if answer.startswith(b"-LOADING"):
                 deadline = time.monotonic() + START_TIMEOUT_S
+            at_safe_point()
             time.sleep(POLL_S)
         raise EmbeddedStoreFailed(f"The embedded store does not answer: {self._last_words()}")
 
     def stop(self) -> None:
-        """End the server, by force after STOP_TIMEOUT_S."""
+        """End the server, by force after STOP_TIMEOUT_S. Before `start` it does nothing."""
         with self._turn:
             self._stopping.set()
+        if self._thread.ident is None:
+            return
         if self._process is not None:
             self._process.terminate()
         self._thread.join(STOP_TIMEOUT_S)
