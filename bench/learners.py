@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from bench.load.spec import learner, video
-from protocol.record import Report
-from storage.pending import Batch, Committed, Delta, Key
-from storage.store import Store
+from playhead.protocol.record import Report
+from playhead.storage.store import Store
+from playhead.storage.write.pending import Batch, Committed, Delta, Key
 
 DURATION_MS = 10_800_000
 AT_ONCE = 10_000

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.unit_costs import UnitCosts
-from server.settings import Settings
-from storage.keys import TAGS, VIDEO_SHARDS
+from playhead.server.settings import Settings
+from playhead.storage.keys import TAGS, VIDEO_SHARDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 VIEWERS = (10_000, 1_000_000, 50_000_000)

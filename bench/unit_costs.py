@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from protocol.codecs import JsonCodec
+from playhead.protocol.codecs import JsonCodec
 
 MEASURED = Path(__file__).parent / "results.json"
 FRAME_B, SEGMENT_B = 8, 66

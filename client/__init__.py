@@ -3,7 +3,7 @@
 Imports protocol/ and nothing else of the service. The browser's client, `playhead.js`, lies beside it.
 """
 
-from client.errors import (
+from playhead.client.errors import (
     ClientError,
     Deleted,
     Denied,
@@ -23,9 +23,9 @@ from client.errors import (
     Unauthorized,
     Unavailable,
 )
-from client.opening import playhead_client
-from client.playhead import Playhead
-from client.waiting import Receipt
+from playhead.client.opening import playhead_client
+from playhead.client.playhead import Playhead
+from playhead.client.waiting import Receipt
 
 __all__ = [
     "ClientError",

@@ -16,13 +16,25 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.typing import Subprotocol
 
-from client.outbox import Outbox
-from client.pace import Pace
-from client.reading import message
-from client.records import Records
-from protocol.codecs import Codec
-from protocol.errors import FrameError
-from protocol.messages import Ack, Auth, Error, Expiring, Goodbye, Hello, Message, Progress, Sync, Synced, Welcome
+from playhead.client.outbox import Outbox
+from playhead.client.pace import Pace
+from playhead.client.reading import message
+from playhead.client.records import Records
+from playhead.protocol.codecs import Codec
+from playhead.protocol.errors import FrameError
+from playhead.protocol.messages import (
+    Ack,
+    Auth,
+    Error,
+    Expiring,
+    Goodbye,
+    Hello,
+    Message,
+    Progress,
+    Sync,
+    Synced,
+    Welcome,
+)
 
 OPEN_TIMEOUT_S = 10.0
 WELCOME_TIMEOUT_S = 20.0

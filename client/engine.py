@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client.connection import Conversation, Ended
-from client.credentials import Credentials
-from client.errors import (
+from playhead.client.connection import Conversation, Ended
+from playhead.client.credentials import Credentials
+from playhead.client.errors import (
     ClientError,
     RestError,
     Terminal,
@@ -23,14 +23,14 @@ from client.errors import (
     terminal_answer,
     terminal_close,
 )
-from client.outbox import WINDOW, Outbox
-from client.pace import Backoff, Pace
-from client.records import Records
-from client.rest import Rest
-from client.waiting import Waiting
-from protocol.codecs import Codec
-from protocol.errors import CloseCode, PlayheadError
-from protocol.messages import Ack, Hello, RecordView
+from playhead.client.outbox import WINDOW, Outbox
+from playhead.client.pace import Backoff, Pace
+from playhead.client.records import Records
+from playhead.client.rest import Rest
+from playhead.client.waiting import Waiting
+from playhead.protocol.codecs import Codec
+from playhead.protocol.errors import CloseCode, PlayheadError
+from playhead.protocol.messages import Ack, Hello, RecordView
 
 logger = logging.getLogger(__name__)
 

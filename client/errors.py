@@ -15,7 +15,7 @@ PlayheadError (protocol.errors)
         └── NotFound, Invalid, Denied, Deleted, TooManyVideos, TooFast, Unavailable
 """
 
-from protocol.errors import CloseCode, FieldError, PlayheadError, Problem
+from playhead.protocol.errors import CloseCode, FieldError, PlayheadError, Problem
 
 
 class ClientError(PlayheadError):

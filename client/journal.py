@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from client.errors import OutboxBusy
-from client.outbox import Beat, Entry, Restored, heartbeat
+from playhead.client.errors import OutboxBusy
+from playhead.client.outbox import Beat, Entry, Restored, heartbeat
 
 try:
     import fcntl

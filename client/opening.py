@@ -9,14 +9,14 @@ from typing import Literal
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-from client.credentials import Credentials, GetToken
-from client.engine import Route
-from client.outbox import MAX_ENTRIES
-from client.pace import Backoff
-from client.playhead import Playhead
-from client.rest import Rest
-from protocol.codecs import JsonCodec, MsgpackCodec
-from protocol.messages import Hello
+from playhead.client.credentials import Credentials, GetToken
+from playhead.client.engine import Route
+from playhead.client.outbox import MAX_ENTRIES
+from playhead.client.pace import Backoff
+from playhead.client.playhead import Playhead
+from playhead.client.rest import Rest
+from playhead.protocol.codecs import JsonCodec, MsgpackCodec
+from playhead.protocol.messages import Hello
 
 Transport = Literal["ws", "http"]
 _SCHEMES = {"http": ("http", "ws"), "ws": ("http", "ws"), "https": ("https", "wss"), "wss": ("https", "wss")}

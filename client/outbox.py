@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from client.errors import OutboxFull
-from protocol.messages import Ack, Heartbeat, Rejection
-from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S
+from playhead.client.errors import OutboxFull
+from playhead.protocol.messages import Ack, Heartbeat, Rejection
+from playhead.protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S
 
 MAX_ENTRIES = 1_000
 """Entries that may wait; a report that fits into none of them is refused beyond it."""

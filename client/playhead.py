@@ -15,17 +15,17 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 from uuid import UUID
 
-from client.credentials import Credentials, subject
-from client.engine import Engine, Route
-from client.errors import ClientError, NotStored, Rejected
-from client.journal import Journal
-from client.outbox import Beat, Entry, Outbox
-from client.pace import Backoff, steady_clock
-from client.records import Changes
-from client.rest import Rest
-from client.waiting import Receipt
-from protocol.messages import Heartbeat, Hello, RecordView
-from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_PLAYED
+from playhead.client.credentials import Credentials, subject
+from playhead.client.engine import Engine, Route
+from playhead.client.errors import ClientError, NotStored, Rejected
+from playhead.client.journal import Journal
+from playhead.client.outbox import Beat, Entry, Outbox
+from playhead.client.pace import Backoff, steady_clock
+from playhead.client.records import Changes
+from playhead.client.rest import Rest
+from playhead.client.waiting import Receipt
+from playhead.protocol.messages import Heartbeat, Hello, RecordView
+from playhead.protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_PLAYED
 
 logger = logging.getLogger(__name__)
 

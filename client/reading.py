@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from protocol.errors import FrameError
-from protocol.messages import (
+from playhead.protocol.errors import FrameError
+from playhead.protocol.messages import (
     Ack,
     Authorized,
     Error,
@@ -18,7 +18,7 @@ from protocol.messages import (
     Synced,
     Welcome,
 )
-from protocol.scalars import parse_instant
+from playhead.protocol.scalars import parse_instant
 
 M = TypeVar("M", bound=Message)
 ServerMessage = Welcome | Progress | Synced | Ack | Expiring | Authorized | Error | Goodbye | Pong

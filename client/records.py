@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable
 from typing import Self
 
-from protocol.messages import RecordView
+from playhead.protocol.messages import RecordView
 
 
 class Records:

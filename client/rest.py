@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
-from client.credentials import Credentials
-from client.errors import RestError, rest_error
-from client.exchange import Answer, exchange
-from client.reading import read
-from protocol.codecs import read_json
-from protocol.errors import FieldError, FrameError, Problem
-from protocol.messages import Ack, Heartbeat, Message, RecordView
-from protocol.rest import Acks, Analytics, Engagement, ProgressList, Summary, VideoView
-from protocol.scalars import EARLIEST, format_instant
+from playhead.client.credentials import Credentials
+from playhead.client.errors import RestError, rest_error
+from playhead.client.exchange import Answer, exchange
+from playhead.client.reading import read
+from playhead.protocol.codecs import read_json
+from playhead.protocol.errors import FieldError, FrameError, Problem
+from playhead.protocol.messages import Ack, Heartbeat, Message, RecordView
+from playhead.protocol.rest import Acks, Analytics, Engagement, ProgressList, Summary, VideoView
+from playhead.protocol.scalars import EARLIEST, format_instant
 
 M = TypeVar("M", bound=Message)
 Id = str | UUID

@@ -5,9 +5,9 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
-from client.errors import ClientError, Rejected
-from client.outbox import Outbox, Settled
-from protocol.messages import Ack
+from playhead.client.errors import ClientError, Rejected
+from playhead.client.outbox import Outbox, Settled
+from playhead.protocol.messages import Ack
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import sys
 import time
 from uuid import uuid4
 
-from client import playhead_client
+from playhead.client import playhead_client
 
 LESSON_S = 1_800
 BEAT_S = 1.0

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_PLAYED, MAX_SEQ
+from playhead.protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_PLAYED, MAX_SEQ
 
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_MEDIA_S)]
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import jiter
 import msgpack
 
-from protocol.beats import Beat, json_beat, msgpack_beat
-from protocol.errors import FrameError
-from protocol.messages import Message
+from playhead.protocol.beats import Beat, json_beat, msgpack_beat
+from playhead.protocol.errors import FrameError
+from playhead.protocol.messages import Message
 
 
 class Codec(Protocol):

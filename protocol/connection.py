@@ -11,12 +11,12 @@ from enum import IntEnum, auto
 
 import msgspec
 
-from protocol.beats import Beat
-from protocol.codecs import Codec
-from protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
-from protocol.messages import Auth, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
-from protocol.record import Outcome, Report
-from protocol.session import Now, Plausibility, Sessions
+from playhead.protocol.beats import Beat
+from playhead.protocol.codecs import Codec
+from playhead.protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
+from playhead.protocol.messages import Auth, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
+from playhead.protocol.record import Outcome, Report
+from playhead.protocol.session import Now, Plausibility, Sessions
 
 
 class State(IntEnum):

@@ -19,12 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from protocol.codecs import read_json
-from protocol.errors import FrameError
-from protocol.intervals import MAX_INTERVALS, pairs
-from protocol.messages import Message, field_errors
-from protocol.record import ABSENT, MAX_SESSIONS, SETTLE_MS, Guard, Record
-from protocol.scalars import (
+from playhead.protocol.codecs import read_json
+from playhead.protocol.errors import FrameError
+from playhead.protocol.intervals import MAX_INTERVALS, pairs
+from playhead.protocol.messages import Message, field_errors
+from playhead.protocol.record import ABSENT, MAX_SESSIONS, SETTLE_MS, Guard, Record
+from playhead.protocol.scalars import (
     MAX_MEDIA_S,
     MAX_SEQ,
     Id,

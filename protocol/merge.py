@@ -21,8 +21,8 @@ told from the merge itself.
 
 from dataclasses import replace
 
-from protocol.intervals import MAX_INTERVALS, intersection, union
-from protocol.record import ABSENT, MAX_SESSIONS, Guard, Record, is_complete
+from playhead.protocol.intervals import MAX_INTERVALS, intersection, union
+from playhead.protocol.record import ABSENT, MAX_SESSIONS, Guard, Record, is_complete
 
 
 def merge(a: Record, b: Record, catalogue_ms: int = 0, threshold_permille: int = 900) -> Record:

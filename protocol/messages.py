@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from protocol.errors import FieldError, FrameError, InvalidMessage
-from protocol.scalars import (
+from playhead.protocol.errors import FieldError, FrameError, InvalidMessage
+from playhead.protocol.scalars import (
     MAX_PLAYED,
     PATTERNS,
     AgeMs,

@@ -15,7 +15,7 @@ from typing import Self
 
 import msgspec
 
-from protocol.intervals import MAX_INTERVALS, cell, intersection, size, union
+from playhead.protocol.intervals import MAX_INTERVALS, cell, intersection, size, union
 
 MAX_SESSIONS = 16
 """Sessions whose last seq a record remembers: the guard against counting a repeated play twice."""

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from protocol.intervals import pairs
-from protocol.messages import Ack, Message, RecordView
-from protocol.record import Record
-from protocol.scalars import Id, InstantIn, InstantOut, Seconds, SessionId, Title, WholeSeconds
+from playhead.protocol.intervals import pairs
+from playhead.protocol.messages import Ack, Message, RecordView
+from playhead.protocol.record import Record
+from playhead.protocol.scalars import Id, InstantIn, InstantOut, Seconds, SessionId, Title, WholeSeconds
 
 MAX_ITEMS = 1_000
 """Most records in one sync."""

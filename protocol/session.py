@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from protocol.beats import Beat
-from protocol.errors import InvalidMessage, PeerError, Problem
-from protocol.intervals import coverage
-from protocol.messages import Ack, Heartbeat, Rejection
-from protocol.record import ABSENT, Outcome, Report
+from playhead.protocol.beats import Beat
+from playhead.protocol.errors import InvalidMessage, PeerError, Problem
+from playhead.protocol.intervals import coverage
+from playhead.protocol.messages import Ack, Heartbeat, Rejection
+from playhead.protocol.record import ABSENT, Outcome, Report
 
 MAX_SESSIONS = 64
 """Sessions of one conversation whose seqs are remembered; a drained outbox brings a few old ones along."""

@@ -1,5 +1,5 @@
 """`python -m server` is the same program as the script `playhead`."""
 
-from server.cli import main
+from playhead.server.commands.cli import main
 
 raise SystemExit(main())

@@ -14,37 +14,37 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.access import Access
-from server.admission import Admission
-from server.arriving import ArrivingBodies
-from server.bodies import BodyReader
-from server.clock import Clock, StoreClock, system_clock
-from server.drain import Drain, drained_first
-from server.durations import Durations
-from server.garbage import Garbage
-from server.gate import Gate, cors
-from server.handshake import SOCKET_PATH
-from server.health import HealthEndpoints
-from server.hub import Hub
-from server.metrics import Metrics
-from server.operations import OperationEndpoints
-from server.pages import pages
-from server.problems import HANDLERS
-from server.progress import ProgressEndpoints
-from server.public import PublicRates
-from server.refusals import Refusals
-from server.safe_headers import with_safe_headers
-from server.services import Services
-from server.settings import Settings
-from server.socket import SocketEndpoint
-from server.tally import TALLY, Tally
-from server.turns import Turns
-from server.videos import VideoEndpoints
-from storage.backoff import Backoff
-from storage.flusher import Flusher
-from storage.keys import Keys
-from storage.outage import Outage
-from storage.store import Store, StoreUnavailable
+from playhead.server.clock import Clock, StoreClock, system_clock
+from playhead.server.lifecycle.drain import Drain, drained_first
+from playhead.server.lifecycle.duration_backfill import Durations
+from playhead.server.lifecycle.gc_schedule import Garbage
+from playhead.server.limits.admission import Admission
+from playhead.server.limits.body_memory import ArrivingBodies
+from playhead.server.limits.turns import Turns
+from playhead.server.problems import HANDLERS
+from playhead.server.push.hub import Hub
+from playhead.server.rest.bodies import BodyReader
+from playhead.server.rest.health import HealthEndpoints
+from playhead.server.rest.metrics import Metrics
+from playhead.server.rest.pages import pages
+from playhead.server.rest.progress import ProgressEndpoints
+from playhead.server.rest.sessions import OperationEndpoints
+from playhead.server.rest.videos import VideoEndpoints
+from playhead.server.security.access import Access
+from playhead.server.security.gate import Gate, cors
+from playhead.server.security.public_rates import PublicRates
+from playhead.server.services import Services
+from playhead.server.settings import Settings
+from playhead.server.socket.endpoint import SocketEndpoint
+from playhead.server.transport.counts import TALLY, Tally
+from playhead.server.transport.handshake import SOCKET_PATH
+from playhead.server.transport.refusals import Refusals
+from playhead.server.transport.safe_headers import with_safe_headers
+from playhead.storage.backoff import Backoff
+from playhead.storage.keys import Keys
+from playhead.storage.outage import Outage
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.write.flusher import Flusher
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Self
 
-from protocol.session import Now
-from storage.durability import StoreUnavailable
-from storage.store import Store, TimeNotAllowed
+from playhead.protocol.session import Now
+from playhead.storage.errors import StoreUnavailable
+from playhead.storage.store import Store, TimeNotAllowed
 
 logger = logging.getLogger(__name__)
 

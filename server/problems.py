@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from protocol.errors import FieldError, PeerError, Problem
-from storage.pending import Full
-from storage.store import StoreUnavailable
+from playhead.protocol.errors import FieldError, PeerError, Problem
+from playhead.storage.store import StoreUnavailable
+from playhead.storage.write.pending import Full
 
 logger = logging.getLogger(__name__)
 

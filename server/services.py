@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-from server.access import Access
-from server.admission import Admission
-from server.clock import Clock
-from server.drain import Drain
-from server.durations import Durations
-from server.hub import Hub
-from server.refusals import Refusals
-from server.settings import Settings
-from server.tally import Tally
-from server.turns import Turns
-from storage.flusher import Flusher
-from storage.store import Store
+from playhead.server.clock import Clock
+from playhead.server.lifecycle.drain import Drain
+from playhead.server.lifecycle.duration_backfill import Durations
+from playhead.server.limits.admission import Admission
+from playhead.server.limits.turns import Turns
+from playhead.server.push.hub import Hub
+from playhead.server.security.access import Access
+from playhead.server.settings import Settings
+from playhead.server.transport.counts import Tally
+from playhead.server.transport.refusals import Refusals
+from playhead.storage.store import Store
+from playhead.storage.write.flusher import Flusher
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from server.entropy import MIN_BITS, entropy_bits, is_placeholder
-from server.origin import parse_origin
-from storage.durability import Level
+from playhead.server.origin import parse_origin
+from playhead.server.secret_strength import MIN_BITS, entropy_bits, is_placeholder
+from playhead.storage.guarantees.durability import Level
 
 ENV_PREFIX = "PLAYHEAD_"
 MIN_SECRET_BYTES = 32
@@ -68,9 +68,12 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Where the embedded store keeps its files."""
     redis_url: str | None = Field(default=None, repr=False)
-    """A Redis or Valkey to use instead of the embedded one, with sentinels, or a cluster; see storage/address.py."""
+    """A Redis or Valkey to use instead of the embedded one, with sentinels, or a cluster.
+
+    See storage/connection/address.py.
+    """
     durability: Durability | None = None
-    """When a heartbeat counts as stored: memory, fsync or replicas:N (see storage/durability.py).
+    """When a heartbeat counts as stored: memory, fsync or replicas:N (see storage/guarantees/durability.py).
     Default: fsync on the embedded store, memory on another."""
     key_prefix: str = Field(default="ph", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     store_timeout_s: float = Field(default=5.0, gt=0, le=60)

@@ -12,7 +12,7 @@ class Script:
     """One Lua file, behind its parts."""
 
     def __init__(self, name: str) -> None:
-        folder = importlib.resources.files("storage").joinpath("lua")
+        folder = importlib.resources.files("playhead.storage").joinpath("lua")
         files = (*PARTS.get(name, ()), name)
         self.text = "".join(folder.joinpath(f"{file}.lua").read_text("utf-8") for file in files)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()

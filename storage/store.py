@@ -10,47 +10,45 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import MovedError, NoPermissionError, RedisError
 
-from protocol.record import Record
-from storage.address import parse_address
-from storage.backoff import Backoff
-from storage.catalogue import Catalogue
-from storage.changes import Changes
-from storage.channels import Listening
-from storage.cluster import Cluster
-from storage.commits import Commits
-from storage.damage import Damaged as Damaged
-from storage.damage import DamageLog, is_foreign, or_damaged
-from storage.durability import Durability
-from storage.durability import StoreUnavailable as StoreUnavailable
-from storage.endings import Endings
-from storage.epoch import Epoch
-from storage.keys import VIDEO_SHARDS, Keys
-from storage.link import Link, Single, checked
-from storage.options import check_tls
-from storage.pending import Batch, Committed, Wanted
-from storage.pieces import Pieces
-from storage.primary import RETRY_S, Primary, pool_of, sentinel_pool
-from storage.push_messages import pack_announcement
-from storage.reading import Reading
-from storage.released import ReleasedTotals
-from storage.replay import Replay
-from storage.scanning import Scanning
-from storage.scripts import Script as Script
-from storage.totals import VideoTotals
-from storage.wire import Command, Run
+from playhead.protocol.record import Record
+from playhead.storage.backoff import Backoff
+from playhead.storage.connection.address import parse_address
+from playhead.storage.connection.cluster import Cluster
+from playhead.storage.connection.cluster_subscriptions import ClusterChannels
+from playhead.storage.connection.link import Link, Single, checked
+from playhead.storage.connection.pipeline import Command, Run
+from playhead.storage.connection.primary import RETRY_S, Primary, pool_of, sentinel_pool
+from playhead.storage.connection.subscriptions import Channels, Listening
+from playhead.storage.connection.url_options import check_tls
+from playhead.storage.errors import StoreUnavailable as StoreUnavailable
+from playhead.storage.errors import TimeNotAllowed as TimeNotAllowed
+from playhead.storage.guarantees.aof_replay import Replay
+from playhead.storage.guarantees.durability import Durability
+from playhead.storage.guarantees.epoch import Epoch
+from playhead.storage.keys import VIDEO_SHARDS, Keys
+from playhead.storage.read.catalogue import Catalogue
+from playhead.storage.read.changes import Changes
+from playhead.storage.read.pieces import Pieces
+from playhead.storage.read.records import Reading
+from playhead.storage.read.released_totals import ReleasedTotals
+from playhead.storage.read.scanning import Scanning
+from playhead.storage.read.totals import VideoTotals
+from playhead.storage.scripts import Script as Script
+from playhead.storage.values.damage import Damaged as Damaged
+from playhead.storage.values.damage import DamageLog, is_foreign, or_damaged
+from playhead.storage.values.push_messages import pack_announcement
+from playhead.storage.write.commits import Commits
+from playhead.storage.write.ended_sessions import Endings
+from playhead.storage.write.pending import Batch, Committed, Wanted
 
 MAX_VIDEOS = 10_000
-
-
-class TimeNotAllowed(StoreUnavailable):
-    """The store's user may not run TIME."""
 
 
 class Store:
     """Redis or Valkey as Playhead uses it.
 
     Args:
-        url: as `storage/address.py` says.
+        url: as `storage/connection/address.py` says.
         worker: this process's name, unique among all that share the store.
         threshold_permille: a record is complete at this part of its duration.
         durability: what a commit waits for before it is answered: memory, fsync or replicas:N.
@@ -160,7 +158,12 @@ class Store:
 
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
         """Subscriptions to channels of this store."""
-        return self.link.listen(on_message, on_confirmed)
+        if isinstance(self.link, Cluster):
+            return ClusterChannels(self.link, on_message, on_confirmed)
+        if isinstance(self.link, Single):
+            pool = self.link.primary.pool
+            return Channels(pool, on_message, on_confirmed, clustered=False, timeout_s=self.timeout_s)
+        raise TypeError(f"{type(self.link).__name__} has no channels")
 
     async def time(self) -> int:
         """ms since 1970 by the store's clock; on a cluster, by that of the primary which has the epoch.
@@ -275,8 +278,8 @@ def _link(url: str, timeout_s: float, scripts: list[str], retrying: Backoff) -> 
     if address.kind == "cluster":
         return Cluster(address, timeout_s, scripts, retrying)
     if address.kind == "sentinel":
-        return Single(Primary("", sentinel_pool(address, timeout_s, retrying), scripts), timeout_s)
-    return Single(Primary("", pool_of(address.options, timeout_s, retrying), scripts), timeout_s)
+        return Single(Primary("", sentinel_pool(address, timeout_s, retrying), scripts))
+    return Single(Primary("", pool_of(address.options, timeout_s, retrying), scripts))
 
 
 def _run_at(primary: Primary) -> Run:

@@ -14,8 +14,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from storage.embedded import _binary
-from storage.store import Store
+from playhead.storage.embedded.valkey import _binary
+from playhead.storage.store import Store
 from tests.ports import BUS, free_ports
 
 PATIENCE_S = 30.0

@@ -13,7 +13,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from storage.embedded import EmbeddedValkey
+from playhead.storage.embedded.valkey import EmbeddedValkey
 from tests import leaks
 from tests.clustered import clustered
 from tests.missing import program

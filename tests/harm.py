@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import msgpack
 
-from protocol.record import Record
-from storage.keys import Keys
-from storage.packing import pack_record
-from storage.wire import Command
+from playhead.protocol.record import Record
+from playhead.storage.connection.pipeline import Command
+from playhead.storage.keys import Keys
+from playhead.storage.values.packing import pack_record
 
 SOUND = pack_record(Record(3, 0, 400, 2, 9_000, 0, 0, -1, 0, -1, 0, [0, 5, 8, 12], [1, 2], []))
 

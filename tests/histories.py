@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from protocol.intervals import coverage
-from protocol.record import ABSENT, SETTLE_MS, Report
-from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
+from playhead.protocol.intervals import coverage
+from playhead.protocol.record import ABSENT, SETTLE_MS, Report
+from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
 
 Op = Report | int
 """A report, or a deletion by its instant."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from storage.embedded import _binary
+from playhead.storage.embedded.valkey import _binary
 from tests.missing import program
 from tests.ports import free_port
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import uvicorn
 
-from protocol.session import Now
-from server.app import create_app
-from server.bounded_websocket import BoundedWebSocket
-from server.serve import bound, uvicorn_config
-from server.settings import Settings
-from server.transport import PeersMistakes
+from playhead.protocol.session import Now
+from playhead.server.app import create_app
+from playhead.server.commands.serve import bound, uvicorn_config
+from playhead.server.settings import Settings
+from playhead.server.transport.config import PeersMistakes
+from playhead.server.transport.websocket import BoundedWebSocket
 
 START_MS = 1_764_000_000_000
 PATIENT = {"frames_burst": 1_000_000, "address_requests_burst": 1_000_000, "requests_burst": 1_000_000}

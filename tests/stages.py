@@ -4,7 +4,7 @@ import asyncio
 from abc import abstractmethod
 from typing import Any
 
-from storage.store import Store
+from playhead.storage.store import Store
 
 
 class BetweenStages(Store):

@@ -16,7 +16,14 @@ from tests.faults.places import PLACES
 from tests.faults.registry import CASES, CONFIGURATION_OF, STORES
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "SECURITY.md", "ARCHITECTURE.md", "examples/README.md", "docs/scale.md", "storage/address.py"]
+DOCUMENTS = [
+    "README.md",
+    "SECURITY.md",
+    "ARCHITECTURE.md",
+    "examples/README.md",
+    "docs/scale.md",
+    "storage/connection/address.py",
+]
 ALL_STORES = {EMBEDDED, *CONFIGURATIONS}
 
 Holds = Callable[[Configuration], bool]

@@ -23,11 +23,11 @@ from bench.options import Options
 from bench.processes import Failed, cpu_s
 from bench.report import Row, Section
 from bench.servers import store
-from protocol.session import Now
-from server.garbage import Garbage
-from storage.embedded import EmbeddedValkey
-from storage.flusher import Flusher
-from storage.store import Store
+from playhead.protocol.session import Now
+from playhead.server.lifecycle.gc_schedule import Garbage
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.store import Store
+from playhead.storage.write.flusher import Flusher
 
 RECORDS = 20_000
 ROUNDS = 9

@@ -17,7 +17,7 @@ from bench.load.spec import Load
 from bench.options import Options
 from bench.report import Row, Section
 from bench.servers import playhead, store
-from storage.store import Store
+from playhead.storage.store import Store
 
 FEW, MANY = 500, 3_500
 LEARNERS, VIDEOS = 1_000, 20

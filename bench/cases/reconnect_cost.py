@@ -15,7 +15,7 @@ from bench.options import Options
 from bench.processes import Failed
 from bench.report import Row, Section, ratios
 from bench.servers import bare, playhead
-from storage.store import Store
+from playhead.storage.store import Store
 
 DEVICES, BACK, RECORDS = 1_000, 2_000, 200
 LACKING = (0, 2, 20, 200)

@@ -13,7 +13,7 @@ from bench.load.spec import learner, video
 from bench.options import Options
 from bench.report import Row, Section
 from bench.servers import Server, playhead
-from storage.store import Store
+from playhead.storage.store import Store
 
 FEW = 1_000
 

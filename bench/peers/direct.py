@@ -6,10 +6,10 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from bench.peers.serving import arguments
-from server.bounded_http import BoundedHttp
-from server.direct import SCOPE_KEY, DirectWebSocket
-from server.settings import Settings
-from server.transport import ServiceConfig
+from playhead.server.settings import Settings
+from playhead.server.transport.config import ServiceConfig
+from playhead.server.transport.fast_path import SCOPE_KEY, DirectWebSocket
+from playhead.server.transport.http import BoundedHttp
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

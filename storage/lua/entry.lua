@@ -1,5 +1,5 @@
 -- In front of the scripts that sum entries of an audience (storage/scripts.py). Raises an error where `unpack_entry` of
--- storage/audience.py would not take one: what is no entry adds nothing to a sum, and takes nothing out of it.
+-- storage/values/audience.py would not take one: what is no entry adds nothing to a sum, and takes nothing out of it.
 
 local function check_whole(n, most)
   if type(n) ~= 'number' or not (n >= 0 and n <= most and n % 1 == 0) then error('damaged') end

@@ -1,4 +1,4 @@
--- Counts a commit of one process, unless the count has fallen behind what that process knows: see storage/fences.py.
+-- Counts a commit of one process, unless the count has fallen behind what that process knows: see storage/guarantees/fences.py.
 -- Safe to apply twice: what was lost is told each time, until it is asked with another ARGV[1].
 --
 -- KEYS[1]  the count    ARGV[1]  the highest count that was answered    ARGV[2]  ms that it is kept

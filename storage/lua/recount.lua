@@ -1,4 +1,4 @@
--- Sum a part of the audience of a video as it was when the first part was summed; storage/recount.py has the reasoning.
+-- Sum a part of the audience of a video as it was when the first part was summed; storage/maintenance/recount.py has the reasoning.
 -- Safe to apply twice.
 --
 -- KEYS[1]  audience: userId -> entry    KEYS[2]  summary, in it "recount": the token of who recounts

@@ -1,4 +1,4 @@
--- The totals of a video that callers without the scope `analytics` are shown: see storage/released.py.
+-- The totals of a video that callers without the scope `analytics` are shown: see storage/read/released_totals.py.
 -- Safe to apply twice: what was released stays until the audience has grown again.
 --
 -- KEYS[1]  released: hash of viewers, completed, watched

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the progress hash of one user, as users.lua has it
 -- ARGV[1]  name of the calling worker
--- ARGV[2]  every new revision is higher than this (storage/epoch.py)
+-- ARGV[2]  every new revision is higher than this (storage/guarantees/epoch.py)
 -- ARGV[3]  msgpack: {videoId, value as it was read ("" for none), record without its rev} for each
 -- returns  msgpack: for each the value that is stored now, or false where another one was there; false alone where the
 --          user's key or revision is not ours

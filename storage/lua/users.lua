@@ -8,7 +8,7 @@
 --          number of ops}, and its ops; a user's records in a row, the users in the order of KEYS. An op is a Report (its
 --          fields in order) or a deletion ({its instant, ms}).
 --          subscribed: 1 if the calling worker itself listens to this user    wanted: 1 if it wants the value
--- ARGV[4]  every new revision is higher than this; a record of this or less gets one (storage/epoch.py)
+-- ARGV[4]  every new revision is higher than this; a record of this or less gets one (storage/guarantees/epoch.py)
 -- ARGV[5]  ms since 1970: a stored instant after this was made by a clock that was wrong
 -- ARGV[6]  ms since 1970: what such an instant becomes (`believed` in protocol/record.py)
 -- ARGV[7]  records that a user may have, tombstones too; a report that would begin one more is not joined
@@ -247,7 +247,7 @@ local function check_seconds(set)
   end
 end
 
--- Raises an error where readers would refuse the record (`_check` of storage/packing.py): nothing is added to it.
+-- Raises an error where readers would refuse the record (`_check` of storage/values/packing.py): nothing is added to it.
 local function check(r)
   for i = 1, UNSETTLED_AT do
     local is_position = i == POSITION or i == UNSETTLED

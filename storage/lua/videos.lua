@@ -97,7 +97,7 @@ local function read(entry)
 end
 
 -- As `read`, of an entry that is stored and shall become one with these sets; also from where on those differ. Raises an
--- error where `unpack_entry` of storage/audience.py would not take it.
+-- error where `unpack_entry` of storage/values/audience.py would not take it.
 local function read_stored(entry, new_seen, new_again)
   local at, rev = unpack_limit(entry, 1)
   local behind, watched, completed, seen, again = unpack_limit(entry, 4, at + 1)

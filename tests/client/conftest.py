@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from server.clock import system_clock
-from storage.embedded import EmbeddedValkey
+from playhead.server.clock import system_clock
+from playhead.storage.embedded.valkey import EmbeddedValkey
 from tests.client.line import Line, line
 from tests.conftest import StoreServer
 from tests.serving import Running, serving

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from client import Playhead, playhead_client
+from playhead.client import Playhead, playhead_client
 
 PATIENCE_S = 20.0
 """Bound on every wait; a test that gets here has failed."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client import check_types
+from playhead.client import check_types
 
 TSC = "#!/bin/sh\necho 'Version 7'\n"
 NPM = """#!/bin/sh

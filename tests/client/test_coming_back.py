@@ -16,10 +16,10 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as scripted
 from websockets.typing import Subprotocol
 
-from client import Forbidden, Refused, Terminal, Unauthorized
-from server.clock import system_clock
-from storage.embedded import EmbeddedValkey
-from storage.keys import Keys
+from playhead.client import Forbidden, Refused, Terminal, Unauthorized
+from playhead.server.clock import system_clock
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.keys import Keys
 from tests.client.line import PATIENCE_S, Line, client, line, until
 from tests.client.test_watching import stored
 from tests.conftest import StoreServer

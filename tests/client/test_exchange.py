@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from client import exchange as module
-from client.credentials import Credentials, subject
-from client.exchange import exchange
+from playhead.client import exchange as module
+from playhead.client.credentials import Credentials, subject
+from playhead.client.exchange import exchange
 from tests.security.issuer import token
 
 

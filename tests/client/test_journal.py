@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from client.errors import OutboxBusy
-from client.journal import COMPACT_BYTES, Journal
-from client.outbox import Beat, Outbox
-from protocol.messages import Ack
+from playhead.client.errors import OutboxBusy
+from playhead.client.journal import COMPACT_BYTES, Journal
+from playhead.client.outbox import Beat, Outbox
+from playhead.protocol.messages import Ack
 
 VIDEO = "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10"
 NOW = 1_764_000_000_000

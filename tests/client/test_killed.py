@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from server.clock import system_clock
+from playhead.server.clock import system_clock
 from tests.client.line import PATIENCE_S, client
 from tests.client.test_watching import NOWHERE, stored
 from tests.conftest import StoreServer
@@ -19,7 +19,7 @@ from tests.serving import serving
 
 PLAYER = """
 import asyncio, sys
-from client import playhead_client
+from playhead.client import playhead_client
 
 async def main(url, user, video, path):
     async with playhead_client(url, device="tv", user_id=user, outbox_path=path) as p:

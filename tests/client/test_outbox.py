@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.errors import OutboxFull
-from client.journal import Journal
-from client.outbox import WINDOW, Beat, Entry, Outbox, Restored
-from protocol.codecs import CODECS, Codec
-from protocol.intervals import coverage
-from protocol.messages import Ack, Heartbeat, Rejection
-from protocol.record import Record, join
-from protocol.scalars import MAX_SEQ
-from protocol.session import Now, Plausibility, Sessions
-from server.settings import Settings
+from playhead.client.errors import OutboxFull
+from playhead.client.journal import Journal
+from playhead.client.outbox import WINDOW, Beat, Entry, Outbox, Restored
+from playhead.protocol.codecs import CODECS, Codec
+from playhead.protocol.intervals import coverage
+from playhead.protocol.messages import Ack, Heartbeat, Rejection
+from playhead.protocol.record import Record, join
+from playhead.protocol.scalars import MAX_SEQ
+from playhead.protocol.session import Now, Plausibility, Sessions
+from playhead.server.settings import Settings
 
 A, B = (str(UUID(int=number)) for number in (1, 2))
 NOW = 1_764_000_000_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from client.pace import Backoff, Pace, steady_clock
+from playhead.client.pace import Backoff, Pace, steady_clock
 
 
 def test_a_burst_then_a_rate() -> None:

@@ -3,8 +3,8 @@ back, what that has."""
 
 import pytest
 
-from client.records import Changes, Records
-from protocol.messages import RecordView
+from playhead.client.records import Changes, Records
+from playhead.protocol.messages import RecordView
 
 
 def view(rev: int) -> RecordView:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from client import Deleted, Denied, Invalid, NotFound, RestError, TooFast, TooManyVideos, playhead_client
+from playhead.client import Deleted, Denied, Invalid, NotFound, RestError, TooFast, TooManyVideos, playhead_client
 from tests.client.line import client
 from tests.client.test_watching import NOWHERE
 from tests.conftest import StoreServer

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from client import Denied, Forbidden, TokenExpired, Unauthorized, credentials
+from playhead.client import Denied, Forbidden, TokenExpired, Unauthorized, credentials
 from tests.client.line import PATIENCE_S, client, line
 from tests.conftest import StoreServer
 from tests.rest import rest

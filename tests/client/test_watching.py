@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from client import NotStored, OutboxFull, Rejected
+from playhead.client import NotStored, OutboxFull, Rejected
 from tests.client.line import PATIENCE_S, Line, client, until
 from tests.rest import iso, ok, rest
 from tests.serving import Running

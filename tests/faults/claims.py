@@ -4,9 +4,9 @@ import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from client import RestError
-from client.credentials import Credentials
-from client.rest import Rest
+from playhead.client import RestError
+from playhead.client.credentials import Credentials
+from playhead.client.rest import Rest
 from tests.faults.ledger import Ledger, wall_ms
 
 AGAIN_S = 0.2

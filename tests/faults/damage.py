@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 
 import redis
 
-from protocol.record import Record
-from storage.embedded import _binary
-from storage.keys import NOT_VIDEOS
-from storage.packing import unpack_record
+from playhead.protocol.record import Record
+from playhead.storage.embedded.valkey import _binary
+from playhead.storage.keys import NOT_VIDEOS
+from playhead.storage.values.packing import unpack_record
 from tests.faults.ledger import Key
 from tests.server.program import END_S, START_S
 

@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
-from client.outbox import Entry, heartbeat
-from protocol.record import ABSENT, Record, Report, join
-from protocol.session import Now, Plausibility, Sessions
+from playhead.client.outbox import Entry, heartbeat
+from playhead.protocol.record import ABSENT, Record, Report, join
+from playhead.protocol.session import Now, Plausibility, Sessions
 
 CLOCKS_MS = 150
 """How far two clocks of one machine may seem to lie apart, and a frame of a connection that was cut may be late."""

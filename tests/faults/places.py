@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 import redis
 
-from storage.data_dir import SOCKET_NAME
-from storage.embedded import _binary
+from playhead.storage.embedded.data_dir import SOCKET_NAME
+from playhead.storage.embedded.valkey import _binary
 from tests.clustered import rewriting
 from tests.faults import configured
 from tests.faults.clustered import cluster

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import uuid4
 
-from client import OutboxFull, Playhead, playhead_client
+from playhead.client import OutboxFull, Playhead, playhead_client
 from tests.faults.claims import Claimant
 from tests.faults.ledger import Claim, Ledger, Sent, wall_ms
 

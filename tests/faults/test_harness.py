@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from client.outbox import Beat, Entry
-from storage.packing import pack_record
-from storage.store import Store
+from playhead.client.outbox import Beat, Entry
+from playhead.storage.store import Store
+from playhead.storage.values.packing import pack_record
 from tests.faults.damage import aof
 from tests.faults.ledger import Ledger
 from tests.faults.places import PLACES

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
-from protocol.intervals import coverage, intersection, pairs
-from protocol.scalars import parse_instant
+from playhead.protocol.intervals import coverage, intersection, pairs
+from playhead.protocol.scalars import parse_instant
 from tests.faults.ledger import Expected, Ledger
 from tests.faults.players import PATIENCE_S, Fleet
 

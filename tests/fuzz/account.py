@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocol.connection import Connection
-from protocol.intervals import size
-from protocol.messages import Heartbeat
-from protocol.record import Outcome, Report
-from protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility
+from playhead.protocol.connection import Connection
+from playhead.protocol.intervals import size
+from playhead.protocol.messages import Heartbeat
+from playhead.protocol.record import Outcome, Report
+from playhead.protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility
 from tests.fuzz.records import sound_report
 
 RULES = Plausibility()

@@ -18,8 +18,8 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from protocol.codecs import Codec, read_json
-from protocol.connection import (
+from playhead.protocol.codecs import Codec, read_json
+from playhead.protocol.connection import (
     TRANSITIONS,
     Bring,
     Close,
@@ -32,11 +32,11 @@ from protocol.connection import (
     Take,
     Touch,
 )
-from protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
-from protocol.messages import Auth, Heartbeat, Hello, Ping, Sync
-from protocol.record import Outcome
-from protocol.scalars import MAX_SEQ
-from protocol.session import Now
+from playhead.protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
+from playhead.protocol.messages import Auth, Heartbeat, Hello, Ping, Sync
+from playhead.protocol.record import Outcome
+from playhead.protocol.scalars import MAX_SEQ
+from playhead.protocol.session import Now
 from tests.fuzz.account import RULES, Account
 from tests.fuzz.frames import JSON, MSGPACK, judged, repacked
 from tests.fuzz.records import whole

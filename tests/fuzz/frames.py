@@ -7,10 +7,10 @@ from typing import Any
 
 import msgpack
 
-from protocol.codecs import Codec, JsonCodec, MsgpackCodec, read_json
-from protocol.errors import FrameError, InvalidMessage
-from protocol.messages import ClientMessage, Heartbeat, Message, parse
-from protocol.scalars import MAX_SEQ, format_instant, parse_instant
+from playhead.protocol.codecs import Codec, JsonCodec, MsgpackCodec, read_json
+from playhead.protocol.errors import FrameError, InvalidMessage
+from playhead.protocol.messages import ClientMessage, Heartbeat, Message, parse
+from playhead.protocol.scalars import MAX_SEQ, format_instant, parse_instant
 
 JSON, MSGPACK = JsonCodec(), MsgpackCodec()
 MAX_FIELDS, MAX_DETAIL = 20, 10_000

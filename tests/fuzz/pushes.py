@@ -3,11 +3,11 @@
 from functools import cache
 from typing import Any
 
-from protocol.codecs import CODECS
-from protocol.messages import Message, Progress
-from server.hub import Hub
-from storage.keys import Keys
-from storage.store import Store
+from playhead.protocol.codecs import CODECS
+from playhead.protocol.messages import Message, Progress
+from playhead.server.push.hub import Hub
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
 from tests.serving import FakeClock
 
 USER = "00000000-0000-4000-8000-000000000001"

@@ -13,12 +13,12 @@ from typing import Any
 
 from msgspec.structs import astuple
 
-from protocol.intervals import MAX_INTERVALS, cell, coverage, intersection, size, union
-from protocol.record import ABSENT, MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
-from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
-from server.pushes import pages
-from storage.damage import Damaged
-from storage.packing import append, pack_record, unpack_record
+from playhead.protocol.intervals import MAX_INTERVALS, cell, coverage, intersection, size, union
+from playhead.protocol.record import ABSENT, MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
+from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
+from playhead.server.push.pushes import pages
+from playhead.storage.values.damage import Damaged
+from playhead.storage.values.packing import append, pack_record, unpack_record
 from tests.fuzz.frames import JSON, MSGPACK
 from tests.fuzz.values import LAST_INSTANT
 

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
-from protocol import scalars
-from protocol.codecs import read_json
-from protocol.errors import FieldError, FrameError
-from server.parameters import MAX_NAMED, only_query, path_id, query_choice, query_int
-from server.problems import MAX_NAME, RestError
+from playhead.protocol import scalars
+from playhead.protocol.codecs import read_json
+from playhead.protocol.errors import FieldError, FrameError
+from playhead.server.problems import MAX_NAME, RestError
+from playhead.server.rest.parameters import MAX_NAMED, only_query, path_id, query_choice, query_int
 
 _HEX = "[0-9a-f]"
 _SHAPES = {

@@ -12,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
-from protocol.beats import Beat, json_beat, msgpack_beat
-from protocol.codecs import CODECS
-from protocol.errors import PeerError
-from protocol.messages import Heartbeat, parse
-from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_SEQ
+from playhead.protocol.beats import Beat, json_beat, msgpack_beat
+from playhead.protocol.codecs import CODECS
+from playhead.protocol.errors import PeerError
+from playhead.protocol.messages import Heartbeat, parse
+from playhead.protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_SEQ
 
 JSON, MSGPACK = CODECS["playhead.v1.json"], CODECS["playhead.v1.msgpack"]
 VIDEO = "3fa85f64-5717-4562-b3fc-2c963f66afa6"

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
-from protocol.intervals import MAX_INTERVALS
-from protocol.record import IN_SYNC, MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
-from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
-from storage.catalogue import Video
-from storage.instants import RECEIPT_MS, Instants
-from storage.keys import Keys
-from storage.packing import pack_record, unpack_record
-from storage.pending import Batch, Committed, Delta, Key
-from storage.store import Store, StoreUnavailable
-from storage.totals import Curve, Totals
+from playhead.protocol.intervals import MAX_INTERVALS
+from playhead.protocol.record import IN_SYNC, MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
+from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
+from playhead.storage.keys import Keys
+from playhead.storage.read.catalogue import Video
+from playhead.storage.read.totals import Curve, Totals
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.values.instants import RECEIPT_MS, Instants
+from playhead.storage.values.packing import pack_record, unpack_record
+from playhead.storage.write.pending import Batch, Committed, Delta, Key
 from tests.conftest import StoreServer
 from tests.histories import (
     DURATION_MS,
@@ -223,7 +223,7 @@ def test_any_history_gives_the_same_bytes_in_both(bench: Bench, data: st.DataObj
     reference = Reference(durations)
     for flush in history:
         batch, now = batch_of(((f"{name}u{user}", f"{name}v{video}"), op) for user, video, op in flush), data.draw(nows)
-        instants = Instants.of(batch, now)
+        instants = Instants.of(batch.since, batch.latest, now)
         by_user = sorted(batch.deltas, key=lambda key: list(dict.fromkeys(k[0] for k in batch.deltas)).index(key[0]))
         before = dict(reference.revs)
         want = {key: reference.apply(key, batch.deltas[key].ops, instants) for key in by_user}
@@ -373,7 +373,7 @@ def test_commit_applied_twice_changes_nothing(bench: Bench, data: st.DataObject)
     for flush in data.draw(wild_history()):
         keyed = [((f"{name}u{user}", f"{name}v{video}"), op) for user, video, op in flush]
         batch, now = batch_of(keyed), data.draw(nows)
-        instants = Instants.of(batch, now)
+        instants = Instants.of(batch.since, batch.latest, now)
         batch.deltas.clear()
         for key, op in keyed:
             if Outcome.NOTHING_TO_DELETE not in reference.apply(key, [op], instants)[1][1:]:

@@ -11,11 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
-from protocol.intervals import MAX_INTERVALS, intersection, size
-from protocol.record import MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
-from protocol.scalars import MAX_MEDIA_S
-from storage.packing import pack_record
-from storage.pending import Key
+from playhead.protocol.intervals import MAX_INTERVALS, intersection, size
+from playhead.protocol.record import MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
+from playhead.protocol.scalars import MAX_MEDIA_S
+from playhead.storage.values.packing import pack_record
+from playhead.storage.write.pending import Key
 from tests.histories import DURATION_MS, Op, report_of, wild_ops
 from tests.property import test_lua_is_python as twin
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.record import ABSENT, MAX_SESSIONS, Guard, Outcome, Record, Report, believed, delete, join
-from protocol.scalars import MAX_INSTANT
+from playhead.protocol.record import ABSENT, MAX_SESSIONS, Guard, Outcome, Record, Report, believed, delete, join
+from playhead.protocol.scalars import MAX_INSTANT
 
 NOW, BEFORE = 1_764_000_000_000, 1_763_999_999_000
 FUTURE = NOW + 86_400_000

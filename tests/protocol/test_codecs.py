@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from protocol.codecs import CODECS, Codec, JsonCodec, MsgpackCodec
-from protocol.errors import FrameError, InvalidMessage, PeerError
-from protocol.messages import (
+from playhead.protocol.codecs import CODECS, Codec, JsonCodec, MsgpackCodec
+from playhead.protocol.errors import FrameError, InvalidMessage, PeerError
+from playhead.protocol.messages import (
     Ack,
     Error,
     Goodbye,
@@ -29,7 +29,7 @@ from protocol.messages import (
     Welcome,
     parse,
 )
-from protocol.scalars import MAX_MEDIA_S, MAX_PLAYED, MAX_SEQ
+from playhead.protocol.scalars import MAX_MEDIA_S, MAX_PLAYED, MAX_SEQ
 
 USER, VIDEO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-00000000000a"
 JSON, MSGPACK = JsonCodec(), MsgpackCodec()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocol.codecs import CODECS, Codec, JsonCodec, MsgpackCodec
-from protocol.connection import (
+from playhead.protocol.codecs import CODECS, Codec, JsonCodec, MsgpackCodec
+from playhead.protocol.connection import (
     TRANSITIONS,
     Bring,
     Close,
@@ -24,10 +24,10 @@ from protocol.connection import (
     Take,
     Touch,
 )
-from protocol.errors import CloseCode, LocalError, PeerError, Problem
-from protocol.messages import Pong, parse
-from protocol.record import Outcome
-from protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility
+from playhead.protocol.errors import CloseCode, LocalError, PeerError, Problem
+from playhead.protocol.messages import Pong, parse
+from playhead.protocol.record import Outcome
+from playhead.protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility
 
 USER, VIDEO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-00000000000a"
 NOW = Now(1_764_000_000_000, 5_000_000)

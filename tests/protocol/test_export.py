@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from protocol.export import MAX_LINE, RecordLine, read_line, record_line
-from protocol.intervals import MAX_INTERVALS
-from protocol.record import MAX_SESSIONS, Guard, Record
-from protocol.scalars import MAX_INSTANT, MAX_MEDIA_S, MAX_SEQ
-from storage.packing import pack_record
+from playhead.protocol.export import MAX_LINE, RecordLine, read_line, record_line
+from playhead.protocol.intervals import MAX_INTERVALS
+from playhead.protocol.record import MAX_SESSIONS, Guard, Record
+from playhead.protocol.scalars import MAX_INSTANT, MAX_MEDIA_S, MAX_SEQ
+from playhead.storage.values.packing import pack_record
 from tests.protocol.test_merge import wild_records
 
 USER, VIDEO = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b001", "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b002"

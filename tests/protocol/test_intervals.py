@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.intervals import cell, coverage, intersection, pairs, size, union
+from playhead.protocol.intervals import cell, coverage, intersection, pairs, size, union
 from tests.histories import Play, media_ms, plays
 
 seconds = st.sets(st.integers(0, 40))

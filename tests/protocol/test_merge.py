@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
-from protocol.intervals import MAX_INTERVALS, size
-from protocol.merge import merge
-from protocol.record import MAX_SESSIONS, Record, Report, delete, join
-from storage.packing import pack_record, unpack_record
+from playhead.protocol.intervals import MAX_INTERVALS, size
+from playhead.protocol.merge import merge
+from playhead.protocol.record import MAX_SESSIONS, Record, Report, delete, join
+from playhead.storage.values.packing import pack_record, unpack_record
 from tests.histories import Op, interleaved, report_of, sessions_of, wild_ops
 
 THRESHOLD = 900

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
-from protocol.intervals import MAX_INTERVALS, intersection, size, union
-from protocol.record import (
+from playhead.protocol.intervals import MAX_INTERVALS, intersection, size, union
+from playhead.protocol.record import (
     ABSENT,
     MAX_SESSIONS,
     SETTLE_MS,
@@ -22,7 +22,7 @@ from protocol.record import (
     is_complete,
     join,
 )
-from storage.packing import pack_record
+from playhead.storage.values.packing import pack_record
 from tests.histories import (
     DURATION_MS,
     Op,

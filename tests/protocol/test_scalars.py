@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from protocol.scalars import EARLIEST, MAX_INSTANT, InstantIn, format_instant, parse_instant
+from playhead.protocol.scalars import EARLIEST, MAX_INSTANT, InstantIn, format_instant, parse_instant
 
 INSTANT: TypeAdapter[int] = TypeAdapter(InstantIn)
 NEVER = [

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import FieldError, InvalidMessage, PeerError, Problem
-from protocol.messages import Ack, Heartbeat
-from protocol.record import ABSENT, Outcome, Report
-from protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility, Sessions
+from playhead.protocol.errors import FieldError, InvalidMessage, PeerError, Problem
+from playhead.protocol.messages import Ack, Heartbeat
+from playhead.protocol.record import ABSENT, Outcome, Report
+from playhead.protocol.session import MAX_REJECTED, MAX_SESSIONS, Now, Plausibility, Sessions
 
 VIDEO = "00000000-0000-4000-8000-000000000001"
 WALL, MONO = 1_764_000_000_000, 5_000_000

@@ -11,7 +11,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from server.clock import system_clock
+from playhead.server.clock import system_clock
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S, Device
 from tests.rest import rest

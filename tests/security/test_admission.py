@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from server.clock import system_clock
+from playhead.server.clock import system_clock
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S, device
 from tests.rest import ok, refused, rest

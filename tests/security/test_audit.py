@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import pytest
 
-from server import logs
-from server.audit import audited
-from server.logs import OneLine
-from storage.embedded import EmbeddedValkey
-from storage.store import StoreUnavailable
+from playhead.server.commands import logs
+from playhead.server.commands.logs import OneLine
+from playhead.server.security.audit import audited
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.store import StoreUnavailable
 from tests.conftest import StoreServer
 from tests.ports import free_port
 from tests.rest import rest

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import PeerError, Problem
-from server.keys import COOLDOWN_S, FETCH_BURST, REFRESH_S, Cooldown, KeySet, KeysUnavailable
+from playhead.protocol.errors import PeerError, Problem
+from playhead.server.security.key_sets import COOLDOWN_S, FETCH_BURST, REFRESH_S, Cooldown, KeySet, KeysUnavailable
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.rest import rest
@@ -158,7 +158,7 @@ async def test_a_token_that_a_fetch_refused_stays_refused_without_another(store_
 
 def test_what_has_to_wait_is_bounded_and_forgotten(store_server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the cooldown; and where there is too much, what is remembered longest."""
-    monkeypatch.setattr("server.keys.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("playhead.server.security.key_sets.MAX_REMEMBERED", 3)
     clock = Hours()
     cooldown = Cooldown(clock)
     for name in "abcd":
@@ -194,7 +194,7 @@ async def test_nobody_is_sent_away_for_good_for_a_new_key(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By REST, hello and auth, at an address that a stranger shares: come back, and after the cooldown let in."""
-    monkeypatch.setattr("server.keys.COOLDOWN_S", 2.0)
+    monkeypatch.setattr("playhead.server.security.key_sets.COOLDOWN_S", 2.0)
     async with key_server(OLD) as server_of_keys:
         settings = {"jwt_jwks_url": server_of_keys.url, "jwt_algorithm": "RS256"}
         async with (

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from protocol.errors import PeerError, Problem
-from server.keys import COOLDOWN_S, REFRESH_S, TRUST_S, KeySet
+from playhead.protocol.errors import PeerError, Problem
+from playhead.server.security.key_sets import COOLDOWN_S, REFRESH_S, TRUST_S, KeySet
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.rest import rest
@@ -227,7 +227,9 @@ async def test_known_keys_outlast_an_outage_of_the_key_set_but_not_for_ever(
         clock.now += COOLDOWN_S
         assert await problem_of(keys, "known") is None
         assert await problem_of(keys, "new") is Problem.UNAUTHORIZED
-    lost, back = [record.getMessage() for record in caplog.records if record.name == "server.keys"]
+    lost, back = [
+        record.getMessage() for record in caplog.records if record.name == "playhead.server.security.key_sets"
+    ]
     assert lost.startswith("The key set can't be used: ")
     assert back.startswith("The key set can be used again")
     assert back.endswith(f"and {failures} failures)")

@@ -13,10 +13,10 @@ import pytest
 import redis.asyncio as redis
 from websockets.asyncio.client import ClientConnection
 
-from protocol.scalars import parse_instant
-from server.clock import system_clock
-from storage.endings import Endings
-from storage.keys import Keys
+from playhead.protocol.scalars import parse_instant
+from playhead.server.clock import system_clock
+from playhead.storage.keys import Keys
+from playhead.storage.write.ended_sessions import Endings
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device
 from tests.ports import free_port

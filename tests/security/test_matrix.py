@@ -14,11 +14,11 @@ import redis.asyncio as redis
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from websockets.exceptions import ConnectionClosed
 
-from protocol.connection import TRANSITIONS
-from protocol.scalars import format_instant
-from server.app import create_app
-from server.clock import system_clock
-from server.pages import pages
+from playhead.protocol.connection import TRANSITIONS
+from playhead.protocol.scalars import format_instant
+from playhead.server.app import create_app
+from playhead.server.clock import system_clock
+from playhead.server.rest.pages import pages
 from tests.conftest import StoreServer
 from tests.rest import dump, rest
 from tests.security.callers import bearer, close_code, greeted, guarded, received, socket

@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from server.settings import Settings
+from playhead.server.settings import Settings
 from tests.conftest import StoreServer
 from tests.rest import ok, rest
 from tests.security.callers import bearer, guarded

@@ -8,7 +8,7 @@ import time
 import jwt
 import pytest
 
-from server.cli import main
+from playhead.server.commands.cli import main
 from tests.conftest import StoreServer
 from tests.security.callers import ACCEPTED, REFUSED, USER, guarded, verdict
 from tests.security.issuer import SECRET

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from server import transport
-from server.limits import LONGEST_WAIT_S
+from playhead.server.limits.rates import LONGEST_WAIT_S
+from playhead.server.transport import config as transport
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S, Device, device
 from tests.nginx import nginx

@@ -11,7 +11,7 @@ import pytest_asyncio
 import redis.asyncio as redis
 from websockets.frames import Frame, Opcode
 
-from server.origin import parse_origin
+from playhead.server.origin import parse_origin
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.rest import dump, rest

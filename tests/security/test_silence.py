@@ -14,9 +14,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from server.auth import mint
-from server.logs import OneLine
-from server.settings import Settings
+from playhead.server.commands.logs import OneLine
+from playhead.server.security.tokens import mint
+from playhead.server.settings import Settings
 from tests.conftest import StoreServer
 from tests.device import JSON, device
 from tests.ports import free_port
@@ -119,7 +119,7 @@ async def test_a_bug_of_ours_is_told_without_what_was_sent(
     def broken(*_: Any) -> None:
         raise RuntimeError(f"{PAYLOAD}\n{FORGED}")
 
-    monkeypatch.setattr("server.progress._one", broken)
+    monkeypatch.setattr("playhead.server.rest.progress._one", broken)
     store = {"redis_url": store_server.url, "key_prefix": prefix}
     async with serving(**store) as server, rest(server) as api, device(server, str(uuid4())) as player:
         await player.play(V, 0, 1)

@@ -17,8 +17,8 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.serialization import Encoding
 from websockets.exceptions import InvalidStatus
 
-from protocol.errors import PeerError
-from server.keys import KeySet
+from playhead.protocol.errors import PeerError
+from playhead.server.security.key_sets import KeySet
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.rest import rest
@@ -424,4 +424,6 @@ async def test_the_tests_of_logs_would_notice(caplog: pytest.LogCaptureFixture, 
         async with key_server() as server:
             with pytest.raises(PeerError):
                 await KeySet(server.url, "RS256").key("known")
-    assert [record.name for record in caplog.records if "key set" in record.getMessage()] == ["server.keys"]
+    assert [record.name for record in caplog.records if "key set" in record.getMessage()] == [
+        "playhead.server.security.key_sets"
+    ]

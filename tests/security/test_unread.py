@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from protocol.record import Report
-from server.arriving import Kind, Payer
-from server.unread import Unread
-from storage.keys import Keys
-from storage.pending import Batch, Delta
-from storage.store import Store
+from playhead.protocol.record import Report
+from playhead.server.limits.answer_memory import Unread
+from playhead.server.limits.body_memory import Kind, Payer
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
+from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.rest import ok, refused, rest, scraped
 from tests.security.attacker import PATIENCE_S, TEXT, Attacker, frame, head, upgrade

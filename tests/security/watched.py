@@ -17,8 +17,8 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from server.settings import Settings
-from storage.primary import MAX_CONNECTIONS
+from playhead.server.settings import Settings
+from playhead.storage.connection.primary import MAX_CONNECTIONS
 from tests.device import Device, device
 from tests.ports import free_port
 from tests.rest import rest

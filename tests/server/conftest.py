@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.bounded_http import BoundedHttp
-from server.bounded_websocket import BoundedWebSocket
+from playhead.server.transport.http import BoundedHttp
+from playhead.server.transport.websocket import BoundedWebSocket
 from tests.conftest import StoreServer
 from tests.serving import BY_ASGI, Running, serving
 

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import httpx
 
-from protocol.intervals import MAX_INTERVALS
-from protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_SEQ, format_instant
+from playhead.protocol.intervals import MAX_INTERVALS
+from playhead.protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S, MAX_SEQ, format_instant
 from tests.device import device
 from tests.rest import ok
 from tests.serving import Running

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.settings import Settings
+from playhead.server.settings import Settings
 from tests.serving import Running
 
 ROOT = Path(__file__).parents[2]

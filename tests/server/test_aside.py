@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.aside import MOST, Aside
+from playhead.server.security.blocking_calls import MOST, Aside
 from tests.ports import free_port
 from tests.rest import refused, rest
 from tests.security.issuer import token

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from server.hub import MOST_TOLD
+from playhead.server.push.hub import MOST_TOLD
 from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, PATIENCE_S, Device, device
 from tests.rest import dump, ok, rest

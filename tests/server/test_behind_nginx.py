@@ -9,8 +9,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from server.bodies import BodyReader
-from server.settings import Settings
+from playhead.server.rest.bodies import BodyReader
+from playhead.server.settings import Settings
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, device
 from tests.nginx import nginx

@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from protocol.scalars import parse_instant
-from server.clock import EVERY_S, FAR_MS, SLEW_MS, StoreClock, system_clock
-from storage.embedded import EmbeddedValkey
-from storage.keys import Keys
-from storage.store import Store, StoreUnavailable, TimeNotAllowed
+from playhead.protocol.scalars import parse_instant
+from playhead.server.clock import EVERY_S, FAR_MS, SLEW_MS, StoreClock, system_clock
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store, StoreUnavailable, TimeNotAllowed
 from tests.clustered import clustered
 from tests.conftest import StoreServer
 from tests.device import device

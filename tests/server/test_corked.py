@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.corked import Corked
+from playhead.server.transport.corked import Corked
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.serving import Running, serving

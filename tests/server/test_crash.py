@@ -20,9 +20,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from storage.embedded import EmbeddedValkey
-from storage.keys import Keys
-from storage.store import Store
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
 from tests.conftest import StoreServer
 from tests.device import JSON, Device, device
 from tests.ports import free_port

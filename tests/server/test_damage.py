@@ -15,14 +15,14 @@ from uuid import UUID
 import httpx
 import pytest
 
-from protocol.record import Record
-from storage.damage import Damaged
-from storage.keys import Keys
-from storage.packing import pack_record, unpack_record
-from storage.rebuild import Rebuild
-from storage.store import Store
-from storage.transfer import Export
-from storage.wire import Command
+from playhead.protocol.record import Record
+from playhead.storage.connection.pipeline import Command
+from playhead.storage.keys import Keys
+from playhead.storage.maintenance.rebuild import Rebuild
+from playhead.storage.maintenance.transfer import Export
+from playhead.storage.store import Store
+from playhead.storage.values.damage import Damaged
+from playhead.storage.values.packing import pack_record, unpack_record
 from tests.conftest import StoreServer
 from tests.device import Device, device
 from tests.harm import Harm

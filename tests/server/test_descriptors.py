@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from server.descriptors import needed
-from server.settings import Settings
+from playhead.server.commands.open_files import needed
+from playhead.server.settings import Settings
 from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.server.program import descendants, serve

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from server.direct import DirectWebSocket
+from playhead.server.transport.fast_path import DirectWebSocket
 from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, PATIENCE_S, device
 from tests.rest import ok, rest

@@ -20,13 +20,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from server.clock import system_clock
-from server.drain import Drain
-from server.settings import Settings
-from storage.embedded import EmbeddedValkey
-from storage.flusher import Flusher
-from storage.pending import Batch, Committed
-from storage.store import Store
+from playhead.server.clock import system_clock
+from playhead.server.lifecycle.drain import Drain
+from playhead.server.settings import Settings
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.store import Store
+from playhead.storage.write.flusher import Flusher
+from playhead.storage.write.pending import Batch, Committed
 from tests.device import Device, device
 from tests.ports import free_port
 from tests.rest import ok, rest

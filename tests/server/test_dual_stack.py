@@ -10,9 +10,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from server.gate import Gate
-from server.limits import network_of, unmapped
-from server.settings import Settings
+from playhead.server.limits.rates import network_of, unmapped
+from playhead.server.security.gate import Gate
+from playhead.server.settings import Settings
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.missing import missing

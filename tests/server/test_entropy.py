@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from server.entropy import MIN_BITS, entropy_bits
-from server.settings import Settings
+from playhead.server.secret_strength import MIN_BITS, entropy_bits
+from playhead.server.settings import Settings
 
 WEAK = {
     "one letter": "a" * 32,

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from server.garbage import SPARE_BLOCKS, Garbage
+from playhead.server.lifecycle.gc_schedule import SPARE_BLOCKS, Garbage
 from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, device
 from tests.rest import ok, rest

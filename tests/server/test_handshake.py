@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from server.handshake import accept_token, answer, tokens
+from playhead.server.transport.handshake import accept_token, answer, tokens
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S
 from tests.serving import serving
@@ -104,7 +104,7 @@ def test_what_players_and_browsers_send_is_taken(headers: Headers) -> None:
     "headers",
     [
         changed(b"Connection", b"", b"Upgrade"),  # empty elements of a list are ignored (RFC 9110, 5.6.1)
-        changed(b"Origin", b"http://a.example", b"http://b.example"),  # whose judge is server/gate.py
+        changed(b"Origin", b"http://a.example", b"http://b.example"),  # whose judge is server/security/gate.py
     ],
 )
 def test_what_the_library_would_not_take_and_we_do(headers: Headers) -> None:

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-import server.pushes
-from server.hub import MOST_TOLD, Hub
-from storage.changes import PAGE_RECORDS
+from playhead.server.push import pushes
+from playhead.server.push.hub import MOST_TOLD, Hub
+from playhead.storage.read.changes import PAGE_RECORDS
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import iso, ok, rest
@@ -31,13 +31,13 @@ async def test_a_long_sync_reaches_all_devices_in_pieces(
     """Views of records are made a page at a time, in a round of the loop for all devices together."""
     turn = 0
     made: collections.Counter[int] = collections.Counter()
-    view = server.pushes.record_view
+    view = pushes.record_view
 
     def counted(*args: Any) -> Any:
         made[turn] += 1
         return view(*args)
 
-    monkeypatch.setattr(server.pushes, "record_view", counted)
+    monkeypatch.setattr(pushes, "record_view", counted)
     loop = asyncio.get_running_loop()
     over = False
 

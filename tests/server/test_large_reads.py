@@ -7,12 +7,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from protocol.record import Record, Report
-from server.limits import Bucket
-from storage.keys import Keys
-from storage.packing import pack_record
-from storage.pending import Batch, Delta
-from storage.store import Store
+from playhead.protocol.record import Record, Report
+from playhead.server.limits.rates import Bucket
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
+from playhead.storage.values.packing import pack_record
+from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.device import JSON, Device
 from tests.rest import iso, ok, refused, rest

@@ -2,8 +2,8 @@
 
 import pytest
 
-from server import limits
-from server.limits import LONGEST_WAIT_S, SLOT_EARLY_S, SLOT_KEPT_S, Buckets, Slots, TooFast
+from playhead.server.limits import rates as limits
+from playhead.server.limits.rates import LONGEST_WAIT_S, SLOT_EARLY_S, SLOT_KEPT_S, Buckets, Slots, TooFast
 
 NOW = 1_000.0
 

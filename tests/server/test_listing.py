@@ -12,13 +12,13 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from protocol.messages import PAGE
-from protocol.record import Report
-from server.listing import WHOLE_BYTES
-from storage.changes import Changes
-from storage.keys import Keys
-from storage.pending import Batch, Delta
-from storage.store import Store, StoreUnavailable
+from playhead.protocol.messages import PAGE
+from playhead.protocol.record import Report
+from playhead.server.rest.record_pages import WHOLE_BYTES
+from playhead.storage.keys import Keys
+from playhead.storage.read.changes import Changes
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.device import JSON, Device, device
 from tests.rest import iso, ok, rest

@@ -9,9 +9,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from server.app import create_app
-from server.settings import Settings
-from storage.embedded import EmbeddedValkey
+from playhead.server.app import create_app
+from playhead.server.settings import Settings
+from playhead.storage.embedded.valkey import EmbeddedValkey
 from tests.device import PATIENCE_S, device
 from tests.ports import free_port
 from tests.rest import ok, rest, scraped

@@ -10,14 +10,14 @@ from uuid import UUID
 
 import pytest
 
-from protocol.record import Report
-from server.clock import system_clock
-from server.moving import BATCH, export_to, import_from
-from server.serve import CannotServe
-from server.settings import Settings
-from storage.keys import Keys
-from storage.pending import Batch, Delta
-from storage.store import Store, StoreUnavailable
+from playhead.protocol.record import Report
+from playhead.server.clock import system_clock
+from playhead.server.commands.serve import CannotServe
+from playhead.server.commands.transfer_files import BATCH, export_to, import_from
+from playhead.server.settings import Settings
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.stages import BetweenStages
 

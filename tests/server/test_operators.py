@@ -15,12 +15,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.record import Report
-from server.clock import StoreClock, system_clock
-from storage.keys import Keys
-from storage.packing import unpack_record
-from storage.pending import Batch, Delta
-from storage.store import Store
+from playhead.protocol.record import Report
+from playhead.server.clock import StoreClock, system_clock
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
+from playhead.storage.values.packing import unpack_record
+from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.histories import report_of

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from server.pages import CLIENT, PLAYER
-from server.settings import Settings
+from playhead.server.rest.pages import CLIENT, PLAYER
+from playhead.server.settings import Settings
 from tests.conftest import StoreServer
 from tests.rest import rest
 from tests.security.callers import USER, VIDEO, bearer, guarded
@@ -72,7 +72,7 @@ async def test_a_bug_of_ours_and_what_is_no_request_say_it_too(
     async def broken(*_: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("server.health.HealthEndpoints.live", broken)
+    monkeypatch.setattr("playhead.server.rest.health.HealthEndpoints.live", broken)
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as api:
         answer = await api.get("/livez")
         assert answer.status_code == 500

@@ -9,9 +9,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from protocol.scalars import MAX_MEDIA_S, MAX_SEQ
-from storage.keys import Keys
-from storage.store import Store
+from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
 from tests.conftest import StoreServer
 from tests.device import Device, device
 from tests.rest import ok, rest

@@ -8,8 +8,8 @@ from typing import TextIO
 
 import pytest
 
-from server import progress_bar
-from server.progress_bar import BAR, ProgressBar
+from playhead.server.commands import progress_bar
+from playhead.server.commands.progress_bar import BAR, ProgressBar
 
 Terminal = tuple[TextIO, int]
 """A real one: what is written to, and the descriptor where it is seen."""

@@ -18,15 +18,15 @@ import pytest
 import redis.asyncio as redis
 from websockets.exceptions import ConnectionClosed
 
-from protocol.record import Report
-from protocol.scalars import format_instant
-from server.hub import Hub
-from storage.embedded import EmbeddedValkey
-from storage.keys import Keys
-from storage.link import Seal
-from storage.pending import Pending
-from storage.store import Store
-from storage.wire import Command
+from playhead.protocol.record import Report
+from playhead.protocol.scalars import format_instant
+from playhead.server.push.hub import Hub
+from playhead.storage.connection.link import Seal
+from playhead.storage.connection.pipeline import Command
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
+from playhead.storage.write.pending import Pending
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device

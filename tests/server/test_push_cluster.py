@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from storage.keys import Keys
+from playhead.storage.keys import Keys
 from tests.clustered import ClusterServers, clustered, until
 from tests.device import Device, device
 from tests.serving import Running, serving

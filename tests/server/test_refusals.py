@@ -13,10 +13,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from protocol.errors import PeerError, Problem
-from server.drain import Drain
-from server.gate import Gate
-from server.refusals import PERIOD_S, Refusals
+from playhead.protocol.errors import PeerError, Problem
+from playhead.server.lifecycle.drain import Drain
+from playhead.server.security.gate import Gate
+from playhead.server.transport.refusals import PERIOD_S, Refusals
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S, device
 from tests.rest import rest
@@ -41,7 +41,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def said(log: pytest.LogCaptureFixture) -> list[str]:
     """What is in the log of warnings; all of it is ours."""
     records = [record for record in log.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in records if record.name != "server.refusals"] == []
+    assert [record.getMessage() for record in records if record.name != "playhead.server.transport.refusals"] == []
     return [record.getMessage() for record in records]
 
 
@@ -145,7 +145,7 @@ async def test_a_reset_connection_is_a_line_with_the_limits(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where those that are known and newcomers fill all that there may be; here without the 2,000 to spare."""
-    monkeypatch.setattr("server.transport.SPARE_CONNECTIONS", 0)
+    monkeypatch.setattr("playhead.server.transport.config.SPARE_CONNECTIONS", 0)
     async with (
         served(store_server, prefix, max_connections=1, max_newcomers=1) as server,
         device(server, USER) as player,

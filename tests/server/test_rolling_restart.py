@@ -14,9 +14,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from client import Playhead
-from storage.embedded import EmbeddedValkey
-from storage.store import Store
+from playhead.client import Playhead
+from playhead.storage.embedded.valkey import EmbeddedValkey
+from playhead.storage.store import Store
 from tests.client.line import PATIENCE_S, client, until
 from tests.ports import free_port
 from tests.server.program import serve

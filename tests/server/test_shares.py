@@ -16,7 +16,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from storage.embedded import EmbeddedValkey
+from playhead.storage.embedded.valkey import EmbeddedValkey
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, device
 from tests.rest import ok, rest, scraped

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from server.signals import held_back
-from storage.embedded import EmbeddedValkey
-from storage.supervisor import Supervisor
+from playhead.server.lifecycle.signals import held_back
+from playhead.storage.embedded.supervisor import Supervisor
+from playhead.storage.embedded.valkey import EmbeddedValkey
 
 
 @contextlib.contextmanager

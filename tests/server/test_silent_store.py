@@ -17,8 +17,8 @@ import pytest
 import redis.asyncio
 from websockets.asyncio.client import connect
 
-from storage.embedded import _binary
-from storage.keys import Keys
+from playhead.storage.embedded.valkey import _binary
+from playhead.storage.keys import Keys
 from tests.clustered import ClusterServers
 from tests.device import device
 from tests.faults.relay import Relay, relay

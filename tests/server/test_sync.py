@@ -10,9 +10,9 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from protocol.messages import PAGE
-from protocol.scalars import format_instant
-from storage.changes import PAGE_RECORDS
+from playhead.protocol.messages import PAGE
+from playhead.protocol.scalars import format_instant
+from playhead.storage.read.changes import PAGE_RECORDS
 from tests.device import JSON, Device, device
 from tests.rest import ok, rest
 from tests.serving import START_MS, Running

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from server.tally import CODES, METHODS, REASONS, Tally
+from playhead.server.transport.counts import CODES, METHODS, REASONS, Tally
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S
 from tests.rest import rest, scraped

@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from server.turns import Turns
+from playhead.server.limits.turns import Turns
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import ok, refused, rest

@@ -10,9 +10,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from server import durations
-from storage.keys import Keys
-from storage.store import Store
+from playhead.server.lifecycle import duration_backfill as durations
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, device
 from tests.rest import iso, ok, refused, rest

@@ -14,9 +14,9 @@ import pytest
 import redis.asyncio as redis
 from websockets.exceptions import ConnectionClosed
 
-from protocol.scalars import parse_instant
-from storage.endings import Endings
-from storage.keys import Keys
+from playhead.protocol.scalars import parse_instant
+from playhead.storage.keys import Keys
+from playhead.storage.write.ended_sessions import Endings
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device
 from tests.rest import iso, ok, rest

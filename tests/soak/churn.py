@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from storage.primary import MAX_CONNECTIONS
+from playhead.storage.connection.primary import MAX_CONNECTIONS
 from tests.device import JSON, MSGPACK, Device, device
 from tests.ports import free_port
 from tests.rest import ok, rest
@@ -32,7 +32,7 @@ SETTLE_S = 60.0
 REGULARS = 200
 VIDEOS = 40
 SPARE_BYTES = 32 * 1_048_576
-"""Of memory that an allocator may keep, or that is not worth looking through yet (server/garbage.py, 20 MB)."""
+"""Of memory that an allocator may keep, or that is not worth looking through yet (lifecycle/gc_schedule.py, 20 MB)."""
 PATIENT = {
     "PLAYHEAD_FRAMES_BURST": "1000000",
     "PLAYHEAD_HELLOS_PER_S": "100000",

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from storage.embedded import _binary
-from storage.keys import Keys
-from storage.store import Store
+from playhead.storage.embedded.valkey import _binary
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
 from tests.conftest import StoreServer
 
 PATIENCE_S = 20.0

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from storage.store import Store
+from playhead.storage.store import Store
 from tests.conftest import _await_answer
 from tests.replicated import binary
 

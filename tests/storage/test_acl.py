@@ -12,13 +12,13 @@ import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
 
-from server.clock import StoreClock
-from storage.keys import Keys
-from storage.posture import concerns
-from storage.rebuild import Rebuild
-from storage.rights import lacked_right
-from storage.store import Store, StoreUnavailable
-from storage.transfer import Export, Import
+from playhead.server.clock import StoreClock
+from playhead.storage.connection.rights import lacked_right
+from playhead.storage.keys import Keys
+from playhead.storage.maintenance.rebuild import Rebuild
+from playhead.storage.maintenance.store_audit import concerns
+from playhead.storage.maintenance.transfer import Export, Import
+from playhead.storage.store import Store, StoreUnavailable
 from tests.device import device
 from tests.rest import ok, rest
 from tests.serving import Running, serving

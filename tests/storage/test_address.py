@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.asyncio.connection import SSLConnection
 
-from storage.address import Address, parse_address
-from storage.options import check_tls
-from storage.store import Store
+from playhead.storage.connection.address import Address, parse_address
+from playhead.storage.connection.url_options import check_tls
+from playhead.storage.store import Store
 from tests.storage.authority import Authority
 
 

@@ -1,6 +1,6 @@
 """Who tries again waits longer each time, never much longer than the bound, and never all at the same moment."""
 
-from storage.backoff import Backoff
+from playhead.storage.backoff import Backoff
 
 
 def test_delays_double_to_their_bound_and_begin_anew_when_it_worked() -> None:

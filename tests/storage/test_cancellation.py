@@ -3,8 +3,8 @@
 import asyncio
 from uuid import uuid4
 
-from storage.keys import Keys
-from storage.store import Store
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
 from tests.conftest import StoreServer
 
 ROUNDS = 10

@@ -8,16 +8,23 @@ from typing import Any
 
 import pytest
 
-import storage.changes
-from protocol.record import Record, Report
-from storage.changes import KEPT_BYTES, PAGE_BYTES, PAGE_RECORDS, Changes, newest_first, oldest_change_first
-from storage.damage import DamageLog
-from storage.packing import pack_record
-from storage.pending import Batch, Delta
-from storage.pieces import Pieces
-from storage.reading import HEADERS, SLICE
-from storage.store import Store, StoreUnavailable
-from storage.wire import Command
+from playhead.protocol.record import Record, Report
+from playhead.storage.connection.pipeline import Command
+from playhead.storage.read import changes as changes_module
+from playhead.storage.read.changes import (
+    KEPT_BYTES,
+    PAGE_BYTES,
+    PAGE_RECORDS,
+    Changes,
+    newest_first,
+    oldest_change_first,
+)
+from playhead.storage.read.pieces import Pieces
+from playhead.storage.read.records import HEADERS, SLICE
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.values.damage import DamageLog
+from playhead.storage.values.packing import pack_record
+from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
@@ -56,7 +63,7 @@ async def filled(store: Store, count: int = MANY, user: str = "u") -> int:
     return rev
 
 
-async def all_pages(changes: Changes, order: storage.changes.Order = oldest_change_first) -> list[tuple[str, Record]]:
+async def all_pages(changes: Changes, order: changes_module.Order = oldest_change_first) -> list[tuple[str, Record]]:
     return [item async for page in changes.pages(order) for item in page.records]
 
 
@@ -192,7 +199,7 @@ def weight(part: Any) -> int:
 
 async def test_values_that_are_not_kept_are_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all of them together are more than is kept; one that is gone by then is left out."""
-    monkeypatch.setattr(storage.changes, "KEPT_BYTES", 2_000)
+    monkeypatch.setattr(changes_module, "KEPT_BYTES", 2_000)
     await filled(store, 400)
     changes = await store.changes("u")
     assert changes._kept <= 2_000
@@ -270,13 +277,13 @@ async def test_many_readers_together_decode_one_page_in_a_round_of_the_loop(
     await filled(store)
     turn = 0
     decoded: collections.Counter[int] = collections.Counter()
-    unpack = storage.changes.unpack_record
+    unpack = changes_module.unpack_record
 
     def counted(value: bytes) -> Any:
         decoded[turn] += 1
         return unpack(value)
 
-    monkeypatch.setattr(storage.changes, "unpack_record", counted)
+    monkeypatch.setattr(changes_module, "unpack_record", counted)
     loop = asyncio.get_running_loop()
     over = False
 

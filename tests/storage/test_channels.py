@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis.asyncio as redis
 
-from storage.channels import Channels
+from playhead.storage.connection.subscriptions import Channels
 from tests.conftest import StoreServer
 
 PATIENCE_S = 15.0

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from storage.durability import StoreUnavailable
-from storage.keys import Keys
-from storage.primary import Primary
-from storage.store import Store
+from playhead.storage.connection.primary import Primary
+from playhead.storage.errors import StoreUnavailable
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
 from tests.conftest import StoreServer
 from tests.leaks import descriptors
 from tests.ports import free_port

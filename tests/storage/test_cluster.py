@@ -9,17 +9,17 @@ from uuid import uuid4
 
 import pytest
 
-from protocol.record import Report
-from storage.calls import WEIGHT_PER_CALL
-from storage.catalogue import Video
-from storage.cluster import Cluster
-from storage.durability import NotDurable
-from storage.keys import partition
-from storage.pending import Batch, Committed, Delta
-from storage.primary import Primary
-from storage.rebuild import Rebuild
-from storage.store import Store, StoreUnavailable
-from storage.wire import Command
+from playhead.protocol.record import Report
+from playhead.storage.connection.cluster import Cluster
+from playhead.storage.connection.pipeline import Command
+from playhead.storage.connection.primary import Primary
+from playhead.storage.errors import NotDurable
+from playhead.storage.keys import partition
+from playhead.storage.maintenance.rebuild import Rebuild
+from playhead.storage.read.catalogue import Video
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.write.pending import Batch, Committed, Delta
+from playhead.storage.write.script_calls import WEIGHT_PER_CALL
 from tests.clustered import ClusterServers, Member, at_once, by_keys, clustered, until
 from tests.storage.own_store import read_example
 

@@ -14,8 +14,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from storage.keys import Keys
-from storage.posture import concerns
+from playhead.storage.keys import Keys
+from playhead.storage.maintenance.store_audit import concerns
 from tests.clustered import Member, at_once, by_keys
 from tests.configurations import CONFIGURATIONS
 from tests.configured import Cluster, Stores, configured, until

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from protocol.codecs import CODECS
-from protocol.connection import Connection, Take
-from protocol.session import Now, Plausibility
-from storage.link import Single
-from storage.pending import Batch, Pending
-from storage.store import Store
-from storage.wire import Command
+from playhead.protocol.codecs import CODECS
+from playhead.protocol.connection import Connection, Take
+from playhead.protocol.session import Now, Plausibility
+from playhead.storage.connection.link import Single
+from playhead.storage.connection.pipeline import Command
+from playhead.storage.store import Store
+from playhead.storage.write.pending import Batch, Pending
 from tests.storage.conftest import NewStore
 
 NOW = Now(1_764_000_000_000, 5_000_000)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.record import Report
-from storage.curves import Curve, Points
-from storage.damage import Damaged
-from storage.pending import Batch, Delta
-from storage.store import Store
-from storage.totals import POINTS_PAGE, Totals
+from playhead.protocol.record import Report
+from playhead.storage.read.curves import Curve, Points
+from playhead.storage.read.totals import POINTS_PAGE, Totals
+from playhead.storage.store import Store
+from playhead.storage.values.damage import Damaged
+from playhead.storage.write.pending import Batch, Delta
 
 ON_CLUSTER = True
 NOW = 5_000_000

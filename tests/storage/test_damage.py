@@ -14,19 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from protocol.intervals import MAX_INTERVALS
-from protocol.record import MAX_SESSIONS, Guard, Outcome, Record, Report
-from protocol.scalars import MAX_INSTANT, MAX_MEDIA_S
-from storage.changes import Changes
-from storage.damage import KINDS, LINES, Damaged, DamageLog, is_foreign
-from storage.endings import parse_ending
-from storage.epoch import GENERATION, MAX_GENERATIONS, parse_epoch
-from storage.keys import Keys
-from storage.packing import MAX_VALUE, pack_record, unpack_record
-from storage.pending import Batch, Committed, Delta
-from storage.push_messages import unpack_push
-from storage.store import Store
-from storage.totals import Totals
+from playhead.protocol.intervals import MAX_INTERVALS
+from playhead.protocol.record import MAX_SESSIONS, Guard, Outcome, Record, Report
+from playhead.protocol.scalars import MAX_INSTANT, MAX_MEDIA_S
+from playhead.storage.guarantees.epoch import GENERATION, MAX_GENERATIONS, parse_epoch
+from playhead.storage.keys import Keys
+from playhead.storage.read.changes import Changes
+from playhead.storage.read.totals import Totals
+from playhead.storage.store import Store
+from playhead.storage.values.damage import KINDS, LINES, Damaged, DamageLog, is_foreign
+from playhead.storage.values.packing import MAX_VALUE, pack_record, unpack_record
+from playhead.storage.values.push_messages import unpack_push
+from playhead.storage.write.ended_sessions import parse_ending
+from playhead.storage.write.pending import Batch, Committed, Delta
 from tests.conftest import StoreServer
 from tests.histories import report_of
 from tests.storage.conftest import NewStore

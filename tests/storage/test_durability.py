@@ -12,10 +12,11 @@ import pytest
 import redis
 import redis.asyncio
 
-from protocol.record import Report
-from storage.durability import Level, NotDurable
-from storage.pending import Batch, Delta
-from storage.store import Store, StoreUnavailable
+from playhead.protocol.record import Report
+from playhead.storage.errors import NotDurable
+from playhead.storage.guarantees.durability import Level
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.write.pending import Batch, Delta
 from tests.replicated import PATIENCE_S, Node, Replicated, replicated
 
 NOW = 1_764_000_000_000

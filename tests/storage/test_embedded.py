@@ -17,9 +17,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from protocol.record import Guard, Record
-from storage.embedded import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey
-from storage.packing import pack_record
+from playhead.protocol.record import Guard, Record
+from playhead.storage.embedded.valkey import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey
+from playhead.storage.values.packing import pack_record
 
 WAIT_S = 20
 
@@ -28,7 +28,7 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs PDEATHSIG
 OWNER = """
 import signal, sys
 from pathlib import Path
-from storage.embedded import EmbeddedValkey
+from playhead.storage.embedded.valkey import EmbeddedValkey
 valkey = EmbeddedValkey(Path(sys.argv[1]))
 valkey.start()
 print(valkey.url, valkey.pid, flush=True)
@@ -187,7 +187,9 @@ def test_a_server_that_cannot_start_again_is_told_once_and_so_is_its_return(
         until(lambda: answers(valkey.url))
         until(lambda: "answers again" in caplog.text)
         assert get(valkey.url, "key") == "value"
-    lost, back = (record.getMessage() for record in caplog.records if record.name == "storage.supervisor")
+    lost, back = (
+        record.getMessage() for record in caplog.records if record.name == "playhead.storage.embedded.supervisor"
+    )
     assert "ended by itself with -9" in lost
     assert re.search(r"valkey answers again \(after [\d.]+ s and [4-9] failures\)", back)
 
@@ -240,7 +242,7 @@ def test_orphan_of_a_killed_owner_is_ended_before_ours_starts(tmp_path: Path, fo
 
 def test_orphan_that_does_not_shut_down_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never two servers: if the old one cannot be ended, ours does not start."""
-    monkeypatch.setattr("storage.data_dir.STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("playhead.storage.embedded.data_dir.STOP_TIMEOUT_S", 0.1)
     with another_owner(tmp_path, path="/nonexistent") as (owner, _, orphan):
         os.kill(orphan, signal.SIGSTOP)
         kill(owner)

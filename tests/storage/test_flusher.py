@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from protocol.record import Outcome, Report
-from protocol.session import Now
-from storage.flusher import Flusher, until_next
-from storage.pending import Batch, Committed, Full
-from storage.store import Store, StoreUnavailable
+from playhead.protocol.record import Outcome, Report
+from playhead.protocol.session import Now
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.write.flusher import Flusher, until_next
+from playhead.storage.write.pending import Batch, Committed, Full
 from tests.histories import report_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
@@ -186,7 +186,7 @@ async def test_immediate_lane_waits_for_company_where_there_was_some(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first after a batch that several shared waits a moment, and who comes meanwhile shares with it."""
-    monkeypatch.setattr("storage.flusher.GATHER_S", 0.2)
+    monkeypatch.setattr("playhead.storage.write.flusher.GATHER_S", 0.2)
     flusher = flusher_on(store, interval_s=0)
     senders = [Sender() for _ in range(4)]
     async with running(flusher):
@@ -202,7 +202,7 @@ async def test_immediate_lane_waits_for_company_where_there_was_some(
 
 
 async def test_immediate_lane_makes_nobody_wait_who_is_alone(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.flusher.GATHER_S", NEVER_S)
+    monkeypatch.setattr("playhead.storage.write.flusher.GATHER_S", NEVER_S)
     flusher = flusher_on(store, interval_s=0)
     async with running(flusher):
         for n in range(3):

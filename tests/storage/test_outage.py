@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from storage.outage import Outage
+from playhead.storage.outage import Outage
 
 logger = logging.getLogger("storage.outage.test")
 

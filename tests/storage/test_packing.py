@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.intervals import MAX_INTERVALS
-from protocol.record import Guard, Record, Report, join
-from protocol.scalars import MAX_INSTANT, MAX_MEDIA_S
-from storage.damage import Damaged
-from storage.packing import MAX_VALUE, append, pack_record, unpack_record
+from playhead.protocol.intervals import MAX_INTERVALS
+from playhead.protocol.record import Guard, Record, Report, join
+from playhead.protocol.scalars import MAX_INSTANT, MAX_MEDIA_S
+from playhead.storage.values.damage import Damaged
+from playhead.storage.values.packing import MAX_VALUE, append, pack_record, unpack_record
 from tests.histories import wild_ops
 
 whole = st.integers(0, 2**53 - 1)

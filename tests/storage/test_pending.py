@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
-from protocol.record import Outcome, Record, Report, delete, join
-from server.waiting import Waiter
-from storage.instants import Instants
-from storage.packing import pack_record
-from storage.pending import APART, MAX_RUN, MAX_WAITING, Batch, Committed, Delta, Full, Origin, Pending
+from playhead.protocol.record import Outcome, Record, Report, delete, join
+from playhead.server.lifecycle.waiters import Waiter
+from playhead.storage.values.instants import Instants
+from playhead.storage.values.packing import pack_record
+from playhead.storage.write.pending import APART, MAX_RUN, MAX_WAITING, Batch, Committed, Delta, Full, Origin, Pending
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from storage.posture import concerns
+from playhead.storage.maintenance.store_audit import concerns
 from tests.ports import free_port
 from tests.storage.authority import Authority, tls
 from tests.storage.own_store import PASSWORD, opened, running

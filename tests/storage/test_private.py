@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.data_dir import running_url
-from storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
-from storage.private import NotPrivate, open_directory, open_file
+from playhead.storage.embedded.data_dir import running_url
+from playhead.storage.embedded.private_files import NotPrivate, open_directory, open_file
+from playhead.storage.embedded.valkey import EmbeddedStoreFailed, EmbeddedValkey
 from tests.storage.test_embedded import get, put
 
 ANOTHER = 65_534

@@ -10,13 +10,14 @@ from typing import Any
 import msgpack
 import pytest
 
-from protocol.record import Guard, Record, Report
-from storage import rebuild, recount, scanning
-from storage.packing import pack_record
-from storage.pending import Batch, Delta
-from storage.rebuild import Found, Rebuild
-from storage.store import Script, Store, StoreUnavailable
-from storage.totals import Curve, Totals
+from playhead.protocol.record import Guard, Record, Report
+from playhead.storage.maintenance import rebuild, recount
+from playhead.storage.maintenance.rebuild import Found, Rebuild
+from playhead.storage.read import scanning
+from playhead.storage.read.totals import Curve, Totals
+from playhead.storage.store import Script, Store, StoreUnavailable
+from playhead.storage.values.packing import pack_record
+from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
 from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from storage.totals import Totals
+from playhead.storage.read.totals import Totals
 from tests.storage.conftest import NewStore
 
 ON_CLUSTER = True

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from protocol.record import Report
-from storage.keys import Keys
-from storage.pending import Batch, Delta
-from storage.replay import FRESH_S, NOT_SHOWN, REPLAYED, Replay, replay_checks_rights
-from storage.store import Store
+from playhead.protocol.record import Report
+from playhead.storage.guarantees.aof_replay import FRESH_S, NOT_SHOWN, REPLAYED, Replay, replay_checks_rights
+from playhead.storage.keys import Keys
+from playhead.storage.store import Store
+from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import _await_answer
 from tests.ports import free_port
 from tests.replicated import binary

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from storage.rights import lacked_right
-from storage.store import Store, StoreUnavailable
+from playhead.storage.connection.rights import lacked_right
+from playhead.storage.store import Store, StoreUnavailable
 from tests.ports import free_port
 from tests.storage.own_store import as_playhead, opened, running, written_acl
 

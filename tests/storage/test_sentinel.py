@@ -11,12 +11,12 @@ from uuid import uuid4
 import pytest
 import redis
 
-from protocol.record import Report
-from storage.embedded import _binary
-from storage.keys import Keys
-from storage.pending import Batch, Committed, Delta
-from storage.posture import concerns
-from storage.store import Store, StoreUnavailable
+from playhead.protocol.record import Report
+from playhead.storage.embedded.valkey import _binary
+from playhead.storage.keys import Keys
+from playhead.storage.maintenance.store_audit import concerns
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.write.pending import Batch, Committed, Delta
 from tests.clustered import PATIENCE_S, Secure, until
 from tests.device import device
 from tests.ports import free_ports

@@ -8,11 +8,11 @@ import httpx
 import pytest
 from redis.exceptions import MovedError
 
-from protocol.record import Record
-from storage.damage import Damaged
-from storage.reading import Changes
-from storage.sharing import MOST, Shared
-from storage.store import Store, StoreUnavailable
+from playhead.protocol.record import Record
+from playhead.storage.read.coalesced import MOST, Shared
+from playhead.storage.read.records import Changes
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.values.damage import Damaged
 from tests.storage.conftest import PATIENCE_S, NewStore
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 import pytest
 from redis.asyncio import Redis
 
-from protocol.record import Outcome, Record, Report
-from storage.catalogue import Video
-from storage.packing import unpack_record
-from storage.pending import Batch, Committed, Delta, Key
-from storage.store import Store, StoreUnavailable
-from storage.totals import Totals
+from playhead.protocol.record import Outcome, Record, Report
+from playhead.storage.read.catalogue import Video
+from playhead.storage.read.totals import Totals
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.values.packing import unpack_record
+from playhead.storage.write.pending import Batch, Committed, Delta, Key
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import Op, report_of

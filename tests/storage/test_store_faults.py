@@ -11,14 +11,14 @@ import redis
 import uvloop
 from redis.asyncio import ConnectionPool
 
-from protocol.record import Outcome, Report
-from storage.damage import Damaged
-from storage.embedded import _binary
-from storage.keys import Keys
-from storage.pending import Batch, Delta
-from storage.reading import Changes
-from storage.store import Store, StoreUnavailable
-from storage.totals import Curve, Totals
+from playhead.protocol.record import Outcome, Report
+from playhead.storage.embedded.valkey import _binary
+from playhead.storage.keys import Keys
+from playhead.storage.read.records import Changes
+from playhead.storage.read.totals import Curve, Totals
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.values.damage import Damaged
+from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer, _await_answer
 from tests.stages import BetweenStages
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from storage.store import StoreUnavailable
+from playhead.storage.store import StoreUnavailable
 from tests.clustered import Secure, by_keys, clustered
 from tests.device import device
 from tests.ports import free_port

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from protocol.record import Report
-from storage.pending import Batch, Delta
-from storage.store import Store
+from playhead.protocol.record import Report
+from playhead.storage.store import Store
+from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
 
 VIDEOS = [f"7c9e6679-7425-40de-944b-{n:012d}" for n in range(60)]

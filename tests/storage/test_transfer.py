@@ -10,17 +10,17 @@ from uuid import UUID
 import msgpack
 import pytest
 
-from protocol.export import EndedLine, record_line, write_line
-from protocol.merge import merge
-from protocol.record import Guard, Record, Report, join
-from protocol.scalars import MAX_INSTANT, format_instant
-from storage.catalogue import Video
-from storage.keys import Keys
-from storage.packing import pack_record
-from storage.pending import Batch, Delta
-from storage.rebuild import Rebuild
-from storage.store import Script, Store, StoreUnavailable
-from storage.transfer import MAX_ROUNDS, Export, Import
+from playhead.protocol.export import EndedLine, record_line, write_line
+from playhead.protocol.merge import merge
+from playhead.protocol.record import Guard, Record, Report, join
+from playhead.protocol.scalars import MAX_INSTANT, format_instant
+from playhead.storage.keys import Keys
+from playhead.storage.maintenance.rebuild import Rebuild
+from playhead.storage.maintenance.transfer import MAX_ROUNDS, Export, Import
+from playhead.storage.read.catalogue import Video
+from playhead.storage.store import Script, Store, StoreUnavailable
+from playhead.storage.values.packing import pack_record
+from playhead.storage.write.pending import Batch, Delta
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import report_of

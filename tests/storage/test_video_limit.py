@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from protocol.record import IN_SYNC, Outcome, Report
-from storage.pending import Batch, Committed, Delta, Key
-from storage.store import Store
-from storage.transfer import Import
+from playhead.protocol.record import IN_SYNC, Outcome, Report
+from playhead.storage.maintenance.transfer import Import
+from playhead.storage.store import Store
+from playhead.storage.write.pending import Batch, Committed, Delta, Key
 from tests.histories import Op, report_of
 from tests.storage.conftest import NewStore
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import httpx
 
-from protocol.scalars import format_instant
+from playhead.protocol.scalars import format_instant
 from tests.device import Device, device
 from tests.serving import FakeClock, Running
 

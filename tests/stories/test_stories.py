@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.scalars import format_instant
+from playhead.protocol.scalars import format_instant
 from tests.stories.players import Learner, Player
 
 ON_CLUSTER = True

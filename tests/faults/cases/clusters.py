@@ -5,8 +5,8 @@ import random
 from itertools import pairwise
 from pathlib import Path
 
-from protocol.intervals import coverage, intersection
-from storage.keys import VIDEO_SHARDS, Keys
+from playhead.protocol.intervals import coverage, intersection
+from playhead.storage.keys import VIDEO_SHARDS, Keys
 from tests.clustered import PRIMARIES, ClusterServers, at_once, by_keys, until
 from tests.faults.cases.kills import kill_a_worker
 from tests.faults.clustered import Clustered

@@ -3,7 +3,7 @@
 import asyncio
 from unittest.mock import patch
 
-from client import connection, exchange
+from playhead.client import connection, exchange
 from tests.faults.cases.envelopes import post, straight
 from tests.faults.effort import Effort
 from tests.faults.scene import Row, scene

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import httpx
 
-from client.outbox import Beat, Entry, heartbeat
+from playhead.client.outbox import Beat, Entry, heartbeat
 from tests.device import device
 from tests.faults.effort import Effort
 from tests.faults.ledger import wall_ms

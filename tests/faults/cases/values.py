@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import redis
 
-from storage.keys import Keys
+from playhead.storage.keys import Keys
 from tests.device import Device, device
 from tests.faults.effort import Effort
 from tests.faults.scene import Row, scene

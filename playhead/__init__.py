@@ -1,0 +1,1 @@
+"""The name under which server, storage, protocol and client are imported and installed."""

@@ -1,0 +1,161 @@
+"""What operators run beside the service, on the same store, while it serves or not: `rebuild`, `export`, `import`."""
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from playhead.server.app import create_store
+from playhead.server.clock import Clock, StoreClock
+from playhead.server.commands.progress_bar import ProgressBar
+from playhead.server.commands.serve import CannotServe
+from playhead.server.commands.transfer_files import export_to, import_from
+from playhead.server.security.audit import audited, operator
+from playhead.server.settings import Settings
+from playhead.storage.connection.rights import lacked_right
+from playhead.storage.embedded.valkey import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey, running_url
+from playhead.storage.maintenance.rebuild import Found, Rebuild
+from playhead.storage.store import Store, StoreUnavailable
+
+AUDITED = ("import", "rebuild")
+"""Commands that change what is stored."""
+DRIFT = 1
+"""Exit code: there is, or was, something to say."""
+Command = Callable[[Store, Settings, Clock], Awaitable[int]]
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "rebuild",
+        help="recount audiences and totals from the records, and mend them",
+        description="Safe while the service runs, and may be interrupted and run again.",
+    )
+    command.add_argument("--check", action="store_true", help="only say what has drifted; exit code 1 if anything has")
+    _add_store(command)
+    command = commands.add_parser(
+        "export",
+        help="write all records, as lines of JSON",
+        description="Safe while the service runs. How far it is stands in FILE.cursor until it is done.",
+    )
+    command.add_argument("file", nargs="?", type=Path, help="a new file; without one, the lines go to stdout")
+    command.add_argument("--resume", action="store_true", help="go on where an export to FILE was interrupted")
+    _add_store(command)
+    command = commands.add_parser(
+        "import",
+        help="join an export into the records that are there",
+        description="Safe while the service runs, and may be run twice: the result is the join of both. How far it "
+        "is stands in FILE.imported.",
+    )
+    command.add_argument("file", nargs="?", type=Path, help="an export; without one, the lines come from stdin")
+    command.add_argument("--resume", action="store_true", help="go on where an import of FILE was interrupted")
+    command.add_argument("--strict", action="store_true", help="refuse lines with instants later than now")
+    _add_store(command)
+
+
+def run(chosen: str, given: dict[str, Any]) -> int:
+    """Run a command with its options; the exit code.
+
+    Raises:
+        CannotServe: the store can't be had.
+        ValidationError: a setting is wrong.
+    """
+    stores = {name: value for name in ("data_dir", "redis_url") if (value := given.pop(name)) is not None}
+    return asyncio.run(_with_store(chosen, Settings(**stores), given))
+
+
+def _add_store(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-dir", type=Path, help="where the embedded store keeps its files (data)")
+    command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
+
+
+async def _with_store(name: str, settings: Settings, given: dict[str, Any]) -> int:
+    command: Command = functools.partial(COMMANDS[name], **given)
+    async with _embedded(settings) as stored:
+        try:
+            store = create_store(stored)
+        except (ValueError, TypeError) as error:
+            raise CannotServe(f"--redis-url is not one: {error}") from None
+        try:
+            await store.check()
+            clock = await StoreClock.of(store)
+            options = {option: value for option, value in given.items() if value not in (None, False)}
+            with audited(name, operator(), log=name in AUDITED and not given.get("check"), **options) as act:
+                code = await command(store, stored, clock)
+                act.outcome = "done" if code == 0 else "incomplete"
+            return code
+        except StoreUnavailable as error:
+            if right := lacked_right(error):
+                raise CannotServe(
+                    f"the store's user may not use {right}, which `playhead {name}` needs ({error}): name the user "
+                    "playhead-operator of examples/playhead-operator.acl in --redis-url"
+                ) from None
+            raise CannotServe(f"the store can't be used ({error}); nothing is half done: run it again") from None
+        finally:
+            await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _embedded(settings: Settings) -> AsyncIterator[Settings]:
+    """Settings with a `redis_url`: where none is given the embedded store's, of the running service if there is one."""
+    if settings.redis_url is not None:
+        yield settings
+        return
+    if not settings.data_dir.is_dir():
+        raise CannotServe(f"there is no data directory {settings.data_dir}: name it, or a --redis-url")
+    durability = settings.durability or "fsync"
+    valkey = EmbeddedValkey(settings.data_dir, fsync=durability == "fsync")
+    try:
+        await asyncio.to_thread(valkey.start)
+        url = valkey.url
+    except DataDirLocked:
+        try:
+            url = running_url(settings.data_dir)
+        except EmbeddedStoreFailed as error:
+            raise CannotServe(str(error)) from error
+    except EmbeddedStoreFailed as error:
+        raise CannotServe(str(error)) from error
+    try:
+        yield settings.model_copy(update={"redis_url": url, "durability": durability})
+    finally:
+        await asyncio.to_thread(valkey.stop)
+
+
+async def _rebuild(store: Store, settings: Settings, clock: Clock, check: bool) -> int:
+    progress = ProgressBar(sys.stderr)
+
+    def show(walk: str, part: float, found: Found) -> None:
+        half = part / 2 + (0.5 if walk == "videos" else 0)
+        progress.show(
+            half, f"{found.records:,} records, {found.audiences:,} audiences, {found.drift.total():,} drifted"
+        )
+
+    rebuild = Rebuild(
+        store,
+        mend=not check,
+        grace_s=settings.store_timeout_s,
+        now=lambda: clock().wall,
+        progress=show,
+    )
+    try:
+        found = await rebuild.run()
+    finally:
+        progress.close()
+    for example in found.examples:
+        print(example)
+    for kind, times in (found.drift + found.failed).items():
+        print(f"{times:,} × {kind}")
+    if not found.drift and not found.failed:
+        verdict = "nothing has drifted"
+    elif check or found.failed:
+        verdict = "run `playhead rebuild` to mend it" if check else "not all of it could be mended"
+    else:
+        verdict = "mended"
+    print(f"{found.records:,} records, {found.audiences:,} audiences: {verdict}")
+    return DRIFT if found.failed or (check and found.drift) else 0
+
+
+COMMANDS: dict[str, Callable[..., Awaitable[int]]] = {"rebuild": _rebuild, "export": export_to, "import": import_from}

@@ -1,0 +1,166 @@
+"""The end of a process, in the order that costs nobody a second: say so, store what was taken, ack it, say goodbye.
+
+uvicorn on its own closes all sockets at once when it is told to stop, before the app hears of it. So the signal comes
+here first, and is handed on to uvicorn when the sockets are gone; requests under way are its to finish. Until then the
+port stays open, and who comes is told to come back later: a listener that closes resets whom it had not yet accepted.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Protocol
+
+from playhead.protocol.errors import CloseCode, PeerError, Problem
+from playhead.server.lifecycle.signals import HANGUP, ending, ignore_hangup
+from playhead.server.lifecycle.waiters import Waiter
+from playhead.server.limits.rates import LONGEST_WAIT_S
+from playhead.server.settings import Settings
+from playhead.storage.store import StoreUnavailable
+from playhead.storage.write.flusher import Flusher
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 2.0
+"""The shortest time before a player that was sent away should reconnect; the longest is twice that."""
+AT_ONCE = 200
+"""Sockets that are told goodbye after one flush; the flushes of thousands pace them."""
+PEER_S = 5.0
+"""For a peer to take our goodbye and answer the close."""
+ABORT_S = 1.0
+"""For aborted connections to be forgotten."""
+
+
+class OpenSocket(Protocol):
+    """A WebSocket, as far as a drain uses it; `server/socket/channel.py` has the real one."""
+
+    def hold(self) -> None: ...
+
+    def end(self, problem: Problem, code: CloseCode, retry_after_s: float | None = None) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Drain:
+    """The sockets of one process, and how it takes leave of them.
+
+    `drain_timeout_s` has four parts: notice; the flushes and goodbyes; REST requests under way, by uvicorn;
+    and the last flush. Each but the last takes a quarter at most.
+    """
+
+    def __init__(self, settings: Settings, heartbeats: Flusher) -> None:
+        self._settings = settings
+        self._heartbeats = heartbeats
+        self._channels: dict[OpenSocket, None] = {}
+        self._changed = asyncio.Event()
+        self._until: float | None = None
+        self.begun = False
+        """The service is no longer ready: who balances should send nobody more."""
+        self._leaving = False
+
+    def enter(self, channel: OpenSocket) -> None:
+        """Raises PeerError: nobody is taken any more."""
+        if self._leaving:
+            raise PeerError(Problem.RESTARTING, "this process ends: another takes you, or the next")
+        self._channels[channel] = None
+
+    def leave(self, channel: OpenSocket) -> None:
+        self._channels.pop(channel, None)
+        self._changed.set()
+
+    @property
+    def connections(self) -> int:
+        """Open WebSockets."""
+        return len(self._channels)
+
+    def left_s(self) -> float:
+        """Of the time to end in, for the last flush; where nobody drained, its quarter."""
+        quarter_s = self._settings.drain_timeout_s / 4
+        if self._until is None:
+            return quarter_s
+        return max(min(1.0, quarter_s), self._until - asyncio.get_running_loop().time() - ABORT_S)
+
+    async def run(self, notice_s: float) -> None:
+        """Once. When it returns no socket is left."""
+        clock, quarter_s = asyncio.get_running_loop().time, self._settings.drain_timeout_s / 4
+        self.begun, self._until = True, clock() + self._settings.drain_timeout_s
+        logger.info("Ending: %d sockets are open", len(self._channels))
+        await asyncio.sleep(notice_s)
+        self._leaving = True
+        await self._take_leave(clock() + quarter_s)
+        await self._gone(min(PEER_S, quarter_s))
+        if self._channels:
+            logger.warning("Cut off, for they do not take our goodbye: %d sockets", len(self._channels))
+            for channel in list(self._channels):
+                channel.abort()
+            await self._gone(ABORT_S)
+
+    async def _take_leave(self, until: float) -> None:
+        """Every report that was taken is acked before the goodbye, if the store has it in time; none is taken after."""
+        channels = list(self._channels)
+        spread_s = min(LONGEST_WAIT_S - RETRY_AFTER_S, max(RETRY_AFTER_S, len(channels) / self._settings.hellos_per_s))
+        for start in range(0, len(channels), AT_ONCE):
+            some = channels[start : start + AT_ONCE]
+            for channel in some:
+                channel.hold()
+            await self._flush(until)
+            for channel in some:
+                retry_after_s = RETRY_AFTER_S + spread_s * random.random()  # noqa: S311 jitter, not a secret
+                channel.end(Problem.RESTARTING, CloseCode.RESTART, retry_after_s)
+
+    async def _flush(self, until: float) -> None:
+        waiter = Waiter()
+        self._heartbeats.touch(waiter)
+        self._heartbeats.hurry()
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout_at(until):
+                await waiter.wait(self._heartbeats)
+
+    async def _gone(self, within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._channels:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+
+@contextlib.contextmanager
+def drained_first(drain: Drain, settings: Settings) -> Iterator[None]:
+    """Within the block the first SIGTERM, SIGINT or SIGHUP drains, and then goes to whoever handled it before; SIGHUP
+    as SIGTERM, which uvicorn knows.
+
+    A second SIGTERM or SIGINT ends the process at once, with 128 and its number. Not that of a worker: its parent, the
+    shell and the service manager may all send it the same first signal, so the parent decides. SIGINT comes from a
+    person, whom no balancer waits for: it gives no notice.
+    """
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+    before: dict[int, Any] = {}
+
+    async def end(number: int, hand_on: Callable[[int, FrameType | None], Any]) -> None:
+        try:
+            await drain.run(0 if number == signal.SIGINT else settings.drain_notice_s)
+        finally:
+            hand_on(number, None)
+
+    def heard(number: int) -> None:
+        if not tasks:
+            known = signal.SIGTERM if number == HANGUP else number
+            tasks.add(loop.create_task(end(known, before[known])))
+        elif settings.workers == 1 and number != HANGUP:
+            raise SystemExit(128 + number)
+
+    for number in ending():
+        before[number] = signal.signal(number, lambda number, _: loop.call_soon_threadsafe(heard, number))
+    try:
+        yield
+    finally:
+        for restored, handler in before.items():
+            signal.signal(restored, handler)
+        if tasks:
+            ignore_hangup()
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,249 @@
+"""Who is connected, and what concerns them: what this process commits, and what others say on the store's channels."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from playhead.protocol.errors import PeerError, Problem
+from playhead.protocol.record import Record
+from playhead.protocol.scalars import MAX_SEQ
+from playhead.server.clock import Clock
+from playhead.server.push.pushes import Channel, Pushes
+from playhead.storage.connection.lanes import Lane, lanes
+from playhead.storage.guarantees.epoch import parse_epoch
+from playhead.storage.read.changes import Changes
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.values.damage import Damaged
+from playhead.storage.values.push_messages import unpack_push
+from playhead.storage.write.ended_sessions import parse_ending
+from playhead.storage.write.pending import Batch, Committed, Key, Origin
+
+logger = logging.getLogger(__name__)
+
+MOST_TOLD = 200
+"""Records that all devices of a user are told of at once. Of more, each reads what it lacks, page by page."""
+AT_ONCE = 200
+"""Users and records that are told of without a break."""
+
+
+class Hub:
+    """The connected devices of one process, by learner."""
+
+    def __init__(self, store: Store, epoch: str, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self.pushes = Pushes(store, epoch, clock, self._start, self._new_epoch)
+        self._rooms: dict[str, dict[Channel, None]] = {}
+        self._users: dict[str, str] = {}
+        """By the name of their channel in the store."""
+        self._names: dict[str, str] = {}
+        """The other way round."""
+        self._idle: dict[str, float] = {}
+        """Users whose last device has left, and when: a page that reloads is back at once."""
+        self._followed: set[str] = set()
+        """Users whose subscription was confirmed at least once."""
+        self._channels = store.listen(self._heard, self._confirmed)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._ending = False
+
+    @property
+    def resubscriptions(self) -> int:
+        """How often the channels were lost, or could not be had."""
+        return self._channels.resubscriptions
+
+    async def lanes(self) -> list[Lane]:
+        """Whether a device that came now would be taken. Raises StoreUnavailable."""
+        return await lanes(self._store.link, self._store.keys, self._channels, self._store.timeout_s)
+
+    def subscribed(self, user_id: str) -> bool:
+        """Whether this process listens to the user's channel in the store."""
+        name = self._names.get(user_id)
+        return name is not None and self._channels.is_confirmed(name)
+
+    def wanted(self, user_id: str, origins: list[Origin]) -> bool:
+        """Whether anybody here will read what these have reported: another device of the user, or a request."""
+        room = self._rooms.get(user_id)
+        return not room or len(room) > 1 or not _only(next(iter(room)), origins)
+
+    async def enter(
+        self, channel: Channel, since: int | None, epoch: str | None, admit: Callable[[int], None]
+    ) -> Changes | Damaged:
+        """Add a device and read what it lacks. The caller tells it, and calls `pushes.follow`.
+
+        Args:
+            admit: as of `Store.changes`.
+
+        Raises:
+            StoreUnavailable: the store doesn't answer.
+        """
+        user_id = channel.user_id
+        channel.ready = False
+        self._rooms.setdefault(user_id, {})[channel] = None
+        self._idle.pop(user_id, None)
+        name = self._store.keys.push(user_id)
+        self._users[name], self._names[user_id] = user_id, name
+        try:
+            async with asyncio.timeout(self._store.timeout_s):
+                await self._channels.want(name).wait()
+        except TimeoutError:
+            raise StoreUnavailable("the store confirms no subscription") from None
+        channel.missed = 0
+        return await self._store.changes(user_id, since, epoch, admit)
+
+    def leave(self, channel: Channel) -> None:
+        """Forget a device."""
+        room = self._rooms.get(channel.user_id)
+        if room is None or channel not in room:
+            return
+        del room[channel]
+        if not room:
+            del self._rooms[channel.user_id]
+            self._idle[channel.user_id] = asyncio.get_running_loop().time()
+
+    async def committed(self, batch: Batch, committed: Committed) -> None:
+        """Push what a batch changed to the devices that don't know it from themselves."""
+        if batch.deltas and committed.epoch != self.pushes.epoch:
+            self._new_epoch(committed.epoch)
+            return
+        changed: dict[str, list[tuple[str, str]]] = {}
+        for key in batch.deltas:
+            if key[0] in self._rooms:
+                changed.setdefault(key[0], []).append(key)
+        done = 0
+        for user_id, keys in changed.items():
+            room = list(self._rooms.get(user_id, ()))
+            few = len(keys) * len(room) <= MOST_TOLD
+            before, rev = committed.revs[user_id]
+            for channel in room:
+                others = [key for key in keys if not _only(channel, batch.deltas[key].origins)]
+                self.pushes.push(channel, before, rev, _news(committed, others) if few or not others else None)
+            done += 1 + len(keys) * len(room) if few else len(room)
+            if done >= AT_ONCE:
+                await asyncio.sleep(0)
+                done = 0
+
+    async def run(self) -> None:
+        """Listen to what other processes commit, for ever; cancel it to stop."""
+        self._channels.want(self._store.catalogue.channel)
+        self._channels.want(self._store.keys.epoch)
+        self._channels.want(self._store.endings.channel)
+        async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._channels.run())
+            try:
+                while True:
+                    await asyncio.sleep(self._store.timeout_s)
+                    self._drop_idle()
+            finally:
+                self._ending = True
+
+    def _drop_idle(self) -> None:
+        """Unsubscribe from who has been gone a while: longer than any commit that took us for subscribed may last."""
+        long_ago = asyncio.get_running_loop().time() - 2 * self._store.timeout_s
+        for user_id in [user_id for user_id, since in self._idle.items() if since < long_ago]:
+            del self._idle[user_id]
+            self._followed.discard(user_id)
+            name = self._names.pop(user_id)
+            del self._users[name]
+            self._channels.drop(name)
+
+    def _heard(self, name: str, data: bytes) -> None:
+        """A message of a channel, of whatever bytes: nothing is raised."""
+        if name == self._store.catalogue.channel:
+            self._store.catalogue.heard(data)
+        elif name == self._store.keys.epoch:
+            epoch = parse_epoch(data)
+            if isinstance(epoch, Damaged):
+                self._store.damage.found("epoch", "its channel", epoch)
+            elif epoch != self.pushes.epoch:
+                self._new_epoch(epoch)
+        elif name == self._store.endings.channel:
+            ending = parse_ending(data)
+            if isinstance(ending, Damaged):
+                self._store.damage.found("ended", "its channel", ending)
+            else:
+                self._end_sessions(ending[0])
+        elif (user_id := self._users.get(name)) is not None:
+            self._remote(user_id, data)
+
+    def _end_sessions(self, user_id: str, at: int | None = None) -> None:
+        """An operator has just ended all sessions of this user; or, at `at`, all that there were.
+
+        One that came later than now came before the clock was set back: before what ended here, for all that is known.
+        """
+        now = self._clock().wall
+        for channel in list(self._rooms.get(user_id, ())):
+            if at is None or channel.since <= at or channel.since > now:
+                channel.refuse(PeerError(Problem.ENDED, "an operator has ended all sessions of this user"))
+
+    async def _end_missed(self) -> None:
+        """What was ended while this process could not hear it."""
+        with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
+            for user_id, at in await self._store.endings.until(self._clock().wall):
+                self._end_sessions(user_id, at)
+
+    def _confirmed(self, name: str) -> None:
+        """Subscribed, perhaps anew: what was published in between is lost, so ask for it.
+
+        And what this process committed then, taking itself for subscribed, may not have been published.
+        """
+        if name == self._store.catalogue.channel:
+            self._store.catalogue.forget_all()
+        elif name == self._store.endings.channel:
+            self._start(self._end_missed())
+        user_id = self._users.get(name)
+        if user_id is None:
+            return
+        if user_id in self._followed:
+            self._start(self.pushes.announce(user_id))
+        self._followed.add(user_id)
+        self._read_again(user_id)
+
+    def _remote(self, user_id: str, data: bytes) -> None:
+        push = unpack_push(data)
+        if isinstance(push, Damaged):
+            self._store.damage.found("push", f"user {user_id!r}", push)
+            self._read_again(user_id)
+        elif push.worker != self._store.worker:
+            room = list(self._rooms.get(user_id, ()))
+            news = push.records if len(push.records) * len(room) <= MOST_TOLD else None
+            for channel in room:
+                self.pushes.push(channel, push.before, push.rev, news)
+
+    def _read_again(self, user_id: str) -> None:
+        """Bring the user's devices what they may lack."""
+        for channel in self._rooms.get(user_id, ()):
+            if channel.ready:
+                self.pushes.catch_up(channel)
+            else:
+                channel.missed = MAX_SEQ
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._tasks is not None  # noqa: S101 channels enter only while `run` runs
+        if self._ending:
+            work.close()
+        else:
+            self._tasks.create_task(work)
+
+    def _new_epoch(self, epoch: str) -> None:
+        """The store has lost its data: every device comes back, resyncs, and sends what was never acked."""
+        logger.error("The store is another, or has lost its data: all devices are asked to come back")
+        self.pushes.epoch = epoch
+        self._store.catalogue.forget_all()
+        for room in list(self._rooms.values()):
+            for channel in list(room):
+                channel.restart()
+
+
+def _news(committed: Committed, keys: list[Key]) -> list[tuple[str, Record]] | None:
+    """(videoId, record) of these, but for damaged ones; None where not all were wanted: the device has come since."""
+    if not committed.results.keys() >= set(keys):
+        return None
+    found = [(key[1], committed.record(key)) for key in keys]
+    return [(video_id, record) for video_id, record in found if not isinstance(record, Damaged)]
+
+
+def _only(channel: object, origins: list[Origin]) -> bool:
+    """Whether the device itself, and nobody else, reported the change: it gets no echo."""
+    return len(origins) == 1 and origins[0] is channel

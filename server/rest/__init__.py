@@ -1,0 +1,1 @@
+"""The HTTP routes: each takes a request apart, asks a service, and puts the answer together."""

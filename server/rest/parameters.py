@@ -1,0 +1,73 @@
+"""Ids in the path and options in the query, each refused by name."""
+
+import re
+from collections import Counter
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+
+from playhead.protocol.scalars import Id
+from playhead.server.problems import bad_parameter, bad_parameters
+
+_id: TypeAdapter[str] = TypeAdapter(Id)
+_DIGITS = re.compile(r"[0-9]{1,16}")
+MAX_NAMED = 10
+"""Bad parameters that one refusal names."""
+
+
+class SegmentConvertor(Convertor[str]):
+    """A path segment that is no word of the contract's own, so that GET /progress/update is 405, not a bad userId."""
+
+    regex = r"(?!(?:update|sync|realtime|summary|engagement)(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("segment", SegmentConvertor())
+
+
+def path_id(request: Request, name: str) -> str:
+    """A UUID of the path, in lower case."""
+    try:
+        return _id.validate_python(request.path_params[name])
+    except ValidationError:
+        raise bad_parameter(name, "should be a UUID", "path") from None
+
+
+def only_query(request: Request, *names: str) -> None:
+    """Refuse what no answer would heed: a parameter other than these, or one of these twice.
+
+    One that begins with _ passes: it is there for caches. Pages, files and health take no notice of any.
+
+    Raises:
+        RestError: 422, naming each of them.
+    """
+    if not request.scope["query_string"]:
+        return
+    said = Counter(name for name, _ in request.query_params.multi_items() if not name.startswith("_"))
+    known = f"known here: {', '.join(names)}" if names else "none is known here"
+    bad = {name: f"unknown parameter; {known}" for name in said if name not in names}
+    bad |= {name: "should be given once" for name in names if said[name] > 1}
+    if bad:
+        raise bad_parameters({name: bad[name] for name in list(bad)[:MAX_NAMED]}, "query")
+
+
+def query_choice(request: Request, name: str, choices: tuple[str, ...]) -> str | None:
+    value = request.query_params.get(name) if request.scope["query_string"] else None
+    if value is not None and value not in choices:
+        raise bad_parameter(name, f"should be {' or '.join(choices)}", "query")
+    return value
+
+
+def query_int(request: Request, name: str, low: int, high: int) -> int | None:
+    value = request.query_params.get(name) if request.scope["query_string"] else None
+    if value is None:
+        return None
+    if not _DIGITS.fullmatch(value) or not low <= int(value) <= high:
+        raise bad_parameter(name, f"should be an integer from {low} to {high}", "query")
+    return int(value)

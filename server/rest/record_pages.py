@@ -1,0 +1,151 @@
+"""All records of a learner as a REST answer: page by page, so that others are served meanwhile and little is in memory.
+
+What is short goes out whole, with its length. What is long is written in chunks as the client takes them: the next page
+is not made before.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from playhead.protocol.messages import RecordView
+from playhead.protocol.record import Record
+from playhead.protocol.rest import ItemOutcome, ItemView, ProgressList, item_view, record_view
+from playhead.server.problems import NOT_KEPT
+from playhead.server.transport.config import PLACE, Place
+from playhead.storage.read.changes import Changes, newest_first
+from playhead.storage.store import StoreUnavailable
+
+WHOLE_BYTES = 2_097_152
+"""Most that is put together before the first byte is sent, but for HTTP/1.0, which has no chunks."""
+CHUNK_BYTES = 65_536
+"""Written at once: the client must take so much within `write_timeout_s`."""
+_items = TypeAdapter(list[ItemView])
+_views = TypeAdapter(list[RecordView])
+_EMPTY = b"[]"
+
+
+async def parts(
+    user_id: str,
+    changes: Changes,
+    now: int,
+    *,
+    full: bool,
+    delta: bool,
+    outcomes: list[ItemOutcome] | None = None,
+) -> AsyncIterator[bytes]:
+    """The JSON of a ProgressList, newest first.
+
+    Args:
+        now: ms since 1970; no instant in it is later.
+        full: in full detail, with `rev` and `epoch`.
+        delta: with what was deleted.
+        outcomes: of a sync's items; only in full detail.
+    """
+    around = ProgressList(user_id=user_id, progress_data=[])
+    if full:
+        around = ProgressList(
+            user_id=user_id, progress_data=[], outcomes=outcomes, rev=changes.rev, epoch=changes.epoch
+        )
+    before, _, after = around.model_dump_json(by_alias=True, exclude_none=True).encode().partition(_EMPTY)
+    yield before + b"["
+    separator = b""
+    async for page in changes.pages(newest_first(now)):
+        if records := [(video, record) for video, record in page.records if record.exists or delta]:
+            yield separator + (_full(records, now) if full else _short(records, now))
+            separator = b","
+    yield b"]" + after
+
+
+def _short(records: list[tuple[str, Record]], now: int) -> bytes:
+    views = [item_view(video, record, now) for video, record in records]
+    return _items.dump_json(views, by_alias=True, exclude_none=True)[1:-1]
+
+
+def _full(records: list[tuple[str, Record]], now: int) -> bytes:
+    views = [record_view(video, record, now) for video, record in records]
+    return _views.dump_json(views, by_alias=True, exclude_none=True)[1:-1]
+
+
+class Listing(Response):
+    """An answer of which some is ready.
+
+    Args:
+        ready: its beginning.
+        rest: what follows, None where that is nothing.
+        write_timeout_s: for the client to take a chunk.
+        on_end: called when it is written, or never will be.
+    """
+
+    def __init__(
+        self,
+        ready: list[bytes],
+        rest: AsyncIterator[bytes] | None,
+        write_timeout_s: float,
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(b"", 200, NOT_KEPT, media_type="application/json")
+        self._ready = ready
+        self._rest = rest
+        self._write_timeout_s = write_timeout_s
+        self._on_end = on_end
+        if rest is None:
+            self.headers["Content-Length"] = str(sum(map(len, ready)))
+        else:
+            del self.headers["Content-Length"]
+
+    @classmethod
+    async def begin(
+        cls, request: Request, rest: AsyncIterator[bytes], write_timeout_s: float, on_end: Callable[[], None]
+    ) -> "Listing":
+        """Make as much of it as may wait. Raises StoreUnavailable."""
+        ready: list[bytes] = []
+        size = 0
+        async for part in rest:
+            ready.append(part)
+            size += len(part)
+            if size > WHOLE_BYTES and request.scope["http_version"] != "1.0":
+                return cls(ready, rest, write_timeout_s, on_end)
+        return cls(ready, None, write_timeout_s, on_end)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._write_all(Request(scope, receive), send)
+        except (StoreUnavailable, TimeoutError):
+            place: Place | None = scope.get(PLACE)
+            if place is None:
+                raise
+            place.abort()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            self._on_end()
+
+    async def _write_all(self, request: Request, send: Send) -> None:
+        buffer = bytearray()
+        async for part in self._parts():
+            buffer += part
+            while len(buffer) > CHUNK_BYTES:
+                if await request.is_disconnected():
+                    return
+                await self._write(send, bytes(buffer[:CHUNK_BYTES]), more=True)
+                del buffer[:CHUNK_BYTES]
+        await self._write(send, bytes(buffer), more=False)
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        self._ready.reverse()
+        while self._ready:
+            yield self._ready.pop()
+        if self._rest is not None:
+            async for part in self._rest:
+                yield part
+
+    async def _write(self, send: Send, data: bytes, more: bool) -> None:
+        """Raises TimeoutError: the client does not take it."""
+        async with asyncio.timeout(self._write_timeout_s):
+            await send({"type": "http.response.body", "body": data, "more_body": more})

@@ -1,0 +1,127 @@
+"""What is known of a video: its catalogue entry, and who watched how much of it."""
+
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from playhead.protocol.errors import Problem
+from playhead.protocol.rest import Analytics, Summary, VideoBody, VideoView
+from playhead.server.problems import RestError
+from playhead.server.rest.bodies import BodyReader, answer
+from playhead.server.rest.parameters import only_query, path_id
+from playhead.server.security.audit import actor_of, audited
+from playhead.server.security.identity import ANALYTICS, PROGRESS_ANY
+from playhead.server.services import Services
+from playhead.storage.read.catalogue import Video
+from playhead.storage.read.totals import Totals
+from playhead.storage.values.damage import Damaged
+
+T = TypeVar("T")
+
+
+class VideoEndpoints:
+    """Handlers; `routes` says which path is whose."""
+
+    def __init__(self, services: Services, bodies: BodyReader) -> None:
+        self._services = services
+        self._bodies = bodies
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/progress/summary/{videoId}", self.summary),
+            Route("/videos/{videoId}", self.one, methods=["GET", "PUT"]),
+            Route("/analytics/videos/{videoId}", self.analytics),
+        ]
+
+    async def summary(self, request: Request) -> Response:
+        """O(1) in viewers: the totals are kept, not counted.
+
+        Callers who may see single viewers anyway see the figures of now, others those that `min_audience` allows; with
+        fewer viewers the same as for none.
+        """
+        identity = await self._services.access.identify(request)
+        only_query(request)
+        video_id = path_id(request, "videoId")
+        store, batch = self._services.store, self._services.settings.min_audience
+        if identity.has(ANALYTICS) or identity.has(PROGRESS_ANY):
+            found = await store.totals.read(video_id)
+        else:
+            found = await store.released.read(video_id, batch)
+        totals = _sound(found, "totals")
+        return answer(
+            Summary(
+                video_id=video_id,
+                average_watched_duration=_average(totals),
+                completion_rate=_completion_rate(totals),
+            )
+        )
+
+    async def analytics(self, request: Request) -> Response:
+        (await self._services.access.identify(request)).require(ANALYTICS)
+        only_query(request)
+        video_id = path_id(request, "videoId")
+        found = await self._services.store.totals.read_all(video_id, self._services.clock().wall)
+        totals, curve, watching = _sound(found, "totals")
+        return answer(
+            Analytics(
+                video_id=video_id,
+                average_watched_duration=_average(totals),
+                completion_rate=_completion_rate(totals),
+                viewers=totals.viewers,
+                completed=totals.completed,
+                watching_now=watching,
+                retention=curve.viewers,
+                replays=curve.replays,
+            )
+        )
+
+    async def one(self, request: Request) -> Response:
+        return await (self.put if request.method == "PUT" else self.get)(request)
+
+    async def put(self, request: Request) -> Response:
+        """Records of the video take a new duration over at once, where there are thousands soon."""
+        access = self._services.access
+        identity = await access.identify(request)
+        identity.require(PROGRESS_ANY)
+        only_query(request)
+        video_id = path_id(request, "videoId")
+        body = await self._bodies.message(request, access.payer(request, identity), VideoBody)
+        video = Video(body.title, round(body.duration * 1_000))
+        catalogue, durations = self._services.store.catalogue, self._services.durations
+        with audited("catalogue.put", actor_of(identity), video=video_id) as act:
+            known = await catalogue.get(video_id)
+            is_same = isinstance(known, Video) and known.duration_ms == video.duration_ms
+            if video.duration_ms and not is_same:
+                async with durations.changing(video_id):
+                    _sound(await catalogue.put(video_id, video), "catalogue entry")
+            else:
+                _sound(await catalogue.put(video_id, video), "catalogue entry")
+            act.outcome = "created" if known is None else "unchanged" if known == video else "changed"
+        return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
+
+    async def get(self, request: Request) -> Response:
+        await self._services.access.identify(request)
+        only_query(request)
+        video_id = path_id(request, "videoId")
+        video = _sound(await self._services.store.catalogue.get(video_id), "catalogue entry")
+        if video is None:
+            raise RestError(Problem.NOT_FOUND, "the catalogue has no such video")
+        return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
+
+
+def _sound(found: T | Damaged, what: str) -> T:
+    """What the store has, if it can be read. Raises RestError: not until it is repaired."""
+    if isinstance(found, Damaged):
+        raise RestError(Problem.DAMAGED, f"the stored {what} of this video can't be read ({found.why})")
+    return found
+
+
+def _average(totals: Totals) -> int:
+    """Mean s a viewer, rounded half up; 0 without viewers."""
+    return (2 * totals.watched + totals.viewers) // (2 * totals.viewers) if totals.viewers else 0
+
+
+def _completion_rate(totals: Totals) -> float:
+    return totals.completed / totals.viewers if totals.viewers else 0.0

@@ -1,0 +1,289 @@
+"""One connection's conversation: carries out the effects of `protocol.connection`, frame by frame.
+
+From a received frame to the pending buffer nothing is awaited.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from playhead.protocol.connection import Bring, Connection, Effect, Greet, Renew, State, Take, Touch
+from playhead.protocol.errors import CloseCode, PeerError, Problem
+from playhead.protocol.messages import Error, Hello, Message, Synced, Welcome
+from playhead.server.limits.body_memory import Payer
+from playhead.server.limits.large_reads import LargeRead
+from playhead.server.limits.rates import Bucket, TooFast
+from playhead.server.security.access import HOW_TO_SEND, has_token_in_url
+from playhead.server.security.identity import Identity
+from playhead.server.services import Services
+from playhead.server.socket.channel import SocketChannel
+from playhead.server.socket.token_lease import Lease
+from playhead.server.transport.config import Place
+from playhead.server.transport.fast_path import DirectWebSocket
+from playhead.storage.read.changes import Changes
+from playhead.storage.store import StoreUnavailable
+from playhead.storage.values.damage import Damaged
+from playhead.storage.write.pending import Full
+
+NO_HEADERS = Headers()
+BEARER = (
+    "a client that is no browser page, and so sends no Origin, has to send its token with the handshake, in the header "
+    "Authorization: Bearer <token>; hello needs none then"
+)
+NAMED = 5
+"""Videos that one error names."""
+
+
+class Conversation:
+    """One connection's frames and effects.
+
+    Args:
+        direct: the transport, where it can hand frames over by itself.
+        place: among the TCP connections, where the server is ours.
+    """
+
+    __slots__ = (
+        "_address",
+        "_bucket",
+        "_channel",
+        "_connection",
+        "_direct",
+        "_known",
+        "_left",
+        "_payer",
+        "_place",
+        "_services",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        connection: Connection,
+        channel: SocketChannel,
+        direct: DirectWebSocket | None,
+        address: str,
+        place: Place | None,
+    ) -> None:
+        settings = services.settings
+        self._address = address
+        self._place = place
+        self._services = services
+        self._connection = connection
+        self._channel = channel
+        self._direct = direct
+        self._bucket = Bucket(settings.frames_per_s, settings.frames_burst, services.clock().mono / 1_000)
+        self._known: Identity | None = None
+        self._payer: Payer | None = None
+        self._left: Sequence[Effect] = ()
+        """Effects that a frame which came the short way left for `run`."""
+
+    async def run(self, scope: Scope, receive: Receive, deadline: asyncio.Timeout) -> None:
+        """Take frames until the client is gone. After our own close the transport says so too."""
+        try:
+            self._known = await self._handshake_identity(scope)
+        except PeerError as error:
+            self._channel.refuse(error)
+        if self._direct is not None:
+            self._direct.forget_handshake()
+        while True:
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                return
+            if event["type"] == "websocket.receive":
+                frame = event.get("text")
+                effects = self._effects(event["bytes"] if frame is None else frame)
+            else:
+                effects, self._left = self._left, ()
+            for effect in effects:
+                if not self._carried_out(effect):
+                    await self._carry_out(effect, deadline)
+            if self._direct is not None and self._connection.state is State.OPEN:
+                self._direct.listen(self._listen)
+
+    def _listen(self, payload: bytes, text: bool) -> bool:
+        """A frame that came the short way. What must be waited for is left to `run`, and so is what follows.
+
+        False where it is text that is no UTF-8.
+        """
+        assert self._direct is not None  # noqa: S101 it is who calls
+        if self._connection.state is State.CLOSED:
+            self._direct.ignore()
+            return True
+        now = self._services.clock()
+        effects = self._connection.beat(payload, text, now) if self._bucket.take(now.mono / 1_000) else self._too_fast()
+        if effects is None:
+            try:
+                frame = payload.decode() if text else payload
+            except UnicodeDecodeError:
+                return False
+            effects = self._connection.receive(frame, now)
+        for index, effect in enumerate(effects):
+            if not self._carried_out(effect):
+                self._left = effects[index:]
+                self._direct.hand_back()
+                break
+        return True
+
+    def _effects(self, frame: str | bytes) -> Sequence[Effect]:
+        if self._connection.state is State.CLOSED:
+            return ()
+        now = self._services.clock()
+        if not self._bucket.take(now.mono / 1_000):
+            return self._too_fast()
+        return self._connection.receive(frame, now)
+
+    def _too_fast(self) -> Sequence[Effect]:
+        burst = self._services.settings.frames_burst
+        self._channel.refuse(TooFast("frames", self._bucket.wait_s(burst / 2)))
+        return ()
+
+    def _carried_out(self, effect: Effect) -> bool:
+        """Do what can be done at once; False where it takes waiting."""
+        if isinstance(effect, Take):
+            self._take(effect)
+        elif isinstance(effect, Touch):
+            self._services.heartbeats.touch(self._channel)
+        elif isinstance(effect, Greet | Bring | Renew):
+            return False
+        else:
+            self._channel.carry_out((effect,))
+        return True
+
+    async def _carry_out(self, effect: Effect, deadline: asyncio.Timeout) -> None:
+        if isinstance(effect, Greet):
+            deadline.reschedule(None)
+            await self._greet(effect.hello)
+        elif isinstance(effect, Bring):
+            await self._bring(effect.since)
+        elif isinstance(effect, Renew):
+            await self._renew(effect.token)
+
+    async def _handshake_identity(self, scope: Scope) -> Identity | None:
+        """Who the handshake says this is; None where the hello will.
+
+        Raises:
+            PeerError: a token that is not valid, or is in the URL, or none where no browser guards the Origin.
+        """
+        access, headers = self._services.access, Headers(scope=scope)
+        if has_token_in_url(scope["query_string"]):
+            self._services.refusals.add("token_in_url", "Refused a WebSocket with a token in its URL: %s", HOW_TO_SEND)
+            raise PeerError(Problem.UNAUTHORIZED, f"a token has no place in the URL: {HOW_TO_SEND}")
+        if not access.authenticator.on:
+            return None
+        if "authorization" in headers:
+            return await access.verify(self._address, headers)
+        if "origin" not in headers:
+            self._services.refusals.add(
+                "no_origin", "Refused a WebSocket with neither Origin nor Authorization: %s", BEARER
+            )
+            raise PeerError(Problem.UNAUTHORIZED, BEARER)
+        return None
+
+    def _take(self, effect: Take) -> None:
+        channel, services = self._channel, self._services
+        try:
+            if services.heartbeats.add(channel.user_id, effect.video_id, effect.report, channel):
+                channel.videos += 1
+                if channel.videos > services.settings.max_pending_videos:
+                    channel.refuse(TooFast("videos", services.settings.flush_interval_s))
+        except Full:
+            channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+
+    async def _greet(self, hello: Hello) -> None:
+        services, settings, channel = self._services, self._services.settings, self._channel
+        identity = self._known
+        try:
+            if identity is None or hello.token is not None:
+                identity = await services.access.verify(self._address, NO_HEADERS, hello.token)
+            user_id = identity.act_for(hello.user_id)
+            services.admission.join(self._address, user_id)  # after the token: a slot is not to be had for nothing
+        except PeerError as error:
+            if error.problem in (Problem.RATE, Problem.BUSY):
+                services.refusals.add(error.problem.code, "Refused a WebSocket: %s", error)
+            channel.refuse(error)
+            return
+        channel.user_id = user_id  # so that `leave` follows
+        services.admission.forget(channel)
+        if self._place is not None:
+            self._place.settle()
+        if self._connection.state is not State.CHECKING:
+            return  # we have said goodbye meanwhile
+        self._connection.open(user_id, hello.session)
+        clock = services.access.clock
+        channel.lease = Lease(identity, clock, settings.token_notice_s, channel.tell, channel.refuse)
+        self._payer = services.access.payer_at(self._address, identity)
+        channel.bill(self._payer, services.access.unread)
+        with self._large_read() as read:
+            changes = read.found(await services.hub.enter(channel, hello.since, hello.epoch, read.admit))
+            welcome = Welcome(
+                server_time=services.clock().wall,
+                epoch=services.hub.pushes.epoch if isinstance(changes, Damaged) else changes.epoch,
+                rev=channel.rev if isinstance(changes, Damaged) else changes.rev,
+                heartbeat_interval=settings.heartbeat_interval_s,
+                flush_interval=settings.flush_interval_s,
+                max_frame=settings.max_frame_bytes,
+            )
+            await self._sync(changes, welcome)
+
+    async def _renew(self, token: str) -> None:
+        """A token that is not valid changes nothing: the one in use lasts as long as it does."""
+        assert self._channel.lease is not None  # noqa: S101 by the table: auth comes only after hello
+        try:
+            identity = await self._services.access.verify(self._address, NO_HEADERS, token)
+        except PeerError as error:
+            self._services.tally.refuse("websocket", error.problem)
+            self._channel.carry_out((self._connection.error(error),))
+            return
+        try:
+            identity.act_for(self._channel.user_id)
+            self._channel.lease.renew(identity)
+        except PeerError as error:
+            self._channel.refuse(error)
+
+    async def _bring(self, since: int) -> None:
+        channel = self._channel
+        channel.ready = False
+        with self._large_read() as read:
+            changes = read.found(await self._services.store.changes(channel.user_id, since, admit=read.admit))
+            await self._sync(changes)
+
+    @contextmanager
+    def _large_read(self) -> Iterator[LargeRead]:
+        """What can't be read, or paid for, ends the connection, and it may come back later."""
+        assert self._payer is not None  # noqa: S101 reads come only after hello
+        with self._services.access.large_read(self._payer) as read:
+            try:
+                yield read
+            except StoreUnavailable:
+                self._channel.end(Problem.UNAVAILABLE, CloseCode.RESTART)
+            except PeerError as error:
+                self._channel.refuse(error)
+
+    async def _sync(self, changes: Changes | Damaged, *greeting: Message) -> None:
+        """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write.
+
+        Where something can't be read, it is told so, and stays connected: a repair needs no new connection.
+        """
+        pushes = self._services.hub.pushes
+        if isinstance(changes, Damaged):
+            rev, damaged = self._channel.rev, ["any video"]
+        else:
+            if len(changes):
+                self._channel.tell(*greeting)
+                greeting = ()
+                await pushes.tell_all(self._channel, changes)
+            rev, damaged = changes.rev, changes.damaged
+        if damaged:
+            greeting = (*greeting, _damaged(damaged))
+        self._channel.tell(*greeting, Synced(rev=rev))
+        pushes.follow(self._channel, rev)
+
+
+def _damaged(videos: list[str]) -> Error:
+    """What a device is told of records that it can't be shown."""
+    kind, more = Problem.DAMAGED, "" if len(videos) <= NAMED else f" and {len(videos) - NAMED} more"
+    detail = f"the stored progress of {', '.join(videos[:NAMED])}{more} can't be read, and nothing is added to it"
+    return Error(code=kind.code, title=kind.value.title, detail=detail[:500])

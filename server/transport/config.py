@@ -1,0 +1,161 @@
+"""What our two protocols of uvicorn share: configuration, TCP connections counted by network, last words.
+
+uvicorn waits for a request's head for ever, keeps all headers however many, and queues what a flood of small or
+control frames makes of one read. A connection that is slow, large or fast beyond reason is cut off: in
+`bounded_http.py` and `bounded_websocket.py`.
+"""
+
+import contextlib
+import logging
+from asyncio import Transport
+from collections import Counter
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import uvicorn
+
+from playhead.protocol.errors import Problem
+from playhead.server.limits.answer_memory import Account, Unread
+from playhead.server.limits.body_memory import Payer
+from playhead.server.limits.newcomers import Newcomers
+from playhead.server.limits.rates import network_of
+from playhead.server.problems import response
+from playhead.server.settings import Settings
+from playhead.server.transport.counts import Tally
+from playhead.server.transport.refusals import Refusals
+from playhead.server.transport.safe_headers import SAFE_HEADERS
+
+SPARE_CONNECTIONS = 1_000
+"""For REST and health beside as many WebSockets as there may be, of the process and of one address."""
+TOO_MANY = (
+    "more are open than max_connections and max_newcomers allow (of one address max_connections_per_address and "
+    "max_newcomers_per_address), and the 2,000 beside them"
+)
+PLACE = "playhead.place"
+"""In the ASGI scope: the Place of the connection that a request or WebSocket came by."""
+
+
+class ServiceConfig(uvicorn.Config):
+    """uvicorn's own, and what the protocols here need to know; picklable, for it goes to worker processes."""
+
+    def __init__(self, settings: Settings, refusals: Refusals | None = None, **options: Any) -> None:
+        self.settings = settings
+        self.refusals = refusals or Refusals()
+        self.peers: Counter[str | None] = Counter()
+        """TCP connections of this process by network; None: of the proxies."""
+        self.newcomers: Newcomers[Place] = Newcomers(
+            settings.max_newcomers + SPARE_CONNECTIONS, settings.max_newcomers_per_address + SPARE_CONNECTIONS
+        )
+        """Those by which no valid token has come, or none for what is going on now."""
+        self._proxies = [ip_network(network) for network in settings.trusted_proxies]
+        super().__init__(**options)
+
+    def network_of(self, client: tuple[str, int] | None) -> str | None:
+        """Of a peer; None for a proxy that we trust: what it forwards is counted by the address that it names."""
+        if client is None:
+            return ""
+        network = network_of(client[0])
+        if self._proxies:
+            with contextlib.suppress(ValueError):
+                address = ip_address(client[0])
+                if any(address in proxies for proxies in self._proxies):
+                    return None
+        return network
+
+
+def most_connections(settings: Settings) -> int:
+    """TCP connections of one process: WebSockets, newcomers with REST's, and requests that are being answered."""
+    return settings.max_connections + settings.max_newcomers + 2 * SPARE_CONNECTIONS
+
+
+class Place:
+    """A TCP connection's place among those of its network.
+
+    It is a newcomer's, which may have to give way, until a valid token comes by it; and again when that request has
+    been answered. A WebSocket stays known. So connections on which nothing, or half a request, or nothing any more is
+    sent can keep out nobody.
+    """
+
+    __slots__ = ("_account", "_config", "_network", "_tally", "_transport")
+
+    def __init__(
+        self, config: ServiceConfig, client: tuple[str, int] | None, transport: Transport, tally: Tally | None
+    ) -> None:
+        self._config = config
+        self._tally = tally
+        self._network = config.network_of(client)
+        self._transport: Transport | None = transport
+        self._account: Account | None = None
+        config.peers[self._network] += 1
+        self.unsettle()
+        if self._is_one_too_many():
+            config.refusals.add("connections", "Reset a connection: %s", TOO_MANY)
+            self._cut_off(transport)
+
+    def settle(self) -> None:
+        """A valid token has come."""
+        self._config.newcomers.leave(self)
+
+    def unsettle(self) -> None:
+        """What it came for is done."""
+        if self._transport is None:
+            return
+        oldest = self._config.newcomers.enter(self, self._network)
+        if oldest is not None and oldest._transport is not None:
+            self._cut_off(oldest._transport)
+
+    def _cut_off(self, transport: Transport) -> None:
+        transport.abort()
+        if self._tally is not None:
+            self._tally.refuse("tcp", Problem.BUSY)
+
+    def abort(self) -> None:
+        """Cut the connection off, with whatever waits to be written."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def bill(self, payer: Payer, unread: Unread) -> None:
+        """What waits to be written from now on is this payer's; a proxy's connections serve many."""
+        if self._account is None or self._account.payer != payer:
+            if self._account is not None:
+                self._account.hold(0)
+            self._account = unread.account(payer)
+            self.count()
+
+    def count(self) -> None:
+        """Look how much waits to be written."""
+        if self._account is not None:
+            self._account.hold(self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
+    def leave(self) -> None:
+        """The connection is gone. Once."""
+        self._transport = None
+        self.count()
+        self._config.newcomers.leave(self)
+        peers = self._config.peers
+        peers[self._network] -= 1
+        if not peers[self._network]:
+            del peers[self._network]
+
+    def _is_one_too_many(self) -> bool:
+        """Those that are known fill all there is: WebSockets have their limit, so these are requests."""
+        settings, peers = self._config.settings, self._config.peers
+        most_of_one = settings.max_connections_per_address + settings.max_newcomers_per_address + 2 * SPARE_CONNECTIONS
+        if self._network is not None and peers[self._network] > most_of_one:
+            return True
+        return peers.total() > most_connections(settings)
+
+
+def last_words(problem: Problem, detail: str) -> bytes:
+    """An answer to what did not become a request."""
+    answer = response(problem, detail)
+    head = [f"HTTP/1.1 {answer.status_code} {problem.value.title}\r\n".encode()]
+    head += [name + b": " + value + b"\r\n" for name, value in (*answer.raw_headers, *SAFE_HEADERS)]
+    return b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)])
+
+
+class PeersMistakes(logging.Filter):
+    """Keeps out of uvicorn's log what any peer can write into it at will."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Invalid UTF-8")

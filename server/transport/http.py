@@ -1,0 +1,255 @@
+"""uvicorn's HTTP with the bounds that it lacks: on connections, time, headers, bodies and what is pipelined."""
+
+import asyncio
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from playhead.protocol.errors import Problem
+from playhead.server.limits.rates import unmapped
+from playhead.server.transport import handshake
+from playhead.server.transport.config import PLACE, Place, ServiceConfig, last_words
+from playhead.server.transport.corked import Corked
+from playhead.server.transport.counts import TALLY
+from playhead.server.transport.websocket import BoundedWebSocket
+
+BODY_GRACE_S = 5.0
+"""After the deadline of a body, for the app to say so."""
+PIPELINED = 16
+"""Requests that may wait for the answers before them on one connection."""
+HEADER_BYTES = 4
+"""Of a header line beside name and value."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """A head within its deadline and size, a body within its deadline, few pipelined requests, few connections."""
+
+    config: ServiceConfig
+
+    def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._settings = config.settings
+        self._deadline: asyncio.TimerHandle | None = None
+        self._place: Place | None = None
+        self._bytes = 0
+        self._in_head = True
+        self._problem = Problem.NOT_HTTP
+        self._answering: RequestResponseCycle | None = None
+        self._corked: Corked | None = None
+        self._over = False
+        """A request said Connection: close: what follows it is not read (RFC 9112, 9.6)."""
+        self._token: bytes | None = None
+        """Of a handshake that is taken, while requests before it wait for their answers."""
+        self._early = b""
+        """What came behind that handshake."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.client is not None:  # here, once: all that asks whose a connection is takes it from us
+            self.client = unmapped(self.client[0]), self.client[1]
+        self._place = Place(self.config, self.client, transport, self.app_state.get(TALLY))
+        transport.set_write_buffer_limits(high=0)  # so we hear of whatever is not taken at once
+        self._expect(self._settings.head_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        if self._answering is not None:  # uvicorn tells the last request only, which may wait behind this one
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+        self.pipeline.clear()  # what was never answered leads back to us
+        self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._place is not None:
+            self._place.count()
+
+    def resume_writing(self) -> None:
+        if self._place is not None:
+            self._place.count()
+        super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        self._corked = Corked(cycle.transport)
+        cycle.transport = self._corked  # type: ignore[assignment] # all that it needs of one
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._corked is not None:
+            self._corked.flush()
+            self._corked = None
+        if self._answering is not None:
+            self._answering.body.clear()  # what came of it and nobody will read
+        if self._place is not None:
+            self._place.unsettle()
+        super().on_response_complete()
+        if self._token is not None and not self.transport.is_closing():
+            self._switch(self._token)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over or self.transport.is_closing():
+            return
+        if self._token is not None:
+            self._early += data
+            if len(self._early) > self._settings.max_frame_bytes:
+                self.transport.abort()
+            return
+        self._bytes += len(data)
+        if self._in_head and self._deadline is None:
+            self._expect(self._settings.head_timeout_s)
+        self._read(data)
+        if self._over or self._token is not None or self.transport.is_closing():
+            return
+        if self._in_head and self._bytes > self._settings.max_head_bytes:
+            self._problem = Problem.HEADERS_TOO_LARGE
+            self.send_400_response("")
+        elif self._bytes > self._most():
+            if self.cycle is None or self.cycle.response_started:
+                self.transport.close()
+            else:
+                self._problem = Problem.TOO_LARGE
+                self.send_400_response("")
+
+    def _read(self, data: bytes) -> None:
+        """Parse, as uvicorn does; an Upgrade ends the parser, wherever its request's body begins."""
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self._token is not None:
+                    self._early = rest
+                    self._switch(self._token)
+                    return
+                data = self._head_without_upgrade() + rest
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            except httptools.HttpParserError:
+                if self._over:
+                    self._expect(None)
+                else:
+                    self.send_400_response("")
+                return
+            else:
+                return
+
+    def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.keep_alive:
+            self._over = True
+            raise ValueError("nothing more is read")
+        super().on_message_begin()
+        self.scope[PLACE] = self._place  # type: ignore[literal-required] # a server may add keys of its own
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many pipelined requests")  # ends in send_400_response
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Not those behind a chunked body: nobody reads them, and each takes far more memory than it has bytes."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        headers = sum(len(name) + len(value) + HEADER_BYTES for name, value in self.headers)
+        if len(self.url) + headers > self._settings.max_head_bytes:
+            self._problem = Problem.HEADERS_TOO_LARGE
+            raise ValueError("headers too large")  # ends in send_400_response
+        if self.parser.should_upgrade():  # ends in HttpParserUpgrade
+            self._token = self._judged()
+            return
+        self._in_head = False
+        self._expect(self._settings.body_timeout_s + BODY_GRACE_S)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._in_head, self._bytes = True, 0
+        self._expect(None)
+        super().on_message_complete()
+
+    def _judged(self) -> bytes | None:
+        """The token that answers a handshake; None for an Upgrade that is to be ignored."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise ValueError("no tunnel is made")  # ends in send_400_response
+        if method != b"GET" or self.parser.get_http_version() != "1.1":
+            return None
+        path = unquote((httptools.parse_url(self.url).path or b"").decode("ascii"))
+        if path != handshake.SOCKET_PATH:
+            self.config.refusals.add(
+                "path", "Ignored an Upgrade outside of the WebSocket's path, %s", handshake.SOCKET_PATH
+            )
+        token = handshake.accept_token(path, self.headers)
+        if token is not None and handshake.too_large(self.url, self.headers):
+            self._problem = Problem.HEADERS_TOO_LARGE
+            raise ValueError("headers too large")  # ends in send_400_response
+        return token
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was just parsed, with nothing in it that ends a parser."""
+        lines = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                lines += [name, b": ", value, b"\r\n"]
+        return b"".join([*lines, b"\r\n"])
+
+    def _switch(self, token: bytes) -> None:
+        """Go on as a WebSocket, when the requests before the handshake are answered."""
+        self._expect(None)
+        self._unset_keepalive_if_required()
+        if self._answering is not None and not self._answering.response_complete:
+            self.flow.pause_reading()
+            return
+        self.connections.discard(self)
+        kind = cast(type[BoundedWebSocket], self.ws_protocol_class)
+        protocol = kind(self.config, self.server_state, self.app_state)
+        place, self._place = self._place, None
+        protocol.take_over(self, place, token, self._early)
+        self.transport.set_protocol(protocol)
+        if self.flow.write_paused:
+            protocol.pause_writing()
+        self.flow.resume_reading()
+        # What leads back to us, and is done.
+        self.parser = self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls this for what it can't read; we, for what we won't, with `_problem` set."""
+        details = {
+            Problem.NOT_HTTP: "it is not HTTP/1.1 as RFC 9112 has it",
+            Problem.HEADERS_TOO_LARGE: (
+                f"a head has at most {self._settings.max_head_bytes} bytes; "
+                f"a WebSocket's at most {handshake.MAX_HEADERS} lines of {handshake.MAX_LINE} bytes"
+            ),
+            Problem.TIMEOUT: f"a head arrives within {self._settings.head_timeout_s:g} s",
+            Problem.TOO_LARGE: f"a message has at most {self._most()} bytes, chunk sizes and trailers included",
+        }
+        self.transport.write(last_words(self._problem, details[self._problem]))
+        if (tally := self.app_state.get(TALLY)) is not None:
+            tally.refuse("http", self._problem)
+        self.transport.close()
+
+    def _most(self) -> int:
+        """Of a whole message: a chunked body may be twice its content, in chunks of a few bytes."""
+        return self._settings.max_head_bytes + 4 * self._settings.max_body_bytes
+
+    def _expect(self, within_s: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if within_s is None else self.loop.call_later(within_s, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._in_head and self._bytes:
+            self._problem = Problem.TIMEOUT
+            self.send_400_response("")
+        self.transport.close()
+
+    def _leave(self) -> None:
+        self._expect(None)
+        if self._place is not None:
+            self._place.leave()
+            self._place = None

@@ -1,0 +1,179 @@
+"""uvicorn's WebSocket with the bounds that it lacks: on frames of any kind, fragments, and the handshake."""
+
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode as StandardCode
+from websockets.frames import Frame
+from websockets.protocol import State
+
+from playhead.protocol.errors import CloseCode
+from playhead.server.limits.rates import Bucket
+from playhead.server.transport import handshake
+from playhead.server.transport.config import PLACE, Place, ServiceConfig
+from playhead.server.transport.counts import TALLY, Tally
+
+SLICE = 4_096
+"""Bytes of a read that are made into frames at once: a flood is noticed before all of it is."""
+ALL_FRAMES = 4
+"""Frames of all kinds, pings and fragments too, to the messages that may come."""
+FRAGMENTS = 64
+"""Pieces of one message that are kept apart: empty ones would cost memory and never reach the limit of a frame."""
+LAST_WORD_S = 1.0
+"""For the close of a flood to arrive: to close with its frames unread resets the connection, and drops what is sent."""
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Frames of any kind at a rate; nothing more is read, or answered, of a connection that is cut off."""
+
+    def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._config = config
+        settings = config.settings
+        self._bucket = Bucket(ALL_FRAMES * settings.frames_per_s, ALL_FRAMES * settings.frames_burst, self.loop.time())
+        self._place: Place | None = None
+        self._cut = False
+        self._token: bytes | None = None
+        """Of a handshake that is taken over from HTTP and not answered yet."""
+        self._early = b""
+        """What came before that answer: kept for after it."""
+        self.close_timeout = min(self.close_timeout, settings.write_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._place is not None:
+            self._place.leave()
+        super().connection_lost(exc)
+        if self.handshake_complete and (tally := self.app_state.get(TALLY)) is not None:
+            self._count(tally)
+
+    def _count(self, tally: Tally) -> None:
+        """Whoever sent a close frame first has closed; without one, the network has."""
+        sent, received = self.conn.close_sent, self.conn.close_rcvd
+        if received is not None and (sent is None or self.conn.close_rcvd_then_sent):
+            tally.close("client", received.code)
+        elif sent is not None:
+            tally.close("server", sent.code, sent.reason)
+        else:
+            tally.close("network", StandardCode.ABNORMAL_CLOSURE)
+
+    def take_over(self, http: HttpToolsProtocol, place: Place | None, token: bytes, early: bytes) -> None:
+        """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed.
+
+        Args:
+            place: the connection's, which is ours to give back.
+            token: Sec-WebSocket-Accept.
+            early: what the peer sent behind the handshake, without waiting for our answer.
+        """
+        self.transport, self.server, self.client = http.transport, http.server, http.client
+        self.scheme = "wss" if http.scheme == "https" else "ws"
+        self.transport.set_write_buffer_limits()
+        self.connections.add(self)
+        self._place, self._token, self._early = place, token, early
+        self.handshake_initiated = True
+        url = httptools.parse_url(http.url)
+        offered = handshake.tokens(http.headers, b"sec-websocket-protocol")
+        self.scope = {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": self.scheme,
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + unquote(url.path.decode("ascii")),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
+            "headers": http.headers,
+            "subprotocols": [name.decode("ascii") for name in offered],
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
+        self.scope[PLACE] = place  # type: ignore[literal-required] # a server may add keys of its own
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
+
+    async def send(self, message: Any) -> None:
+        if self._token is None or message["type"] != "websocket.accept":
+            await super().send(message)
+            # Or uvicorn, which keeps this for 101 alone, would log an error of ours.
+            self.handshake_complete = self.handshake_complete or self.close_sent
+            return
+        await self.writable.wait()
+        if self.disconnected or self.transport.is_closing():
+            raise ClientDisconnected
+        more = [*self.default_headers, *message.get("headers", ())]
+        self.transport.write(handshake.answer(self._token, message.get("subprotocol"), more))
+        self._token = None
+        self.handshake_complete = True
+        self.conn.state = State.OPEN
+        self.conn.parser = self.conn.parse()  # of frames, in this state
+        next(self.conn.parser)
+        self.start_keepalive()
+        early, self._early = self._early, b""
+        self.data_received(early)
+
+    def forget_handshake(self) -> None:
+        """The headers of the request, which uvicorn keeps for ever."""
+        self.scope["headers"] = []
+
+    def data_received(self, data: bytes) -> None:
+        if not self.handshake_complete:
+            self._early += data
+            if len(self._early) > self._config.settings.max_frame_bytes:
+                self.transport.abort()
+            return
+        for start in range(0, len(data), SLICE):
+            if self._cut or self.transport.is_closing():
+                return
+            super().data_received(data[start : start + SLICE])
+
+    def handle_text(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_cont(event)
+            if len(self.frames) > FRAGMENTS:
+                self.frames = [b"".join(self.frames)]
+
+    def handle_ping(self) -> None:
+        if not self._charge():
+            return
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # no pong waits for one who does not read
+
+    def handle_pong(self, event: Frame) -> None:
+        if self._charge():
+            super().handle_pong(event)
+
+    def _charge(self) -> bool:
+        if self._cut:
+            return False
+        if self._bucket.take(self.loop.time()):
+            return True
+        self._cut = True
+        self.frames = []
+        if self.close_sent:
+            self.transport.close()
+            return False
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.RATE, "reason": "rate"})
+        self.conn.send_close(CloseCode.RATE, "rate")
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.pause_reading()
+        self.read_paused = False  # so that uvicorn does not resume it
+        self.close_timer = self.loop.call_later(LAST_WORD_S, self.transport.close)
+        return False

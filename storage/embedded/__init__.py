@@ -1,0 +1,1 @@
+"""A Valkey server of our own as a child process, for installations without a store."""

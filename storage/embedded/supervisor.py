@@ -1,0 +1,182 @@
+"""Keeps a server process running: spawned, awaited, and spawned again when it dies by itself.
+
+One thread spawns and awaits every server and lives as long as any of them: on Linux the kernel sends the
+server SIGTERM when the thread that spawned it is gone (PDEATHSIG), so a killed owner leaves none behind.
+`setpriv` sets that, where there is one: code between fork and exec is not safe in a threaded process. It
+is a courtesy; that no two servers write one directory rests on the locks of `storage/embedded/data_dir.py` alone.
+
+Threads and blocking calls, not asyncio: a parent of several workers needs it too and has no event loop.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from playhead.storage.embedded.data_dir import POLL_S, STOP_TIMEOUT_S, EmbeddedStoreFailed, ask
+from playhead.storage.embedded.private_files import UMASK, open_file
+from playhead.storage.outage import Outage
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 30.0  # for a sign of life; a server that says it is loading is alive
+RESTART_DELAY_MIN_S = 0.1
+RESTART_DELAY_MAX_S = 5.0
+STEADY_S = 30.0  # a server that lived this long died of something new: the delay starts over
+READY = b"Ready to accept connections"  # in the log of a server whose data are loaded
+LOOK_S = 0.05  # between two looks for it
+PROBE_S = 5.0  # for setpriv to say whether it can do what it is for
+JOIN_S = 5.0  # for the kernel to end a server that was killed
+
+
+class Supervisor:
+    """A server that is restarted whenever it dies by itself after it has answered once.
+
+    Args:
+        command: the program and its options.
+        lock: a descriptor that each server inherits.
+        log: the file that what it says is added to.
+        on_restart: called, from a thread, each time that a dead server's successor is about to be spawned.
+    """
+
+    def __init__(
+        self, command: Sequence[str | Path], *, lock: int, log: Path, on_restart: Callable[[], None] = lambda: None
+    ) -> None:
+        self._command = [*_tied_to_parent(), *command]
+        self._lock = lock
+        self._log = log
+        self._on_restart = on_restart
+        self._turn = threading.Lock()  # await_answer, stop and the thread agree on whose the server is
+        self._stopping = threading.Event()
+        self._log_start = 0
+        """Of the newest server."""
+        self._outage = Outage(logger, "valkey died and is started again", "valkey answers again")
+        self._ready = self._stillborn = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="embedded-valkey", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The newest server's process id; None before the first."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Spawn the first server, once. It need not answer yet."""
+        self._thread.start()
+
+    def await_answer(self, path: Path, at_safe_point: Callable[[], None] = lambda: None) -> None:
+        """Block until the server answers at the socket `path`, its data loaded.
+
+        Args:
+            at_safe_point: called between two tries.
+
+        Raises:
+            EmbeddedStoreFailed: it died first, or gives no sign of life for START_TIMEOUT_S.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            answer = b""
+            with contextlib.suppress(OSError):
+                answer = ask(path, b"PING")
+            with self._turn:
+                if self._stillborn:
+                    raise EmbeddedStoreFailed(f"The embedded store did not start: {self._last_words()}")
+                self._ready = answer.startswith(b"+PONG")
+                if self._ready:
+                    return
+            if answer.startswith(b"-LOADING"):
+                deadline = time.monotonic() + START_TIMEOUT_S
+            at_safe_point()
+            time.sleep(POLL_S)
+        raise EmbeddedStoreFailed(f"The embedded store does not answer: {self._last_words()}")
+
+    def stop(self) -> None:
+        """End the server, by force after STOP_TIMEOUT_S. Before `start` it does nothing."""
+        with self._turn:
+            self._stopping.set()
+        if self._thread.ident is None:
+            return
+        if self._process is not None:
+            self._process.terminate()
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive() and self._process is not None:
+            logger.warning("valkey (pid %d) did not stop in %.0f s: killing it", self._process.pid, STOP_TIMEOUT_S)
+            self._process.kill()
+            self._thread.join(JOIN_S)
+            if self._thread.is_alive():  # in the kernel, at a disk that does not answer
+                logger.error("valkey (pid %d) does not end though it was killed", self._process.pid)
+
+    def _run(self) -> None:
+        delay_s = RESTART_DELAY_MIN_S
+        while True:
+            spawned_at = time.monotonic()
+            try:
+                with self._turn:
+                    if self._stopping.is_set():
+                        return
+                    self._process = self._spawn()
+                death = f"it ended by itself with {self._wait(self._process)}"
+            except OSError as error:
+                death = f"it could not be run ({error})"
+            with self._turn:
+                self._stillborn = not self._ready
+                if self._stillborn or self._stopping.is_set():
+                    return
+            if time.monotonic() - spawned_at > STEADY_S:
+                delay_s = RESTART_DELAY_MIN_S
+            self._outage.failed(f"{death}; it said: {self._last_words()}")
+            if self._stopping.wait(delay_s):
+                return
+            delay_s = min(2 * delay_s, RESTART_DELAY_MAX_S)
+            self._on_restart()
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> int:
+        """Until it ends; its exit code. One that was ready ends an outage, and its death begins another."""
+        while self._outage.lasts:
+            ended = process.poll() is not None
+            with contextlib.suppress(OSError), self._log.open("rb") as log:
+                log.seek(self._log_start)
+                if READY in log.read():
+                    self._outage.worked()
+            if ended:
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_S)
+        return process.wait()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with open(open_file(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
+            self._log_start = log.tell()
+            return subprocess.Popen(  # noqa: S603 - no word of the command comes from a peer
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(self._lock,),
+                umask=UMASK,
+                start_new_session=True,  # a Ctrl-C is the owner's, which still has to flush
+            )
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(errors="replace").splitlines()
+        except OSError as error:
+            return f"its log cannot be read ({error})"
+        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+
+
+def _tied_to_parent() -> list[str | Path]:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return []
+    prefix: list[str | Path] = [setpriv, "--pdeathsig", "TERM"]
+    try:
+        probe = subprocess.run([*prefix, "true"], capture_output=True, check=False, timeout=PROBE_S)  # noqa: S603 - fixed words
+    except subprocess.TimeoutExpired:
+        return []
+    return prefix if probe.returncode == 0 else []

@@ -1,0 +1,1 @@
+"""What is promised about data that was acked: durability levels, the epoch, fences, replay after a restart."""

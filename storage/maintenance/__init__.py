@@ -1,0 +1,1 @@
+"""What operators run beside the service: export, import, rebuild and the checks of a store."""

@@ -1,0 +1,162 @@
+"""What an operator should know about a store of their own: who else gets in, what is on the wire, what is kept.
+
+It only looks, and changes nothing. What a user of the store may not look at (managed stores allow little) is told once.
+"""
+
+import asyncio
+import ssl
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import MovedError, RedisError
+
+from playhead.storage.connection.cancellation import kept_cancellation
+from playhead.storage.connection.primary import Primary
+from playhead.storage.errors import StoreUnavailable
+from playhead.storage.store import Store
+
+LOOKUP_S = 5.0
+"""For the address of a store's host."""
+CREDENTIALS = frozenset({"username", "password", "credential_provider", "ssl_certfile", "ssl_keyfile", "ssl_password"})
+
+
+class _NotShown(Exception):
+    """The store does not let us look; the message is what we wanted to know."""
+
+
+async def concerns(store: Store) -> list[str]:
+    """One sentence for each, however many primaries it is true of; no part of the store's URL is in any of them.
+
+    Never raises what the store answers.
+    """
+    told: dict[str, None] = {}
+    not_shown: dict[str, None] = {}
+    with kept_cancellation(), suppress(StoreUnavailable):
+        for primary in await store.link.primaries():
+            local = await _is_local(primary)
+            for look in (_on_the_wire, _let_in, _kept, _evicted):
+                try:
+                    sentence = await look(primary, local)
+                except _NotShown as what:
+                    not_shown[str(what)] = None
+                else:
+                    told |= {sentence: None} if sentence else {}
+    if not_shown:
+        told[f"The store does not let us look, so it could not be checked {' and '.join(not_shown)}."] = None
+    return list(told)
+
+
+async def _on_the_wire(primary: Primary, local: bool) -> str:
+    pool = primary.pool
+    if not issubclass(pool.connection_class, SSLConnection):
+        return "" if local else "The connection to the store is not encrypted: use rediss:// and a store with TLS."
+    wanted = pool.connection_kwargs.get("ssl_cert_reqs", "required")
+    if wanted in ("required", ssl.CERT_REQUIRED) and pool.connection_kwargs.get("ssl_check_hostname", True):
+        return ""
+    return "The store's certificate is not fully checked: somebody else could pose as the store."
+
+
+async def _let_in(primary: Primary, local: bool) -> str:
+    """The plainest test is to be the stranger without our credentials.
+
+    On the store's own machine that proves nothing about others; but who is let in there may ask where it listens.
+    """
+    pool = primary.pool
+    given = {name: value for name, value in pool.connection_kwargs.items() if name not in CREDENTIALS}
+    strangers = BlockingConnectionPool(max_connections=1, connection_class=pool.connection_class, **given)
+    async with Redis.from_pool(strangers) as stranger:
+        try:
+            await stranger.get("ph:epoch")
+        except MovedError:
+            pass  # one of a cluster, which lets us in and has not this key
+        except (RedisError, OSError):
+            return ""
+        if local and not await _listens_to_others(stranger):
+            return ""
+    return "The store lets in whoever reaches it, without a password: turn its default user off."
+
+
+async def _listens_to_others(stranger: "Redis") -> bool:
+    config = await _config(stranger, "bind", "protected-mode", "port", "tls-port")
+    if config is None:
+        raise _NotShown("who else can reach it")
+    ports = {config.get("port", "0"), config.get("tls-port", "0")} - {"0"}
+    elsewhere = any(not _is_loopback(address.lstrip("-")) for address in config.get("bind", "").split())
+    return bool(ports) and elsewhere and config.get("protected-mode") != "yes"
+
+
+async def _kept(primary: Primary, local: bool) -> str:
+    info = await _info(primary.redis, "persistence")
+    if info is None:
+        raise _NotShown("whether it keeps anything on disk")
+    if info.get("aof_enabled"):
+        return ""
+    config = await _config(primary.redis, "save")
+    if config is not None and config["save"] == "":
+        return "The store keeps nothing on disk, and all progress ends with it: turn its appendonly on."
+    return (
+        "The store keeps no append-only file, so what it took since its last snapshot, if it takes any, ends with it: "
+        "turn its appendonly on."
+    )
+
+
+async def _evicted(primary: Primary, local: bool) -> str:
+    info = await _info(primary.redis, "memory")
+    if info is None:
+        raise _NotShown("whether it evicts records")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if not info.get("maxmemory") or policy == "noeviction":
+        return ""
+    if policy.startswith("allkeys"):
+        lost = "it drops all that a learner has watched, or a video's totals"
+    else:
+        lost = (
+            "it drops keys before their time to live is over; no record has one, but the list of ended sessions has, "
+            "and each count of commits"
+        )
+    return f"The store's maxmemory-policy is {policy}: when it is full {lost}. Set noeviction."
+
+
+async def _info(client: "Redis", section: str) -> dict[str, Any] | None:
+    try:
+        return dict(await client.info(section))
+    except (RedisError, OSError):
+        return None
+
+
+async def _config(client: "Redis", *names: str) -> dict[str, str] | None:
+    """None: not allowed, or the first of them is not told."""
+    found: dict[str | None, str | None] = {}
+    try:
+        for name in names:
+            found |= await client.config_get(name)
+    except (RedisError, OSError):
+        return None
+    return {str(name): value or "" for name, value in found.items()} if names[0] in found else None
+
+
+async def _is_local(primary: Primary) -> bool:
+    """Whether what passes between us and the store stays on this machine."""
+    pool = primary.pool
+    if issubclass(pool.connection_class, UnixDomainSocketConnection):
+        return True
+    if isinstance(pool, SentinelConnectionPool):
+        host = pool.master_address[0] if pool.master_address else ""
+    else:
+        host = pool.connection_kwargs.get("host", "localhost")
+    try:
+        async with asyncio.timeout(LOOKUP_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError:  # a TimeoutError, too
+        return False
+    return all(_is_loopback(str(address[0])) for *_, address in found)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

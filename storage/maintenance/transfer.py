@@ -1,0 +1,312 @@
+"""Export and import: records, catalogue entries and ended sessions as lines, out of a store that serves and into one.
+
+Export walks through the store: each record as it is when it is read, some perhaps twice; that is no snapshot across
+records, and need not be, because import is a join. It may be run twice, in parts, into a store that has other records:
+
+- a record joins by `protocol/merge.py`; it is computed here and put into the store only if the record that it was
+  computed from is still there (lua/swap.lua), else computed again. The store counts the revisions. Then stage 2 of a
+  commit, also where nothing changed: a killed import is made whole by the next;
+- a catalogue entry that is there already stays: the entries bear no time, and an older export must change nothing.
+  Records that were there before a new entry take its duration over with their next report, or when another is put;
+- ended sessions: the later instant, while it matters.
+
+An instant later than now was made by a clock that was wrong, or by hand, and binds nobody (`believed` of
+`protocol/record.py`). In a file it is taken for the moment of the export, at most for now: so a second import changes
+nothing.
+
+The epoch is the store's own and is left alone.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import msgpack
+
+from playhead.protocol.export import (
+    EndedLine,
+    EndLine,
+    HeaderLine,
+    RecordLine,
+    VideoLine,
+    read_line,
+    record_line,
+    write_line,
+)
+from playhead.protocol.merge import merge
+from playhead.protocol.record import Record, believed
+from playhead.protocol.scalars import format_instant
+from playhead.storage.backoff import Backoff
+from playhead.storage.keys import NOT_VIDEOS, id_of
+from playhead.storage.read.catalogue import Video, read_video
+from playhead.storage.read.scanning import START
+from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.values.damage import Damaged
+from playhead.storage.values.instants import CLOCKS_APART_MS, RECEIPT_MS
+from playhead.storage.values.packing import pack_record, unpack_record
+from playhead.storage.write.ended_sessions import KEEP_MS
+from playhead.storage.write.pending import Key
+
+MAX_ROUNDS = 20
+"""Of a record that changes between every reading and writing."""
+RETRY_S = 0.005, 0.1
+"""The first delay between them and the longest."""
+VIDEOS, USERS = "v", "u"
+
+
+class Page(NamedTuple):
+    """A part of an export."""
+
+    lines: list[bytes]
+    """Each with its end."""
+    place: str
+    """Where an export can go on after this page; "" where it can't."""
+    part: float
+    """How much of the store is done, about; 0 to 1."""
+
+
+class Export:
+    """One export.
+
+    Args:
+        counts: of an export that goes on, what has been written.
+    """
+
+    def __init__(self, store: Store, counts: Counter[str] | None = None) -> None:
+        self._store = store
+        self.counts = counts or Counter()
+        self.failed: list[str] = []
+        """What can't be read, and is left out; of this run, while `counts` has all."""
+
+    async def pages(self, now: int, after: str = "") -> AsyncIterator[Page]:
+        """All of it. Raises StoreUnavailable: go on after the last place that is known.
+
+        Args:
+            now: ms since 1970.
+            after: the place of a page up to which all is written.
+        """
+        side, _, place = after.partition(":")
+        if not after:
+            header = HeaderLine.model_construct(exported_at=now, epoch=await self._store.epoch())
+            yield Page([_line(write_line(header))], "", 0)
+        if side != USERS:
+            async for page in self._videos(place):
+                yield page
+            yield Page(await self._ended(now), f"{USERS}:", 0)
+            place = START
+        async for page in self._records(place):
+            yield page
+        c = self.counts
+        yield Page([_line(write_line(EndLine(videos=c["videos"], ended=c["ended"], records=c["records"])))], "", 1)
+
+    async def _videos(self, after: str) -> AsyncIterator[Page]:
+        async for page in self._store.scanning.keys(self._store.keys.all_of("v", "catalogue"), after):
+            found = await self._store.run_each([("HMGET", name, "title", "duration_ms") for name in page.names])
+            lines = []
+            for name, stored in zip(page.names, found, strict=True):
+                video = read_video(stored)
+                if isinstance(video, Damaged):
+                    self._failed(f"the catalogue entry of video {id_of(name)}")
+                elif video is not None:
+                    line = VideoLine.model_construct(
+                        video_id=id_of(name), title=video.title, duration=video.duration_ms
+                    )
+                    lines.append(_line(write_line(line)))
+            self.counts["videos"] += len(lines)
+            yield Page(lines, f"{VIDEOS}:{page.place}" if page.place else "", 0)
+
+    async def _ended(self, now: int) -> list[bytes]:
+        ended = [(user, at) for user, at in await self._store.endings.recent() if at > now - KEEP_MS]
+        self.counts["ended"] += len(ended)
+        return [_line(write_line(EndedLine.model_construct(user_id=user, at=at))) for user, at in ended]
+
+    async def _records(self, after: str) -> AsyncIterator[Page]:
+        async for page in self._store.scanning.keys(self._store.keys.all_of("u", "progress"), after):
+            async for fields in self._store.scanning.fields(page.names):
+                for key in fields.foreign:
+                    self._failed(f"user {id_of(key)}, all videos: {key} is no hash")
+                lines = []
+                for key, name, value in fields.fields:
+                    if name in NOT_VIDEOS:
+                        continue
+                    video_id, record = name.decode(errors="replace"), unpack_record(value)
+                    if isinstance(record, Damaged):
+                        self._failed(f"user {id_of(key)}, video {video_id}")
+                    else:
+                        lines.append(_line(record_line(id_of(key), video_id, record)))
+                self.counts["records"] += len(lines)
+                yield Page(lines, "", page.part)
+            yield Page([], f"{USERS}:{page.place}" if page.place else "", page.part)
+
+    def _failed(self, what: str) -> None:
+        self.failed.append(what)
+        self.counts["failed"] += 1
+
+
+class Import:
+    """Takes lines, some at a time; what one call has returned from is stored.
+
+    Args:
+        now: ms since 1970.
+        exported_at: when the export began, by its header; 0 where that is not known.
+        strict: refuse lines with instants later than now.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        threshold_permille: int,
+        now: Callable[[], int],
+        exported_at: int = 0,
+        strict: bool = False,
+    ) -> None:
+        self._store = store
+        self._threshold_permille = threshold_permille
+        self._now = now
+        self._swap = store.script("swap")
+        self._exported_at = exported_at
+        self._strict = strict
+        self.taken: Counter[str] = Counter()
+        self.corrected = 0
+        """Lines with instants later than now."""
+        self.corrections: list[str] = []
+        """What the last call of `take` has corrected: a sentence for each line."""
+        self.changed = 0
+        """Records that are other than before."""
+        self.retrying = Backoff(*RETRY_S)
+        """How often some had to be read again, for they had changed meanwhile."""
+        self.end: EndLine | None = None
+
+    async def take(self, lines: Sequence[tuple[int, bytes]]) -> list[str]:
+        """Join what these lines say, (number, text); what was refused of them, and why.
+
+        Raises:
+            StoreUnavailable: not all of it is surely stored; take the same lines again.
+        """
+        refused = []
+        self.corrections = []
+        records: dict[Key, tuple[int, Record]] = {}
+        now = self._now()
+        latest, before = now + CLOCKS_APART_MS, max(2, min(now, self._exported_at or now))
+        for number, text in lines:
+            try:
+                line = read_line(text)
+            except ValueError as error:
+                refused.append(f"line {number}: {error}")
+                continue
+            if isinstance(line, RecordLine | EndedLine) and (late := line.later_than(latest)):
+                if self._strict:
+                    refused.append(f"line {number}: {', '.join(late)}: should not be later than now")
+                    continue
+                self.corrected += 1
+                as_of = format_instant(before)
+                self.corrections.append(f"line {number}: {', '.join(late)}: later than now, taken for {as_of}")
+            if isinstance(line, RecordLine):
+                key = line.user_id, line.video_id
+                if key in records:
+                    refused += await self._take_records(records)
+                    records = {}
+                records[key] = number, believed(line.record(), latest, before)
+            elif isinstance(line, VideoLine):
+                damaged = await self._take_video(line)
+                refused += [f"line {number}: the catalogue entry that is stored can't be read"] if damaged else []
+            elif isinstance(line, EndedLine):
+                damaged = await self._take_ended(line.user_id, line.at if line.at <= latest else before)
+                refused += [f"line {number}: the ended sessions that are stored can't be read"] if damaged else []
+            elif isinstance(line, EndLine):
+                self.end = line
+            self.taken[line.type] += 1
+        refused += await self._take_records(records)
+        return refused
+
+    async def _take_video(self, line: VideoLine) -> Damaged | None:
+        return await self._store.catalogue.add(line.video_id, Video(line.title, int(line.duration)))
+
+    async def _take_ended(self, user_id: str, at: int) -> Damaged | None:
+        now = self._now()
+        if at > now - KEEP_MS and at > dict(await self._store.endings.until(now)).get(user_id, 0):
+            return await self._store.endings.add(user_id, at)
+        return None
+
+    async def _take_records(self, records: dict[Key, tuple[int, Record]]) -> list[str]:
+        durations = await self._store.catalogue.durations({video_id for _, video_id in records})
+        refused: list[str] = []
+        by_video: dict[str, list[tuple[str, bytes]]] = {}
+        rounds = 0
+        now = self._now()
+        self.retrying.reset()
+        while records:
+            if rounds == MAX_ROUNDS:
+                raise StoreUnavailable("a record changes too often")
+            if rounds:
+                await self.retrying.wait()
+            rounds += 1
+            keys = list(records)
+            values = await self._store.run_each(
+                [("HGET", self._store.keys.progress(user), video) for user, video in keys]
+            )
+            swaps: dict[str, list[tuple[str, bytes, bytes]]] = {}
+            for (user, video), value in zip(keys, values, strict=True):
+                number, record = records[user, video]
+                stored = value if isinstance(value, Damaged) else unpack_record(value or b"")
+                if isinstance(stored, Damaged):
+                    refused.append(f"line {number}: the record that is stored can't be read")
+                    del records[user, video]
+                    continue
+                known = believed(stored, now + CLOCKS_APART_MS, now - RECEIPT_MS)
+                merged = _body(merge(known, record, durations[video], self._threshold_permille))
+                if merged != _body(stored):
+                    swaps.setdefault(user, []).append((video, value or b"", merged))
+                else:
+                    by_video.setdefault(video, []).append((user, value))
+                    del records[user, video]
+            refused += await self._put(swaps, records, by_video)
+        await self._store.commits.bring(by_video, self._now())
+        return refused
+
+    async def _put(
+        self,
+        swaps: dict[str, list[tuple[str, bytes, bytes]]],
+        records: dict[Key, tuple[int, Record]],
+        by_video: dict[str, list[tuple[str, bytes]]],
+    ) -> list[str]:
+        """Take out of `records` what could be put into the store, or never can be; of these, why not."""
+        refused: list[str] = []
+        if not swaps:
+            return refused
+        answers = await self._store.run(
+            [
+                self._swap.call(
+                    [self._store.keys.progress(user)], self._store.worker, self._store.lowest_rev, _packed(items)
+                )
+                for user, items in swaps.items()
+            ]
+        )
+        for (user, items), answer in zip(swaps.items(), answers, strict=True):
+            values = msgpack.unpackb(answer, raw=True) or [None] * len(items)
+            for (video, _, _), value in zip(items, values, strict=True):
+                if value:
+                    self.changed += 1
+                    by_video.setdefault(video, []).append((user, value))
+                if value is None:
+                    number, _ = records[user, video]
+                    refused.append(f"line {number}: the learner's revision that is stored can't be read")
+                if value is not False:
+                    del records[user, video]
+        return refused
+
+
+def _packed(items: list[tuple[str, bytes, bytes]]) -> bytes:
+    packed: bytes = msgpack.packb(items, use_bin_type=False)
+    return packed
+
+
+def _body(record: Record) -> bytes:
+    """The stored value without its rev."""
+    return pack_record(replace(record, rev=0))[1:]
+
+
+def _line(text: bytes) -> bytes:
+    return text + b"\n"

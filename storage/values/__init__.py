@@ -1,0 +1,1 @@
+"""How values are encoded in the store, and what happens where one cannot be decoded."""
