@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import redis
 
 from bench.processes import ROOT, START_S, Failed, await_port, cpu_s, python, running
-from playhead.storage.embedded.valkey import HASHES, EmbeddedValkey, _binary
+from playhead.storage.embedded.valkey import HASHES, EmbeddedValkey, server_binary
 from playhead.storage.guarantees.durability import Level
 from tests.clustered import clustered
 from tests.ports import free_port
@@ -116,7 +116,7 @@ def _replicas(valkey: EmbeddedValkey, work: Path, durability: str) -> Iterator[N
         for n in range(wanted):
             home = work / f"replica{n}"
             home.mkdir()
-            command = [str(_binary()), "--port", "0", "--unixsocket", str(home / "s"), "--dir", str(home)]
+            command = [str(server_binary()), "--port", "0", "--unixsocket", str(home / "s"), "--dir", str(home)]
             command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
             stack.enter_context(running([*command, "--replicaof", f"127.0.0.1 {port}"], work / f"replica{n}.log"))
         deadline = time.monotonic() + START_S

@@ -14,7 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.store import Store
 from tests.ports import BUS, free_ports
 
@@ -52,7 +52,7 @@ class Member:
         directory.mkdir(parents=True)
         self.directory = directory
         self.port = self.announced = port
-        binary, listen = binary or _binary(), ["--port", str(port)]
+        binary, listen = binary or server_binary(), ["--port", str(port)]
         self._reached: dict[str, Any] = dict(login or {})
         if secure is not None:
             binary = secure.binary

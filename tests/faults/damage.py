@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import redis
 
 from playhead.protocol.record import Record
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.keys import NOT_VIDEOS
 from playhead.storage.values.packing import unpack_record
 from tests.faults.ledger import Key
@@ -53,7 +53,7 @@ def held(directory: Path) -> dict[Key, Record]:
         else:
             shutil.copy(directory / SNAPSHOT, copy)
         path = Path(copy) / "s"
-        words: list[str | Path] = [_binary(), "--port", "0", "--unixsocket", path, "--dir", copy, "--save", ""]
+        words: list[str | Path] = [server_binary(), "--port", "0", "--unixsocket", path, "--dir", copy, "--save", ""]
         words += ["--appendonly", "yes" if appends else "no"]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         try:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import redis
 
 from playhead.storage.embedded.data_dir import SOCKET_NAME
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from tests.clustered import rewriting
 from tests.faults import configured
 from tests.faults.clustered import cluster
@@ -180,7 +180,7 @@ async def _server(
 
 @contextlib.asynccontextmanager
 async def valkey(env: Mapping[str, str] = NOTHING) -> AsyncIterator[Server]:
-    async with _server("valkey", _binary(), "fsync", repairs=True, env=env) as server:
+    async with _server("valkey", server_binary(), "fsync", repairs=True, env=env) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.keys import Keys
 from playhead.storage.store import Store
 from tests.conftest import StoreServer
@@ -52,7 +52,7 @@ class PrivateServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        words: list[str | Path] = [_binary(), "--port", "0", "--unixsocket", self._directory / "private.sock"]
+        words: list[str | Path] = [server_binary(), "--port", "0", "--unixsocket", self._directory / "private.sock"]
         words += ["--dir", self._directory, "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
         self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE_S

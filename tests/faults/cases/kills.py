@@ -12,8 +12,8 @@ from tests.faults.damage import CUT_BYTES, cut, held, tear, wipe
 from tests.faults.effort import Effort
 from tests.faults.place import Change
 from tests.faults.scene import Row, Scene, Service, scene
+from tests.server.features.test_workers import connections
 from tests.server.program import descendants, gone
-from tests.server.test_workers import connections
 
 STAGES = {"stage 1": Script("users").sha.encode(), "stage 2": Script("videos").sha.encode()}
 QUIET_S = 0.3

@@ -30,7 +30,7 @@ from tests.security.callers import (
     word,
 )
 from tests.security.issuer import KeyServer, by_hand, jwk, key_server, private_key, token
-from tests.security.test_key_sets import Hours, problem_of
+from tests.server.security.test_key_sets import Hours, problem_of
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
 """Nothing here depends on which it is."""

@@ -12,7 +12,7 @@ import pytest
 from playhead.storage.embedded.data_dir import running_url
 from playhead.storage.embedded.private_files import NotPrivate, open_directory, open_file
 from playhead.storage.embedded.valkey import EmbeddedStoreFailed, EmbeddedValkey
-from tests.storage.test_embedded import get, put
+from tests.storage.embedded.test_valkey import get, put
 
 ANOTHER = 65_534
 """Nobody's uid."""

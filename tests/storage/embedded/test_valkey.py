@@ -84,7 +84,7 @@ def another_owner(data_dir: Path, path: str = os.environ["PATH"]) -> Iterator[tu
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PATH": path},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     with process:
         try:

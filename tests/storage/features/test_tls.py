@@ -16,8 +16,8 @@ from tests.rest import ok, rest
 from tests.server.program import refused
 from tests.serving import serving
 from tests.storage.authority import Authority, tls
+from tests.storage.connection.test_cluster import LEARNERS, batch, commit
 from tests.storage.own_store import PASSWORD, PATIENCE_S, as_playhead, opened, running, written_acl
-from tests.storage.test_cluster import LEARNERS, batch, commit
 
 
 async def test_a_heartbeat_goes_to_a_store_that_speaks_only_tls(tmp_path: Path) -> None:

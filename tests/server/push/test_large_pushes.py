@@ -14,7 +14,7 @@ from playhead.storage.read.changes import PAGE_RECORDS
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import iso, ok, rest
-from tests.server.test_push import paired, told
+from tests.server.push.test_pushes import paired, told
 from tests.serving import START_MS
 
 ITEMS, DEVICES = 450, 6

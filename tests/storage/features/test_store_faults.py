@@ -12,7 +12,7 @@ import uvloop
 from redis.asyncio import ConnectionPool
 
 from playhead.protocol.record import Outcome, Report
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.keys import Keys
 from playhead.storage.read.records import Changes
 from playhead.storage.read.totals import Curve, Totals
@@ -36,7 +36,15 @@ class PrivateValkey:
         self.start()
 
     def start(self) -> None:
-        command = [_binary(), "--port", "0", "--unixsocket", f"{self._directory}/v.sock", "--dir", self._directory]
+        command = [
+            server_binary(),
+            "--port",
+            "0",
+            "--unixsocket",
+            f"{self._directory}/v.sock",
+            "--dir",
+            self._directory,
+        ]
         self._process = subprocess.Popen([*command, "--save", "", *self._options], stdout=subprocess.DEVNULL)
         _await_answer(self._process, self.url)
 

@@ -17,7 +17,7 @@ import pytest
 import redis.asyncio
 from websockets.asyncio.client import connect
 
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.keys import Keys
 from tests.clustered import ClusterServers
 from tests.device import device
@@ -98,7 +98,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         finally:
             servers.end()
         return
-    binary = program("redis-server") if "redis7" in kind else _binary()
+    binary = program("redis-server") if "redis7" in kind else server_binary()
     port, sentinel = free_ports(2)
     with spawned(binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", tmp_path, "--save", ""):
         await until_it_answers(port)

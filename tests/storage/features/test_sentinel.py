@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from playhead.protocol.record import Report
-from playhead.storage.embedded.valkey import _binary
+from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.keys import Keys
 from playhead.storage.maintenance.store_audit import concerns
 from playhead.storage.store import Store, StoreUnavailable
@@ -23,7 +23,7 @@ from tests.ports import free_ports
 from tests.replicated import binary
 from tests.serving import serving
 from tests.storage.authority import Authority, tls
-from tests.storage.test_cluster import Load, all_is_there
+from tests.storage.connection.test_cluster import Load, all_is_there
 
 NOW = 1_764_000_000_000
 DOWN_AFTER_MS = 500
@@ -40,7 +40,7 @@ class Watched:
         self.primary, self.replica, *self.sentinels = free_ports(5)
         self._directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._binary: str | Path = secure.binary if secure else _binary()
+        self._binary: str | Path = secure.binary if secure else server_binary()
         self._port, self._tls, certificates = "port", {}, ""
         if secure is not None:
             self._port, self._tls = "port 0\ntls-port", {"ssl": True, "ssl_ca_certs": str(secure.authority)}

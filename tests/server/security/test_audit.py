@@ -22,8 +22,8 @@ from tests.ports import free_port
 from tests.rest import rest
 from tests.security.callers import OTHER, USER, VIDEO, bearer, guarded
 from tests.security.issuer import SECRET, token
+from tests.server.commands.test_maintenance import Operator
 from tests.server.program import serve
-from tests.server.test_operators import Operator
 from tests.serving import serving
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)

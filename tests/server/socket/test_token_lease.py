@@ -36,8 +36,8 @@ from tests.security.callers import (
     word,
 )
 from tests.security.issuer import SECRET, token
+from tests.server.features.test_workers import workers
 from tests.server.program import Program, serve
-from tests.server.test_workers import workers
 from tests.serving import Running, serving
 
 SHORT_S = 1.5

@@ -15,8 +15,8 @@ from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, device
 from tests.nginx import nginx
 from tests.rest import ok, rest
+from tests.server.features.test_upgrade import IGNORED, V, update
 from tests.server.peer import head, peer, request
-from tests.server.test_upgrade import IGNORED, V, update
 from tests.serving import Running, serving
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)  # nothing here depends on which it is

@@ -20,8 +20,8 @@ from tests.replicated import binary
 from tests.rest import ok, rest
 from tests.server.program import serve
 from tests.serving import serving
+from tests.storage.features.test_acl import conversation, operate
 from tests.storage.own_store import PASSWORD, PATIENCE_S, as_playhead, opened, written_acl
-from tests.storage.test_acl import conversation, operate
 
 NOW = 1_764_000_000_000
 SHIPPED = "user default off resetpass ~* &* +@all"
