@@ -1,4 +1,4 @@
-"""`python -m server` is the same program as the script `playhead`."""
+"""`python -m playhead.server` is the same program as the script `playhead`."""
 
 from playhead.server.commands.cli import main
 
