@@ -1,4 +1,4 @@
-"""The only place that wires: settings in, an ASGI app out."""
+"""Builds the ASGI app from the settings; the only module that wires the parts together."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playhead.server.clock import Clock, StoreClock, system_clock
 from playhead.server.lifecycle.drain import Drain, drained_first
-from playhead.server.lifecycle.duration_backfill import Durations
-from playhead.server.lifecycle.gc_schedule import Garbage
+from playhead.server.lifecycle.duration_backfill import DurationBackfill
+from playhead.server.lifecycle.gc_schedule import GcSchedule
 from playhead.server.limits.admission import Admission
-from playhead.server.limits.body_memory import ArrivingBodies
-from playhead.server.limits.turns import Turns
+from playhead.server.limits.body_memory import BodyMemory
+from playhead.server.limits.user_locks import UserLocks
 from playhead.server.problems import HANDLERS
 from playhead.server.push.hub import Hub
 from playhead.server.rest.bodies import BodyReader
@@ -28,7 +28,7 @@ from playhead.server.rest.health import HealthEndpoints
 from playhead.server.rest.metrics import Metrics
 from playhead.server.rest.pages import pages
 from playhead.server.rest.progress import ProgressEndpoints
-from playhead.server.rest.sessions import OperationEndpoints
+from playhead.server.rest.sessions import SessionEndpoints
 from playhead.server.rest.videos import VideoEndpoints
 from playhead.server.security.access import Access
 from playhead.server.security.gate import Gate, cors
@@ -36,7 +36,7 @@ from playhead.server.security.public_rates import PublicRates
 from playhead.server.services import Services
 from playhead.server.settings import Settings
 from playhead.server.socket.endpoint import SocketEndpoint
-from playhead.server.transport.counts import TALLY, Tally
+from playhead.server.transport.counts import TRAFFIC_COUNTS, TrafficCounts
 from playhead.server.transport.handshake import SOCKET_PATH
 from playhead.server.transport.refusals import Refusals
 from playhead.server.transport.safe_headers import with_safe_headers
@@ -48,15 +48,18 @@ from playhead.storage.write.flusher import Flusher
 
 logger = logging.getLogger(__name__)
 
+EXIT_CODE = 1
+"""Of a process that ends itself. uvicorn's code for a failed start, 3, would make the parent end the other workers."""
 START_S = 30.0
-"""For the store to answer a process that starts: its parent has met it, so it is away for a moment."""
+"""How long a starting process waits for the store. Its parent has reached the store, so an outage is likely short."""
 START_RETRY_S = 0.05, 2.0
+"""The first delay between two attempts, and the longest."""
 
 
 def create_store(settings: Settings) -> Store:
-    """The store of one process; nothing is connected yet."""
+    """Create the store of one process, without connecting yet."""
     if settings.redis_url is None:
-        raise ValueError("redis_url: whoever starts the app starts the embedded store first")
+        raise ValueError("redis_url is not set; start the embedded store before the app and pass its URL")
     return Store(
         settings.redis_url,
         worker=uuid4().hex,
@@ -77,14 +80,14 @@ def create_app(
     worker_restarts: Callable[[], int] = int,
     refusals: Refusals | None = None,
 ) -> Starlette:
-    """One process of the service. Its lifespan connects to the store and owns every background task.
+    """Create the app of one process. Its lifespan connects to the store and owns every background task.
 
     Args:
-        clock: for all instants, in the place of the store's and of this machine's clocks.
-        own_process: nothing else lives in this process, so its memory and its signals are ours to manage.
-        store_restarts: how often the embedded store was started again; by default never.
-        worker_restarts: how often a worker, this or another, took the place of one that had died.
-        refusals: those of the process, which the transport adds to as well; by default the app's alone.
+        clock: used for all instants instead of the store's clock and this machine's.
+        own_process: whether the app has the process to itself and may manage its garbage collector and signals.
+        store_restarts: returns how often the embedded store was restarted.
+        worker_restarts: returns how often any worker of the service was replaced after it died.
+        refusals: the refusal log of the process, shared with the transport; by default the app has its own.
     """
     refused = refusals or Refusals()
     machine, given = clock or system_clock, clock
@@ -95,11 +98,12 @@ def create_app(
         store = create_store(settings)
         start = Backoff(*START_RETRY_S)
         try:
-            epoch, store_clock = await _met(store, start)
+            epoch, store_clock = await _wait_for_store(store, start)
         except StoreUnavailable as error:
             await store.close()
             if own_process:
-                _give_up("The store does not answer, the process ends: %s", error)
+                logger.critical("The store does not answer, exiting: %s", error)
+                os._exit(EXIT_CODE)
             raise
         clock = given or store_clock
         hub, metrics = Hub(store, epoch, clock), Metrics()
@@ -120,10 +124,10 @@ def create_app(
 
         admission = Admission(settings, machine)
         lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
-        durations = Durations(store, lanes[1], clock)
+        backfill = DurationBackfill(store, lanes[1], clock)
         drain = Drain(settings, lanes[0])
         services = Services(
-            settings, clock, access, admission, store, hub, *lanes, durations, drain, refused, app.tally, Turns()
+            settings, clock, access, admission, store, hub, *lanes, backfill, drain, refused, app.counts, UserLocks()
         )
         metrics.watch(
             services,
@@ -134,19 +138,19 @@ def create_app(
                 "channels": lambda: hub.resubscriptions,
                 "store-connections": lambda: store.retrying.retries,
                 "cluster-commands": lambda: store.link.retries,
-                "durations": lambda: durations.backoff.retries,
+                "durations": lambda: backfill.backoff.retries,
                 "key-set": lambda: access.authenticator.failed_fetches,
                 "embedded-store": store_restarts,
                 "workers": worker_restarts,
             },
         )
         largest = settings.max_body_bytes
-        arriving = ArrivingBodies(
+        body_memory = BodyMemory(
             max(largest, settings.max_arriving_bytes),
             max(largest, settings.max_arriving_bytes_per_user),
             max(largest, settings.max_arriving_bytes_per_address),
         )
-        bodies = BodyReader(largest, settings.body_timeout_s, arriving)
+        bodies = BodyReader(largest, settings.body_timeout_s, body_memory)
         rates = PublicRates(settings, machine)
         endpoint = SocketEndpoint(services)
         app.socket = Gate(endpoint, settings, refused)
@@ -154,21 +158,21 @@ def create_app(
             *endpoint.routes(),
             *ProgressEndpoints(services, bodies).routes(),
             *VideoEndpoints(services, bodies).routes(),
-            *OperationEndpoints(services).routes(),
+            *SessionEndpoints(services).routes(),
             *rates.limited("health checks", HealthEndpoints(services).routes()),
             *metrics.routes(),
             *rates.limited("files", pages(settings.serves_demo, settings.frame_ancestors)),
         ]
-        app.tally.know(app.routes)
+        app.counts.set_routes(app.routes)
         try:
-            garbage = [Garbage().run()] if own_process else []
-            async with _running(hub.run(), metrics.run(), store_clock.run(), *garbage):
-                async with _running(*(lane.run() for lane in lanes)), _running(durations.run()):
+            gc_schedule = [GcSchedule().run()] if own_process else []
+            async with _running(hub.run(), metrics.run(), store_clock.run(), *gc_schedule):
+                async with _running(*(lane.run() for lane in lanes)), _running(backfill.run()):
                     with drained_first(drain, settings) if own_process else nullcontext():
-                        yield {TALLY: app.tally}
+                        yield {TRAFFIC_COUNTS: app.counts}
                 drained = await asyncio.gather(*(lane.drain(drain.left_s()) for lane in lanes))
                 if not all(drained):
-                    logger.error("The store did not take the last batch; what was not acked will be sent again")
+                    logger.error("The last batch was not stored; clients will resend the reports that were not acked")
         finally:
             await store.close()
 
@@ -176,36 +180,36 @@ def create_app(
     if settings.allowed_origins:
         middleware.append(Middleware(CORSMiddleware, **cors(settings)))
     app = _App(middleware=middleware, exception_handlers=HANDLERS, lifespan=lifespan)
-    app.router.redirect_slashes = False  # a redirect would lead to whatever Host the request names
+    app.router.redirect_slashes = False  # a redirect's target would contain the Host that the request names
     return app
 
 
 class _App(Starlette):
-    """With a short way to the socket, past what is for HTTP alone: the herd after a restart takes it."""
+    """Routes WebSockets past the middleware that only HTTP needs, which makes reconnect storms cheaper."""
 
     socket: ASGIApp | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.tally = Tally()
+        self.counts = TrafficCounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await super().__call__(scope, receive, with_safe_headers(self.tally.counting(scope, send)))
+            await super().__call__(scope, receive, with_safe_headers(self.counts.counting_send(scope, send)))
         elif scope["type"] == "websocket":
             to_socket = scope["path"] == SOCKET_PATH and self.socket is not None
             await (self.socket if to_socket and self.socket is not None else super().__call__)(scope, receive, send)
-            self.tally.refused_in(scope, "websocket")
+            self.counts.count_problem(scope, "websocket")
         else:
             await super().__call__(scope, receive, send)
 
 
 @asynccontextmanager
 async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these beside the block, and cancel them at its end."""
+    """Run the coroutines as tasks during the block, and cancel them at its end."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     for task in tasks:
-        task.add_done_callback(_die_of)
+        task.add_done_callback(_exit_on_failure)
     try:
         yield
     finally:
@@ -214,15 +218,17 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _met(store: Store, backoff: Backoff) -> tuple[str, StoreClock]:
-    """The epoch of a store that can do what is asked of it, and its clock; a worker may start while the store is away
-    for a moment.
+async def _wait_for_store(store: Store, backoff: Backoff) -> tuple[str, StoreClock]:
+    """Wait until the store answers and offers what the service needs. A worker may start during a short outage.
+
+    Returns:
+        The store's epoch and a clock that follows the store's time.
 
     Raises:
-        StoreUnavailable: it is away for longer than START_S.
+        StoreUnavailable: the store did not answer within START_S.
     """
     until = time.monotonic() + START_S
-    outage = Outage(logger, "The store does not answer, this process waits for it to start", "The store answers")
+    outage = Outage(logger, "The store does not answer, waiting for it", "The store answers")
     while True:
         try:
             epoch = await store.epoch()
@@ -238,14 +244,8 @@ async def _met(store: Store, backoff: Backoff) -> tuple[str, StoreClock]:
             return epoch, clock
 
 
-def _give_up(message: str, error: BaseException) -> None:
-    """Not with 0, nor with uvicorn's code for a bug at the start, at which the other workers would be ended too."""
-    logger.critical(message, error)
-    os._exit(1)
-
-
-def _die_of(task: asyncio.Task[None]) -> None:
-    """A bug in a background task ends the process at once, loudly and not with 0: players come back and send again."""
+def _exit_on_failure(task: asyncio.Task[None]) -> None:
+    """End the process when a background task fails, which is a bug: players reconnect and resend."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.critical("A background task died: the process ends", exc_info=error)
-        os._exit(1)
+        logger.critical("A background task failed, exiting", exc_info=error)
+        os._exit(EXIT_CODE)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from playhead.server.clock import Clock
 from playhead.server.lifecycle.drain import Drain
-from playhead.server.lifecycle.duration_backfill import Durations
+from playhead.server.lifecycle.duration_backfill import DurationBackfill
 from playhead.server.limits.admission import Admission
-from playhead.server.limits.turns import Turns
+from playhead.server.limits.user_locks import UserLocks
 from playhead.server.push.hub import Hub
 from playhead.server.security.access import Access
 from playhead.server.settings import Settings
-from playhead.server.transport.counts import Tally
+from playhead.server.transport.counts import TrafficCounts
 from playhead.server.transport.refusals import Refusals
 from playhead.storage.store import Store
 from playhead.storage.write.flusher import Flusher
@@ -29,9 +29,9 @@ class Services:
     """The scheduled lane: heartbeats, batched for a flush interval."""
     requests: Flusher
     """The immediate lane: what a REST answer waits for; concurrent requests share a commit."""
-    durations: Durations
+    duration_backfill: DurationBackfill
     drain: Drain
     refusals: Refusals
-    tally: Tally
-    turns: Turns
+    counts: TrafficCounts
+    user_locks: UserLocks
     """What is large, for each learner one after the other: syncs, and reads of all records."""

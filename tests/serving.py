@@ -14,7 +14,7 @@ from playhead.protocol.session import Now
 from playhead.server.app import create_app
 from playhead.server.commands.serve import bound, uvicorn_config
 from playhead.server.settings import Settings
-from playhead.server.transport.config import PeersMistakes
+from playhead.server.transport.config import PeerMistakeFilter
 from playhead.server.transport.websocket import BoundedWebSocket
 
 START_MS = 1_764_000_000_000
@@ -25,7 +25,7 @@ BY_ASGI = "redis7"
 """On this store fixtures serve with `direct=False`. Neither way of a frame knows which store there is, so a test that
 runs on both stores runs on both ways."""
 
-_MISTAKES = PeersMistakes()
+_MISTAKES = PeerMistakeFilter()
 
 
 @dataclass

@@ -47,7 +47,7 @@ def config(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": "playhead.server.commands.logs.OneLine"}},
-        "filters": {"peers": {"()": "playhead.server.transport.config.PeersMistakes"}},
+        "filters": {"peers": {"()": "playhead.server.transport.config.PeerMistakeFilter"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "loggers": {
             **{name: {"level": level.upper()} for name in ("server", "storage", "protocol")},

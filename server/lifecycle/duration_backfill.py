@@ -29,7 +29,7 @@ MAX_VIDEOS = 1_000
 """Videos that may wait, beside the one at work; another new duration is refused before it is written."""
 
 
-class Durations:
+class DurationBackfill:
     """Works through the videos whose duration has changed, one after another, some learners at a time.
 
     If the process ends meanwhile, the rest take it over with their next report, or when another duration is put.

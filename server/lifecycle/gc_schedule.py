@@ -19,7 +19,7 @@ SPARE_BLOCKS = 200_000
 """Of memory, about 20 MB: not worth looking through, whatever it is."""
 
 
-class Garbage:
+class GcSchedule:
     """Takes over from Python's own schedule, in this process."""
 
     def __init__(self) -> None:
@@ -32,9 +32,9 @@ class Garbage:
         """Look now and then, for ever; cancel it to stop."""
         while True:
             await asyncio.sleep(CHECK_S)
-            self.look()
+            self.collect_if_grown()
 
-    def look(self) -> bool:
+    def collect_if_grown(self) -> bool:
         """Collect, if memory has grown enough; whether it had."""
         if sys.getallocatedblocks() < GROWTH * self._blocks + SPARE_BLOCKS:
             return False

@@ -6,7 +6,7 @@ from typing import Protocol
 from playhead.protocol.errors import PeerError, Problem
 from playhead.server.clock import Clock
 from playhead.server.limits.newcomers import Newcomers
-from playhead.server.limits.rates import Buckets, Slots
+from playhead.server.limits.rates import Buckets, ReconnectSlots
 from playhead.server.settings import Settings
 
 
@@ -35,7 +35,7 @@ class Admission:
         self._addresses: Counter[str] = Counter()
         self._users: Counter[str] = Counter()
         self._hellos = Buckets(settings.user_hellos_per_s, settings.user_hellos_burst, "hellos of one user")
-        self._slots = Slots(settings.hellos_per_s, settings.hellos_burst, self._now())
+        self._slots = ReconnectSlots(settings.hellos_per_s, settings.hellos_burst, self._now())
         self.connections = 0
         """That have said a valid hello."""
 

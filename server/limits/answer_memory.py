@@ -13,7 +13,7 @@ from playhead.server.limits.rates import TooFast
 RETRY_AFTER_S = 2.0
 
 
-class Unread:
+class AnswerMemory:
     """That of one process. Args: bytes of all, and of one payer; a service's count in sum only."""
 
     def __init__(self, most: int, most_of_payer: int) -> None:
@@ -62,22 +62,22 @@ class Unread:
 class Account:
     """What one connection, or one answer, holds."""
 
-    __slots__ = ("_size", "_unread", "payer")
+    __slots__ = ("_memory", "_size", "payer")
 
-    def __init__(self, unread: Unread, payer: Payer) -> None:
-        self._unread = unread
+    def __init__(self, memory: AnswerMemory, payer: Payer) -> None:
+        self._memory = memory
         self._size = 0
         self.payer = payer
 
     def hold(self, size: int) -> None:
         """So many bytes now, be there room or not."""
         if size != self._size:
-            self._unread._change(self.payer, size - self._size)
+            self._memory._change(self.payer, size - self._size)
             self._size = size
 
     def grow(self, by: int) -> PeerError | None:
         """So many bytes more, if there is room; else why not."""
-        refusal = self._unread.refusal(self.payer, by)
+        refusal = self._memory.refusal(self.payer, by)
         if refusal is None:
             self.hold(self._size + by)
         return refusal

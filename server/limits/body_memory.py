@@ -51,7 +51,7 @@ class _Share:
     bodies: OrderedDict[Body, None] = field(default_factory=OrderedDict)
 
 
-class ArrivingBodies:
+class BodyMemory:
     """Those of one process. Args: bytes of all bodies, and of those of one user or one address."""
 
     def __init__(self, most: int, most_of_user: int, most_of_address: int) -> None:

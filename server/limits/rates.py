@@ -112,7 +112,7 @@ class Buckets:
                 buckets.popitem(last=False)
 
 
-class Slots:
+class ReconnectSlots:
     """Lets a burst pass, then assigns those beyond it one slot after another to come back in.
 
     So a reconnect storm returns at the rate at which it can be served. A caller has one slot: asking again before its

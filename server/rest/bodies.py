@@ -10,7 +10,7 @@ from starlette.responses import Response
 from playhead.protocol.codecs import read_json
 from playhead.protocol.errors import FrameError, Problem
 from playhead.protocol.messages import Message, field_errors
-from playhead.server.limits.body_memory import ArrivingBodies, Body, Payer, gave_way
+from playhead.server.limits.body_memory import Body, BodyMemory, Payer, gave_way
 from playhead.server.problems import NOT_KEPT, RestError
 
 M = TypeVar("M", bound=Message)
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=Message)
 class BodyReader:
     """Args: the limits that every body is held to, and the room that all share."""
 
-    def __init__(self, max_bytes: int, timeout_s: float, arriving: ArrivingBodies) -> None:
+    def __init__(self, max_bytes: int, timeout_s: float, arriving: BodyMemory) -> None:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._arriving = arriving

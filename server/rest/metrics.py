@@ -30,7 +30,7 @@ from playhead.server.clock import StoreClock
 from playhead.server.problems import NOT_KEPT
 from playhead.server.security.identity import ANALYTICS
 from playhead.server.services import Services
-from playhead.server.transport.counts import Tally
+from playhead.server.transport.counts import TrafficCounts
 
 LAG_STEP_S = 0.5
 LAG_WINDOW = 20
@@ -88,7 +88,9 @@ class Metrics(Collector):
         if isinstance(clock := services.clock, StoreClock):
             what = "How far this machine's clock is ahead of the store's, by which records go"
             yield _gauge("playhead_clock_offset_seconds", what, clock.offset_ms / 1_000)
-        yield _gauge("playhead_unread_bytes", "Of answers that clients have not taken yet", services.access.unread.size)
+        yield _gauge(
+            "playhead_unread_bytes", "Of answers that clients have not taken yet", services.access.answer_memory.size
+        )
         yield _gauge("playhead_tasks", "Tasks on the event loop", len(asyncio.all_tasks()))
         yield _gauge("playhead_event_loop_lag_seconds", "The worst of the last 10 s", max(self._lags))
         retries = CounterMetricFamily("playhead_retries", "Attempts after the first, by loop", labels=["loop"])
@@ -101,7 +103,7 @@ class Metrics(Collector):
         for kind, times in services.store.damage.counts.items():
             damaged.add_metric([kind], times)
         yield damaged
-        yield from _tallied(services.tally)
+        yield from _traffic(services.counts)
 
     def routes(self) -> list[Route]:
         return [Route("/metrics", self.show)]
@@ -112,17 +114,17 @@ class Metrics(Collector):
         return Response(generate_latest(self._registry), headers=NOT_KEPT, media_type=CONTENT_TYPE_LATEST)
 
 
-def _tallied(tally: Tally) -> Iterator[Metric]:
+def _traffic(counts: TrafficCounts) -> Iterator[Metric]:
     requests = CounterMetricFamily("playhead_requests", "HTTP answers", labels=["method", "route", "status"])
-    for (method, route, status), count in tally.requests.items():
+    for (method, route, status), count in counts.requests.items():
         requests.add_metric([method, route, str(status)], count)
     yield requests
     refused = CounterMetricFamily("playhead_refusals", "Problems answered, by their code", labels=["reason", "way"])
-    for (way, reason), count in tally.refused.items():
+    for (way, reason), count in counts.refused.items():
         refused.add_metric([reason, way], count)
     yield refused
     closed = CounterMetricFamily("playhead_closes", "WebSockets that ended, by close code", labels=["closer", "code"])
-    for labels, count in tally.closed.items():
+    for labels, count in counts.closed.items():
         closed.add_metric(labels, count)
     yield closed
 

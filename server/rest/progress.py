@@ -88,10 +88,10 @@ class ProgressEndpoints:
         identity.act_for(body.user_id)
         self._access.charge(request, identity, len(body.progress_data) / REPORTS_A_REQUEST)
         payer = self._access.payer(request, identity)
-        self._access.unread.check(payer, WHOLE_BYTES)  # now: what is stored should not be refused
+        self._access.answer_memory.check(payer, WHOLE_BYTES)  # now: what is stored should not be refused
         said: list[ItemOutcome] = []
         if body.progress_data:
-            async with self._services.turns.take(body.user_id):
+            async with self._services.user_locks.hold(body.user_id):
                 said = await self._sync(body, full)
         read = self._access.large_read(payer, WHOLE_BYTES, refuse=False)
         return await self._all(request, read, body.user_id, full, outcomes=said)

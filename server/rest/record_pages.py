@@ -16,7 +16,7 @@ from playhead.protocol.messages import RecordView
 from playhead.protocol.record import Record
 from playhead.protocol.rest import ItemOutcome, ItemView, ProgressList, item_view, record_view
 from playhead.server.problems import NOT_KEPT
-from playhead.server.transport.config import PLACE, Place
+from playhead.server.transport.config import TCP_CONNECTION, TcpConnection
 from playhead.storage.read.changes import Changes, newest_first
 from playhead.storage.store import StoreUnavailable
 
@@ -117,10 +117,10 @@ class Listing(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await self._write_all(Request(scope, receive), send)
         except (StoreUnavailable, TimeoutError):
-            place: Place | None = scope.get(PLACE)
-            if place is None:
+            tcp: TcpConnection | None = scope.get(TCP_CONNECTION)
+            if tcp is None:
                 raise
-            place.abort()
+            tcp.abort()
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:

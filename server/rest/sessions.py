@@ -14,7 +14,7 @@ from playhead.server.security.identity import PROGRESS_ANY
 from playhead.server.services import Services
 
 
-class OperationEndpoints:
+class SessionEndpoints:
     """Handlers; `routes` says which path is whose."""
 
     def __init__(self, services: Services) -> None:

@@ -89,12 +89,12 @@ class VideoEndpoints:
         video_id = path_id(request, "videoId")
         body = await self._bodies.message(request, access.payer(request, identity), VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
-        catalogue, durations = self._services.store.catalogue, self._services.durations
+        catalogue, backfill = self._services.store.catalogue, self._services.duration_backfill
         with audited("catalogue.put", actor_of(identity), video=video_id) as act:
             known = await catalogue.get(video_id)
             is_same = isinstance(known, Video) and known.duration_ms == video.duration_ms
             if video.duration_ms and not is_same:
-                async with durations.changing(video_id):
+                async with backfill.changing(video_id):
                     _sound(await catalogue.put(video_id, video), "catalogue entry")
             else:
                 _sound(await catalogue.put(video_id, video), "catalogue entry")

@@ -8,21 +8,21 @@ from starlette.types import Scope
 
 from playhead.protocol.errors import PeerError
 from playhead.server.clock import Clock
-from playhead.server.limits.answer_memory import Unread
+from playhead.server.limits.answer_memory import AnswerMemory
 from playhead.server.limits.body_memory import Kind, Payer
 from playhead.server.limits.large_reads import LargeRead
 from playhead.server.limits.rates import Buckets, network_of
 from playhead.server.security.identity import PROGRESS_ANY, Identity
 from playhead.server.security.tokens import Authenticator, bearer
 from playhead.server.settings import Settings
-from playhead.server.transport.config import PLACE
+from playhead.server.transport.config import TCP_CONNECTION
 
 
 class Access:
     """The identity behind a REST request, and the bucket that pays for it."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        self.unread = Unread(
+        self.answer_memory = AnswerMemory(
             settings.max_unread_bytes, max(settings.max_queue_bytes, settings.max_unread_bytes_per_user)
         )
         """What clients have asked for and not taken yet."""
@@ -41,10 +41,10 @@ class Access:
         identity = await self.verify(address_of(request.scope), request.headers, token)
         self.charge(request, identity)
         payer = self.payer(request, identity)
-        if (place := request.scope.get(PLACE)) is not None:
-            place.settle()
-            place.bill(payer, self.unread)
-        self.unread.check(payer)
+        if (tcp := request.scope.get(TCP_CONNECTION)) is not None:
+            tcp.mark_authenticated()
+            tcp.charge_to(payer, self.answer_memory)
+        self.answer_memory.check(payer)
         return identity
 
     async def verify(self, address: str, headers: Headers, token: str | None = None) -> Identity:
@@ -82,7 +82,7 @@ class Access:
             refuse: where the payer's requests are used up; else the next ones wait for it.
         """
         charge = partial(self._charge if refuse else self._owe, payer)
-        return LargeRead(self.unread.account(payer), charge, partial(self._owe, payer), shown_bytes)
+        return LargeRead(self.answer_memory.account(payer), charge, partial(self._owe, payer), shown_bytes)
 
     def _charge(self, payer: Payer, cost: float) -> None:
         if payer.kind is not Kind.SERVICE:

@@ -15,7 +15,7 @@ MOST = 4
 """Threads that were given up and have not ended."""
 
 
-class Aside:
+class BlockingCalls:
     """Calls of one kind. Args: name: of its threads."""
 
     def __init__(self, name: str) -> None:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from playhead.protocol.errors import PeerError, Problem
 from playhead.server.limits.rates import Bucket
 from playhead.server.origin import LOOPBACK_NAMES
-from playhead.server.security.blocking_calls import Aside
+from playhead.server.security.blocking_calls import BlockingCalls
 from playhead.storage.outage import Outage
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class KeySet:
             raise ValueError("jwt_jwks_url should be an https URL")
         self.algorithm = algorithm
         self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=FETCH_TIMEOUT_S)
-        self._aside = Aside("key-set")
+        self._blocking = BlockingCalls("key-set")
         self._now = now
         self._keys: dict[str, Any] = {}
         self._fetched: float | None = None
@@ -233,7 +233,7 @@ class KeySet:
         self._requested = True
         try:
             # The client's own timeout holds for each read only.
-            keys = await self._aside.run(lambda: self._client.get_signing_keys(True), 2 * FETCH_TIMEOUT_S)
+            keys = await self._blocking.run(lambda: self._client.get_signing_keys(True), 2 * FETCH_TIMEOUT_S)
         except Exception as error:
             # Unreachable, not JSON, no keys: no news. Its type alone is logged: a URL may hold secrets.
             self._failed = True

@@ -16,7 +16,7 @@ from playhead.protocol.errors import CloseCode, PeerError, Problem
 from playhead.protocol.messages import Message
 from playhead.protocol.record import Outcome, Report
 from playhead.server.lifecycle.drain import RETRY_AFTER_S
-from playhead.server.limits.answer_memory import Account, Unread
+from playhead.server.limits.answer_memory import Account, AnswerMemory
 from playhead.server.limits.body_memory import Payer
 from playhead.server.limits.large_reads import LargeRead
 from playhead.server.settings import Settings
@@ -41,10 +41,10 @@ class SocketChannel:
         "_close",
         "_connection",
         "_direct",
+        "_memory",
         "_queue",
         "_send",
         "_settings",
-        "_unread",
         "_writer",
         "lease",
         "missed",
@@ -65,7 +65,7 @@ class SocketChannel:
         self._settings = settings
         self._queue: list[str | bytes] = []
         self._bytes = 0
-        self._unread: Unread | None = None
+        self._memory: AnswerMemory | None = None
         self._account: Account | None = None
         self._writer: asyncio.Task[None] | None = None
         """While something waits."""
@@ -81,17 +81,17 @@ class SocketChannel:
         self.on_end: Callable[[], None] | None = None
         """Called when nothing more can be written: our close is, or the peer takes no byte."""
 
-    def bill(self, payer: Payer, unread: Unread) -> None:
+    def charge_to(self, payer: Payer, memory: AnswerMemory) -> None:
         """What it does not read is this payer's from now on."""
-        self._unread, self._account = unread, unread.account(payer)
+        self._memory, self._account = memory, memory.account(payer)
         if self._direct is not None:
-            self._direct.bill(payer, unread)
+            self._direct.charge_to(payer, memory)
 
     def large_read(self) -> LargeRead:
         """A read of what the device lacks through no doing of its own: not charged for, but its memory counts."""
-        assert self._unread is not None  # noqa: S101 devices are brought up to date only after hello
+        assert self._memory is not None  # noqa: S101 devices are brought up to date only after hello
         assert self._account is not None  # noqa: S101
-        return LargeRead(self._unread.account(self._account.payer))
+        return LargeRead(self._memory.account(self._account.payer))
 
     def taken(self) -> None:
         self.videos = 0

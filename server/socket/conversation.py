@@ -21,7 +21,7 @@ from playhead.server.security.identity import Identity
 from playhead.server.services import Services
 from playhead.server.socket.channel import SocketChannel
 from playhead.server.socket.token_lease import Lease
-from playhead.server.transport.config import Place
+from playhead.server.transport.config import TcpConnection
 from playhead.server.transport.fast_path import DirectWebSocket
 from playhead.storage.read.changes import Changes
 from playhead.storage.store import StoreUnavailable
@@ -42,7 +42,7 @@ class Conversation:
 
     Args:
         direct: the transport, where it can hand frames over by itself.
-        place: among the TCP connections, where the server is ours.
+        tcp: the TCP connection; None under a server other than ours.
     """
 
     __slots__ = (
@@ -54,8 +54,8 @@ class Conversation:
         "_known",
         "_left",
         "_payer",
-        "_place",
         "_services",
+        "_tcp",
     )
 
     def __init__(
@@ -65,11 +65,11 @@ class Conversation:
         channel: SocketChannel,
         direct: DirectWebSocket | None,
         address: str,
-        place: Place | None,
+        tcp: TcpConnection | None,
     ) -> None:
         settings = services.settings
         self._address = address
-        self._place = place
+        self._tcp = tcp
         self._services = services
         self._connection = connection
         self._channel = channel
@@ -207,15 +207,15 @@ class Conversation:
             return
         channel.user_id = user_id  # so that `leave` follows
         services.admission.forget(channel)
-        if self._place is not None:
-            self._place.settle()
+        if self._tcp is not None:
+            self._tcp.mark_authenticated()
         if self._connection.state is not State.CHECKING:
             return  # we have said goodbye meanwhile
         self._connection.open(user_id, hello.session)
         clock = services.access.clock
         channel.lease = Lease(identity, clock, settings.token_notice_s, channel.tell, channel.refuse)
         self._payer = services.access.payer_at(self._address, identity)
-        channel.bill(self._payer, services.access.unread)
+        channel.charge_to(self._payer, services.access.answer_memory)
         with self._large_read() as read:
             changes = read.found(await services.hub.enter(channel, hello.since, hello.epoch, read.admit))
             welcome = Welcome(
@@ -234,7 +234,7 @@ class Conversation:
         try:
             identity = await self._services.access.verify(self._address, NO_HEADERS, token)
         except PeerError as error:
-            self._services.tally.refuse("websocket", error.problem)
+            self._services.counts.count_refusal("websocket", error.problem)
             self._channel.carry_out((self._connection.error(error),))
             return
         try:

@@ -16,7 +16,7 @@ from playhead.server.security.access import address_of
 from playhead.server.services import Services
 from playhead.server.socket.channel import SocketChannel
 from playhead.server.socket.conversation import Conversation
-from playhead.server.transport.config import PLACE
+from playhead.server.transport.config import TCP_CONNECTION
 from playhead.server.transport.fast_path import SCOPE_KEY
 from playhead.server.transport.handshake import NEEDED, SOCKET_PATH
 
@@ -54,7 +54,7 @@ class SocketEndpoint:
             await channel.drained()
             return
         services.admission.connect(channel, address)
-        conversation = Conversation(services, connection, channel, direct, address, scope.get(PLACE))
+        conversation = Conversation(services, connection, channel, direct, address, scope.get(TCP_CONNECTION))
         try:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
                 channel.on_end = lambda: deadline.reschedule(0)  # nothing can be answered: stop reading

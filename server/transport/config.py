@@ -15,13 +15,13 @@ from typing import Any
 import uvicorn
 
 from playhead.protocol.errors import Problem
-from playhead.server.limits.answer_memory import Account, Unread
+from playhead.server.limits.answer_memory import Account, AnswerMemory
 from playhead.server.limits.body_memory import Payer
 from playhead.server.limits.newcomers import Newcomers
 from playhead.server.limits.rates import network_of
 from playhead.server.problems import response
 from playhead.server.settings import Settings
-from playhead.server.transport.counts import Tally
+from playhead.server.transport.counts import TrafficCounts
 from playhead.server.transport.refusals import Refusals
 from playhead.server.transport.safe_headers import SAFE_HEADERS
 
@@ -31,8 +31,8 @@ TOO_MANY = (
     "more are open than max_connections and max_newcomers allow (of one address max_connections_per_address and "
     "max_newcomers_per_address), and the 2,000 beside them"
 )
-PLACE = "playhead.place"
-"""In the ASGI scope: the Place of the connection that a request or WebSocket came by."""
+TCP_CONNECTION = "playhead.tcp_connection"
+"""In the ASGI scope: the TcpConnection of the connection that a request or WebSocket came by."""
 
 
 class ServiceConfig(uvicorn.Config):
@@ -43,7 +43,7 @@ class ServiceConfig(uvicorn.Config):
         self.refusals = refusals or Refusals()
         self.peers: Counter[str | None] = Counter()
         """TCP connections of this process by network; None: of the proxies."""
-        self.newcomers: Newcomers[Place] = Newcomers(
+        self.newcomers: Newcomers[TcpConnection] = Newcomers(
             settings.max_newcomers + SPARE_CONNECTIONS, settings.max_newcomers_per_address + SPARE_CONNECTIONS
         )
         """Those by which no valid token has come, or none for what is going on now."""
@@ -68,7 +68,7 @@ def most_connections(settings: Settings) -> int:
     return settings.max_connections + settings.max_newcomers + 2 * SPARE_CONNECTIONS
 
 
-class Place:
+class TcpConnection:
     """A TCP connection's place among those of its network.
 
     It is a newcomer's, which may have to give way, until a valid token comes by it; and again when that request has
@@ -76,27 +76,27 @@ class Place:
     sent can keep out nobody.
     """
 
-    __slots__ = ("_account", "_config", "_network", "_tally", "_transport")
+    __slots__ = ("_account", "_config", "_counts", "_network", "_transport")
 
     def __init__(
-        self, config: ServiceConfig, client: tuple[str, int] | None, transport: Transport, tally: Tally | None
+        self, config: ServiceConfig, client: tuple[str, int] | None, transport: Transport, counts: TrafficCounts | None
     ) -> None:
         self._config = config
-        self._tally = tally
+        self._counts = counts
         self._network = config.network_of(client)
         self._transport: Transport | None = transport
         self._account: Account | None = None
         config.peers[self._network] += 1
-        self.unsettle()
+        self.mark_unauthenticated()
         if self._is_one_too_many():
             config.refusals.add("connections", "Reset a connection: %s", TOO_MANY)
             self._cut_off(transport)
 
-    def settle(self) -> None:
+    def mark_authenticated(self) -> None:
         """A valid token has come."""
         self._config.newcomers.leave(self)
 
-    def unsettle(self) -> None:
+    def mark_unauthenticated(self) -> None:
         """What it came for is done."""
         if self._transport is None:
             return
@@ -106,23 +106,23 @@ class Place:
 
     def _cut_off(self, transport: Transport) -> None:
         transport.abort()
-        if self._tally is not None:
-            self._tally.refuse("tcp", Problem.BUSY)
+        if self._counts is not None:
+            self._counts.count_refusal("tcp", Problem.BUSY)
 
     def abort(self) -> None:
         """Cut the connection off, with whatever waits to be written."""
         if self._transport is not None:
             self._transport.abort()
 
-    def bill(self, payer: Payer, unread: Unread) -> None:
+    def charge_to(self, payer: Payer, memory: AnswerMemory) -> None:
         """What waits to be written from now on is this payer's; a proxy's connections serve many."""
         if self._account is None or self._account.payer != payer:
             if self._account is not None:
                 self._account.hold(0)
-            self._account = unread.account(payer)
-            self.count()
+            self._account = memory.account(payer)
+            self.update_unread()
 
-    def count(self) -> None:
+    def update_unread(self) -> None:
         """Look how much waits to be written."""
         if self._account is not None:
             self._account.hold(self._transport.get_write_buffer_size() if self._transport is not None else 0)
@@ -130,7 +130,7 @@ class Place:
     def leave(self) -> None:
         """The connection is gone. Once."""
         self._transport = None
-        self.count()
+        self.update_unread()
         self._config.newcomers.leave(self)
         peers = self._config.peers
         peers[self._network] -= 1
@@ -154,7 +154,7 @@ def last_words(problem: Problem, detail: str) -> bytes:
     return b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)])
 
 
-class PeersMistakes(logging.Filter):
+class PeerMistakeFilter(logging.Filter):
     """Keeps out of uvicorn's log what any peer can write into it at will."""
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -14,15 +14,15 @@ from websockets.frames import CloseCode as StandardCode
 from playhead.protocol.errors import CloseCode, Problem
 from playhead.server.problems import PROBLEM
 
-TALLY = "playhead.tally"
-"""In the ASGI lifespan state: the Tally of this process, for the protocols under the app."""
+TRAFFIC_COUNTS = "playhead.traffic_counts"
+"""In the ASGI lifespan state: the TrafficCounts of this process, for the protocols under the app."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 CODES = frozenset((*StandardCode, *CloseCode))
 REASONS = frozenset(problem.code for problem in Problem)
 OTHER, NO_ROUTE = "other", "none"
 
 
-class Tally:
+class TrafficCounts:
     """Of one process, since it began."""
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class Tally:
         """WebSockets by who closed (server, client; network: nobody) and close code."""
         self._templates: dict[object, str] = {}
 
-    def know(self, routes: Iterable[BaseRoute]) -> None:
+    def set_routes(self, routes: Iterable[BaseRoute]) -> None:
         """The routes that requests are counted by."""
         for route in routes:
             if isinstance(route, Route):
                 self._templates[route.endpoint] = route.path.replace(":segment", "")
 
-    def counting(self, scope: Scope, send: Send) -> Send:
+    def counting_send(self, scope: Scope, send: Send) -> Send:
         """ASGI's `send`, for HTTP."""
 
         async def sending(message: Message) -> None:
@@ -48,20 +48,20 @@ class Tally:
                 method = scope["method"] if scope["method"] in METHODS else OTHER
                 route = self._templates.get(scope.get("endpoint"), NO_ROUTE)
                 self.requests[method, route, message["status"]] += 1
-                self.refused_in(scope, "http")
+                self.count_problem(scope, "http")
             await send(message)
 
         return sending
 
-    def refused_in(self, scope: Scope, way: str) -> None:
+    def count_problem(self, scope: Scope, way: str) -> None:
         """Count what the scope was answered with, where that was a problem."""
         if (problem := scope.get(PROBLEM)) is not None:
-            self.refuse(way, problem)
+            self.count_refusal(way, problem)
 
-    def refuse(self, way: str, problem: Problem) -> None:
+    def count_refusal(self, way: str, problem: Problem) -> None:
         self.refused[way, problem.code] += 1
 
-    def close(self, closer: str, code: int, reason: str = "") -> None:
+    def count_close(self, closer: str, code: int, reason: str = "") -> None:
         """Count the end of a WebSocket. Ours give the code of a problem as the reason."""
         self.closed[closer, str(int(code)) if code in CODES else OTHER] += 1
         if closer == "server" and reason in REASONS:

@@ -13,9 +13,9 @@ from typing import Any
 
 from websockets.frames import Opcode
 
-from playhead.server.limits.answer_memory import Unread
+from playhead.server.limits.answer_memory import AnswerMemory
 from playhead.server.limits.body_memory import Payer
-from playhead.server.transport.config import PLACE, ServiceConfig
+from playhead.server.transport.config import TCP_CONNECTION, ServiceConfig
 from playhead.server.transport.websocket import BoundedWebSocket
 from playhead.storage.connection.latch import Latch
 
@@ -50,7 +50,7 @@ class DirectWebSocket(BoundedWebSocket):
 
     async def run_asgi(self) -> None:
         self.scope[SCOPE_KEY] = self  # type: ignore[literal-required] # a server may add keys of its own
-        self.scope[PLACE] = self._place  # type: ignore[literal-required]
+        self.scope[TCP_CONNECTION] = self._tcp  # type: ignore[literal-required]
         await super().run_asgi()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,19 +61,19 @@ class DirectWebSocket(BoundedWebSocket):
             self.scope.pop(SCOPE_KEY, None)  # type: ignore[misc]
         self.conn.parser = iter(())  # type: ignore[assignment]
 
-    def bill(self, payer: Payer, unread: Unread) -> None:
+    def charge_to(self, payer: Payer, memory: AnswerMemory) -> None:
         """What the peer does not take is this payer's from now on."""
-        if self._place is not None:
-            self._place.bill(payer, unread)
+        if self._tcp is not None:
+            self._tcp.charge_to(payer, memory)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._place is not None:
-            self._place.count()
+        if self._tcp is not None:
+            self._tcp.update_unread()
 
     def resume_writing(self) -> None:
-        if self._place is not None:
-            self._place.count()
+        if self._tcp is not None:
+            self._tcp.update_unread()
         super().resume_writing()
 
     def listen(self, listener: Listener) -> None:

@@ -10,9 +10,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from playhead.protocol.errors import Problem
 from playhead.server.limits.rates import unmapped
 from playhead.server.transport import handshake
-from playhead.server.transport.config import PLACE, Place, ServiceConfig, last_words
+from playhead.server.transport.config import TCP_CONNECTION, ServiceConfig, TcpConnection, last_words
 from playhead.server.transport.corked import Corked
-from playhead.server.transport.counts import TALLY
+from playhead.server.transport.counts import TRAFFIC_COUNTS
 from playhead.server.transport.websocket import BoundedWebSocket
 
 BODY_GRACE_S = 5.0
@@ -32,7 +32,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(config, *args, **options)
         self._settings = config.settings
         self._deadline: asyncio.TimerHandle | None = None
-        self._place: Place | None = None
+        self._tcp: TcpConnection | None = None
         self._bytes = 0
         self._in_head = True
         self._problem = Problem.NOT_HTTP
@@ -49,7 +49,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client is not None:  # here, once: all that asks whose a connection is takes it from us
             self.client = unmapped(self.client[0]), self.client[1]
-        self._place = Place(self.config, self.client, transport, self.app_state.get(TALLY))
+        self._tcp = TcpConnection(self.config, self.client, transport, self.app_state.get(TRAFFIC_COUNTS))
         transport.set_write_buffer_limits(high=0)  # so we hear of whatever is not taken at once
         self._expect(self._settings.head_timeout_s)
 
@@ -64,12 +64,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._place is not None:
-            self._place.count()
+        if self._tcp is not None:
+            self._tcp.update_unread()
 
     def resume_writing(self) -> None:
-        if self._place is not None:
-            self._place.count()
+        if self._tcp is not None:
+            self._tcp.update_unread()
         super().resume_writing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -84,8 +84,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._corked = None
         if self._answering is not None:
             self._answering.body.clear()  # what came of it and nobody will read
-        if self._place is not None:
-            self._place.unsettle()
+        if self._tcp is not None:
+            self._tcp.mark_unauthenticated()
         super().on_response_complete()
         if self._token is not None and not self.transport.is_closing():
             self._switch(self._token)
@@ -143,7 +143,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._over = True
             raise ValueError("nothing more is read")
         super().on_message_begin()
-        self.scope[PLACE] = self._place  # type: ignore[literal-required] # a server may add keys of its own
+        self.scope[TCP_CONNECTION] = self._tcp  # type: ignore[literal-required] # a server may add keys of its own
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many pipelined requests")  # ends in send_400_response
 
@@ -207,8 +207,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.connections.discard(self)
         kind = cast(type[BoundedWebSocket], self.ws_protocol_class)
         protocol = kind(self.config, self.server_state, self.app_state)
-        place, self._place = self._place, None
-        protocol.take_over(self, place, token, self._early)
+        tcp, self._tcp = self._tcp, None
+        protocol.take_over(self, tcp, token, self._early)
         self.transport.set_protocol(protocol)
         if self.flow.write_paused:
             protocol.pause_writing()
@@ -228,8 +228,8 @@ class BoundedHttp(HttpToolsProtocol):
             Problem.TOO_LARGE: f"a message has at most {self._most()} bytes, chunk sizes and trailers included",
         }
         self.transport.write(last_words(self._problem, details[self._problem]))
-        if (tally := self.app_state.get(TALLY)) is not None:
-            tally.refuse("http", self._problem)
+        if (counts := self.app_state.get(TRAFFIC_COUNTS)) is not None:
+            counts.count_refusal("http", self._problem)
         self.transport.close()
 
     def _most(self) -> int:
@@ -250,6 +250,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _leave(self) -> None:
         self._expect(None)
-        if self._place is not None:
-            self._place.leave()
-            self._place = None
+        if self._tcp is not None:
+            self._tcp.leave()
+            self._tcp = None

@@ -14,8 +14,8 @@ from websockets.protocol import State
 from playhead.protocol.errors import CloseCode
 from playhead.server.limits.rates import Bucket
 from playhead.server.transport import handshake
-from playhead.server.transport.config import PLACE, Place, ServiceConfig
-from playhead.server.transport.counts import TALLY, Tally
+from playhead.server.transport.config import TCP_CONNECTION, ServiceConfig, TcpConnection
+from playhead.server.transport.counts import TRAFFIC_COUNTS, TrafficCounts
 
 SLICE = 4_096
 """Bytes of a read that are made into frames at once: a flood is noticed before all of it is."""
@@ -35,7 +35,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._config = config
         settings = config.settings
         self._bucket = Bucket(ALL_FRAMES * settings.frames_per_s, ALL_FRAMES * settings.frames_burst, self.loop.time())
-        self._place: Place | None = None
+        self._tcp: TcpConnection | None = None
         self._cut = False
         self._token: bytes | None = None
         """Of a handshake that is taken over from HTTP and not answered yet."""
@@ -44,27 +44,27 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.close_timeout = min(self.close_timeout, settings.write_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._place is not None:
-            self._place.leave()
+        if self._tcp is not None:
+            self._tcp.leave()
         super().connection_lost(exc)
-        if self.handshake_complete and (tally := self.app_state.get(TALLY)) is not None:
-            self._count(tally)
+        if self.handshake_complete and (counts := self.app_state.get(TRAFFIC_COUNTS)) is not None:
+            self._count(counts)
 
-    def _count(self, tally: Tally) -> None:
+    def _count(self, counts: TrafficCounts) -> None:
         """Whoever sent a close frame first has closed; without one, the network has."""
         sent, received = self.conn.close_sent, self.conn.close_rcvd
         if received is not None and (sent is None or self.conn.close_rcvd_then_sent):
-            tally.close("client", received.code)
+            counts.count_close("client", received.code)
         elif sent is not None:
-            tally.close("server", sent.code, sent.reason)
+            counts.count_close("server", sent.code, sent.reason)
         else:
-            tally.close("network", StandardCode.ABNORMAL_CLOSURE)
+            counts.count_close("network", StandardCode.ABNORMAL_CLOSURE)
 
-    def take_over(self, http: HttpToolsProtocol, place: Place | None, token: bytes, early: bytes) -> None:
+    def take_over(self, http: HttpToolsProtocol, tcp: TcpConnection | None, token: bytes, early: bytes) -> None:
         """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed.
 
         Args:
-            place: the connection's, which is ours to give back.
+            tcp: the connection; this object releases it.
             token: Sec-WebSocket-Accept.
             early: what the peer sent behind the handshake, without waiting for our answer.
         """
@@ -72,7 +72,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.scheme = "wss" if http.scheme == "https" else "ws"
         self.transport.set_write_buffer_limits()
         self.connections.add(self)
-        self._place, self._token, self._early = place, token, early
+        self._tcp, self._token, self._early = tcp, token, early
         self.handshake_initiated = True
         url = httptools.parse_url(http.url)
         offered = handshake.tokens(http.headers, b"sec-websocket-protocol")
@@ -92,7 +92,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             "state": self.app_state.copy(),
             "extensions": {"websocket.http.response": {}},
         }
-        self.scope[PLACE] = place  # type: ignore[literal-required] # a server may add keys of its own
+        self.scope[TCP_CONNECTION] = tcp  # type: ignore[literal-required] # a server may add keys of its own
         self.queue.put_nowait({"type": "websocket.connect"})
         task = self.loop.create_task(self.run_asgi())
         task.add_done_callback(self.on_task_complete)

@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from playhead.server.limits.turns import Turns
+from playhead.server.limits.user_locks import UserLocks
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import ok, refused, rest
@@ -148,12 +148,12 @@ async def test_syncs_by_several_processes_race_for_the_last_places(store_server:
 
 async def test_turns_are_taken_one_after_the_other_and_given_up_in_time() -> None:
     """For each learner apart; and who waits too long is told to come back, and leaves nothing behind."""
-    turns = Turns(patience_s=0.05)
+    turns = UserLocks(patience_s=0.05)
     order: list[str] = []
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def first() -> None:
-        async with turns.take("u"):
+        async with turns.hold("u"):
             entered.set()
             await leave.wait()
             order.append("first")
@@ -161,10 +161,10 @@ async def test_turns_are_taken_one_after_the_other_and_given_up_in_time() -> Non
     task = asyncio.create_task(first())
     await entered.wait()
     with pytest.raises(Exception, match="not answered yet") as late:
-        async with turns.take("u"):
+        async with turns.hold("u"):
             order.append("never")
     assert late.value.problem.value.status == 429  # type: ignore[attr-defined]
-    async with turns.take("other"):
+    async with turns.hold("other"):
         order.append("other")
     second = asyncio.create_task(_turn(turns, order))
     await asyncio.sleep(0)
@@ -175,6 +175,6 @@ async def test_turns_are_taken_one_after_the_other_and_given_up_in_time() -> Non
     assert len(turns) == 0
 
 
-async def _turn(turns: Turns, order: list[str]) -> None:
-    async with turns.take("u"):
+async def _turn(turns: UserLocks, order: list[str]) -> None:
+    async with turns.hold("u"):
         order.append("second")

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from playhead.server.lifecycle.gc_schedule import SPARE_BLOCKS, Garbage
+from playhead.server.lifecycle.gc_schedule import SPARE_BLOCKS, GcSchedule
 from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, device
 from tests.rest import ok, rest
@@ -60,15 +60,15 @@ async def test_connections_and_requests_leave_no_cycles(
 
 def test_it_looks_when_memory_has_grown_and_not_before() -> None:
     """And finds what there is."""
-    garbage = Garbage()
+    schedule = GcSchedule()
     try:
-        assert not garbage.look()
+        assert not schedule.collect_if_grown()
         for _ in range(SPARE_BLOCKS):
             ring: list[object] = []
             ring.append(ring)
-        garbage._blocks = 0
-        assert garbage.look()
-        assert not garbage.look()
+        schedule._blocks = 0
+        assert schedule.collect_if_grown()
+        assert not schedule.collect_if_grown()
     finally:
         gc.enable()
         gc.unfreeze()

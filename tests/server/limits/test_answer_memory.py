@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from playhead.protocol.record import Report
-from playhead.server.limits.answer_memory import Unread
+from playhead.server.limits.answer_memory import AnswerMemory
 from playhead.server.limits.body_memory import Kind, Payer
 from playhead.storage.keys import Keys
 from playhead.storage.store import Store
@@ -169,25 +169,25 @@ async def test_a_short_answer_that_is_not_read_counts_too(store_server: StoreSer
 
 def test_shares_by_payer_and_in_sum() -> None:
     """One large answer is always possible; services count in sum only; what is given back is free for others."""
-    unread = Unread(100, 40)
+    memory = AnswerMemory(100, 40)
     ann, bob, service = Payer(Kind.USER, "ann"), Payer(Kind.USER, "bob"), Payer(Kind.SERVICE, "s")
-    first, second = unread.account(ann), unread.account(ann)
+    first, second = memory.account(ann), memory.account(ann)
     assert first.grow(60) is None, "nothing of hers waits"
     assert second.grow(1) is not None
-    assert unread.refusal(ann) is not None
-    assert unread.refusal(bob) is None
-    machine = unread.account(service)
+    assert memory.refusal(ann) is not None
+    assert memory.refusal(bob) is None
+    machine = memory.account(service)
     assert (machine.grow(20), machine.grow(20)) == (None, None)
-    assert unread.size == 100
-    refusal = unread.account(bob).grow(1)
+    assert memory.size == 100
+    refusal = memory.account(bob).grow(1)
     assert refusal is not None
     assert refusal.problem.value.status == 503
-    assert unread.refusal(bob) is None, "a short answer"
+    assert memory.refusal(bob) is None, "a short answer"
     first.hold(0)
-    assert unread.refusal(ann) is None
-    assert unread.account(bob).grow(40) is None
+    assert memory.refusal(ann) is None
+    assert memory.account(bob).grow(40) is None
     machine.hold(0)
-    assert unread.size == 40
+    assert memory.size == 40
 
 
 @pytest.mark.parametrize("kind", ["all", "engagement", "hello"])

@@ -3,14 +3,14 @@
 import pytest
 
 from playhead.server.limits import rates as limits
-from playhead.server.limits.rates import LONGEST_WAIT_S, SLOT_EARLY_S, SLOT_KEPT_S, Buckets, Slots, TooFast
+from playhead.server.limits.rates import LONGEST_WAIT_S, SLOT_EARLY_S, SLOT_KEPT_S, Buckets, ReconnectSlots, TooFast
 
 NOW = 1_000.0
 
 
-def drained(per_s: float = 10.0) -> Slots:
+def drained(per_s: float = 10.0) -> ReconnectSlots:
     """Slots whose burst is used up."""
-    slots = Slots(per_s, 1, NOW)
+    slots = ReconnectSlots(per_s, 1, NOW)
     assert slots.take("first", NOW) == 0.0
     return slots
 

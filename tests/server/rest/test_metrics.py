@@ -127,7 +127,7 @@ async def test_a_worker_that_dies_while_the_store_is_away_takes_nobody_with_it(t
                 async with asyncio.timeout(60):
                     while not (new := workers(program.process.pid) - {first, second}):  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
-                await program.logged("this process waits for it to start")
+                await program.logged("The store does not answer, waiting for it")
                 assert workers(program.process.pid) == {second, *new}
             finally:
                 os.kill(valkey.pid, signal.SIGCONT)

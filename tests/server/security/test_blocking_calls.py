@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from playhead.server.security.blocking_calls import MOST, Aside
+from playhead.server.security.blocking_calls import MOST, BlockingCalls
 from tests.ports import free_port
 from tests.rest import refused, rest
 from tests.security.issuer import token
@@ -65,7 +65,7 @@ async def test_the_end_of_the_program_waits_for_no_issuer(tmp_path: Path) -> Non
 
 async def test_a_call_that_does_not_end_is_given_up_and_a_few_such_stop_it() -> None:
     """Each in a thread that the process does not wait for; when one has ended there is room again."""
-    aside, let_go = Aside("test"), threading.Event()
+    aside, let_go = BlockingCalls("test"), threading.Event()
     for _ in range(MOST):
         with pytest.raises(TimeoutError):
             await aside.run(let_go.wait, SOON_S)
@@ -85,4 +85,4 @@ async def test_what_a_call_raises_is_raised() -> None:
         raise ValueError("no keys")
 
     with pytest.raises(ValueError, match="no keys"):
-        await Aside("test").run(fail, PATIENCE_S)
+        await BlockingCalls("test").run(fail, PATIENCE_S)

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from playhead.server.transport.counts import CODES, METHODS, REASONS, Tally
+from playhead.server.transport.counts import CODES, METHODS, REASONS, TrafficCounts
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S
 from tests.rest import rest, scraped
@@ -182,11 +182,11 @@ async def test_a_heartbeat_is_not_counted(server: Running) -> None:
 
 
 def test_labels_come_from_bounded_sets(store_server: StoreServer) -> None:
-    tally = Tally()
+    counts = TrafficCounts()
     for code in range(1_000, 5_000):
-        tally.close("client", code, f"reason {code}")
-        tally.close("server", code, f"reason {code}")
-    assert len(tally.closed) <= 2 * (len(CODES) + 1)
-    assert not tally.refused
+        counts.count_close("client", code, f"reason {code}")
+        counts.count_close("server", code, f"reason {code}")
+    assert len(counts.closed) <= 2 * (len(CODES) + 1)
+    assert not counts.refused
     assert len(METHODS) < 10
     assert "unauthorized" in REASONS

@@ -11,7 +11,7 @@ PATIENCE_S = 10.0
 RETRY_AFTER_S = 2.0
 
 
-class Turns:
+class UserLocks:
     """Those of one process, by userId."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
@@ -20,7 +20,7 @@ class Turns:
         """The lock of each learner with a turn, and how many hold it or wait for it."""
 
     @asynccontextmanager
-    async def take(self, user_id: str) -> AsyncIterator[None]:
+    async def hold(self, user_id: str) -> AsyncIterator[None]:
         """Wait for the learner's turn, and keep it for the block.
 
         Raises:
