@@ -21,6 +21,9 @@ DOCUMENTS = [
     "SECURITY.md",
     "ARCHITECTURE.md",
     "examples/README.md",
+    "docs/clients.md",
+    "docs/operations.md",
+    "docs/promises.md",
     "docs/scale.md",
     "storage/connection/address.py",
 ]
@@ -70,7 +73,8 @@ OPTION = re.compile(
 )
 FSYNC = re.compile(r"\bappendfsync (\w+)")
 LEVEL = re.compile(
-    r"--durability[= ]([a-z]+(?::\w+)?)|`(replicas:\w+)`|^\| `(\w+)` \| (?:the store has it|it is on)", re.M
+    r"--durability[= ]([a-z]+(?::\w+)?)|`(replicas:\w+)`|^\| `(\w+)` \| (?:in the store's memory|on the store's disk)",
+    re.M,
 )
 SENTINEL = re.compile(r"\b(sentinel_username)=")
 FILE = re.compile(r"examples/([\w-]+)\.acl")
@@ -95,9 +99,9 @@ def documents() -> str:
     return "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
 
 
-def table(heading: str) -> list[list[str]]:
-    """The rows of the first table under a heading of README, without its head."""
-    text = (ROOT / "README.md").read_text()
+def table(document: str, heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading of a document, without its head."""
+    text = (ROOT / document).read_text()
     lines = iter(text[text.index(f"{heading}\n") :].splitlines())
     rows: list[list[str]] = []
     for line in lines:
@@ -131,8 +135,8 @@ def test_a_store_that_is_documented_and_not_run_would_be_found(sentence: str, na
     assert named(sentence) - NAMED.keys() == {name}
 
 
-def test_the_readme_has_a_row_for_each_store_that_is_run_and_no_other() -> None:
-    rows = table("### Which store")
+def test_the_table_of_stores_has_a_row_for_each_store_that_is_tested_and_no_other() -> None:
+    rows = table("docs/operations.md", "## Which store")
     assert sorted(name for first, *_ in rows for name in re.findall(r"`([\w-]+)`", first)) == sorted(ALL_STORES)
 
 
@@ -154,7 +158,7 @@ def test_the_files_that_are_shipped_are_those_that_the_stores_are_run_with() -> 
 def test_each_promise_names_the_stores_that_its_cases_run_on() -> None:
     """And each case shows a promise."""
     left = {promise for case in CASES for promise in case.promises}
-    for sentence, _, cell in table("## What you can rely on"):
+    for sentence, _, cell in table("docs/promises.md", "# What you can rely on"):
         told = set(re.findall(r"`([\w-]+)`", cell)) if cell not in ("any", "all") else {cell}
         (promise,) = [name for name in left if sentence.startswith(name)] or [None]
         if promise is None:
@@ -164,4 +168,11 @@ def test_each_promise_names_the_stores_that_its_cases_run_on() -> None:
         left.discard(promise)
         run = frozenset[str]().union(*(case.configurations for case in CASES if promise in case.promises))
         assert told == ({"all"} if run == ALL_STORES else run), sentence
-    assert not left, "no promise of README begins like this"
+    assert not left, "no promise in docs/promises.md begins like this"
+
+
+def test_the_readme_makes_ten_promises_and_each_links_to_its_proof() -> None:
+    rows = table("README.md", "## What you can rely on")
+    assert len(rows) == 10
+    for promise, proof in rows:
+        assert re.search(r"\]\(tests/", proof), promise

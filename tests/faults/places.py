@@ -190,7 +190,8 @@ async def redis7(env: Mapping[str, str] = NOTHING) -> AsyncIterator[Server]:
 
     What a script has written stands in its file between MULTI and EXEC. One that is torn in there it cuts behind the
     last whole command, MULTI and all, and the start after next carries that half of a script out (Valkey's issue 4342,
-    which Valkey 9.1.2 has mended). So its file is written anew after a repair, as README asks of its operator.
+    which Valkey 9.1.2 has mended). So its file is written anew after a repair, as docs/operations.md
+    asks of its operator.
     """
     binary = shutil.which("redis-server")
     if binary is None:

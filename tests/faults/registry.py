@@ -35,18 +35,18 @@ CONFIGURED = tuple(name for name in CONFIGURATION_OF if name not in (*EVERYWHERE
 """With no relay, as a document says it, on each kind of server that can be it."""
 REPLICATED = tuple(name for name in CONFIGURED if CONFIGURATIONS[CONFIGURATION_OF[name]].topology != "one")
 
-ORDER = "Reports may come late, twice"
-KILLED = "An acked heartbeat survives kill -9"
+ORDER = "Reports may arrive late, twice"
+KILLED = "An acknowledged heartbeat survives `kill -9`"
 CLOCKS = "Clocks may be wrong"
-SHARES = "No learner, and no crowd of strangers"
-HERD = "A herd that returns"
-ENDS = "A process that ends"
+SHARES = "No learner, and no group of strangers"
+STORM = "Reconnect storms are rate-limited"
+ENDS = "Stopping a process"
 ALL = "Whatever is killed, stopped, cut off, full or refused"
-STORES = "Each store that is described below"
+STORES = "Each store configuration"
 PRIMARIES = "On a cluster or with sentinels"
-AWAY = "The store may be away"
-DAMAGE = "A stored value that can't be read"
-"""The beginnings of promises in README, "What you can rely on"; tests/test_documented.py compares them."""
+AWAY = "The store may be unavailable"
+DAMAGE = "A stored value that cannot be read"
+"""The beginnings of the promises in docs/promises.md; tests/test_documented.py compares them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Case:
     short: str
     """The one place of the short form."""
     promises: tuple[str, ...] = (ALL,)
-    """What it shows; README says for each promise on which stores that is."""
+    """The promises it proves; docs/promises.md names the stores for each promise."""
 
     @property
     def configurations(self) -> frozenset[str]:
@@ -85,7 +85,7 @@ CASES = (
     Case("node-clock", clocks.of_a_node, ("valkey", "redis", "cluster"), "redis", (CLOCKS, ALL)),
     Case("store-clock", clocks.of_the_store, EVERYWHERE, "valkey", (CLOCKS, ALL)),
     Case("half-open", devices.half_open, ("embedded",), "embedded", (ALL,)),
-    Case("storm", devices.storm, ("embedded", "redis", "cluster"), "embedded", (HERD,)),
+    Case("storm", devices.storm, ("embedded", "redis", "cluster"), "embedded", (STORM,)),
     Case("tunnel", devices.dark, ("embedded",), "embedded", (ORDER, ALL)),
     Case("beacons", devices.beacons, ("embedded",), "embedded", (ORDER,)),
     Case("envelopes", envelopes.envelopes, ("embedded", "redis", "cluster"), "embedded", (ORDER,)),
