@@ -7,7 +7,7 @@ PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check format fuzz faults soak bench lock audit
+.PHONY: help setup run test check format wheel fuzz faults soak bench lock audit
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,17 @@ check: setup ## Lint, check the format, the types and the layers
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports
-	@$(BIN)/python client/check_types.py
+	@$(BIN)/python -m tests.browser.check_types
 
 format: setup ## Format the code and repair what ruff can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+# setuptools leaves build/ behind, and would put modules that have since been renamed into the next wheel.
+wheel: setup ## Build the wheel into dist/
+	@rm -rf build dist
+	@$(BIN)/python $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
 
 fuzz: setup ## Search for inputs that break a promise, FUZZ_SECONDS long (600)
 	@$(BIN)/python -m tests.fuzz

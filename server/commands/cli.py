@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen in operators.COMMANDS:
             return operators.run(chosen, given)
-        serve(Settings(**{name: value for name, value in given.items() if value is not None}))
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        logging.config.dictConfig(logs.config(settings.log_level))
+        serve(settings)
     except ValidationError as error:
         return _fail("; ".join(_sentence(tuple(item["loc"]), item["msg"]) for item in error.errors()))
     except CannotServe as error:

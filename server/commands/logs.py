@@ -50,7 +50,7 @@ def config(level: str) -> dict[str, Any]:
         "filters": {"peers": {"()": "playhead.server.transport.config.PeerMistakeFilter"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "loggers": {
-            **{name: {"level": level.upper()} for name in ("playhead.server", "playhead.storage", "playhead.protocol")},
+            "playhead": {"level": level.upper()},
             "playhead.audit": {"level": "INFO"},
             "uvicorn": {"level": "WARNING"},
             "uvicorn.error": {"level": "WARNING", "filters": ["peers"]},

@@ -12,18 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network, ip_network
-from multiprocessing import resource_tracker
 from typing import Any
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from playhead.server.app import create_app, create_store
 from playhead.server.clock import StoreClock
 from playhead.server.commands import logs
 from playhead.server.commands.open_files import raise_limit
 from playhead.server.commands.shared_count import SharedCount
-from playhead.server.lifecycle.signals import ending, held_back, ignore_hangup, is_hangup_ignored
+from playhead.server.commands.workers import Workers
+from playhead.server.lifecycle.signals import ending, held_back, ignore_hangup
 from playhead.server.rest.pages import PLAYER
 from playhead.server.security.tokens import Authenticator
 from playhead.server.settings import Settings
@@ -31,23 +30,15 @@ from playhead.server.transport.config import ServiceConfig
 from playhead.server.transport.fast_path import DirectWebSocket
 from playhead.server.transport.http import BoundedHttp
 from playhead.server.transport.refusals import Refusals
-from playhead.storage.backoff import Backoff
 from playhead.storage.connection.rights import lacked_right
 from playhead.storage.embedded.valkey import EmbeddedStoreFailed, EmbeddedValkey
 from playhead.storage.maintenance.store_audit import concerns
-from playhead.storage.outage import Outage
 from playhead.storage.store import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 60.0
 BACKLOG = 2_048
-WORKER_RETRY_S = 0.5, 30.0
-"""The first delay before the next worker is looked after, and the longest. It never gives up."""
-WORKER_STEADY_S = 60.0
-"""Without a death, for the next delay to be the first again."""
-WORKER_END_S = 5.0
-"""For a worker to be gone, beyond the time that it has to drain."""
 
 
 class CannotServe(Exception):
@@ -82,66 +73,6 @@ def serve(settings: Settings) -> None:
             Workers(config, [listener], worker_restarts).run()
         else:
             uvicorn.Server(config).run(sockets=[listener])
-
-
-class Workers(Multiprocess):
-    """uvicorn's, whose end has an end: by a second signal, or when a worker takes longer than it may."""
-
-    def __init__(self, config: ServiceConfig, sockets: list[socket.socket], restarts: SharedCount) -> None:
-        ignored = is_hangup_ignored()
-        ignore_hangup()
-        resource_tracker.ensure_running()  # Python's own helper, which a closing terminal would end before the workers
-        super().__init__(config, sockets)  # it handles every signal
-        if ignored:
-            ignore_hangup()
-        self._restarts = restarts
-        self._backoff = Backoff(*WORKER_RETRY_S)
-        self._not_before = 0.0
-        steady = f"No worker has died for {WORKER_STEADY_S:g} s"
-        self._outage = Outage(logger, "A worker died and is replaced", steady)
-
-    def handle_hup(self) -> None:
-        """As with one process: uvicorn would replace the workers, one after another."""
-        self.handle_term()
-
-    def handle_ttin(self) -> None:
-        """Nor does it change how many workers there are: terminals send these two to whoever reads or writes behind
-        them."""
-
-    def handle_ttou(self) -> None:
-        """As `handle_ttin`."""
-
-    def keep_subprocess_alive(self) -> None:
-        """One that dies is replaced, later each time where that happens again and again."""
-        now = time.monotonic()
-        if now < self._not_before:
-            return
-        before = list(self.processes)
-        super().keep_subprocess_alive()
-        if replaced := len(set(self.processes) - set(before)):
-            self._restarts.add(replaced)
-            self._not_before = now + self._backoff.next_s()
-            self._outage.failed(f"{self._restarts()} so far; more are counted in /metrics")
-        elif now > self._not_before + WORKER_STEADY_S:
-            self._backoff.reset()
-            self._outage.worked()
-
-    def join_all(self) -> None:
-        until = time.monotonic() + self.config.settings.drain_timeout_s + WORKER_END_S  # type: ignore[attr-defined]
-        self.signal_queue.clear()
-        for each in self.processes:
-            while each.process.exitcode is None:
-                again = {signal.SIGINT, signal.SIGTERM}.intersection(self.signal_queue)
-                if again or time.monotonic() > until:
-                    self._kill_all()
-                    if again:
-                        raise SystemExit(128 + again.pop())
-                each.process.join(0.1)
-
-    def _kill_all(self) -> None:
-        """What was acked is stored, and the rest the players still hold."""
-        for each in self.processes:
-            each.process.kill()
 
 
 def uvicorn_config(

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,9 +45,17 @@ def until(ask: Callable[[], T], why: str, within_s: float = STEP_WITHIN_S) -> T:
 
 
 class Server:
-    """`python -m server serve` on a port of its own, over one data directory that outlives a kill."""
+    """`playhead serve` on a port of its own, over one data directory that outlives a kill.
 
-    def __init__(self, data_dir: Path) -> None:
+    Args:
+        program: the command line of `playhead`, where it is not the checkout's.
+        cwd: where it is run.
+    """
+
+    def __init__(
+        self, data_dir: Path, program: Sequence[str] = (sys.executable, "-m", "playhead.server"), cwd: Path = ROOT
+    ) -> None:
+        self._program, self._cwd = program, cwd
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._data_dir = data_dir
@@ -56,10 +64,10 @@ class Server:
 
     def start(self) -> None:
         begins_at = self._log.stat().st_size if self._log.exists() else 0
-        command = [sys.executable, "-m", "server", "serve", "--host", "127.0.0.1"]
+        command = [*self._program, "serve", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--data-dir", str(self._data_dir)]
         with self._log.open("ab") as log:
-            self._process = process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+            self._process = process = subprocess.Popen(command, cwd=self._cwd, stdout=log, stderr=subprocess.STDOUT)
 
         def ready() -> bool:
             printed = self._log.read_bytes()[begins_at:].decode(errors="replace")

@@ -29,8 +29,8 @@ def test_it_is_one_file() -> None:
 def test_its_types_are_sound_and_published() -> None:
     """tsc --strict finds nothing, and playhead.d.ts is what it makes of playhead.js."""
     program("npm")
-    script = [sys.executable, str(CLIENT / "check_types.py")]
-    ended = subprocess.run(script, capture_output=True, text=True, timeout=550)
+    script = [sys.executable, "-m", "tests.browser.check_types"]
+    ended = subprocess.run(script, cwd=CLIENT.parent, capture_output=True, text=True, timeout=550)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

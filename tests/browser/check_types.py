@@ -1,6 +1,7 @@
-"""Check the types of playhead.js, and that playhead.d.ts is what TypeScript makes of it; `--write` makes it so.
+"""Check the types of client/playhead.js, and that playhead.d.ts is what TypeScript generates; `--write` regenerates it.
 
-Needs node and npm. The compiler is fetched once, into .cache/client; a fetch that fails is tried again a few times.
+Needs node and npm. The compiler is downloaded once, into .cache/client; a failed download is retried a few times.
+Run it as `python -m tests.browser.check_types`. It is here, not in client/, because client/ is installed.
 """
 
 import contextlib
@@ -12,8 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-CLIENT = Path(__file__).parent
-CACHE = CLIENT.parent / ".cache" / "client"
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "client"
+CACHE = ROOT / ".cache" / "client"
 TYPESCRIPT = "typescript@7.0.2"
 OPTIONS = ["--declaration", "--emitDeclarationOnly", "--allowJs", "--checkJs", "--strict", "--noUnusedLocals"]
 OPTIONS += ["--target", "esnext", "--module", "esnext", "--lib", "esnext,dom,dom.iterable", "--types", ""]
@@ -22,30 +24,30 @@ NPM_INSTALL = ["npm", "install", "--loglevel", "error", "--no-save", "--no-audit
 NPM_WITHIN_S, TSC_WITHIN_S = 120, 120
 INSTALL_ATTEMPTS = 3
 INSTALL_AGAIN_S = 5.0
-"""Between two attempts: a registry that is busy or a network that is away for a moment is there again."""
+"""Between two attempts: long enough for a busy registry or an interrupted network to recover."""
 
 
 class Failed(Exception):
-    """A program did not do what it was asked to; the message says which one, how it ended and what it said."""
+    """A program failed; the message has its command line, how it ended and its output."""
 
 
 def run(command: list[str], within_s: float) -> None:
-    """Raises Failed: it did not end with 0, or not in time."""
+    """Run a command. Raises Failed: it exited with another code than 0, or not in time."""
     shown = " ".join(command)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=within_s)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=within_s)
     except OSError as error:
         raise Failed(f"{shown}: cannot be run ({error})") from None
     except subprocess.TimeoutExpired as error:
-        said = [part.decode(errors="replace") for part in (error.stdout, error.stderr) if isinstance(part, bytes)]
-        raise Failed("\n".join([f"{shown}: has not ended within {within_s:g} s; it said:", *said])) from None
+        output = [part.decode(errors="replace") for part in (error.stdout, error.stderr) if isinstance(part, bytes)]
+        raise Failed("\n".join([f"{shown}: has not ended within {within_s:g} s; its output:", *output])) from None
     if done.returncode:
-        said = [part.rstrip() for part in (done.stdout, done.stderr) if part.strip()]
-        raise Failed("\n".join([f"{shown}: ended with {done.returncode}; it said:", *(said or ["nothing"])]))
+        output = [part.rstrip() for part in (done.stdout, done.stderr) if part.strip()]
+        raise Failed("\n".join([f"{shown}: ended with {done.returncode}; its output:", *(output or ["none"])]))
 
 
 def compiler() -> Path:
-    """tsc of the pinned version. Raises Failed: npm did not install it, however often it was tried."""
+    """The path of the pinned tsc, installed first where it is missing. Raises Failed: no attempt installed it."""
     tsc = CACHE / TYPESCRIPT / TSC
     attempt = 1
     while not tsc.exists():
@@ -61,17 +63,17 @@ def compiler() -> Path:
 
 
 def _install() -> None:
-    """Into a folder of its own, which takes its place when the compiler runs: half an install is never found there."""
+    """Install into a temporary folder and rename it once the compiler runs, so that half an install is never used."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as folder:
         run([*NPM_INSTALL, "--prefix", folder, TYPESCRIPT], NPM_WITHIN_S)
         run([str(Path(folder, TSC)), "--version"], TSC_WITHIN_S)
-        with contextlib.suppress(OSError):  # somebody else was faster
+        with contextlib.suppress(OSError):  # another process was faster
             Path(folder).rename(CACHE / TYPESCRIPT)
 
 
 def declared() -> str:
-    """The declarations of playhead.js. Raises Failed: they can't be made, with what the compiler says."""
+    """Generate the declarations of playhead.js. Raises Failed: with the compiler's errors."""
     with tempfile.TemporaryDirectory() as folder:
         run([str(compiler()), str(CLIENT / "playhead.js"), *OPTIONS, "--outDir", folder], TSC_WITHIN_S)
         return Path(folder, "playhead.d.ts").read_text()
@@ -90,7 +92,7 @@ def main() -> int:
     if "--write" in sys.argv[1:]:
         committed.write_text(made)
     elif committed.read_text() != made:
-        print("check_types: playhead.d.ts is not what playhead.js says; python client/check_types.py --write")
+        print("check_types: playhead.d.ts is out of date; run: python -m tests.browser.check_types --write")
         return 1
     return 0
 

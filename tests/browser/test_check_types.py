@@ -1,11 +1,11 @@
-"""The check of the SDK's types where npm fails: it says what npm said, tries again, and never for ever."""
+"""The check of the SDK's types when npm fails: it retries a few times, then reports npm's output."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from playhead.client import check_types
+from tests.browser import check_types
 
 TSC = "#!/bin/sh\necho 'Version 7'\n"
 NPM = """#!/bin/sh
@@ -16,11 +16,11 @@ mkdir -p "$2/node_modules/.bin" && cp "{tsc}" "$2/node_modules/.bin/tsc"
 """
 LOUD = "echo 'npm error code E503, the registry is busy' >&2; exit 7"
 HALF = "exit 0"
-"""It says that all is well, and has installed nothing."""
+"""It exits with 0 and has installed nothing."""
 
 
 class Npm:
-    """One on the PATH that fails some times before it works."""
+    """An npm on the PATH that fails a number of times before it works."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,7 +48,7 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Npm:
 
 
 @pytest.mark.parametrize("how", [LOUD, HALF])
-def test_an_install_that_fails_once_is_tried_again(npm: Npm, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_install_is_retried(npm: Npm, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     npm.fails(1, how)
     assert check_types.compiler().read_text() == TSC
     assert npm.calls == 2
@@ -57,8 +57,8 @@ def test_an_install_that_fails_once_is_tried_again(npm: Npm, how: str, capsys: p
     assert npm.calls == 2, "it is there now"
 
 
-def test_an_install_that_keeps_failing_ends_with_what_npm_said(npm: Npm, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command, its exit code and its stderr, and not the word None."""
+def test_an_install_that_keeps_failing_reports_the_output_of_npm(npm: Npm, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report has the command, its exit code and its stderr, and not the word None."""
     npm.fails(1_000)
     assert check_types.main() == 1
     said = capsys.readouterr().err
@@ -69,7 +69,7 @@ def test_an_install_that_keeps_failing_ends_with_what_npm_said(npm: Npm, capsys:
 
 
 def test_a_compiler_that_does_not_run_is_not_kept(npm: Npm) -> None:
-    """npm leaves out what it takes for optional, such as the part for this machine, and ends with 0."""
+    """npm exits with 0 even when it left out an optional package, such as the binary for this platform."""
     npm.fails(0, tsc="#!/bin/sh\necho 'no binary for this platform' >&2; exit 1\n")
     with pytest.raises(check_types.Failed, match="no binary for this platform"):
         check_types.compiler()
@@ -77,8 +77,8 @@ def test_a_compiler_that_does_not_run_is_not_kept(npm: Npm) -> None:
     assert check_types.compiler().read_text() == TSC
 
 
-def test_a_program_that_hangs_is_given_up(npm: Npm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what it said until then is told."""
+def test_a_program_that_hangs_is_killed(npm: Npm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output until then is reported."""
     monkeypatch.setattr(check_types, "NPM_WITHIN_S", 0.5)
     monkeypatch.setattr(check_types, "INSTALL_ATTEMPTS", 1)
     npm.fails(1_000, "echo 'waiting for the registry' >&2; exec sleep 60")
