@@ -27,7 +27,7 @@ DEAR = 5
 ENOUGH = 5
 """Findings of one target, and its search ends: each takes time to be made small."""
 SHRINK_TRIES, SHRINK_S = 2_000, 10
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[2] / "playhead"  # the name by which modules are loaded
 _OURS = tuple(str(_ROOT / folder) for folder in ("protocol", "storage", "server"))
 _LOOPS = str(_ROOT / "protocol" / "intervals.py")
 """Not traced: it is all loops over long lists, and any play reaches all of it."""
