@@ -14,7 +14,7 @@ from tests.rest import ok, rest
 from tests.serving import Running, serving
 
 V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
-OURS = ("server.", "storage.", "protocol.", "uvicorn.", "starlette.", "httptools.", "websockets.server")
+OURS = ("playhead.", "uvicorn.", "starlette.", "httptools.", "websockets.server")
 
 
 @pytest.fixture
