@@ -22,6 +22,7 @@ DOCUMENTS = [
     "ARCHITECTURE.md",
     "examples/README.md",
     "docs/clients.md",
+    "docs/design.md",
     "docs/operations.md",
     "docs/promises.md",
     "docs/scale.md",

@@ -73,6 +73,15 @@ def test_every_setting_and_metric_that_a_document_names_exists(document: str) ->
     assert {name for name in metrics if f'"{name}"' not in sources} == set()
 
 
+def test_operators_find_each_metric_in_the_documentation() -> None:
+    source = read("server/rest/metrics.py")
+    sampled = set(re.findall(r'"(playhead_\w+)"', source))
+    documented = {
+        name.removesuffix("_total") for name in re.findall(r"^\| `(playhead_\w+)`", read("docs/operations.md"), re.M)
+    }
+    assert sampled == documented
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_that_a_document_shows_has_these_options(
     document: str, capsys: pytest.CaptureFixture[str]
