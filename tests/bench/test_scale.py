@@ -40,7 +40,7 @@ def test_the_page_says_what_the_script_makes_of_what_was_measured() -> None:
 
 def test_a_worker_has_no_more_players_than_the_service_takes_by_default() -> None:
     """Nor are they back sooner than it lets them in; and the page names the same number."""
-    assert f"{CONNECTIONS:,} connections at most" in PAGE.read_text()
+    assert f"at most {CONNECTIONS:,} connections" in PAGE.read_text()
     idle = Plan(1_000_000, 600, 1, Worker(1.0, 0.5, 1.0), COSTS)
     assert idle.viewers / idle.workers <= CONNECTIONS
     assert idle.herd_s >= CONNECTIONS / HELLOS_PER_S
