@@ -6,36 +6,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from playhead.protocol.errors import FrameError
-from playhead.protocol.messages import (
-    Ack,
-    Authorized,
-    Error,
-    Expiring,
-    Goodbye,
-    Message,
-    Pong,
-    Progress,
-    Synced,
-    Welcome,
-)
+from playhead.protocol.messages import SERVER_MESSAGES, Message, ServerMessage
 from playhead.protocol.scalars import parse_instant
 
 M = TypeVar("M", bound=Message)
-ServerMessage = Welcome | Progress | Synced | Ack | Expiring | Authorized | Error | Goodbye | Pong
 
 _INSTANTS = ("lastWatched", "completedAt", "deletedAt", "serverTime")
 _INTERVALS = ("seen", "again")
-_KINDS: dict[str, type[ServerMessage]] = {
-    "welcome": Welcome,
-    "progress": Progress,
-    "synced": Synced,
-    "ack": Ack,
-    "expiring": Expiring,
-    "authorized": Authorized,
-    "error": Error,
-    "goodbye": Goodbye,
-    "pong": Pong,
-}
 
 
 def read(model: type[M], tree: Any) -> M:
@@ -52,7 +29,7 @@ def read(model: type[M], tree: Any) -> M:
 
 def message(tree: Any) -> ServerMessage | None:
     """What the server says; None for a type that a newer server may have. Raises FrameError."""
-    kind = _KINDS.get(str(tree.get("type"))) if isinstance(tree, dict) else None
+    kind = SERVER_MESSAGES.get(str(tree.get("type"))) if isinstance(tree, dict) else None
     return None if kind is None else read(kind, tree)
 
 

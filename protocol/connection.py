@@ -8,13 +8,27 @@ as effects too; a LocalError is a bug of ours, and changes nothing.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
+from typing import assert_never
 
 import msgspec
 
 from playhead.protocol.beats import Beat
 from playhead.protocol.codecs import Codec
 from playhead.protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
-from playhead.protocol.messages import Auth, Error, Goodbye, Heartbeat, Hello, Message, Ping, Pong, Sync, parse
+from playhead.protocol.messages import (
+    CLIENT_MESSAGES,
+    Auth,
+    ClientMessage,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Sync,
+    error_message,
+    parse,
+)
 from playhead.protocol.record import Outcome, Report
 from playhead.protocol.session import Now, Plausibility, Sessions
 
@@ -29,10 +43,10 @@ class State(IntEnum):
     CLOSED = auto()
 
 
-TRANSITIONS: dict[State, dict[type[Message], State]] = {
+TRANSITIONS: dict[State, dict[type[ClientMessage], State]] = {
     State.OPENING: {Hello: State.CHECKING},
     State.CHECKING: {},
-    State.OPEN: {Heartbeat: State.OPEN, Sync: State.OPEN, Auth: State.OPEN, Ping: State.OPEN},
+    State.OPEN: {model: State.OPEN for model in CLIENT_MESSAGES.values() if model is not Hello},
     State.ENDING: {},
     State.CLOSED: {},
 }
@@ -47,27 +61,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Greet:
-    """Find out who says hello, then `open` or `refuse`.
+class Handle:
+    """Handle this message, which takes I/O.
 
-    The answer: welcome, what changed after `since` (everything, where the epoch differs), synced.
+    - Hello: verify who it is, then `open` and send welcome, what changed after `since` and synced; or `refuse`.
+    - Sync: send what changed after `since`, then synced.
+    - Auth: verify the token; the connection then lasts as long as the token is valid.
     """
 
-    hello: Hello
-
-
-@dataclass(frozen=True, slots=True)
-class Bring:
-    """Answer a sync: what changed after `since`, then synced."""
-
-    since: int
-
-
-@dataclass(frozen=True, slots=True)
-class Renew:
-    """Verify this token, and let the connection last as long as it does."""
-
-    token: str
+    message: Hello | Sync | Auth
 
 
 class Take(msgspec.Struct, frozen=True, gc=False):
@@ -88,21 +90,21 @@ class Close:
     reason: str
 
 
-Effect = Send | Greet | Bring | Renew | Take | Touch | Close
+Output = Send | Close
+Effect = Output | Handle | Take | Touch
 _TOUCH = (Touch(),)
 
 
 class Connection:
     """One client's conversation."""
 
-    __slots__ = ("_codec", "_rules", "_sessions", "state", "user_id")
+    __slots__ = ("_codec", "_rules", "_sessions", "state")
 
     def __init__(self, codec: Codec, rules: Plausibility) -> None:
         self._codec = codec
         self._rules = rules
         self._sessions: Sessions | None = None
         self.state = State.OPENING
-        self.user_id = ""
 
     def receive(self, frame: str | bytes, now: Now) -> Sequence[Effect]:
         """Take one frame of the client.
@@ -121,9 +123,7 @@ class Connection:
             if after is None:
                 raise self._misplaced()
             self.state = after
-            if isinstance(message, Heartbeat):
-                return self._heartbeat(message, now)
-            return self._other(message)
+            return self._dispatch(message, now)
         except InvalidMessage as error:
             return self._invalid(error)
         except PeerError as error:
@@ -145,25 +145,20 @@ class Connection:
         except PeerError as error:
             return self._end(error)
 
-    def open(self, user_id: str, session: str) -> None:
-        """The hello is accepted: from now on this connection speaks for `user_id`.
+    def open(self, session: str) -> None:
+        """Accept the hello. `session` is the default session of the heartbeats that follow.
 
         Raises:
             LocalError: no hello waits to be accepted.
         """
         if self.state is not State.CHECKING:
             raise LocalError("no hello waits")
-        self.user_id = user_id
         self._sessions = Sessions(session, self._rules)
         self.state = State.OPEN
 
-    def refuse(self, error: PeerError) -> Sequence[Effect]:
+    def refuse(self, error: PeerError) -> Sequence[Output]:
         """Say what is wrong, and close; nothing for a connection that is closed already."""
         return () if self.state is State.CLOSED else self._end(error)
-
-    def error(self, error: PeerError) -> Send:
-        """Say what is wrong; the connection stands."""
-        return Send(self._error(error))
 
     def taken(self) -> None:
         """The running batch is on its way to the store."""
@@ -190,7 +185,7 @@ class Connection:
         if self.state is State.OPEN:
             self.state = State.ENDING
 
-    def goodbye(self, problem: str, code: CloseCode, retry_after_s: float) -> Sequence[Effect]:
+    def goodbye(self, problem: str, code: CloseCode, retry_after_s: float) -> Sequence[Output]:
         """The server wants to end this; nothing for a connection that is closed already."""
         if self.state is State.CLOSED:
             return ()
@@ -198,7 +193,7 @@ class Connection:
         message = Goodbye(code=problem, retry_after=retry_after_s)
         return (Send(self._codec.encode(message)), Close(code, problem))
 
-    def no_hello(self) -> Sequence[Effect]:
+    def no_hello(self) -> Sequence[Output]:
         """The deadline for the first message has passed."""
         return self._end(self._misplaced()) if self.state is State.OPENING else ()
 
@@ -215,14 +210,16 @@ class Connection:
         report = self._sessions.heartbeat(message, now)
         return _TOUCH if report is None else (Take(self._sessions.video_id, report),)
 
-    def _other(self, message: Hello | Sync | Auth | Ping) -> Sequence[Effect]:
-        if isinstance(message, Hello):
-            return (Greet(message),)
-        if isinstance(message, Auth):
-            return (Renew(message.token),)
-        if isinstance(message, Sync):
-            return (Bring(message.since),)
-        return (Send(self._codec.encode(Pong())),)
+    def _dispatch(self, message: ClientMessage, now: Now) -> Sequence[Effect]:
+        match message:
+            case Heartbeat():
+                return self._heartbeat(message, now)
+            case Ping():
+                return (Send(self._codec.encode(Pong())),)
+            case Hello() | Sync() | Auth():
+                return (Handle(message),)
+            case _:
+                assert_never(message)
 
     def _misplaced(self) -> FrameError:
         if self.state is State.OPENING:
@@ -242,11 +239,10 @@ class Connection:
             return self._end(full)
         return (Send(self._error(error)),)
 
-    def _end(self, error: PeerError) -> Sequence[Effect]:
+    def _end(self, error: PeerError) -> Sequence[Output]:
         self.state = State.CLOSED
         code = error.problem.value.close or CloseCode.BAD_FRAME
         return (Send(self._error(error)), Close(code, error.problem.code))
 
     def _error(self, error: PeerError) -> str | bytes:
-        kind = error.problem
-        return self._codec.encode(Error(code=kind.code, title=kind.value.title, detail=error.detail[:500]))
+        return self._codec.encode(error_message(error))

@@ -5,13 +5,13 @@ Fields are camelCase on the wire. Unknown fields are ignored, so that a newer pl
 """
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from playhead.protocol.errors import FieldError, FrameError, InvalidMessage
+from playhead.protocol.errors import FieldError, FrameError, InvalidMessage, PeerError
 from playhead.protocol.scalars import (
     MAX_PLAYED,
     PATTERNS,
@@ -32,6 +32,8 @@ from playhead.protocol.scalars import (
 
 PAGE = 500
 """Most records in one progress frame."""
+MAX_DETAIL = 500
+"""Most characters of the detail in an error message."""
 
 
 class Message(BaseModel):
@@ -104,6 +106,11 @@ class _Named(Message):
 
 
 ClientMessage = Hello | Heartbeat | Sync | Auth | Ping
+"""Every message a client may send. Names, validation and dispatch follow from this union."""
+CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
+    model.model_fields["type"].default: model for model in get_args(ClientMessage)
+}
+"""The models of the union, by their `type` on the wire."""
 _client: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
 _heartbeat: Callable[..., Heartbeat] = Heartbeat.__pydantic_validator__.validate_python
 
@@ -202,6 +209,20 @@ class Pong(Message):
     type: Literal["pong"] = "pong"
 
 
+ServerMessage = Welcome | Progress | Synced | Ack | Expiring | Authorized | Error | Goodbye | Pong
+"""Every message the server may send."""
+SERVER_MESSAGES: dict[str, type[ServerMessage]] = {
+    model.model_fields["type"].default: model for model in get_args(ServerMessage)
+}
+"""The models of the union, by their `type` on the wire."""
+
+
+def error_message(error: PeerError) -> Error:
+    """The message that reports `error` to the client."""
+    kind = error.problem
+    return Error(code=kind.code, title=kind.value.title, detail=error.detail[:MAX_DETAIL])
+
+
 def parse(tree: Any) -> ClientMessage:
     """Validate a decoded frame.
 
@@ -217,8 +238,8 @@ def parse(tree: Any) -> ClientMessage:
         if not isinstance(tree, dict):
             raise FrameError("a message is an object") from None
         kind = tree.get("type")
-        if kind not in ("hello", "heartbeat", "sync", "auth", "ping"):
-            raise FrameError("type should be one of hello, heartbeat, sync, auth, ping") from None
+        if not isinstance(kind, str) or kind not in CLIENT_MESSAGES:
+            raise FrameError(f"type should be one of {', '.join(CLIENT_MESSAGES)}") from None
         seq, session = _which(tree) if kind == "heartbeat" else (None, None)
         raise InvalidMessage(field_errors(error, skip=0 if kind == "heartbeat" else 1), seq, session) from None
 

@@ -98,7 +98,7 @@ def create_app(
         store = create_store(settings)
         start = Backoff(*START_RETRY_S)
         try:
-            epoch, store_clock = await _wait_for_store(store, start)
+            store_clock = await _wait_for_store(store, start)
         except StoreUnavailable as error:
             await store.close()
             if own_process:
@@ -106,7 +106,7 @@ def create_app(
                 os._exit(EXIT_CODE)
             raise
         clock = given or store_clock
-        hub, metrics = Hub(store, epoch, clock), Metrics()
+        hub, metrics = Hub(store, clock), Metrics()
 
         def flusher(lane: str, interval_s: float) -> Flusher:
             return Flusher(
@@ -125,7 +125,7 @@ def create_app(
         admission = Admission(settings, machine)
         lanes = flusher("heartbeats", settings.flush_interval_s), flusher("requests", 0)
         backfill = DurationBackfill(store, lanes[1], clock)
-        drain = Drain(settings, lanes[0])
+        drain = Drain(settings, lanes[0], admission)
         services = Services(
             settings, clock, access, admission, store, hub, *lanes, backfill, drain, refused, app.counts, UserLocks()
         )
@@ -218,11 +218,11 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _wait_for_store(store: Store, backoff: Backoff) -> tuple[str, StoreClock]:
+async def _wait_for_store(store: Store, backoff: Backoff) -> StoreClock:
     """Wait until the store answers and offers what the service needs. A worker may start during a short outage.
 
     Returns:
-        The store's epoch and a clock that follows the store's time.
+        A clock that follows the store's time.
 
     Raises:
         StoreUnavailable: the store did not answer within START_S.
@@ -231,7 +231,7 @@ async def _wait_for_store(store: Store, backoff: Backoff) -> tuple[str, StoreClo
     outage = Outage(logger, "The store does not answer, waiting for it", "The store answers")
     while True:
         try:
-            epoch = await store.epoch()
+            await store.epoch()
             await store.settle()
             clock = await StoreClock.of(store, or_machine=True)
         except StoreUnavailable as error:
@@ -241,7 +241,7 @@ async def _wait_for_store(store: Store, backoff: Backoff) -> tuple[str, StoreClo
             await backoff.wait()
         else:
             outage.worked()
-            return epoch, clock
+            return clock
 
 
 def _exit_on_failure(task: asyncio.Task[None]) -> None:

@@ -156,8 +156,14 @@ class Store:
             return [self.run]
         return [_run_at(primary) for primary in await self.link.primaries()]
 
-    def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
-        """Subscriptions to channels of this store."""
+    def listen(
+        self,
+        on_message: Callable[[str, bytes], None],
+        on_confirmed: Callable[[str], None],
+        on_new_epoch: Callable[[], None] = lambda: None,
+    ) -> Listening:
+        """Subscriptions to channels of this store; `on_new_epoch` is called whenever `known_epoch` has changed."""
+        self._epoch.on_change = on_new_epoch
         if isinstance(self.link, Cluster):
             return ClusterChannels(self.link, on_message, on_confirmed)
         if isinstance(self.link, Single):
@@ -186,6 +192,15 @@ class Store:
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data."""
         return await self._epoch.current()
+
+    @property
+    def known_epoch(self) -> str:
+        """The store's identity as this process knows it."""
+        return self._epoch.known
+
+    def learn_epoch(self, epoch: str) -> None:
+        """Note the store's epoch, which another process published or a read found."""
+        self._epoch.learn(epoch)
 
     @property
     def lowest_rev(self) -> int:

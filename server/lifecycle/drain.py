@@ -12,11 +12,12 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
-from playhead.protocol.errors import CloseCode, PeerError, Problem
+from playhead.protocol.errors import CloseCode, Problem
 from playhead.server.lifecycle.signals import HANGUP, ending, ignore_hangup
 from playhead.server.lifecycle.waiters import Waiter
+from playhead.server.limits.admission import Admission
 from playhead.server.limits.rates import LONGEST_WAIT_S
 from playhead.server.settings import Settings
 from playhead.storage.store import StoreUnavailable
@@ -34,82 +35,56 @@ ABORT_S = 1.0
 """For aborted connections to be forgotten."""
 
 
-class OpenSocket(Protocol):
-    """A WebSocket, as far as a drain uses it; `server/socket/channel.py` has the real one."""
-
-    def hold(self) -> None: ...
-
-    def end(self, problem: Problem, code: CloseCode, retry_after_s: float | None = None) -> None: ...
-
-    def abort(self) -> None: ...
-
-
 class Drain:
-    """The sockets of one process, and how it takes leave of them.
+    """Closes the sockets of one process before it ends.
 
-    `drain_timeout_s` has four parts: notice; the flushes and goodbyes; REST requests under way, by uvicorn;
-    and the last flush. Each but the last takes a quarter at most.
+    `drain_timeout_s` has four parts: the notice; the flushes and goodbyes; REST requests in progress, which are
+    uvicorn's; and the last flush. Each but the last takes a quarter at most.
     """
 
-    def __init__(self, settings: Settings, heartbeats: Flusher) -> None:
+    def __init__(self, settings: Settings, heartbeats: Flusher, admission: Admission) -> None:
         self._settings = settings
         self._heartbeats = heartbeats
-        self._channels: dict[OpenSocket, None] = {}
-        self._changed = asyncio.Event()
+        self._admission = admission
         self._until: float | None = None
         self.begun = False
-        """The service is no longer ready: who balances should send nobody more."""
-        self._leaving = False
-
-    def enter(self, channel: OpenSocket) -> None:
-        """Raises PeerError: nobody is taken any more."""
-        if self._leaving:
-            raise PeerError(Problem.RESTARTING, "this process ends: another takes you, or the next")
-        self._channels[channel] = None
-
-    def leave(self, channel: OpenSocket) -> None:
-        self._channels.pop(channel, None)
-        self._changed.set()
-
-    @property
-    def connections(self) -> int:
-        """Open WebSockets."""
-        return len(self._channels)
+        """Whether the service is no longer ready: load balancers should send it nothing more."""
 
     def left_s(self) -> float:
-        """Of the time to end in, for the last flush; where nobody drained, its quarter."""
+        """How long the last flush may take; without a drain, its quarter."""
         quarter_s = self._settings.drain_timeout_s / 4
         if self._until is None:
             return quarter_s
         return max(min(1.0, quarter_s), self._until - asyncio.get_running_loop().time() - ABORT_S)
 
     async def run(self, notice_s: float) -> None:
-        """Once. When it returns no socket is left."""
+        """Close every socket; called once. When it returns no socket is left."""
         clock, quarter_s = asyncio.get_running_loop().time, self._settings.drain_timeout_s / 4
+        sockets = self._admission.sockets
         self.begun, self._until = True, clock() + self._settings.drain_timeout_s
-        logger.info("Ending: %d sockets are open", len(self._channels))
+        logger.info("Draining: %d sockets are open", len(sockets))
         await asyncio.sleep(notice_s)
-        self._leaving = True
-        await self._take_leave(clock() + quarter_s)
-        await self._gone(min(PEER_S, quarter_s))
-        if self._channels:
-            logger.warning("Cut off, for they do not take our goodbye: %d sockets", len(self._channels))
-            for channel in list(self._channels):
-                channel.abort()
-            await self._gone(ABORT_S)
+        self._admission.stop()
+        await self._close_all(clock() + quarter_s)
+        await self._wait_until_empty(min(PEER_S, quarter_s))
+        if sockets:
+            logger.warning("Aborted %d sockets whose peers did not read the goodbye", len(sockets))
+            for socket in list(sockets):
+                socket.abort()
+            await self._wait_until_empty(ABORT_S)
 
-    async def _take_leave(self, until: float) -> None:
-        """Every report that was taken is acked before the goodbye, if the store has it in time; none is taken after."""
-        channels = list(self._channels)
-        spread_s = min(LONGEST_WAIT_S - RETRY_AFTER_S, max(RETRY_AFTER_S, len(channels) / self._settings.hellos_per_s))
-        for start in range(0, len(channels), AT_ONCE):
-            some = channels[start : start + AT_ONCE]
-            for channel in some:
-                channel.hold()
+    async def _close_all(self, until: float) -> None:
+        """Ack every report that was taken before the goodbye, if the store has it in time; take none after."""
+        sockets = list(self._admission.sockets)
+        spread_s = min(LONGEST_WAIT_S - RETRY_AFTER_S, max(RETRY_AFTER_S, len(sockets) / self._settings.hellos_per_s))
+        for start in range(0, len(sockets), AT_ONCE):
+            some = sockets[start : start + AT_ONCE]
+            for socket in some:
+                socket.hold()
             await self._flush(until)
-            for channel in some:
+            for socket in some:
                 retry_after_s = RETRY_AFTER_S + spread_s * random.random()  # noqa: S311 jitter, not a secret
-                channel.end(Problem.RESTARTING, CloseCode.RESTART, retry_after_s)
+                socket.end(Problem.RESTARTING, CloseCode.RESTART, retry_after_s)
 
     async def _flush(self, until: float) -> None:
         waiter = Waiter()
@@ -119,12 +94,10 @@ class Drain:
             async with asyncio.timeout_at(until):
                 await waiter.wait(self._heartbeats)
 
-    async def _gone(self, within_s: float) -> None:
+    async def _wait_until_empty(self, within_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self._channels:
-                    self._changed.clear()
-                    await self._changed.wait()
+                await self._admission.wait_until_empty()
 
 
 @contextlib.contextmanager

@@ -31,10 +31,10 @@ AT_ONCE = 200
 class Hub:
     """The connected devices of one process, by learner."""
 
-    def __init__(self, store: Store, epoch: str, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self.pushes = Pushes(store, epoch, clock, self._start, self._new_epoch)
+        self.pushes = Pushes(store, clock, self._start)
         self._rooms: dict[str, dict[Channel, None]] = {}
         self._users: dict[str, str] = {}
         """By the name of their channel in the store."""
@@ -44,7 +44,7 @@ class Hub:
         """Users whose last device has left, and when: a page that reloads is back at once."""
         self._followed: set[str] = set()
         """Users whose subscription was confirmed at least once."""
-        self._channels = store.listen(self._heard, self._confirmed)
+        self._channels = store.listen(self._heard, self._confirmed, self._restart_all)
         self._tasks: asyncio.TaskGroup | None = None
         self._ending = False
 
@@ -104,9 +104,6 @@ class Hub:
 
     async def committed(self, batch: Batch, committed: Committed) -> None:
         """Push what a batch changed to the devices that don't know it from themselves."""
-        if batch.deltas and committed.epoch != self.pushes.epoch:
-            self._new_epoch(committed.epoch)
-            return
         changed: dict[str, list[tuple[str, str]]] = {}
         for key in batch.deltas:
             if key[0] in self._rooms:
@@ -156,8 +153,8 @@ class Hub:
             epoch = parse_epoch(data)
             if isinstance(epoch, Damaged):
                 self._store.damage.found("epoch", "its channel", epoch)
-            elif epoch != self.pushes.epoch:
-                self._new_epoch(epoch)
+            else:
+                self._store.learn_epoch(epoch)
         elif name == self._store.endings.channel:
             ending = parse_ending(data)
             if isinstance(ending, Damaged):
@@ -226,10 +223,9 @@ class Hub:
         else:
             self._tasks.create_task(work)
 
-    def _new_epoch(self, epoch: str) -> None:
-        """The store has lost its data: every device comes back, resyncs, and sends what was never acked."""
-        logger.error("The store is another, or has lost its data: all devices are asked to come back")
-        self.pushes.epoch = epoch
+    def _restart_all(self) -> None:
+        """Restart every device: the store has lost its data, so they resync and send again what was not acked."""
+        logger.error("The store's epoch has changed: it lost data or was replaced; every device reconnects")
         self._store.catalogue.forget_all()
         for room in list(self._rooms.values()):
             for channel in list(room):

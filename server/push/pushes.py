@@ -44,7 +44,7 @@ class Channel(Protocol):
         """A read of what it lacks."""
         ...
 
-    def tell(self, *messages: Message) -> None:
+    def send(self, *messages: Message) -> None:
         """Queue messages; never blocks."""
         ...
 
@@ -65,24 +65,18 @@ class Pushes:
     """Those to the devices of one process.
 
     Args:
-        epoch: of the store; the hub keeps the attribute up to date.
         start: has work done in the background.
-        new_epoch: told the store's epoch where a read finds another.
     """
 
     def __init__(
         self,
         store: Store,
-        epoch: str,
         clock: Clock,
         start: Callable[[Coroutine[Any, Any, None]], None],
-        new_epoch: Callable[[str], None],
     ) -> None:
         self._store = store
-        self.epoch = epoch
         self._clock = clock
         self._start = start
-        self._new_epoch = new_epoch
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
     def push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, Record]] | None) -> None:
@@ -103,7 +97,7 @@ class Pushes:
             told = list(pages(fresh, rev, self._clock().wall))
             channel.rev = rev
             for page in told:
-                channel.tell(page)
+                channel.send(page)
 
     def catch_up(self, channel: Channel) -> None:
         """Read what the device lacks, and tell it."""
@@ -129,12 +123,12 @@ class Pushes:
         async for page in changes.pages(oldest_change_first):
             if waiting:
                 await channel.drained()
-                channel.tell(Progress(records=waiting, rev=upto))
+                channel.send(Progress(records=waiting, rev=upto))
             waiting = [record_view(*item, now) for item in page.records]
             upto = min(page.last, changes.rev)  # a record that changed while they were read has a higher one
         if waiting:
             await channel.drained()
-            channel.tell(Progress(records=waiting, rev=changes.rev))
+            channel.send(Progress(records=waiting, rev=changes.rev))
 
     async def announce(self, user_id: str) -> None:
         """Have the other processes read what they lack of this learner's."""
@@ -155,11 +149,11 @@ class Pushes:
         channel.missed = 0
         async with self._reads:
             had = channel.rev
-            changes = await self._store.changes(channel.user_id, had, self.epoch, read.admit)
+            changes = await self._store.changes(channel.user_id, had, self._store.known_epoch, read.admit)
         if isinstance(changes, Damaged):
             self.follow(channel, channel.rev)  # nothing can be read of this learner; the device goes on
-        elif changes.epoch != self.epoch:
-            self._new_epoch(changes.epoch)
+        elif changes.epoch != self._store.known_epoch:
+            self._store.learn_epoch(changes.epoch)
         elif changes.rev < had:
             channel.restart()  # the store went back in time
         elif changes.rev >= channel.rev:  # else a `sync` of the device has overtaken this, and follows on by itself

@@ -78,7 +78,7 @@ class Metrics(Collector):
         services = self._services
         assert services is not None  # noqa: S101 registered by `watch`
         yield self._build
-        yield _gauge("playhead_connections", "Open WebSockets", services.drain.connections)
+        yield _gauge("playhead_connections", "Open WebSockets", len(services.admission.sockets))
         waiting = GaugeMetricFamily("playhead_pending_reports", "Reports that wait for the next flush", labels=["lane"])
         waiting.add_metric(["heartbeats"], services.heartbeats.waiting)
         waiting.add_metric(["requests"], services.requests.waiting)

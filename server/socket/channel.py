@@ -1,6 +1,7 @@
-"""One accepted WebSocket: what is said to it is written at once, or goes through a bounded queue to a writing task.
+"""The sending side of one accepted WebSocket.
 
-So a slow reader holds up nobody, and is let go when its queue is full.
+A frame is written at once where the transport takes it, else it waits in a bounded queue for a writing task. A slow
+reader therefore delays nobody, and is disconnected when its queue is full.
 """
 
 import asyncio
@@ -10,8 +11,7 @@ from contextlib import suppress
 
 from starlette.types import Send
 
-from playhead.protocol.connection import Close, Connection, Effect
-from playhead.protocol.connection import Send as SendFrame
+from playhead.protocol.connection import Close, Connection, Output, State
 from playhead.protocol.errors import CloseCode, PeerError, Problem
 from playhead.protocol.messages import Message
 from playhead.protocol.record import Outcome, Report
@@ -26,23 +26,24 @@ from playhead.storage.write.pending import Committed
 
 
 class SocketChannel:
-    """A hub's channel and a flusher's origin.
+    """A device of the hub, an origin of the flusher and a socket of admission.
+
+    Whether it is closed is the connection's state: once that is CLOSED only the close, and what it says, is written.
 
     Args:
-        send: ASGI's.
-        direct: the transport, where it can be written to at once.
-        settings: the bounds of the queue, in bytes and time.
-        since: ms since 1970, when it came.
+        send: ASGI's `send`.
+        direct: the transport, where it accepts frames directly.
+        settings: bounds the queue, in bytes and time.
+        since: when it connected, ms since 1970.
     """
 
     __slots__ = (
         "_account",
-        "_bytes",
-        "_close",
         "_connection",
         "_direct",
         "_memory",
         "_queue",
+        "_queued_bytes",
         "_send",
         "_settings",
         "_writer",
@@ -63,13 +64,13 @@ class SocketChannel:
         self._send = send
         self._direct = direct
         self._settings = settings
-        self._queue: list[str | bytes] = []
-        self._bytes = 0
+        self._queue: list[str | bytes | Close] = []
+        """Frames that wait for the writer; nothing after a Close is written."""
+        self._queued_bytes = 0
         self._memory: AnswerMemory | None = None
         self._account: Account | None = None
         self._writer: asyncio.Task[None] | None = None
-        """While something waits."""
-        self._close: Close | None = None
+        """Runs while something waits."""
         self.since = since
         self.user_id = ""
         self.rev = 0
@@ -77,19 +78,19 @@ class SocketChannel:
         self.missed = 0
         self.lease: Lease | None = None
         self.videos = 0
-        """Whose first report of the running batch came by this connection."""
+        """Videos whose first report in the running batch came by this connection."""
         self.on_end: Callable[[], None] | None = None
-        """Called when nothing more can be written: our close is, or the peer takes no byte."""
+        """Called when nothing more can be written: the close is written, or the peer reads nothing."""
 
     def charge_to(self, payer: Payer, memory: AnswerMemory) -> None:
-        """What it does not read is this payer's from now on."""
+        """Charge what the peer has not read to this payer from now on."""
         self._memory, self._account = memory, memory.account(payer)
         if self._direct is not None:
             self._direct.charge_to(payer, memory)
 
     def large_read(self) -> LargeRead:
-        """A read of what the device lacks through no doing of its own: not charged for, but its memory counts."""
-        assert self._memory is not None  # noqa: S101 devices are brought up to date only after hello
+        """A read of missing changes that the device did not cause: it is not charged for, but its memory counts."""
+        assert self._memory is not None  # noqa: S101 devices are sent changes only after hello
         assert self._account is not None  # noqa: S101
         return LargeRead(self._memory.account(self._account.payer))
 
@@ -102,113 +103,112 @@ class SocketChannel:
             self._connection.outcome(op.session, op.seqs, outcome)
 
     def stored(self, committed: Committed) -> None:
-        if frames := self._connection.stored():
-            self.queue(*frames)
+        frames = self._connection.stored()
+        if frames and self._connection.state is not State.CLOSED:
+            self._write(*frames)
 
-    def tell(self, *messages: Message) -> None:
-        self.queue(*map(self._connection.encode, messages))
+    def send(self, *messages: Message) -> None:
+        """Write the messages or queue them, and close where too much is queued already. Never blocks."""
+        if self._connection.state is not State.CLOSED:
+            self._write(*map(self._connection.encode, messages))
 
     def hold(self) -> None:
-        """Take no more reports: those that were taken will be acked, then comes `end`."""
+        """Accept no more reports. Those that were accepted are still acked; `end` must follow."""
         self._connection.hold()
 
     def abort(self) -> None:
-        """Cut off a peer that does not take what we say."""
+        """Cut off a peer that does not read."""
         self.cancel()
         if self._direct is not None:
             self._direct.transport.abort()
 
     def restart(self) -> None:
+        """Send a goodbye and close; the device reconnects and sends again what was not acked."""
         self.end(Problem.UNAVAILABLE, CloseCode.RESTART)
 
     def give_way(self) -> None:
-        """A younger connection needs the place of this one, which has not said a valid hello."""
+        """Close this connection, which has not sent a valid hello, in favour of a younger one."""
         self.end(Problem.BUSY, CloseCode.RESTART)
 
     def end(self, problem: Problem, code: CloseCode, retry_after_s: float | None = None) -> None:
-        """Say goodbye, and close when that is written. The peer comes back after `retry_after_s` (about 3)."""
+        """Send a goodbye, then close. The client reconnects after `retry_after_s`, by default about 3."""
         if retry_after_s is None:
             retry_after_s = RETRY_AFTER_S * random.uniform(1.0, 2.0)  # noqa: S311 jitter, not a secret
         self.carry_out(self._connection.goodbye(problem.code, code, round(retry_after_s, 2)))
 
     def refuse(self, error: PeerError) -> None:
-        """Say what is wrong, and close; with a goodbye where the peer shall come back later."""
+        """Report `error` and close; with a goodbye where the client should reconnect later."""
         code = error.problem.value.close or CloseCode.BAD_FRAME
         if code in (CloseCode.RESTART, CloseCode.RATE):
             self.end(error.problem, code, getattr(error, "retry_after_s", None))
         else:
             self.carry_out(self._connection.refuse(error))
 
-    def carry_out(self, effects: Sequence[Effect]) -> None:
-        """The effects that only say something."""
+    def carry_out(self, effects: Sequence[Output]) -> None:
+        """Write what the connection wants written."""
         for effect in effects:
-            if isinstance(effect, SendFrame):
-                self.queue(effect.frame)
-            elif isinstance(effect, Close):
-                self._close = self._close or effect
-                self._wake()
-
-    def queue(self, *frames: str | bytes) -> None:
-        """Write them, or let the writer; where too much waits already, drop all and close."""
-        if self._close is not None:
-            return
-        if self._writer is None and self._direct is not None and self._direct.write(*frames):
-            return
-        size = sum(map(len, frames))
-        self._bytes += size
-        if self._bytes > self._settings.max_queue_bytes or (self._account is not None and self._account.grow(size)):
-            self._queue.clear()
-            self._connection.closed()
-            self._close = Close(CloseCode.TOO_SLOW, "too slow")
-        else:
-            self._queue += frames
-        self._wake()
+            if isinstance(effect, Close):
+                self._queue.append(effect)
+                self._start_writer()
+            else:
+                self._write(effect.frame)
 
     async def drained(self) -> None:
-        """All that was queued is written, or never will be. Bounded by the writer's own deadlines."""
+        """Wait until everything queued is written or dropped. The writer's own deadlines bound the wait."""
         while self._writer is not None:
             await asyncio.wait({self._writer})
 
     def cancel(self) -> None:
-        """Write no more."""
-        self._close = self._close or Close(CloseCode.RESTART, "gone")
+        """Close without writing anything more."""
+        self._connection.closed()
         if self._writer is not None:
             self._writer.cancel()
         if self._account is not None:
             self._account.hold(0)
 
-    def _wake(self) -> None:
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+    def _write(self, *frames: str | bytes) -> None:
+        """Write the frames or queue them; where too much is queued already, drop everything and close."""
+        if self._writer is None and self._direct is not None and self._direct.write(*frames):
+            return
+        size = sum(map(len, frames))
+        self._queued_bytes += size
+        if self._queued_bytes > self._settings.max_queue_bytes or (
+            self._account is not None and self._account.grow(size)
+        ):
+            self._connection.closed()
+            self._queue[:] = [Close(CloseCode.TOO_SLOW, "too slow")]
+        else:
+            self._queue += frames
+        self._start_writer()
 
-    async def _write(self) -> None:
-        """Send what is queued, and the close if there is one. A peer that takes no byte for long is given up."""
-        lost = True
+    def _start_writer(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_queue())
+
+    async def _write_queue(self) -> None:
+        """Write what is queued. A peer that reads nothing for too long is given up."""
+        ended = True
         try:
             # RuntimeError: uvicorn's, when it has closed by itself (a frame too large, no pong) a moment ago.
             with suppress(TimeoutError, OSError, RuntimeError):
-                await self._write_all()
-                lost = self._close is not None
+                ended = await self._write_items()
         finally:
             self._writer = None
-            if lost:
-                self._close = self._close or Close(CloseCode.TOO_SLOW, "takes nothing")
+            if ended:
+                self._connection.closed()
                 if self.on_end is not None:
                     self.on_end()
 
-    async def _write_all(self) -> None:
-        timeout_s = self._settings.write_timeout_s
+    async def _write_items(self) -> bool:
+        """Whether a close was among them: nothing more can be written after it."""
         while self._queue:
-            frames, self._queue = self._queue, []
-            for frame in frames:
-                if self._close is not None and self._close.code is CloseCode.TOO_SLOW:
-                    break
-                async with asyncio.timeout(timeout_s):
-                    await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
-                self._bytes -= len(frame)
-                if self._account is not None:
-                    self._account.hold(self._bytes)
-        if self._close is not None:
-            async with asyncio.timeout(timeout_s):
-                code, reason = self._close.code, self._close.reason
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            item = self._queue.pop(0)
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                if isinstance(item, Close):
+                    await self._send({"type": "websocket.close", "code": item.code, "reason": item.reason})
+                    return True
+                await self._send({"type": "websocket.send", "text" if isinstance(item, str) else "bytes": item})
+            self._queued_bytes -= len(item)
+            if self._account is not None:
+                self._account.hold(self._queued_bytes)
+        return False

@@ -6,13 +6,14 @@ From a received frame to the pending buffer nothing is awaited.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import assert_never
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
-from playhead.protocol.connection import Bring, Connection, Effect, Greet, Renew, State, Take, Touch
+from playhead.protocol.connection import Connection, Effect, Handle, Output, State, Take, Touch
 from playhead.protocol.errors import CloseCode, PeerError, Problem
-from playhead.protocol.messages import Error, Hello, Message, Synced, Welcome
+from playhead.protocol.messages import Auth, Error, Hello, Message, Sync, Synced, Welcome, error_message
 from playhead.server.limits.body_memory import Payer
 from playhead.server.limits.large_reads import LargeRead
 from playhead.server.limits.rates import Bucket, TooFast
@@ -98,8 +99,10 @@ class Conversation:
             else:
                 effects, self._left = self._left, ()
             for effect in effects:
-                if not self._carried_out(effect):
-                    await self._carry_out(effect, deadline)
+                if isinstance(effect, Handle):
+                    await self._handle(effect.message, deadline)
+                else:
+                    self._carry_out(effect)
             if self._direct is not None and self._connection.state is State.OPEN:
                 self._direct.listen(self._listen)
 
@@ -121,10 +124,11 @@ class Conversation:
                 return False
             effects = self._connection.receive(frame, now)
         for index, effect in enumerate(effects):
-            if not self._carried_out(effect):
+            if isinstance(effect, Handle):
                 self._left = effects[index:]
                 self._direct.hand_back()
                 break
+            self._carry_out(effect)
         return True
 
     def _effects(self, frame: str | bytes) -> Sequence[Effect]:
@@ -140,26 +144,25 @@ class Conversation:
         self._channel.refuse(TooFast("frames", self._bucket.wait_s(burst / 2)))
         return ()
 
-    def _carried_out(self, effect: Effect) -> bool:
-        """Do what can be done at once; False where it takes waiting."""
+    def _carry_out(self, effect: Take | Touch | Output) -> None:
         if isinstance(effect, Take):
             self._take(effect)
         elif isinstance(effect, Touch):
             self._services.heartbeats.touch(self._channel)
-        elif isinstance(effect, Greet | Bring | Renew):
-            return False
         else:
             self._channel.carry_out((effect,))
-        return True
 
-    async def _carry_out(self, effect: Effect, deadline: asyncio.Timeout) -> None:
-        if isinstance(effect, Greet):
-            deadline.reschedule(None)
-            await self._greet(effect.hello)
-        elif isinstance(effect, Bring):
-            await self._bring(effect.since)
-        elif isinstance(effect, Renew):
-            await self._renew(effect.token)
+    async def _handle(self, message: Hello | Sync | Auth, deadline: asyncio.Timeout) -> None:
+        match message:
+            case Hello():
+                deadline.reschedule(None)
+                await self._greet(message)
+            case Sync():
+                await self._sync(message)
+            case Auth():
+                await self._renew(message)
+            case _:
+                assert_never(message)
 
     async def _handshake_identity(self, scope: Scope) -> Identity | None:
         """Who the handshake says this is; None where the hello will.
@@ -199,43 +202,42 @@ class Conversation:
             if identity is None or hello.token is not None:
                 identity = await services.access.verify(self._address, NO_HEADERS, hello.token)
             user_id = identity.act_for(hello.user_id)
-            services.admission.join(self._address, user_id)  # after the token: a slot is not to be had for nothing
+            services.admission.join(channel, self._address, user_id)  # a slot is given for a valid token only
         except PeerError as error:
             if error.problem in (Problem.RATE, Problem.BUSY):
                 services.refusals.add(error.problem.code, "Refused a WebSocket: %s", error)
             channel.refuse(error)
             return
         channel.user_id = user_id  # so that `leave` follows
-        services.admission.forget(channel)
         if self._tcp is not None:
             self._tcp.mark_authenticated()
         if self._connection.state is not State.CHECKING:
             return  # we have said goodbye meanwhile
-        self._connection.open(user_id, hello.session)
+        self._connection.open(hello.session)
         clock = services.access.clock
-        channel.lease = Lease(identity, clock, settings.token_notice_s, channel.tell, channel.refuse)
+        channel.lease = Lease(identity, clock, settings.token_notice_s, channel.send, channel.refuse)
         self._payer = services.access.payer_at(self._address, identity)
         channel.charge_to(self._payer, services.access.answer_memory)
         with self._large_read() as read:
             changes = read.found(await services.hub.enter(channel, hello.since, hello.epoch, read.admit))
             welcome = Welcome(
                 server_time=services.clock().wall,
-                epoch=services.hub.pushes.epoch if isinstance(changes, Damaged) else changes.epoch,
+                epoch=services.store.known_epoch if isinstance(changes, Damaged) else changes.epoch,
                 rev=channel.rev if isinstance(changes, Damaged) else changes.rev,
                 heartbeat_interval=settings.heartbeat_interval_s,
                 flush_interval=settings.flush_interval_s,
                 max_frame=settings.max_frame_bytes,
             )
-            await self._sync(changes, welcome)
+            await self._send_changes(changes, welcome)
 
-    async def _renew(self, token: str) -> None:
-        """A token that is not valid changes nothing: the one in use lasts as long as it does."""
+    async def _renew(self, auth: Auth) -> None:
+        """Renew the lease. A token that is not valid changes nothing: the one in use stays valid until it expires."""
         assert self._channel.lease is not None  # noqa: S101 by the table: auth comes only after hello
         try:
-            identity = await self._services.access.verify(self._address, NO_HEADERS, token)
+            identity = await self._services.access.verify(self._address, NO_HEADERS, auth.token)
         except PeerError as error:
             self._services.counts.count_refusal("websocket", error.problem)
-            self._channel.carry_out((self._connection.error(error),))
+            self._channel.send(error_message(error))
             return
         try:
             identity.act_for(self._channel.user_id)
@@ -243,12 +245,12 @@ class Conversation:
         except PeerError as error:
             self._channel.refuse(error)
 
-    async def _bring(self, since: int) -> None:
+    async def _sync(self, sync: Sync) -> None:
         channel = self._channel
         channel.ready = False
         with self._large_read() as read:
-            changes = read.found(await self._services.store.changes(channel.user_id, since, admit=read.admit))
-            await self._sync(changes)
+            changes = read.found(await self._services.store.changes(channel.user_id, sync.since, admit=read.admit))
+            await self._send_changes(changes)
 
     @contextmanager
     def _large_read(self) -> Iterator[LargeRead]:
@@ -262,7 +264,7 @@ class Conversation:
             except PeerError as error:
                 self._channel.refuse(error)
 
-    async def _sync(self, changes: Changes | Damaged, *greeting: Message) -> None:
+    async def _send_changes(self, changes: Changes | Damaged, *greeting: Message) -> None:
         """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write.
 
         Where something can't be read, it is told so, and stays connected: a repair needs no new connection.
@@ -272,18 +274,18 @@ class Conversation:
             rev, damaged = self._channel.rev, ["any video"]
         else:
             if len(changes):
-                self._channel.tell(*greeting)
+                self._channel.send(*greeting)
                 greeting = ()
                 await pushes.tell_all(self._channel, changes)
             rev, damaged = changes.rev, changes.damaged
         if damaged:
             greeting = (*greeting, _damaged(damaged))
-        self._channel.tell(*greeting, Synced(rev=rev))
+        self._channel.send(*greeting, Synced(rev=rev))
         pushes.follow(self._channel, rev)
 
 
 def _damaged(videos: list[str]) -> Error:
-    """What a device is told of records that it can't be shown."""
-    kind, more = Problem.DAMAGED, "" if len(videos) <= NAMED else f" and {len(videos) - NAMED} more"
+    """The error that reports records which cannot be read."""
+    more = "" if len(videos) <= NAMED else f" and {len(videos) - NAMED} more"
     detail = f"the stored progress of {', '.join(videos[:NAMED])}{more} can't be read, and nothing is added to it"
-    return Error(code=kind.code, title=kind.value.title, detail=detail[:500])
+    return error_message(PeerError(Problem.DAMAGED, detail))

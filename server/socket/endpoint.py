@@ -48,12 +48,11 @@ class SocketEndpoint:
         channel = SocketChannel(connection, send, direct, settings, services.clock().wall)
         address = address_of(scope)
         try:
-            services.drain.enter(channel)
+            services.admission.accept(channel, address)
         except PeerError as error:
             channel.refuse(error)
             await channel.drained()
             return
-        services.admission.connect(channel, address)
         conversation = Conversation(services, connection, channel, direct, address, scope.get(TCP_CONNECTION))
         try:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
@@ -65,14 +64,10 @@ class SocketEndpoint:
             await channel.drained()
         finally:
             channel.on_end = None
-            connection.closed()
             services.heartbeats.forget(channel)
             channel.cancel()
             services.hub.leave(channel)
-            services.drain.leave(channel)
-            services.admission.forget(channel)
-            if channel.user_id:
-                services.admission.leave(address, channel.user_id)
+            services.admission.leave(channel, address, channel.user_id)
             if channel.lease is not None:
                 channel.lease.cancel()
                 channel.lease = None  # it holds the channel

@@ -1,6 +1,7 @@
 """The store's identity: while it stays, what a device was told of the store is true."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -37,7 +38,11 @@ class Epoch:
         self._damage = damage
         self._key = keys.epoch
         self.known = ""
-        """The one that this process committed to last, or met first."""
+        """The store's, as this process knows it: by its last commit, or by `learn` since."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `known` has changed: whatever devices were sent is of another store."""
+        self._committed = 0
+        """The generation that this process committed to last, or met first."""
         self._generation = 0
         """The newest that was met."""
 
@@ -54,8 +59,17 @@ class Epoch:
             await self._run([("SPUBLISH", self._key, stored)])
         value = self._read(stored)
         value = await self._renew() if isinstance(value, Damaged) else self._met(value)
-        self.known = self.known or value
+        if not self.known:
+            self._committed = _generation(value)
+            self.learn(value)
         return value
+
+    def learn(self, epoch: str) -> None:
+        """Note the store's epoch, which another process published or a read found."""
+        changed = self.known not in ("", epoch)
+        self.known = epoch
+        if changed:
+            self.on_change()
 
     async def found(self, stored: Any) -> str:
         """The epoch of a store that answered `stored` to a read: made where it has none, or one that can't be read."""
@@ -66,12 +80,14 @@ class Epoch:
         """The epoch of a store that answered `stored` to a commit: a new one where it has lost what we knew it had."""
         value = None if stored is None else self._read(stored)
         if value is None:
-            self.known = await self.current()
-        elif isinstance(value, Damaged) or (went_back and _generation(value) <= _generation(self.known)):
-            self.known = await self._renew()
+            value = await self.current()
+        elif isinstance(value, Damaged) or (went_back and _generation(value) <= self._committed):
+            value = await self._renew()
         else:
-            self.known = self._met(value)
-        return self.known
+            value = self._met(value)
+        self._committed = _generation(value)
+        self.learn(value)
+        return value
 
     def _read(self, stored: Any) -> str | Damaged:
         value = parse_epoch(stored)

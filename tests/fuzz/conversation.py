@@ -21,19 +21,17 @@ from typing import Any
 from playhead.protocol.codecs import Codec, read_json
 from playhead.protocol.connection import (
     TRANSITIONS,
-    Bring,
     Close,
     Connection,
     Effect,
-    Greet,
-    Renew,
+    Handle,
     Send,
     State,
     Take,
     Touch,
 )
 from playhead.protocol.errors import CloseCode, FrameError, InvalidMessage, LocalError, PeerError, Problem
-from playhead.protocol.messages import Auth, Heartbeat, Hello, Ping, Sync
+from playhead.protocol.messages import Auth, Heartbeat, Hello, Ping, error_message
 from playhead.protocol.record import Outcome
 from playhead.protocol.scalars import MAX_SEQ
 from playhead.protocol.session import Now
@@ -42,7 +40,6 @@ from tests.fuzz.frames import JSON, MSGPACK, judged, repacked
 from tests.fuzz.records import whole
 from tests.fuzz.values import LAST_INSTANT
 
-USER = "00000000-0000-4000-8000-000000000001"
 MAX_FRAMES, MAX_STEPS, MAX_MANY = 2_500, 300, 1_000
 FORBIDDEN = PeerError(Problem.FORBIDDEN, "the token does not permit this")
 
@@ -105,10 +102,10 @@ class _Talk:
     def _do_accept(self, words: list[str]) -> None:
         if self.connection.state is not State.CHECKING:
             with _local_error(self.connection):
-                self.connection.open(USER, "page")
+                self.connection.open("page")
             return
-        self.connection.open(USER, self.session)
-        assert (self.connection.state, self.connection.user_id) == (State.OPEN, USER)
+        self.connection.open(self.session)
+        assert self.connection.state is State.OPEN
 
     def _do_refuse(self, words: list[str]) -> None:
         problem = next((p for p in Problem if p.code == words[0]), Problem.FORBIDDEN)
@@ -122,7 +119,7 @@ class _Talk:
 
     def _do_expired(self, words: list[str]) -> None:
         before = self.connection.state
-        self._note([effect := self.connection.error(FORBIDDEN)])
+        self._note([effect := Send(self.connection.encode(error_message(FORBIDDEN)))])
         assert self._read(effect)["code"] == "forbidden"
         assert self.connection.state is before
 
@@ -243,16 +240,12 @@ class _Talk:
     def _other(self, before: State, message: Any, effects: Any) -> None:
         assert self.connection.state is TRANSITIONS[before][type(message)]
         (effect,) = effects
-        if isinstance(message, Hello):
-            assert effect == Greet(message)
-            self.session = message.session
-        elif isinstance(message, Sync):
-            assert effect == Bring(message.since)
-        elif isinstance(message, Auth):
-            assert effect == Renew(message.token)
-        else:
-            assert isinstance(message, Ping)
+        if isinstance(message, Ping):
             assert self._read(effect) == {"type": "pong"}
+        else:
+            assert effect == Handle(message)
+        if isinstance(message, Hello):
+            self.session = message.session
 
     def _sent_away(self, name: str, effects: Any) -> bool:
         """Whether a bound was passed; only when it was."""

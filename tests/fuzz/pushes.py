@@ -24,9 +24,9 @@ def push(data: bytes) -> None:
     hub._heard(name, data)
     is_damaged = hub._store.damage.counts["push"] > before
     assert type(device.rev) is int
-    assert not is_damaged or (device.told, device.rev, device.ready) == ([], _Device.rev, False)
+    assert not is_damaged or (device.sent, device.rev, device.ready) == ([], _Device.rev, False)
     assert device.rev >= _Device.rev
-    for message in device.told:
+    for message in device.sent:
         assert isinstance(message, Progress)
         assert message.rev <= device.rev
         for codec in CODECS.values():
@@ -42,10 +42,10 @@ class _Device:
     missed = 0
 
     def __init__(self) -> None:
-        self.told: list[Message] = []
+        self.sent: list[Message] = []
 
-    def tell(self, message: Message) -> None:
-        self.told.append(message)
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
 
     async def drained(self) -> None: ...
 
@@ -56,7 +56,7 @@ class _Device:
 def _hub() -> tuple[Hub, str]:
     """A hub that listens to one learner, and whose reads of the store come to nothing: it is about to end."""
     keys = Keys("fuzz")
-    hub = Hub(Store("unix:///nowhere", worker="w", keys=keys), "epoch", FakeClock())
+    hub = Hub(Store("unix:///nowhere", worker="w", keys=keys), FakeClock())
     name = keys.push(USER)
     hub._users[name] = USER
     hub._ending, hub._tasks = True, _NO_TASKS

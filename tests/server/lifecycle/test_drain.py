@@ -20,8 +20,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from playhead.protocol.errors import CloseCode, Problem
 from playhead.server.clock import system_clock
 from playhead.server.lifecycle.drain import Drain
+from playhead.server.limits.admission import Admission
 from playhead.server.settings import Settings
 from playhead.storage.embedded.valkey import EmbeddedValkey
 from playhead.storage.store import Store
@@ -160,45 +162,53 @@ async def test_one_whose_goodbye_not_even_the_kernel_takes_is_cut_off(tmp_path: 
         async with asyncio.timeout(8 + 2):  # what was promised, and a slow machine
             assert await running.stop() == 0
         assert running.log is not None
-        assert "they do not take our goodbye: 1 sockets" in running.log.text
+        assert "Aborted 1 sockets whose peers did not read the goodbye" in running.log.text
 
 
-class Leaver:
-    """Who leaves when told to, and keeps the minutes."""
+class FakeSocket:
+    """A socket that leaves after its goodbye, and records what was called."""
 
-    def __init__(self, drain: Drain, minutes: list[str]) -> None:
-        self._drain, self._minutes = drain, minutes
+    def __init__(self, admission: Admission, calls: list[str]) -> None:
+        self._admission, self._calls = admission, calls
+
+    def give_way(self) -> None:
+        self._calls.append("give way")
 
     def hold(self) -> None:
-        self._minutes.append("hold")
+        self._calls.append("hold")
 
-    def end(self, *_: Any) -> None:
-        self._minutes.append("goodbye")
-        self._drain.leave(self)  # type: ignore[arg-type] # all of a channel that is asked of it here
+    def end(self, problem: Problem, code: CloseCode, retry_after_s: float | None = None) -> None:
+        self._calls.append("goodbye")
+        self._admission.leave(self, ADDRESS, "")
 
     def abort(self) -> None:
-        self._minutes.append("abort")
+        self._calls.append("abort")
+
+
+ADDRESS = "192.0.2.1"
 
 
 async def test_goodbyes_are_said_to_some_at_a_time(tmp_path: Path) -> None:
     """Those whose turn has not come are still served; each turn ends with a flush, which has the acks."""
-    minutes: list[str] = []
+    calls: list[str] = []
 
     async def stored(batch: Batch, committed: Committed) -> None:
-        minutes.append("flush")
+        calls.append("flush")
 
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         store = Store(valkey.url, worker="w")
         lane = Flusher(store, interval_s=60, max_reports=10, now=system_clock, subscribed=lambda _: False, after=stored)
-        drain = Drain(Settings(redis_url=valkey.url), lane)
+        settings = Settings(redis_url=valkey.url, max_newcomers=450, max_newcomers_per_address=450)
+        admission = Admission(settings, system_clock)
+        drain = Drain(settings, lane, admission)
         for _ in range(450):
-            drain.enter(Leaver(drain, minutes))  # type: ignore[arg-type]
+            admission.accept(FakeSocket(admission, calls), ADDRESS)
         flushing = asyncio.create_task(lane.run())
         await drain.run(0)
         flushing.cancel()
         await asyncio.wait({flushing})
         await store.close()
-    turns = [(what, len(list(run))) for what, run in groupby(minutes)]
+    turns = [(what, len(list(run))) for what, run in groupby(calls)]
     assert turns == [turn for size in (200, 200, 50) for turn in (("hold", size), ("flush", 1), ("goodbye", size))]
 
 

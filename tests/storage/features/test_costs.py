@@ -57,26 +57,26 @@ class Sender:
     def stored(self, committed: object) -> None: ...
 
 
-def speaking(user_id: str) -> Connection:
+def speaking() -> Connection:
     """A connection that has said hello."""
     connection = Connection(CODECS["playhead.v1.json"], Plausibility())
     connection.receive('{"type":"hello","device":"d","session":"page"}', NOW)
-    connection.open(user_id, "page")
+    connection.open("page")
     return connection
 
 
-def beat(connection: Connection, seq: int, pending: Pending, sender: Sender) -> None:
+def beat(connection: Connection, user_id: str, seq: int, pending: Pending, sender: Sender) -> None:
     """From a frame to the batch, as the endpoint does it."""
     frame = HEARTBEAT % (seq, 5 * seq + 5, 5 * seq, 5 * seq + 5)
     for effect in connection.receive(frame, Now(NOW.wall + 5_000 * seq, NOW.mono + 5_000 * seq)):
         assert isinstance(effect, Take)
-        pending.add(connection.user_id, effect.video_id, effect.report, sender)
+        pending.add(user_id, effect.video_id, effect.report, sender)
 
 
 def batch_of(users: int, seq: int = 1) -> Batch:
     pending = Pending(10 * users, NOW.wall)
     for n in range(users):
-        beat(speaking(f"user{n}"), seq, pending, Sender())
+        beat(speaking(), f"user{n}", seq, pending, Sender())
     return pending.take(NOW.wall)
 
 
@@ -123,18 +123,18 @@ def calls_of(work: Callable[[], None]) -> int:
 
 def test_calls_from_frame_to_batch() -> None:
     """The way of a heartbeat is short: each call here is a tenth of a microsecond and more, at every heartbeat."""
-    connection, sender, pending = speaking("user"), Sender(), Pending(1_000, NOW.wall)
-    beat(connection, 1, pending, sender)
-    counts = [calls_of(lambda seq=seq: beat(connection, seq, pending, sender)) for seq in range(2, 7)]  # type: ignore[misc]
+    connection, sender, pending = speaking(), Sender(), Pending(1_000, NOW.wall)
+    beat(connection, "user", 1, pending, sender)
+    counts = [calls_of(lambda seq=seq: beat(connection, "user", seq, pending, sender)) for seq in range(2, 7)]  # type: ignore[misc]
     assert max(counts) <= 50, counts
 
 
 def test_calls_of_an_ack() -> None:
     """What follows a flush, for each connection: no model, no serializer."""
-    connections: Sequence[Connection] = [speaking(f"user{n}") for n in range(3)]
+    connections: Sequence[Connection] = [speaking() for _ in range(3)]
     pending = Pending(1_000, NOW.wall)
     for connection in connections:
-        beat(connection, 1, pending, Sender())
+        beat(connection, "user", 1, pending, Sender())
         connection.taken()
     counts = [calls_of(lambda connection=connection: list(connection.stored())) for connection in connections]  # type: ignore[misc]
     assert max(counts) <= 10, counts
@@ -142,14 +142,14 @@ def test_calls_of_an_ack() -> None:
 
 def test_memory_of_a_record_that_waits() -> None:
     """Its key, its report, its place in the batch; the connection apart."""
-    connections = [speaking(f"user{n}") for n in range(RECORDS)]
+    connections = [speaking() for _ in range(RECORDS)]
     senders = [Sender() for _ in range(RECORDS)]
     pending = Pending(RECORDS, NOW.wall)
     for connection in connections:
-        beat(connection, 1, Pending(1, NOW.wall), Sender())
+        beat(connection, "user", 1, Pending(1, NOW.wall), Sender())
     tracemalloc.start()
-    for connection, sender in zip(connections, senders, strict=True):
-        beat(connection, 2, pending, sender)
+    for n, (connection, sender) in enumerate(zip(connections, senders, strict=True)):
+        beat(connection, f"user{n}", 2, pending, sender)
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size / RECORDS <= 1_200
