@@ -169,7 +169,7 @@ def stretches(record: dict[str, Any], kind: str) -> list[tuple[int, int]]:
     return [(start, end) for start, end in record[kind]]
 
 
-def test_the_light_says_what_became_of_what_was_watched(
+def test_the_status_light_shows_whether_everything_is_stored(
     server: Server, open_demo: Callable[[], Demo], learner: str, video: str
 ) -> None:
     """Stored; waiting while no answer comes; offline when the server is gone; stored again, with nothing lost.
@@ -216,7 +216,9 @@ def test_the_light_says_what_became_of_what_was_watched(
     assert covered(stretches(server.progress(learner, video), "seen")) == covered(shown)
 
 
-def test_the_heat_strip_is_the_record(server: Server, open_demo: Callable[[], Demo], learner: str, video: str) -> None:
+def test_the_heat_strip_shows_the_record(
+    server: Server, open_demo: Callable[[], Demo], learner: str, video: str
+) -> None:
     """Seen, seen again, where the playhead is and where it will go on: as the server has it, to the second."""
     demo = open_demo()
     assert not demo.drawn("seen")
@@ -254,7 +256,7 @@ def test_the_heat_strip_is_the_record(server: Server, open_demo: Callable[[], De
 
 
 @pytest.mark.parametrize("says", ["Continue", "Start again"])
-def test_the_second_visit_is_asked_where_to_go_on(
+def test_the_second_visit_asks_where_to_continue(
     server: Server, open_demo: Callable[[], Demo], learner: str, video: str, says: str
 ) -> None:
     """The first visit is not asked; the second is, and nothing changes before the answer, which is then obeyed."""
@@ -289,7 +291,7 @@ def test_the_second_visit_is_asked_where_to_go_on(
         assert [start for start, _ in record["seen"]] == [0, 40]
 
 
-def test_the_link_is_the_same_learner_on_another_device(
+def test_the_link_opens_the_same_learner_on_another_device(
     open_demo: Callable[[], Demo], new_page: Callable[[], Page]
 ) -> None:
     """Copied or clicked, it opens where the first device is; from then on each tells the other."""
@@ -324,7 +326,7 @@ def test_the_link_is_the_same_learner_on_another_device(
     expect(first["#elsewhere"]).to_be_hidden()  # the same place: nowhere to go
 
 
-def test_the_keyboard_is_enough(open_demo: Callable[[], Demo]) -> None:
+def test_everything_works_with_the_keyboard(open_demo: Callable[[], Demo]) -> None:
     """Every control is reached by Tab with a ring to see and a name to hear; space and arrows work anywhere."""
     demo = open_demo()
     keyboard = demo.page.keyboard
@@ -393,7 +395,7 @@ def test_the_keyboard_is_enough(open_demo: Callable[[], Demo]) -> None:
     demo.wait("!document.querySelector('video').paused")
 
 
-def test_a_phone_needs_no_sideways_scrolling(open_demo: Callable[[], Demo]) -> None:
+def test_a_phone_needs_no_horizontal_scrolling(open_demo: Callable[[], Demo]) -> None:
     """At 360 px all of it is inside the screen: controls, question, notice and frames."""
     other = open_demo()
     other.do("video.currentTime = 30")
@@ -424,7 +426,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_demo: Callable[[], Demo]) -> N
     assert (play["width"], play["height"]) == (48, 48), "big enough for a thumb, and round"
 
 
-def test_it_follows_the_systems_colours(open_demo: Callable[[], Demo]) -> None:
+def test_the_page_follows_the_system_colour_scheme(open_demo: Callable[[], Demo]) -> None:
     """Light or dark as the system is, and every text can be read in both: that of each light too."""
     demo = open_demo()
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -444,7 +446,7 @@ def test_it_follows_the_systems_colours(open_demo: Callable[[], Demo]) -> None:
     assert brightness["dark"] < 3 * 60
 
 
-def test_a_developer_sees_the_last_frames(open_demo: Callable[[], Demo]) -> None:
+def test_a_developer_sees_the_most_recent_frames(open_demo: Callable[[], Demo]) -> None:
     """One line with the newest, and behind it those before, newest first."""
     demo = open_demo()
     demo.play_until(1)
@@ -465,7 +467,7 @@ def sign_in(demo: Demo, made: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["", "wire.html"])
-def test_a_pasted_token_is_the_learner(
+def test_a_pasted_token_identifies_the_learner(
     guarded: Server, new_page: Callable[[], Page], learner: str, video: str, page: str
 ) -> None:
     """It reports as the token's learner, also after a reload; the token is in no URL, and on no line of the page."""
@@ -488,7 +490,7 @@ def test_a_pasted_token_is_the_learner(
         assert demo["#link"].input_value() == f"{guarded.url}/?video={video}"
 
 
-def test_a_token_in_the_url_is_not_taken_and_goes_from_the_address_bar(
+def test_a_token_in_the_url_is_ignored_and_removed_from_the_address_bar(
     guarded: Server, new_page: Callable[[], Page], learner: str, video: str
 ) -> None:
     """URLs are copied, synchronized and remembered; it would also be the learner that a stranger's link chooses."""
@@ -498,7 +500,7 @@ def test_a_token_in_the_url_is_not_taken_and_goes_from_the_address_bar(
     assert demo.page.evaluate("location.href") == f"{guarded.url}/?video={video}"
 
 
-def test_a_token_that_is_refused_is_said_aloud(guarded: Server, new_page: Callable[[], Page], learner: str) -> None:
+def test_a_refused_token_is_announced(guarded: Server, new_page: Callable[[], Page], learner: str) -> None:
     """No endless trying: the light says Refused, an alert says why, and another token may be pasted."""
     made = token(learner, iss=None, aud=None, key="another-secret-that-is-long-enough-for-any-hash-of-the-family")
     demo = Demo(new_page(), guarded.url)
@@ -510,7 +512,7 @@ def test_a_token_that_is_refused_is_said_aloud(guarded: Server, new_page: Callab
     demo.ready()
 
 
-def test_it_asks_nobody_else(server: Server, new_page: Callable[[], Page]) -> None:
+def test_the_page_makes_no_requests_to_other_hosts(server: Server, new_page: Callable[[], Page]) -> None:
     """Everything comes from the server, so it works without the internet; also where the browser stores nothing."""
     page = new_page()
     forbidden = "Object.defineProperty(window, '{}', {{ get() {{ throw new DOMException('no', 'SecurityError') }} }})"
@@ -535,7 +537,9 @@ def test_the_page_without_the_sdk_is_a_click_away(open_demo: Callable[[], Demo],
 
 
 @pytest.mark.parametrize("path", ["", "wire.html"])
-def test_no_page_does_what_its_policy_forbids(server: Server, new_page: Callable[[], Page], path: str) -> None:
+def test_pages_comply_with_their_content_security_policy(
+    server: Server, new_page: Callable[[], Page], path: str
+) -> None:
     """Neither page of the demo; but what is inline is refused, and so is another page that shows ours in a frame."""
     page = new_page()
     page.add_init_script("window.refused = []; addEventListener('securitypolicyviolation', (e) => refused.push(e))")

@@ -136,7 +136,7 @@ def assert_same_seconds(seen: list[list[int]], played: Ranges) -> None:
         assert stored == pytest.approx(real, abs=EDGE_S), f"stored {seen}, played {expected}"
 
 
-def test_the_server_has_seen_what_the_browser_played(open_player: Callable[[], Player]) -> None:
+def test_the_stored_seconds_are_those_the_browser_played(open_player: Callable[[], Player]) -> None:
     """Play, skip ahead and back, double the speed, pause, reload, go on: the same seconds are stored."""
     player = open_player()
     player.play_until(3.4)
@@ -185,7 +185,7 @@ def test_a_reload_in_the_middle_of_playing_loses_nothing(
     assert_same_seconds(player.stored["seen"], played)
 
 
-def test_what_is_watched_twice_is_seen_once_and_again(open_player: Callable[[], Player]) -> None:
+def test_seconds_watched_twice_are_seen_and_seen_again(open_player: Callable[[], Player]) -> None:
     """Seconds played twice, which `video.played` cannot tell, are known, and end where the seek began."""
     player = open_player()
     player.play_until(6)
@@ -219,7 +219,7 @@ def test_a_second_device_sees_the_change_without_asking(open_player: Callable[[]
     looking_on.page.get_by_text("Another device").wait_for(state="hidden")
 
 
-def test_it_is_told_what_its_own_report_came_to(server: Server, new_page: Callable[[], Page]) -> None:
+def test_a_page_receives_the_record_that_its_own_report_made(server: Server, new_page: Callable[[], Page]) -> None:
     """Also where it is stored in one flush with another device's, whose push says "all up to here" before the ack."""
     user, video, other = (str(uuid.uuid4()) for _ in range(3))
     tv = Player(new_page(), server, user, other)
@@ -293,7 +293,7 @@ def test_a_killed_server_loses_nothing(server: Server, open_player: Callable[[],
     assert numbers == set(range(1, len(numbers) + 1)), "a number was left out"
 
 
-def test_the_page_shows_what_is_true(open_player: Callable[[], Player], tmp_path: Path) -> None:
+def test_the_page_shows_the_stored_record(open_player: Callable[[], Player], tmp_path: Path) -> None:
     """The words and the bar are the record's; the picture is kept beside the test's other files."""
     player = open_player()
     page = player.page

@@ -42,7 +42,7 @@ def frame(
 
 
 @dataclass(frozen=True)
-class Heard:
+class Received:
     """All that the server said on a WebSocket until it closed the connection."""
 
     status: int
@@ -63,7 +63,7 @@ def status(answer: bytes) -> int:
     return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
-def heard(answer: bytes) -> Heard:
+def parse_received(answer: bytes) -> Received:
     """Take apart a handshake's answer and the frames behind it; half a frame at the end is left out."""
     start, _, rest = answer.partition(b"\r\n\r\n")
     frames: list[tuple[int, bytes]] = []
@@ -77,7 +77,7 @@ def heard(answer: bytes) -> Heard:
             break
         frames.append((opcode, rest[at : at + length]))
         rest = rest[at + length :]
-    return Heard(status(start), tuple(frames))
+    return Received(status(start), tuple(frames))
 
 
 class Attacker:
@@ -88,7 +88,7 @@ class Attacker:
         self._answer = bytearray()
 
     @classmethod
-    async def come(cls, port: int, receive_buffer: int | None = None, segment: int | None = None) -> "Attacker":
+    async def connect(cls, port: int, receive_buffer: int | None = None, segment: int | None = None) -> "Attacker":
         """Connect; with a receive buffer of so many bytes (at least the kernel's smallest), and so many in a packet to
         us: the smaller those are, the less will the sender's kernel take for us."""
         plain = socket.socket()
@@ -137,24 +137,24 @@ class Attacker:
         self._socket.close()
 
 
-async def end_of(attacker: Attacker, data: bytes) -> Heard:
+async def send_until_closed(attacker: Attacker, data: bytes) -> Received:
     """Send, and read until the server closes."""
     sending = asyncio.create_task(attacker.send(data))
-    answer = heard(await attacker.closed())
+    answer = parse_received(await attacker.closed())
     await sending
     return answer
 
 
-async def refusal_of(attacker: Attacker, data: bytes, code: int) -> Heard:
+async def send_until_close_code(attacker: Attacker, data: bytes, code: int) -> Received:
     """Send, read until the close frame with this code, answer it, and read until the server closes."""
     await attacker.send(data)
     await attacker.until(struct.pack("!H", code))
-    return await end_of(attacker, frame(CLOSE, struct.pack("!H", code)))
+    return await send_until_closed(attacker, frame(CLOSE, struct.pack("!H", code)))
 
 
 async def attack(port: int, data: bytes, within_s: float = PATIENCE_S) -> bytes:
     """Connect, send, and read until the server closes; all that it said."""
-    attacker = await Attacker.come(port)
+    attacker = await Attacker.connect(port)
     try:
         sending = asyncio.create_task(attacker.send(data))
         answer = await attacker.closed(within_s)

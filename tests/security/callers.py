@@ -22,7 +22,7 @@ USER, OTHER, VIDEO = (f"7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4c{n:03}" for n in range(
 ACCEPTED = ("ok", "welcome", None)
 REFUSED = ("unauthorized", "unauthorized", 4500)
 EXPIRED = ("token_expired", "token_expired", 4005)
-NOT_NOW = ("keys", "keys", 4001)
+TRY_LATER = ("keys", "keys", 4001)
 """What `verdict` says."""
 
 
@@ -46,7 +46,7 @@ async def by_rest(server: Running, *authorization: str) -> httpx.Response:
         return await api.get(f"/progress/{USER}", headers=[("Authorization", value) for value in authorization])
 
 
-def word(response: httpx.Response) -> str:
+def code_of(response: httpx.Response) -> str:
     """ok, or the code of the problem."""
     if response.status_code == 200:
         return "ok"
@@ -70,15 +70,15 @@ async def socket(
         yield opened
 
 
-async def greeted(opened: ClientConnection, token: str | None = None, **hello: Any) -> dict[str, Any]:
+async def say_hello(opened: ClientConnection, token: str | None = None, **hello: Any) -> dict[str, Any]:
     """Say hello; the first that comes back."""
     message = {"type": "hello", "device": "test", "session": uuid4().hex, **hello}
     with contextlib.suppress(ConnectionClosed):  # refused before the hello was written: the reason is there to be read
         await opened.send(json.dumps(message | ({"token": token} if token is not None else {})))
-    return await received(opened)
+    return await next_message(opened)
 
 
-async def received(opened: ClientConnection) -> dict[str, Any]:
+async def next_message(opened: ClientConnection) -> dict[str, Any]:
     """The next message."""
     async with asyncio.timeout(PATIENCE_S):
         return dict(json.loads(await opened.recv()))
@@ -93,7 +93,7 @@ async def close_code(opened: ClientConnection) -> int | None:
 async def by_hello(server: Running, token: str | None, **hello: Any) -> tuple[str, int | None]:
     """("welcome", None), or the error's code and the close code."""
     async with socket(server) as opened:
-        first = await greeted(opened, token, **hello)
+        first = await say_hello(opened, token, **hello)
         if first["type"] == "welcome":
             return "welcome", None
         return first["code"], await close_code(opened)
@@ -110,7 +110,7 @@ async def learner(server: Running, token: str, user_id: str = USER) -> AsyncIter
 
 async def verdict(server: Running, made: str) -> tuple[str, str, int | None]:
     """How a token is received: by REST, and by hello with its close code."""
-    return word(await by_rest(server, f"Bearer {made}")), *await by_hello(server, made)
+    return code_of(await by_rest(server, f"Bearer {made}")), *await by_hello(server, made)
 
 
 def payload(**raw: str) -> str:

@@ -24,12 +24,12 @@ from tests.security.attacker import (
     PONG,
     TEXT,
     Attacker,
-    Heard,
+    Received,
     attack,
-    end_of,
     frame,
     head,
-    refusal_of,
+    send_until_close_code,
+    send_until_closed,
     status,
     upgrade,
 )
@@ -52,7 +52,7 @@ def hello(codec: str = JSON, user_id: str | None = None) -> bytes:
 @contextlib.asynccontextmanager
 async def handshake(target: Target, codec: str = JSON, receive_buffer: int | None = None) -> AsyncIterator[Attacker]:
     """An attacker that has behaved up to the handshake's answer."""
-    attacker = await Attacker.come(target.port, receive_buffer)
+    attacker = await Attacker.connect(target.port, receive_buffer)
     try:
         assert await attacker.send(upgrade(codec=codec))
         await attacker.until(b"\r\n\r\n")
@@ -110,25 +110,25 @@ FORBIDDEN: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize(("data", "code"), FORBIDDEN.values(), ids=FORBIDDEN)
-async def test_a_forbidden_frame_ends_with_its_code(target: Target, data: bytes, code: int) -> None:
+async def test_forbidden_frames_are_closed_with_their_code(target: Target, data: bytes, code: int) -> None:
     """RFC 6455, 7.4.1: 1002 for what the protocol forbids, 1007 for bad UTF-8, 1009 for too much; nothing else said.
 
     Before the hello and after it.
     """
     for opened in (handshake, conversation):
         async with opened(target) as attacker:
-            answer = await end_of(attacker, data)
+            answer = await send_until_closed(attacker, data)
         assert answer.close_code == code
         assert b'"error"' not in b"".join(answer.of(TEXT))
 
 
-async def test_forbidden_frames_of_a_crowd(target: Target) -> None:
+async def test_forbidden_frames_from_many_clients_at_once(target: Target) -> None:
     """All of them by many at once: each gets its own code."""
     cases = (list(FORBIDDEN.values()) * CROWD)[:CROWD]
 
     async def one(data: bytes) -> int | None:
         async with handshake(target) as attacker:
-            return (await end_of(attacker, data)).close_code
+            return (await send_until_closed(attacker, data)).close_code
 
     assert await asyncio.gather(*(one(data) for data, _ in cases)) == [code for _, code in cases]
 
@@ -174,11 +174,11 @@ BOMBS: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize(("codec", "payload"), BOMBS.values(), ids=BOMBS)
-async def test_a_bomb_ends_with_bad_frame(target: Target, codec: str, payload: bytes) -> None:
+async def test_bombs_are_closed_with_bad_frame(target: Target, codec: str, payload: bytes) -> None:
     """One short error, then 4501; before the hello and after it."""
     for opened in (handshake, conversation):
         async with opened(target, codec) as attacker:
-            answer = await refusal_of(attacker, frame(TEXT if codec == JSON else BINARY, payload), 4501)
+            answer = await send_until_close_code(attacker, frame(TEXT if codec == JSON else BINARY, payload), 4501)
         assert answer.close_code == 4501
         said = [json.loads(text) for text in answer.of(TEXT)] + [msgpack.unpackb(text) for text in answer.of(BINARY)]
         assert [message["code"] for message in said if message["type"] == "error"] == ["bad_frame"]
@@ -200,10 +200,10 @@ HOSTILE_IDS = [
 
 
 @pytest.mark.parametrize("name", HOSTILE_IDS, ids=range(len(HOSTILE_IDS)))
-async def test_an_id_that_is_none_reaches_no_key_and_no_log(target: Target, name: str) -> None:
+async def test_invalid_ids_reach_neither_keys_nor_the_log(target: Target, name: str) -> None:
     """In a hello it ends with 4501; in a heartbeat it is rejected by its seq, and the next one counts."""
     async with handshake(target) as attacker:
-        assert (await refusal_of(attacker, hello(user_id=name), 4501)).close_code == 4501
+        assert (await send_until_close_code(attacker, hello(user_id=name), 4501)).close_code == 4501
     async with device(target.running, str(uuid4())) as player:
         await player.beat(name, position=1, played=[[0, 1]])
         assert [rejected["code"] for rejected in (await player.acked())["rejected"]] == ["invalid"]
@@ -234,9 +234,9 @@ FLOODS: dict[str, bytes] = {
 async def test_floods_are_cut_off(target: Target) -> None:
     """Messages, control frames and fragments alike, all at once: beyond the rate 4003, and that arrives."""
 
-    async def one(data: bytes) -> Heard:
+    async def one(data: bytes) -> Received:
         async with conversation(target) as attacker:
-            return await end_of(attacker, data)
+            return await send_until_closed(attacker, data)
 
     answers = dict(zip(FLOODS, await asyncio.gather(*(one(data) for data in FLOODS.values())), strict=True))
     assert {name: answer.close_code for name, answer in answers.items()} == dict.fromkeys(FLOODS, 4003)
@@ -246,13 +246,13 @@ async def test_floods_are_cut_off(target: Target) -> None:
 
 
 @pytest.mark.parametrize("name", ["pings of 125 bytes", "our pings", "syncs"])
-async def test_a_flood_of_one_who_does_not_read(target: Target, watch: Watch, name: str) -> None:
+async def test_floods_from_clients_that_never_read(target: Target, watch: Watch, name: str) -> None:
     """What is owed to many who flood and never read is bounded, and they are let go all the same."""
     before = target.connections()
     async with contextlib.AsyncExitStack() as stack:
         crowd = [await stack.enter_async_context(conversation(target, receive_buffer=1)) for _ in range(CROWD // 4)]
         await asyncio.gather(*(attacker.send(FLOODS[name][:200_000]) for attacker in crowd))
-        await target.let_go(before)
+        await target.wait_for_connections(before)
 
 
 async def test_frames_sent_byte_by_byte(target: Target) -> None:
@@ -263,13 +263,13 @@ async def test_frames_sent_byte_by_byte(target: Target) -> None:
         assert b"pong" in await attacker.until(b"pong")
 
 
-async def test_a_message_that_never_ends_takes_no_memory(tmp_path: Path) -> None:
+async def test_an_endless_message_takes_no_memory(tmp_path: Path) -> None:
     """Even where the rates let so many empty fragments pass: they are not kept one by one."""
     fragments = 250_000
     rates = {"PLAYHEAD_FRAMES_BURST": str(fragments), "PLAYHEAD_FRAMES_PER_S": "1000", "PLAYHEAD_PING_TIMEOUT_S": "60"}
     async with under_attack(tmp_path, warm=False, **rates) as target, conversation(target) as attacker:
         before = target.memory_mib()
-        target.forget_peak()
+        target.reset_peak_memory()
         assert await attacker.send(frame(TEXT, b'{"type":', fin=False))
         for _ in range(fragments // 50_000):
             assert await attacker.send(frame(CONT, b"", fin=False) * 50_000)
@@ -285,7 +285,7 @@ async def test_frames_before_the_handshake_is_answered(target: Target) -> None:
     post = head("POST", "/progress/sync", "Content-Type: application/json", f"Content-Length: {len(big)}") + big
 
     async def one(junk: bytes) -> None:
-        attacker = await Attacker.come(target.port)
+        attacker = await Attacker.connect(target.port)
         try:
             # A large body first, so that the window is wide, and behind it the server finds more than one read holds.
             await attacker.send(post + upgrade() + junk)
@@ -300,38 +300,38 @@ async def test_frames_before_the_handshake_is_answered(target: Target) -> None:
 # Those who hold on
 
 
-async def test_no_hello(target: Target) -> None:
+async def test_connections_without_a_hello_are_closed(target: Target) -> None:
     """Silence, pings and half a message do not extend the deadline for the hello: 4008, for many at once."""
     before = target.connections()
     silence = b"", frame(PING), frame(TEXT, b"{", fin=False), frame(TEXT, b"{", length=100)
 
-    async def one(data: bytes) -> Heard:
-        attacker = await Attacker.come(target.port)
+    async def one(data: bytes) -> Received:
+        attacker = await Attacker.connect(target.port)
         try:
             await attacker.send(upgrade() + data)  # what comes with the handshake is read behind it
-            return await end_of(attacker, b"")
+            return await send_until_closed(attacker, b"")
         finally:
             attacker.leave()
 
     answers = await asyncio.gather(*(one(data) for data in silence * (CROWD // len(silence))))
     assert {answer.close_code for answer in answers} == {4008}
-    await target.let_go(before)
+    await target.wait_for_connections(before)
 
 
-async def test_a_close_that_is_never_answered(target: Target) -> None:
+async def test_a_close_frame_that_is_never_answered(target: Target) -> None:
     """The server waits for the peer's close only as long as for any other of its words."""
     async with conversation(target) as attacker:
-        answer = await end_of(attacker, frame(TEXT, b"nonsense"))
+        answer = await send_until_closed(attacker, frame(TEXT, b"nonsense"))
     assert answer.close_code == 4501
 
 
 async def test_pings_that_are_never_answered(target: Target) -> None:
     """Half open as seen by the server: 1011, once the ping's deadline has passed."""
     async with conversation(target) as attacker:
-        assert (await end_of(attacker, b"")).close_code == 1011
+        assert (await send_until_closed(attacker, b"")).close_code == 1011
 
 
-async def test_a_path_that_stops_to_carry(target: Target) -> None:
+async def test_a_network_path_that_goes_silent(target: Target) -> None:
     """A relay between a device and the server goes silent with both connections open: the server ends its own."""
     before = target.connections()
     cut = asyncio.Event()
@@ -364,7 +364,7 @@ async def test_a_path_that_stops_to_carry(target: Target) -> None:
             await player.play(VIDEO, 0, 1)
             assert target.connections() == before + 1
             cut.set()
-            await target.let_go(before)
+            await target.wait_for_connections(before)
             let_go.set()
     finally:
         let_go.set()
@@ -383,7 +383,7 @@ async def fill(player: Device, videos: int, heartbeats: int) -> None:
         await player.acked()
 
 
-async def test_many_who_never_read_what_others_push(target: Target, watch: Watch) -> None:
+async def test_clients_that_never_read_pushes(target: Target, watch: Watch) -> None:
     """Zero windows: each has at most its queue waiting, and is dropped; the device that pushes is acked throughout."""
     readers, queue_mib = CROWD, 0.5
     # A page of records beside each full queue, in the transport; nothing else may grow with the number of readers.
@@ -394,10 +394,10 @@ async def test_many_who_never_read_what_others_push(target: Target, watch: Watch
             await stack.enter_async_context(conversation(target, user_id=user_id, receive_buffer=1))
         async with device(target.running, user_id) as player:
             await fill(player, videos=4, heartbeats=60)
-        await target.let_go(before)
+        await target.wait_for_connections(before)
 
 
-async def test_one_who_asks_for_all_and_never_reads(target: Target) -> None:
+async def test_clients_that_request_everything_and_never_read(target: Target) -> None:
     """Syncs beyond the rate or not: what waits is bounded, and the connection ends within its deadlines."""
     before, user_id = target.connections(), str(uuid4())
     async with device(target.running, user_id) as player:
@@ -406,7 +406,7 @@ async def test_one_who_asks_for_all_and_never_reads(target: Target) -> None:
         crowd = [await stack.enter_async_context(conversation(target, receive_buffer=1)) for _ in range(3)]
         asks = frame(TEXT, b'{"type":"sync","since":0}') * 100
         assert all(await asyncio.gather(*(attacker.send(asks) for attacker in crowd)))
-        await target.let_go(before)
+        await target.wait_for_connections(before)
 
 
 async def test_interval_bombs(target: Target) -> None:
@@ -442,9 +442,9 @@ HANDSHAKES: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize(("data", "code"), HANDSHAKES.values(), ids=HANDSHAKES)
-async def test_a_handshake_that_is_none_is_answered_and_ended(target: Target, data: bytes, code: int) -> None:
+async def test_invalid_handshakes_are_answered_and_closed(target: Target, data: bytes, code: int) -> None:
     """As the request that it is without its Upgrade: by a status, and not by a connection that hangs for ever."""
     before = target.connections()
     answers = await asyncio.gather(*(attack(target.port, data) for _ in range(CROWD // 10)))
     assert {status(answer) for answer in answers} == {code}
-    await target.let_go(before)
+    await target.wait_for_connections(before)

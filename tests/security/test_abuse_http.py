@@ -71,7 +71,7 @@ UNREADABLE: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize(("data", "code"), UNREADABLE.values(), ids=UNREADABLE)
-async def test_what_is_no_request_is_answered_and_ended(target: Target, data: bytes, code: int) -> None:
+async def test_invalid_requests_are_answered_and_closed(target: Target, data: bytes, code: int) -> None:
     """At once, by 400 or 431."""
     answers = await asyncio.gather(*(attack(target.port, data) for _ in range(10)))
     assert {status(answer) for answer in answers} == {code}
@@ -99,7 +99,7 @@ SMUGGLING: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING)
-async def test_a_request_with_two_ends_is_refused(target: Target, data: bytes) -> None:
+async def test_ambiguous_requests_are_refused(target: Target, data: bytes) -> None:
     """RFC 9112, 6.3: where two servers could differ on where a request ends, it is 400, and the connection ends."""
     answer = await attack(target.port, data)
     assert status(answer) == 400
@@ -113,22 +113,22 @@ async def test_pipelined_requests_by_the_thousand(target: Target) -> None:
     assert {answers_in(answer) for answer in answers} <= set(range(1, 18))
 
 
-async def test_pipelined_requests_of_those_who_leave(target: Target) -> None:
+async def test_pipelined_requests_of_clients_that_disconnect(target: Target) -> None:
     """Who leaves while the first of several answers is being made costs nothing, not even a line of the log."""
     body = {"userId": USER, "videoId": VIDEO, "watchedDuration": 1, "lastWatched": "2026-01-01T00:00:00Z"}
     one = post(json.dumps(body).encode(), target="/progress/realtime").replace(b"Connection: close\r\n", b"")
     before = target.connections()
     for _ in range(5):
-        crowd = [await Attacker.come(target.port) for _ in range(20)]
+        crowd = [await Attacker.connect(target.port) for _ in range(20)]
         assert all(await asyncio.gather(*(attacker.send(one * 3) for attacker in crowd)))
         for attacker in crowd:
             attacker.reset()
-        await target.let_go(before)
+        await target.wait_for_connections(before)
     async with rest(target.running) as client:
         ok(await client.post("/progress/realtime", json=body))  # in the batch after theirs, or in it
 
 
-async def test_an_upgrade_to_something_else(target: Target) -> None:
+async def test_an_upgrade_to_another_protocol_is_ignored(target: Target) -> None:
     """h2c is ignored, as RFC 9110, 7.8 allows: the request is answered, and what follows is not read as another."""
     lines = "Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"
     answer = await attack(target.port, get(*lines) + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + get(target=f"/{MARK}"))
@@ -167,7 +167,7 @@ async def drip(attacker: Attacker, start: bytes, drop: bytes, over: asyncio.Even
 
 
 async def slowly(target: Target, start: bytes, drop: bytes) -> bytes:
-    attacker, over = await Attacker.come(target.port), asyncio.Event()
+    attacker, over = await Attacker.connect(target.port), asyncio.Event()
     dripping = asyncio.create_task(drip(attacker, start, drop, over))
     try:
         return await attacker.closed()
@@ -177,7 +177,7 @@ async def slowly(target: Target, start: bytes, drop: bytes) -> bytes:
         attacker.leave()
 
 
-async def test_slow_requests_of_a_crowd(target: Target, watch: Watch) -> None:
+async def test_slow_requests_from_many_clients(target: Target, watch: Watch) -> None:
     """Each of them by many at once: a head and a body have a deadline that no drop of data extends.
 
     Then 408, or the end; and by the end of its grace the connection is closed, whatever still comes.
@@ -188,7 +188,7 @@ async def test_slow_requests_of_a_crowd(target: Target, watch: Watch) -> None:
     assert [status(answer) for answer in answers] == [code for _, _, code in cases]
 
 
-async def test_slow_heads_do_not_keep_others_out(target: Target) -> None:
+async def test_slow_heads_do_not_shut_others_out(target: Target) -> None:
     """A hundred slow heads wait; a request and a device that come meanwhile are served."""
     slow = [asyncio.create_task(slowly(target, get()[:-2], b"a: b\r\n")) for _ in range(CROWD)]
     async with rest(target.running) as client, device(target.running, str(uuid4())) as player:
@@ -214,7 +214,7 @@ LARGE: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize(("data", "code"), LARGE.values(), ids=LARGE)
-async def test_too_much_is_cut_off(target: Target, data: bytes, code: int) -> None:
+async def test_oversized_requests_are_cut_off(target: Target, data: bytes, code: int) -> None:
     """413, whatever part of a message it is that does not end; nothing of it is kept."""
     answers = await asyncio.gather(*(attack(target.port, data) for _ in range(5)))
     assert {status(answer) for answer in answers} <= {code, 408}  # where it could not all be sent within the deadline
@@ -260,7 +260,7 @@ BOMBS: dict[str, tuple[str, bytes, int]] = {
 
 
 @pytest.mark.parametrize(("path", "body", "code"), BOMBS.values(), ids=BOMBS)
-async def test_a_bomb_of_json(target: Target, path: str, body: bytes, code: int) -> None:
+async def test_json_bombs(target: Target, path: str, body: bytes, code: int) -> None:
     """As large as a body may be: refused, or taken within the bounds of a record; the answer is small."""
     assert len(body) <= MIB
     answers = await asyncio.gather(*(attack(target.port, post(body, target=f"/progress/{path}")) for _ in range(2)))
@@ -271,7 +271,7 @@ async def test_a_bomb_of_json(target: Target, path: str, body: bytes, code: int)
 @pytest.mark.parametrize(
     "name", ["a:b{c}", "%0d%0aERROR%20forged", "%00", "%7b%7d%3a", "..%2f..%2f", "*", "%ff%fe", f"{VIDEO}%0a"]
 )
-async def test_an_id_that_is_none_reaches_no_key_and_no_log(target: Target, name: str) -> None:
+async def test_invalid_ids_reach_neither_keys_nor_the_log(target: Target, name: str) -> None:
     """422 by its name in the path, or 404; never a 500, and no line of the log is forged."""
     for path in (
         f"/progress/{name}",
@@ -291,14 +291,14 @@ async def test_large_answers_that_nobody_reads(target: Target, watch: Watch) -> 
         await player.acked()
     async with rest(target.running) as client:
         answer_mib = len((await client.get(f"/progress/{USER}?detail=full")).content) / MIB
-    await target.let_go(1)
+    await target.wait_for_connections(1)
     before = target.connections()
-    crowd = [await Attacker.come(target.port, receive_buffer=1) for _ in range(CROWD // 4)]
+    crowd = [await Attacker.connect(target.port, receive_buffer=1) for _ in range(CROWD // 4)]
     watch.memory_mib += 2 * len(crowd) * answer_mib  # in the transport, and while it is written
     assert answer_mib > 0.1
     try:
         await asyncio.gather(*(attacker.send(get(target=f"/progress/{USER}?detail=full") * 4) for attacker in crowd))
-        await target.let_go(before)
+        await target.wait_for_connections(before)
     finally:
         for attacker in crowd:
             attacker.leave()
@@ -324,7 +324,7 @@ def living() -> int:
     return sum(issubclass(type(one), (HttpToolsProtocol, WebSocketsSansIOProtocol)) for one in gc.get_objects())
 
 
-async def test_what_was_cut_off_is_freed_at_once(store_server: StoreServer, prefix: str) -> None:
+async def test_refused_connections_are_freed_immediately(store_server: StoreServer, prefix: str) -> None:
     """No connection that was refused waits for a search for cycles, which the server makes rarely."""
     async with serving(redis_url=store_server.url, key_prefix=prefix, keep_alive_s=0.2) as server:
         await asyncio.gather(*(attack(server.port, data) for data in LEAVINGS.values()))

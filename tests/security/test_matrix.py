@@ -21,7 +21,7 @@ from playhead.server.clock import system_clock
 from playhead.server.rest.pages import pages
 from tests.conftest import StoreServer
 from tests.rest import dump, rest
-from tests.security.callers import bearer, close_code, greeted, guarded, received, socket
+from tests.security.callers import bearer, close_code, guarded, next_message, say_hello, socket
 from tests.security.issuer import token
 from tests.serving import Running
 
@@ -177,15 +177,15 @@ async def say(server: Running, kind: str, made: str | None, video: str) -> str:
     async with socket(server) as opened:
         try:
             if not first:
-                answer = await greeted(opened, made, userId=LEARNER)
+                answer = await say_hello(opened, made, userId=LEARNER)
                 if answer["type"] != "welcome":
                     return str(await close_code(opened))
                 if not message:
                     return "welcome"
-                while (await received(opened))["type"] != "synced":
+                while (await next_message(opened))["type"] != "synced":
                     pass
             await opened.send(json.dumps(message))
-            answer = await received(opened)
+            answer = await next_message(opened)
             return str(await close_code(opened)) if answer["type"] == "error" else str(answer["type"])
         except ConnectionClosed:
             return str(await close_code(opened))
@@ -218,7 +218,7 @@ async def test_each_caller_may_do_what_the_table_says(scene: Scene, row: Row) ->
 
 
 @pytest.mark.parametrize("row", OF_A_LEARNER, ids=[row.name for row in OF_A_LEARNER])
-async def test_a_refusal_does_not_tell_whether_there_is_anything(scene: Scene, row: Row) -> None:
+async def test_a_refusal_does_not_reveal_whether_data_exists(scene: Scene, row: Row) -> None:
     """The same answer, to the byte, for a learner with a record and one who never was, and for any video."""
     async with rest(scene.server) as api:
         video = await prepared(api)

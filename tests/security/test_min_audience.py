@@ -63,7 +63,7 @@ def people(count: int) -> list[str]:
     return [str(uuid4()) for _ in range(count)]
 
 
-def test_the_default_hides_few_viewers_and_one_is_a_choice() -> None:
+def test_the_default_hides_small_audiences_and_one_turns_that_off() -> None:
     assert Settings().min_audience == BATCH
     assert Settings(min_audience=1).min_audience == 1
     with pytest.raises(ValueError, match="min_audience"):
@@ -71,7 +71,7 @@ def test_the_default_hides_few_viewers_and_one_is_a_choice() -> None:
 
 
 @pytest.mark.parametrize("scope", ["analytics", "progress:any"])
-async def test_few_viewers_are_hidden_from_learners_and_shown_to_those_who_may_see_them(
+async def test_small_audiences_are_hidden_from_learners_and_shown_with_the_scope(
     store_server: StoreServer, prefix: str, scope: str
 ) -> None:
     """Nothing of one viewer, nor of two by subtraction: the answer is that for nobody, in the documented shape."""
@@ -85,7 +85,7 @@ async def test_few_viewers_are_hidden_from_learners_and_shown_to_those_who_may_s
         assert course.seen == [HIDDEN, (300, 0.0)]
 
 
-async def test_who_polls_sees_whole_batches_only(store_server: StoreServer, prefix: str) -> None:
+async def test_polling_shows_whole_batches_only(store_server: StoreServer, prefix: str) -> None:
     """After each of many viewers who come, and of each step that they watch on: one figure for each batch."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         course, users = Course(api), people(3 * BATCH)
@@ -99,9 +99,7 @@ async def test_who_polls_sees_whole_batches_only(store_server: StoreServer, pref
         assert len(set(totals)) == 3
 
 
-async def test_an_attacker_with_accounts_of_their_own_can_t_take_a_viewer_s_seconds_out(
-    store_server: StoreServer, prefix: str
-) -> None:
+async def test_own_accounts_do_not_reveal_the_seconds_of_another_viewer(store_server: StoreServer, prefix: str) -> None:
     """They leave and come back with other figures, before and after one viewer comes, watches on, and leaves."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         course, own, victim = Course(api), people(BATCH - 2), str(uuid4())
@@ -118,7 +116,7 @@ async def test_an_attacker_with_accounts_of_their_own_can_t_take_a_viewer_s_seco
         assert course.seen == before == [HIDDEN, (60, 0.0)]
 
 
-async def test_an_attacker_can_t_make_up_the_first_batch_around_one_viewer(
+async def test_own_accounts_cannot_complete_the_first_batch_around_one_viewer(
     store_server: StoreServer, prefix: str
 ) -> None:
     """With all of their accounts, and one learner: too few, in whatever order they come and go."""
@@ -133,7 +131,7 @@ async def test_an_attacker_can_t_make_up_the_first_batch_around_one_viewer(
         assert course.seen == [HIDDEN]
 
 
-async def test_figures_are_hidden_again_with_few_viewers_and_start_anew_with_none(
+async def test_figures_are_hidden_when_viewers_leave_and_start_afresh_without_any(
     store_server: StoreServer, prefix: str
 ) -> None:
     """What was released is shown again when the audience is back, for it tells nothing new."""
@@ -152,7 +150,7 @@ async def test_figures_are_hidden_again_with_few_viewers_and_start_anew_with_non
         assert course.seen == [HIDDEN, (50, 0.0)]
 
 
-async def test_a_smallest_audience_of_one_shows_the_figures_of_now(store_server: StoreServer, prefix: str) -> None:
+async def test_a_minimum_audience_of_one_shows_current_figures(store_server: StoreServer, prefix: str) -> None:
     async with guarded(store_server, prefix, min_audience=1) as server, rest(server) as api:
         course = Course(api)
         for seconds in (10, 20):
@@ -160,9 +158,7 @@ async def test_a_smallest_audience_of_one_shows_the_figures_of_now(store_server:
         assert course.seen == [(10, 0.0), (20, 0.0)]
 
 
-async def test_many_who_ask_at_once_while_viewers_come_are_told_the_same(
-    store_server: StoreServer, prefix: str
-) -> None:
+async def test_concurrent_readers_of_two_processes_see_the_same_figures(store_server: StoreServer, prefix: str) -> None:
     """Two processes that each released a batch at its own moment would tell the difference of one viewer."""
     async with (
         guarded(store_server, prefix) as first,

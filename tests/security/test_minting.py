@@ -31,9 +31,7 @@ async def minted(*options: str, **env: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_playhead_token_makes_one_that_a_server_of_the_same_secret_takes(
-    store_server: StoreServer, prefix: str
-) -> None:
+async def test_a_server_with_the_same_secret_accepts_the_token(store_server: StoreServer, prefix: str) -> None:
     """Printed alone on a line, with the subject, the scope and the time that were asked for."""
     env = {"PLAYHEAD_JWT_SECRET": SECRET, "PLAYHEAD_JWT_ISSUER": "https://issuer.example"}
     options = ("--sub", USER, "--scope", "analytics progress:any", "--ttl", "60")
@@ -61,7 +59,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-async def test_playhead_token_says_in_one_sentence_why_it_makes_none(
+async def test_each_mistake_is_reported_in_one_sentence(
     store_server: StoreServer, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 2, nothing on stdout, and no secret on stderr."""
@@ -79,7 +77,7 @@ async def test_playhead_token_says_in_one_sentence_why_it_makes_none(
     assert not [secret for secret in env.values() if secret in err]
 
 
-async def test_playhead_token_without_a_secret_ends_with_2_as_a_process_too(store_server: StoreServer) -> None:
+async def test_the_process_exits_with_2_without_a_secret(store_server: StoreServer) -> None:
     """What a shell sees."""
     code, out, err = await minted("--sub", USER)
     assert (code, out, err.count("\n")) == (2, "", 1)

@@ -32,7 +32,7 @@ LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERR
 V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
 
-async def mischief(server: Running, token: str) -> list[httpx.Response]:
+async def misbehave(server: Running, token: str) -> list[httpx.Response]:
     """Good and bad requests and frames, PAYLOAD, FORGED and the token in all of them; the answers by REST."""
     forged = f"{PAYLOAD}\r\n{FORGED}"
     answers: list[httpx.Response] = []
@@ -82,7 +82,7 @@ def secret() -> str:
     return mint(Settings(jwt_secret=SECRET), str(uuid4()), "", 600)
 
 
-def silent(text: str, token: str) -> None:
+def assert_silent(text: str, token: str) -> None:
     """None of it, nor a part of the token by which it could be known or used."""
     for part in (token, *token.split("."), SECRET, PAYLOAD, "Traceback", 'File "'):
         assert part not in text, part
@@ -97,21 +97,21 @@ async def test_nothing_that_was_sent_is_logged_or_sent_back(tmp_path: Path, secr
         assert process.stdout is not None
         assert process.stderr is not None
         await process.stdout.readline()
-        answers = await mischief(Running(port, Settings()), secret)
+        answers = await misbehave(Running(port, Settings()), secret)
         process.terminate()
         out, err = await process.communicate()
     log = out.decode() + err.decode()
-    silent(log, secret)
+    assert_silent(log, secret)
     for line in err.decode().splitlines():
         assert LINE.fullmatch(line), line
         assert "forged" not in line
     assert len(answers) > 40
     for answer in answers:
-        silent(answer.text.replace(PAYLOAD, "") if answer.status_code == 404 else answer.text, secret)
+        assert_silent(answer.text.replace(PAYLOAD, "") if answer.status_code == 404 else answer.text, secret)
         assert "server" not in answer.headers
 
 
-async def test_a_bug_of_ours_is_told_without_what_was_sent(
+async def test_an_internal_error_is_logged_without_request_content(
     store_server: StoreServer, prefix: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reply is a bare 500; the log has the type and the place of the error, in a line."""
@@ -126,12 +126,12 @@ async def test_a_bug_of_ours_is_told_without_what_was_sent(
         answer = await api.get(f"/progress/{player.user_id}/{V}")
         assert answer.status_code == 500
         assert answer.json()["type"] == "urn:playhead:problem:internal"
-        silent(answer.text, SECRET)
+        assert_silent(answer.text, SECRET)
     (record,) = [record for record in caplog.records if record.exc_info]
     line = OneLine().format(record)
     assert LINE.fullmatch(line), line
     assert "RuntimeError at test_silence.py:" in line
-    silent(line, SECRET)
+    assert_silent(line, SECRET)
     assert "forged" not in line
     caplog.clear()
 

@@ -70,7 +70,7 @@ class Target:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(text.partition(f"{which}:")[2].split()[0]) / 1_024
 
-    def forget_peak(self) -> None:
+    def reset_peak_memory(self) -> None:
         """From now on VmHWM is the peak since now (proc(5), clear_refs)."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
@@ -83,7 +83,7 @@ class Target:
         rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines() if local in row]
         return sum(row[1].endswith(local) and row[3] != "0A" and row[9] != "0" for row in rows)
 
-    async def let_go(self, connections: int) -> None:
+    async def wait_for_connections(self, connections: int) -> None:
         """Wait until it holds no more than so many."""
         async with asyncio.timeout(PATIENCE_S):
             while self.connections() > connections:  # noqa: ASYNC110 no event tells of another process
@@ -125,7 +125,7 @@ async def _warm_up(target: Target) -> None:
     async with rest(target.running) as client:
         for _ in range(3):
             assert (await client.post("/progress/sync", json=big)).status_code == 422
-    await target.let_go(0)
+    await target.wait_for_connections(0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -172,11 +172,11 @@ async def watch(
     """Holds for every attack; the worst round trip of the learner's pings is reported, not judged."""
     seen, over = Watch(), asyncio.Event()
     files, connections, logged = target.files(), target.connections(), len(target.log)
-    target.forget_peak()
+    target.reset_peak_memory()
     playing = asyncio.create_task(_play(learner, seen, over))
     try:
         yield seen
-        await target.let_go(connections)
+        await target.wait_for_connections(connections)
     finally:
         over.set()
         await playing  # until the heartbeat on its way is acked; raises what befell the learner

@@ -15,7 +15,7 @@ from playhead.server.origin import parse_origin
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S
 from tests.rest import dump, rest
-from tests.security.callers import USER, VIDEO, bearer, guarded, word
+from tests.security.callers import USER, VIDEO, bearer, code_of, guarded
 from tests.security.issuer import token
 from tests.serving import Running, serving
 
@@ -220,7 +220,7 @@ async def test_the_reply_to_a_foreign_page_says_what_to_do_and_repeats_nothing(s
                 assert response.status_code == 403
                 assert not [name for name in response.headers if name.startswith("access-control")]
                 if method != "HEAD":
-                    assert word(response) == "origin"
+                    assert code_of(response) == "origin"
                     assert "evil" not in response.text
 
 

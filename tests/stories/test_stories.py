@@ -81,7 +81,7 @@ async def test_a_stray_open_does_not_pull_the_position_back(learner: Learner, be
     ],
     ids=["ten-seconds-played", "an-explicit-seek"],
 )
-async def test_who_means_it_does_move_the_position_back(learner: Learner, beats: list[dict[str, Any]]) -> None:
+async def test_ten_seconds_or_a_seek_do_move_the_position_back(learner: Learner, beats: list[dict[str, Any]]) -> None:
     """The other side of the stray open: ten seconds of playing, or one explicit seek, are meant."""
     async with learner.player() as laptop, learner.player() as phone:
         await watch(learner, laptop, 0, 540)
@@ -91,7 +91,7 @@ async def test_who_means_it_does_move_the_position_back(learner: Learner, beats:
     assert (await learner.known())["position"] == 10
 
 
-async def test_old_plays_from_a_plane_add_what_was_seen_but_not_the_position(learner: Learner) -> None:
+async def test_plays_from_a_flight_add_seconds_but_do_not_move_the_position(learner: Learner) -> None:
     """A phone watches 10-20 min on a plane and comes back a day later; the laptop has gone to 40 min since:
     the position is 40 min, what was seen the union, all that was played counted."""
     async with learner.player() as laptop, learner.player() as phone:
@@ -190,7 +190,7 @@ async def test_rewatching_a_completed_video_leaves_it_completed(learner: Learner
     assert (record["again"], record["playedDuration"]) == ([[0, 120]], DURATION + 120)
 
 
-async def test_what_was_deleted_stays_deleted(learner: Learner) -> None:
+async def test_deleted_records_stay_deleted(learner: Learner) -> None:
     """Delete on one device while another is offline with old plays: stays deleted; later plays start afresh."""
     async with learner.player() as laptop, learner.player() as phone:
         await watch(learner, laptop, 0, 120)
@@ -211,7 +211,9 @@ async def test_what_was_deleted_stays_deleted(learner: Learner) -> None:
 
 @pytest.mark.parametrize("learner", ["rest"], indirect=True)
 @pytest.mark.parametrize(("path", "status"), [("update", 409), ("realtime", 409), ("sync", 200)])
-async def test_a_late_documented_body_does_not_bring_it_back(learner: Learner, path: str, status: int) -> None:
+async def test_a_late_documented_body_does_not_restore_a_deleted_record(
+    learner: Learner, path: str, status: int
+) -> None:
     """The same by the documented bodies: update and realtime say 409, in a sync it is absent from the answer."""
     watched_at = learner.now
     assert (await learner.document("update", 40, watched_at)).status_code == 200

@@ -167,7 +167,7 @@ def beacon(user: str, size: int) -> bytes:
 
 async def half(server: Running, user: str | None, size: int, sent: int) -> Attacker:
     """A request that declares `size` bytes, and of which `sent` come; without a user, one that has no token yet."""
-    attacker = await Attacker.come(server.port)
+    attacker = await Attacker.connect(server.port)
     path = "/progress/sync" if user is not None else "/progress/realtime"
     lines = [f"Authorization: Bearer {token(user)}"] if user is not None else []
     await attacker.send(

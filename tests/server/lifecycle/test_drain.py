@@ -74,7 +74,7 @@ async def wedged(stack: contextlib.AsyncExitStack, running: Program, segment: in
     items = [{"videoId": video, "watchedDuration": 7, "lastWatched": "2024-05-01"} for video in videos]
     async with rest(running.running) as api:
         ok(await api.post("/progress/sync", json={"userId": user, "progressData": items}))
-    silent = await Attacker.come(running.port, receive_buffer=4_096, segment=segment)
+    silent = await Attacker.connect(running.port, receive_buffer=4_096, segment=segment)
     stack.callback(silent.leave)
     hello = {"type": "hello", "device": "tv", "session": "s", "userId": user}
     await silent.send(upgrade())
@@ -326,7 +326,7 @@ async def test_a_store_that_is_away_does_not_hold_up_the_end(tmp_path: Path) -> 
 async def test_a_request_that_never_ends_does_not_hold_up_the_end(tmp_path: Path) -> None:
     env = {"PLAYHEAD_DRAIN_TIMEOUT_S": "4", "PLAYHEAD_DRAIN_NOTICE_S": "0", "PLAYHEAD_BODY_TIMEOUT_S": "120"}
     async with program(tmp_path, **env) as running:
-        endless = await Attacker.come(running.port)
+        endless = await Attacker.connect(running.port)
         try:
             head = b"POST /progress/update HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             await endless.send(head + b"content-length: 100\r\n\r\n{")

@@ -59,7 +59,7 @@ async def come(stack: AsyncExitStack, server: Running, count: int, request: byte
     """So many clients that ask, and read nothing."""
     crowd = []
     for _ in range(count):
-        attacker = await Attacker.come(server.port, receive_buffer=1)
+        attacker = await Attacker.connect(server.port, receive_buffer=1)
         stack.callback(attacker.leave)
         await attacker.send(request)
         crowd.append(attacker)
@@ -156,7 +156,7 @@ async def test_a_short_answer_that_is_not_read_counts_too(store_server: StoreSer
     """What the kernel does not take of it, as long as it waits in the connection's buffer."""
     async with greedy(store_server, prefix, USER, requests_burst=100_000) as server, AsyncExitStack() as stack:
         one = f"/progress/{USER}/7c9e6679-7425-40de-944b-000000000000?detail=full"
-        attacker = await Attacker.come(server.port, receive_buffer=1, segment=100)
+        attacker = await Attacker.connect(server.port, receive_buffer=1, segment=100)
         stack.callback(attacker.leave)
         for _ in range(1_000):
             await attacker.send(head("GET", one, f"Authorization: Bearer {token(USER)}") * 4)

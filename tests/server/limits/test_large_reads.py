@@ -16,7 +16,7 @@ from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.device import JSON, Device
 from tests.rest import iso, ok, refused, rest
-from tests.security.callers import bearer, close_code, greeted, guarded, learner, socket
+from tests.security.callers import bearer, close_code, guarded, learner, say_hello, socket
 from tests.security.issuer import token
 from tests.serving import START_MS, Running
 
@@ -112,7 +112,7 @@ async def test_hello_and_sync_cost_the_same(server: Running) -> None:
         async with learner(server, token(user), user) as player:
             assert len(player.records) == MANY
     async with socket(server) as opened:
-        said = await greeted(opened, token(user))
+        said = await say_hello(opened, token(user))
         assert (said["type"], said["code"]) == ("goodbye", "rate")
         assert said["retryAfter"] > 0
         assert await close_code(opened) == 4003

@@ -18,7 +18,7 @@ from tests.device import JSON, PATIENCE_S, Device, device
 from tests.nginx import nginx
 from tests.rest import ok, rest
 from tests.security.attacker import Attacker, frame, head, upgrade
-from tests.security.callers import bearer, greeted, guarded, learner, received, socket
+from tests.security.callers import bearer, guarded, learner, next_message, say_hello, socket
 from tests.security.issuer import token
 from tests.serving import Running, serving
 
@@ -43,7 +43,7 @@ async def open_or_guarded(store: StoreServer, prefix: str, auth: bool, **setting
 async def hello(server: Running, user_id: str, auth: bool) -> dict[str, Any]:
     """What is answered to the hello of a connection that then closes."""
     async with socket(server) as opened:
-        return await greeted(opened, token(user_id) if auth else None, userId=user_id)
+        return await say_hello(opened, token(user_id) if auth else None, userId=user_id)
 
 
 @pytest.mark.parametrize("auth", [True, False], ids=["tokens", "no-tokens"])
@@ -96,7 +96,7 @@ async def test_whoever_was_told_to_wait_is_told_the_same_again_and_then_let_in(
 
 async def gone(opened: ClientConnection) -> dict[str, Any]:
     """The goodbye of a connection that gave way."""
-    said = await received(opened)
+    said = await next_message(opened)
     async with asyncio.timeout(PATIENCE_S):
         await opened.wait_closed()
     assert (said["type"], said["code"], opened.close_code) == ("goodbye", "busy", 4001)
@@ -168,7 +168,7 @@ async def test_a_refused_hello_makes_no_known_connection(store_server: StoreServ
     async with guarded(store_server, prefix, max_connections_per_address=1) as server:
         for _ in range(CROWD):
             async with socket(server) as opened:
-                assert (await greeted(opened, "made.up.token"))["code"] == "unauthorized"
+                assert (await say_hello(opened, "made.up.token"))["code"] == "unauthorized"
         user = str(uuid4())
         async with learner(server, token(user), user) as player:
             assert (await player.play(V, 0, 1))["rejected"] == []
@@ -211,7 +211,7 @@ async def test_connections_on_which_nothing_comes_keep_no_learner_out(
         ok(await api.get(f"/progress/{user}", headers=bearer(token(user))))
         crowd = []
         for _ in range(CROWD):
-            attacker = await Attacker.come(server.port)
+            attacker = await Attacker.connect(server.port)
             for data in sent:
                 await attacker.send(data)
                 await asyncio.sleep(0)
@@ -239,15 +239,15 @@ async def test_a_request_with_a_valid_token_is_answered_however_many_strangers_c
         "Expect: 100-continue",
     )
     async with guarded(store_server, prefix, max_newcomers_per_address=QUOTA, head_timeout_s=100) as server:
-        uploading = await Attacker.come(server.port)
+        uploading = await Attacker.connect(server.port)
         await uploading.send(head("POST", "/progress/sync", *lines) + body[:1])
         await uploading.until(b"100 Continue")  # now it is known whose it is
-        crowd = [await Attacker.come(server.port) for _ in range(CROWD)]
+        crowd = [await Attacker.connect(server.port) for _ in range(CROWD)]
         await crowd[0].closed()
         await uploading.send(body[1:])
         answer = await uploading.until(b"progressData")
         assert b"HTTP/1.1 200" in answer
-        crowd += [await Attacker.come(server.port) for _ in range(CROWD)]
+        crowd += [await Attacker.connect(server.port) for _ in range(CROWD)]
         assert await uploading.closed() == answer
         for attacker in (uploading, *crowd):
             attacker.leave()

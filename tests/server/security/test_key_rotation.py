@@ -17,17 +17,17 @@ from tests.device import PATIENCE_S
 from tests.rest import rest
 from tests.security.callers import (
     ACCEPTED,
-    NOT_NOW,
+    TRY_LATER,
     USER,
     bearer,
     close_code,
-    greeted,
+    code_of,
     guarded,
     learner,
     payload,
+    say_hello,
     socket,
     verdict,
-    word,
 )
 from tests.security.issuer import KeyServer, by_hand, jwk, key_server, private_key, token
 from tests.server.security.test_key_sets import Hours, problem_of
@@ -202,16 +202,16 @@ async def test_nobody_is_sent_away_for_good_for_a_new_key(
             rest(server) as api,
             learner(server, signed("old")) as player,
         ):
-            assert word(await api.get(f"/progress/{USER}", headers=bearer(made_up("new")))) == "unauthorized"
+            assert code_of(await api.get(f"/progress/{USER}", headers=bearer(made_up("new")))) == "unauthorized"
             server_of_keys.keys[:] = [NEW]
             fresh = signed("new")
 
-            assert await verdict(server, fresh) == NOT_NOW
+            assert await verdict(server, fresh) == TRY_LATER
             answer = await api.get(f"/progress/{USER}", headers=bearer(fresh))
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
             for hello in ({"token": fresh}, {}):
                 async with socket(server, token=None if hello else fresh) as opened:
-                    goodbye = await greeted(opened, **hello)
+                    goodbye = await say_hello(opened, **hello)
                     assert (goodbye["type"], goodbye["code"]) == ("goodbye", "keys")
                     assert 0 < goodbye["retryAfter"] <= 2
                     assert await close_code(opened) == 4001
@@ -238,14 +238,14 @@ async def test_a_stranger_at_another_address_changes_nothing_for_a_new_key(
             async with rest(server) as api:
                 for kid, expected in (("k1", "unauthorized"), ("k2", "keys")):
                     answer = await api.get(f"/progress/{USER}", headers=bearer(made_up(kid)) | stranger)
-                    assert word(answer) == expected
+                    assert code_of(answer) == expected
                 server_of_keys.keys[:] = [NEW]
-                assert word(await api.get(f"/progress/{USER}", headers=bearer(signed("new")) | home)) == "ok"
+                assert code_of(await api.get(f"/progress/{USER}", headers=bearer(signed("new")) | home)) == "ok"
             async with socket(server, **stranger) as opened:
-                assert (await greeted(opened, made_up("k3")))["code"] == "keys"
+                assert (await say_hello(opened, made_up("k3")))["code"] == "keys"
             server_of_keys.keys[:] = [NEW, OLD]
             async with socket(server, **home) as opened:
-                assert (await greeted(opened, signed("old")))["type"] == "welcome"
+                assert (await say_hello(opened, signed("old")))["type"] == "welcome"
 
 
 async def test_made_up_ids_are_paid_for_by_their_address(store_server: StoreServer, prefix: str) -> None:
@@ -255,7 +255,7 @@ async def test_made_up_ids_are_paid_for_by_their_address(store_server: StoreServ
         settings |= {"address_requests_burst": 5, "address_requests_per_s": 0.01}
         async with guarded(store_server, prefix, **settings) as server, rest(server) as api:
             answers = [await api.get(f"/progress/{USER}", headers=bearer(made_up(f"k{n}"))) for n in range(8)]
-            assert [word(each) for each in answers] == ["unauthorized", *["keys"] * 4, *["rate"] * 3]
+            assert [code_of(each) for each in answers] == ["unauthorized", *["keys"] * 4, *["rate"] * 3]
             async with socket(server) as opened:
-                goodbye = await greeted(opened, made_up("k"))
+                goodbye = await say_hello(opened, made_up("k"))
                 assert (goodbye["type"], goodbye["code"]) == ("goodbye", "rate")

@@ -14,18 +14,18 @@ from tests.device import PATIENCE_S
 from tests.rest import rest
 from tests.security.callers import (
     ACCEPTED,
-    NOT_NOW,
     REFUSED,
+    TRY_LATER,
     USER,
     bearer,
     by_rest,
     close_code,
-    greeted,
+    code_of,
     guarded,
     payload,
+    say_hello,
     socket,
     verdict,
-    word,
 )
 from tests.security.issuer import SECRET, by_hand, encoded, jwk, key_server, private_key, token
 
@@ -60,7 +60,7 @@ async def test_a_key_of_a_set_that_is_not_fit_is_as_if_it_were_not_there(
             assert await verdict(server, token(USER, kind="RS256", headers={"kid": "known"})) == ACCEPTED
             for key, kind in signers:
                 made = token(USER, kind=kind, key=key, headers={"kid": "bad"})
-                assert await verdict(server, made) in (REFUSED, NOT_NOW), "as with any unknown id"
+                assert await verdict(server, made) in (REFUSED, TRY_LATER), "as with any unknown id"
         assert keys.fetches == 2
 
 
@@ -77,9 +77,9 @@ async def test_a_key_set_is_fetched_once_and_kept(store_server: StoreServer, pre
                 words = []
                 for n in range(200):
                     made = by_hand(json.dumps({"alg": "RS256", "kid": f"k{n}"}), payload())
-                    words.append(word(await api.get(f"/progress/{USER}", headers=bearer(made))))
+                    words.append(code_of(await api.get(f"/progress/{USER}", headers=bearer(made))))
                 assert words == ["unauthorized", *["keys"] * 199]
-                assert word(await api.get(f"/progress/{USER}", headers=bearer(good))) == "ok"
+                assert code_of(await api.get(f"/progress/{USER}", headers=bearer(good))) == "ok"
         assert keys.fetches == 2
 
 
@@ -91,15 +91,15 @@ async def test_without_keys_nobody_is_let_in_and_nobody_is_sent_away_for_good(
     async with key_server() as gone:
         unused = gone.url
     async with guarded(store_server, f"{prefix}a", jwt_jwks_url=unused, jwt_algorithm="RS256") as server:
-        assert await verdict(server, good) == NOT_NOW
+        assert await verdict(server, good) == TRY_LATER
         response = await by_rest(server, f"Bearer {good}")
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) > 0
         async with socket(server) as opened:
-            goodbye = await greeted(opened, good)
+            goodbye = await say_hello(opened, good)
             assert (goodbye["type"], goodbye["code"], goodbye["retryAfter"] > 0) == ("goodbye", "keys", True)
         async with socket(server, token=good, origin=False) as opened:
-            assert (await greeted(opened))["code"] == "keys"
+            assert (await say_hello(opened))["code"] == "keys"
             assert await close_code(opened) == 4001
     async with key_server(jwk("RS256", "known")) as elsewhere, key_server() as keys:
         for status, location in ((500, ""), (200, ""), (302, elsewhere.url), (302, "file:///dev/null")):
@@ -107,7 +107,7 @@ async def test_without_keys_nobody_is_let_in_and_nobody_is_sent_away_for_good(
             async with guarded(
                 store_server, f"{prefix}{status}", jwt_jwks_url=keys.url, jwt_algorithm="RS256"
             ) as server:
-                assert await verdict(server, good) == NOT_NOW
+                assert await verdict(server, good) == TRY_LATER
             assert keys.fetches == before + 1
         assert elsewhere.fetches == 0, "a redirect is not followed"
 
@@ -127,7 +127,7 @@ async def test_a_key_set_that_hangs_holds_up_only_those_who_need_it(store_server
             assert await verdict(server, token(USER)) == REFUSED
             assert not waiting.done()
             keys.answers.set()
-            assert word(await waiting) == "ok"
+            assert code_of(await waiting) == "ok"
         assert keys.fetches == 1
 
 

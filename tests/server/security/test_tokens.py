@@ -31,12 +31,12 @@ from tests.security.callers import (
     by_hello,
     by_rest,
     close_code,
-    greeted,
+    code_of,
     guarded,
     payload,
+    say_hello,
     socket,
     verdict,
-    word,
 )
 from tests.security.issuer import (
     KINDS,
@@ -216,7 +216,7 @@ async def test_a_token_that_is_not_good_in_every_respect_is_refused(server: Runn
     """401 and 4500, whatever is wrong, even where the signature is true; and nothing of it comes back."""
     made = BAD[name]()
     response = await by_rest(server, f"Bearer {made}")
-    assert (word(response), *await by_hello(server, made)) == REFUSED
+    assert (code_of(response), *await by_hello(server, made)) == REFUSED
     assert len(response.text) < 300
     assert not [part for part in made.split(".") if len(part) > 8 and part in response.text]
 
@@ -300,11 +300,11 @@ async def test_what_is_not_one_bearer_header_is_refused(server: Running, name: s
     async with rest(server) as api:
         headers = [("Authorization", value.encode("latin-1")) for value in values]
         response = await api.get(f"/progress/{USER}", headers=headers)
-    assert (response.status_code, word(response)) == (401, "unauthorized")
-    assert word(await by_rest(server, f"bEaReR  {token(USER)}")) == "ok", "schemes have no case"
+    assert (response.status_code, code_of(response)) == (401, "unauthorized")
+    assert code_of(await by_rest(server, f"bEaReR  {token(USER)}")) == "ok", "schemes have no case"
     if len(values) == 1 and values[0].isascii():
         async with socket(server, Authorization=values[0]) as opened:
-            assert (await greeted(opened, token(USER)))["code"] == "unauthorized"
+            assert (await say_hello(opened, token(USER)))["code"] == "unauthorized"
             assert await close_code(opened) == 4500
 
 
@@ -391,9 +391,9 @@ async def test_no_token_and_no_key_is_in_a_reply_or_a_log(
                 texts.append((await api.post("/progress/realtime", json=body)).text)
                 texts.append((await api.get(f"/progress/{USER}?token={made}")).text)
                 async with socket(server) as opened:
-                    texts.append(json.dumps(await greeted(opened, made)))
+                    texts.append(json.dumps(await say_hello(opened, made)))
                 async with socket(server) as opened:
-                    assert (await greeted(opened, token(USER)))["type"] == "welcome"
+                    assert (await say_hello(opened, token(USER)))["type"] == "welcome"
                     await opened.send(json.dumps({"type": "auth", "token": made}))
                     await opened.send(json.dumps({"type": "auth", "token": [made]}))
                     await opened.send(json.dumps({"type": "ping"}))

@@ -28,12 +28,12 @@ from tests.security.callers import (
     bearer,
     by_hello,
     close_code,
-    greeted,
+    code_of,
     guarded,
     learner,
-    received,
+    next_message,
+    say_hello,
     socket,
-    word,
 )
 from tests.security.issuer import SECRET, token
 from tests.server.features.test_workers import workers
@@ -66,7 +66,7 @@ async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Runnin
 
 async def refusal(opened: ClientConnection) -> tuple[str, int | None]:
     """The code of the next error or goodbye, and the close code."""
-    while (message := await received(opened))["type"] not in ("error", "goodbye"):
+    while (message := await next_message(opened))["type"] not in ("error", "goodbye"):
         pass
     return message["code"], await close_code(opened)
 
@@ -76,9 +76,9 @@ async def test_a_token_comes_in_hello_or_in_the_handshake(server: Running) -> No
     """Pages send it in hello, programs as they do with REST; each speaks for the token's subject."""
     assert await by_hello(server, token(USER)) == ("welcome", None)
     async with socket(server, token=token(USER), origin=False) as opened:
-        assert (await greeted(opened))["type"] == "welcome"
+        assert (await say_hello(opened))["type"] == "welcome"
     async with socket(server, token=token(USER)) as opened:
-        assert (await greeted(opened, userId=USER.upper()))["type"] == "welcome"
+        assert (await say_hello(opened, userId=USER.upper()))["type"] == "welcome"
 
 
 @any_store
@@ -89,10 +89,10 @@ async def test_a_connection_without_a_token_is_refused(server: Running) -> None:
     async with socket(server, origin=False) as opened:
         assert await refusal(opened) == ("unauthorized", 4500)
     async with socket(server, origin=False) as opened:
-        assert (await greeted(opened, token(USER)))["code"] == "unauthorized"
+        assert (await say_hello(opened, token(USER)))["code"] == "unauthorized"
         assert await close_code(opened) == 4500
     async with socket(server, token=token(USER, key="another-secret-of-32-bytes-or-more")) as opened:
-        assert (await greeted(opened, token(USER)))["code"] == "unauthorized"
+        assert (await say_hello(opened, token(USER)))["code"] == "unauthorized"
         assert await close_code(opened) == 4500
 
 
@@ -100,10 +100,10 @@ async def test_a_connection_without_a_token_is_refused(server: Running) -> None:
 async def test_a_token_in_hello_counts_rather_than_that_of_the_handshake(server: Running) -> None:
     """Each has to be valid."""
     async with socket(server, token=token(USER)) as opened:
-        assert (await greeted(opened, token(OTHER), userId=USER))["code"] == "forbidden"
+        assert (await say_hello(opened, token(OTHER), userId=USER))["code"] == "forbidden"
         assert await close_code(opened) == 4503
     async with socket(server, token=token(USER)) as opened:
-        assert (await greeted(opened, "not.a.token"))["code"] == "unauthorized"
+        assert (await say_hello(opened, "not.a.token"))["code"] == "unauthorized"
         assert await close_code(opened) == 4500
 
 
@@ -114,7 +114,7 @@ async def test_a_token_in_the_url_is_refused_even_beside_a_good_one(server: Runn
     made = token(USER)
     for query in (f"?{name}={made}", f"?a=b&{name}={made}", f"?{name}"):
         async with rest(server) as api:
-            assert word(await api.get(f"/progress/{USER}{query}", headers=bearer(made))) == "unauthorized"
+            assert code_of(await api.get(f"/progress/{USER}{query}", headers=bearer(made))) == "unauthorized"
         async with socket(server, path=query, token=made) as opened:
             assert await refusal(opened) == ("unauthorized", 4500)
 
@@ -240,7 +240,7 @@ async def test_without_tokens_auth_is_taken_and_limits_nothing(store_server: Sto
 async def end(server: Running, user_id: str, made: str) -> str:
     """DELETE a user's sessions."""
     async with rest(server) as api:
-        return word(await api.delete(f"/sessions/{user_id}", headers=bearer(made)))
+        return code_of(await api.delete(f"/sessions/{user_id}", headers=bearer(made)))
 
 
 @contextlib.asynccontextmanager
@@ -338,7 +338,7 @@ def player_time(player: Device) -> int:
 
 async def fresh(server: Running) -> dict[str, Any]:
     async with socket(server) as opened:
-        return await greeted(opened, token(str(uuid4())))
+        return await say_hello(opened, token(str(uuid4())))
 
 
 @pytest.fixture

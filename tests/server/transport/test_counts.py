@@ -16,7 +16,7 @@ from playhead.server.transport.counts import CODES, METHODS, REASONS, TrafficCou
 from tests.conftest import StoreServer
 from tests.device import JSON, PATIENCE_S
 from tests.rest import rest, scraped
-from tests.security.callers import USER, VIDEO, bearer, close_code, greeted, guarded, learner, socket
+from tests.security.callers import USER, VIDEO, bearer, close_code, guarded, learner, say_hello, socket
 from tests.security.issuer import claims, token
 from tests.serving import Running, serving
 
@@ -90,7 +90,7 @@ async def test_refusals_are_counted_by_reason(store_server: StoreServer, prefix:
                 pass
         for made in ("no token", expired):
             async with socket(server) as opened:
-                await greeted(opened, made)
+                await say_hello(opened, made)
                 await close_code(opened)
         async with learner(server, token(USER)) as player:
             await player.send(type="auth", token=expired)
@@ -165,7 +165,7 @@ async def test_what_runs_is_told(server: Running) -> None:
 async def test_a_heartbeat_is_not_counted(server: Running) -> None:
     """Nor does it cost anything here: no sample changes while a learner plays."""
     async with rest(server) as api, connect(server.ws, origin=server.http, subprotocols=[JSON], proxy=None) as opened:  # type: ignore[arg-type,list-item] # names of types
-        assert (await greeted(opened, userId=str(uuid4())))["type"] == "welcome"
+        assert (await say_hello(opened, userId=str(uuid4())))["type"] == "welcome"
         await scraped(api)
         before = await scraped(api)
         for seq in range(1, 20):

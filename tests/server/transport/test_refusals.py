@@ -150,7 +150,7 @@ async def test_a_reset_connection_is_a_line_with_the_limits(
         served(store_server, prefix, max_connections=1, max_newcomers=1) as server,
         device(server, USER) as player,
     ):
-        crowd = await asyncio.gather(*(Attacker.come(server.port) for _ in range(10)))
+        crowd = await asyncio.gather(*(Attacker.connect(server.port) for _ in range(10)))
         await asyncio.gather(*(attacker.closed() for attacker in crowd[:5]))
         for attacker in crowd:
             attacker.leave()
@@ -170,7 +170,7 @@ async def test_a_peer_that_leaves_before_it_is_answered(
     """In the middle of a handshake, a good one and a refused one."""
     async with served(store_server, prefix, direct) as server:
         for data in (upgrade(), upgrade(EVIL), upgrade(codec=CODEC)) * 10:
-            attacker = await Attacker.come(server.port)
+            attacker = await Attacker.connect(server.port)
             await attacker.send(data)
             attacker.reset()
         async with rest(server) as api:
@@ -204,7 +204,7 @@ async def test_a_server_that_ends_in_the_middle_of_a_handshake(
         go.set()
 
     async with served(store_server, prefix, direct) as server:
-        attacker = await Attacker.come(server.port)
+        attacker = await Attacker.connect(server.port)
         await attacker.send(upgrade(line))
         async with asyncio.timeout(PATIENCE_S):
             await come.wait()
