@@ -1,57 +1,52 @@
-"""The program `playhead`: turns words of a shell into settings, and trouble at the start into one sentence."""
+"""The program `playhead`: parses the command line, and reports an error at startup as one sentence."""
 
 import argparse
 import logging.config
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from playhead.server.commands import logs
+from playhead.server.commands import logs, options
 from playhead.server.commands import maintenance as operators
 from playhead.server.commands.serve import CannotServe, serve
 from playhead.server.security.tokens import mint
 from playhead.server.settings import ENV_PREFIX, Settings
 from playhead.storage.embedded.private_files import UMASK
-from playhead.storage.guarantees.durability import Level
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
-"""As shells count it: 128 + SIGINT."""
+"""128 + SIGINT, as in shells."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code. 2: it could not start, and stderr says why in one sentence."""
-    parser = argparse.ArgumentParser(prog="playhead", description="Live video progress that loses no second.")
+    """Run a command.
+
+    Returns:
+        The exit code; 2 where the command could not start, with the reason as one sentence on stderr.
+    """
+    parser = argparse.ArgumentParser(prog="playhead", description="Live video progress for many devices.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_token(commands)
     operators.add_commands(commands)
     command = commands.add_parser(
-        "serve", help="run the service", description="Each option is also a setting: PLAYHEAD_ and its name."
+        "serve",
+        help="run the service",
+        usage="playhead serve [options]",
+        formatter_class=argparse.RawTextHelpFormatter,
+        description="Run the service until SIGINT, SIGTERM or SIGHUP. Every option can also be set by\n"
+        "the environment variable that follows its text; options take precedence.",
+        epilog=f"The secret that verifies tokens is read from {options.variable(options.NO_OPTION)} only,\n"
+        "because other users of the machine can read command lines.",
     )
-    command.add_argument("--host", help="address to serve (127.0.0.1); others than loopback want tokens and origins")
-    command.add_argument("--port", type=int, help="port to serve (8000)")
-    command.add_argument("--workers", type=int, help="processes (1)")
-    command.add_argument("--data-dir", type=Path, help="where the embedded store keeps its files (data)")
-    command.add_argument("--redis-url", help="use this Redis or Valkey, or cluster, instead of the embedded one")
-    command.add_argument(
-        "--durability", type=_durability, help="when a heartbeat counts as stored: memory, fsync or replicas:N"
-    )
-    command.add_argument("--flush-interval-s", type=float, help="seconds between flushes (1)")
-    command.add_argument("--jwt-key-file", type=Path, help="public key (PEM) that tokens are verified by")
-    command.add_argument("--jwt-jwks-url", help="https URL of the key set that tokens are verified by")
-    command.add_argument("--jwt-algorithm", choices=["RS256", "ES256", "EdDSA"], help="how tokens are signed")
-    command.add_argument("--jwt-issuer", help="iss that tokens must have")
-    command.add_argument("--jwt-audience", help="aud that tokens must have")
-    command.add_argument("--allowed-origins", help="pages that may connect: https://academy.example,…")
-    command.add_argument("--trusted-proxies", help="addresses or networks whose X-Forwarded-* are believed")
-    command.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="what is logged (info)")
+    options.add_all(command)
     given = vars(parser.parse_args(arguments))
     chosen = given.pop("command")
     if unknown := _unknown(os.environ):
-        return _fail(f"the environment has {', '.join(unknown)}, but there is no such setting")
+        return _fail(f"the environment has {', '.join(unknown)}, which is not a setting: see `playhead serve --help`")
     if chosen == "token":
         return _token(**given)
     logging.config.dictConfig(logs.config("info"))
@@ -63,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.config.dictConfig(logs.config(settings.log_level))
         serve(settings)
     except ValidationError as error:
-        return _fail("; ".join(_sentence(tuple(item["loc"]), item["msg"]) for item in error.errors()))
+        return _fail(_reasons(error, given))
     except CannotServe as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -73,39 +68,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser(
-        "token", help="make a token, for trying out", description="Signed by PLAYHEAD_JWT_SECRET; printed alone."
+        "token",
+        help="make a token, for trying the service out",
+        description="Print a token that is signed with PLAYHEAD_JWT_SECRET.",
     )
-    command.add_argument("--sub", required=True, help="whom it is for: the learner's userId, or a service's name")
-    command.add_argument("--scope", default="", help="such as progress:any or analytics, with spaces between")
-    command.add_argument("--ttl", type=float, default=3_600, help="seconds that it is valid (3600)")
+    subject, scopes = "subject: the learner's userId, or the name of a service", "scopes, separated by spaces"
+    command.add_argument("--sub", metavar="TEXT", required=True, help=subject)
+    command.add_argument("--scope", metavar="TEXT", default="", help=f"{scopes}, such as progress:any or analytics")
+    command.add_argument("--ttl", metavar="SECONDS", type=float, default=3_600, help="lifetime [default 3600 s]")
 
 
 def _token(sub: str, scope: str, ttl: float) -> int:
     try:
         print(mint(Settings(), sub, scope, ttl))
     except ValidationError as error:
-        return _fail("; ".join(_sentence(tuple(item["loc"]), item["msg"]) for item in error.errors()))
+        return _fail(_reasons(error, {}))
     except ValueError as error:
         return _fail(str(error))
     return 0
 
 
-def _durability(text: str) -> str:
-    try:
-        return Level.parse(text).name
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _unknown(environment: Iterable[str]) -> list[str]:
-    """Names that were meant for us and would be ignored: most likely misspelt, and then not what was wanted."""
+    """Variables with our prefix that are no settings: most likely misspelt, and otherwise ignored in silence."""
     ours = (name for name in environment if name.upper().startswith(ENV_PREFIX))
     return sorted(name for name in ours if name[len(ENV_PREFIX) :].lower() not in Settings.model_fields)
 
 
-def _sentence(where: tuple[int | str, ...], message: str) -> str:
-    name = ".".join(str(step) for step in where)
-    return f"{name}: {message}" if name else message.removeprefix("Value error, ")
+def _reasons(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """Each wrong value, by the option or the environment variable that it comes from, and what is wrong with it."""
+    return "; ".join(_reason(item, given) for item in error.errors())
+
+
+def _reason(item: ErrorDetails, given: Mapping[str, Any]) -> str:
+    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if not item["loc"]:
+        return message
+    name = str(item["loc"][0])
+    where = options.option(name) if given.get(name) is not None else options.variable(name)
+    value = f" {item['input']}" if Settings.model_fields[name].repr else ""
+    return f"{where}{value}: {message}"
 
 
 def _fail(sentence: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from playhead.server.app import create_store
 from playhead.server.clock import Clock, StoreClock
+from playhead.server.commands import options
 from playhead.server.commands.progress_bar import ProgressBar
 from playhead.server.commands.serve import CannotServe
 from playhead.server.commands.transfer_files import export_to, import_from
@@ -25,6 +26,8 @@ AUDITED = ("import", "rebuild")
 """Commands that change what is stored."""
 DRIFT = 1
 """Exit code: there is, or was, something to say."""
+STORE = ("data_dir", "redis_url")
+"""The settings that say which store it is."""
 Command = Callable[[Store, Settings, Clock], Awaitable[int]]
 
 
@@ -63,13 +66,13 @@ def run(chosen: str, given: dict[str, Any]) -> int:
         CannotServe: the store can't be had.
         ValidationError: a setting is wrong.
     """
-    stores = {name: value for name in ("data_dir", "redis_url") if (value := given.pop(name)) is not None}
+    stores = {name: value for name in STORE if (value := given.pop(name)) is not None}
     return asyncio.run(_with_store(chosen, Settings(**stores), given))
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data-dir", type=Path, help="where the embedded store keeps its files (data)")
-    command.add_argument("--redis-url", help="use this Redis or Valkey instead of the embedded one")
+    for name in STORE:
+        options.add(command, name)
 
 
 async def _with_store(name: str, settings: Settings, given: dict[str, Any]) -> int:
