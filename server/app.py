@@ -40,11 +40,7 @@ from playhead.server.transport.counts import TRAFFIC_COUNTS, TrafficCounts
 from playhead.server.transport.handshake import SOCKET_PATH
 from playhead.server.transport.refusals import Refusals
 from playhead.server.transport.safe_headers import with_safe_headers
-from playhead.storage.backoff import Backoff
-from playhead.storage.keys import Keys
-from playhead.storage.outage import Outage
-from playhead.storage.store import Store, StoreUnavailable
-from playhead.storage.write.flusher import Flusher
+from playhead.storage.store import Backoff, Flusher, Outage, Store, StoreUnavailable, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +56,10 @@ def create_store(settings: Settings) -> Store:
     """Create the store of one process, without connecting yet."""
     if settings.redis_url is None:
         raise ValueError("redis_url is not set; start the embedded store before the app and pass its URL")
-    return Store(
+    return open_store(
         settings.redis_url,
         worker=uuid4().hex,
-        keys=Keys(settings.key_prefix),
+        key_prefix=settings.key_prefix,
         threshold_permille=settings.threshold_permille,
         durability=settings.durability or "memory",
         timeout_s=settings.store_timeout_s,
@@ -136,8 +132,8 @@ def create_app(
                 "commit-heartbeats": lambda: lanes[0].backoff.retries,
                 "commit-requests": lambda: lanes[1].backoff.retries,
                 "channels": lambda: hub.resubscriptions,
-                "store-connections": lambda: store.retrying.retries,
-                "cluster-commands": lambda: store.link.retries,
+                "store-connections": lambda: store.connection_retries,
+                "cluster-commands": lambda: store.command_retries,
                 "durations": lambda: backfill.backoff.retries,
                 "key-set": lambda: access.authenticator.failed_fetches,
                 "embedded-store": store_restarts,

@@ -21,8 +21,7 @@ from contextlib import suppress
 from typing import Self
 
 from playhead.protocol.session import Now
-from playhead.storage.errors import StoreUnavailable
-from playhead.storage.store import Store, TimeNotAllowed
+from playhead.storage.store import Store, StoreUnavailable, TimeNotAllowed
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from playhead.protocol.errors import FieldError, PeerError, Problem
-from playhead.storage.store import StoreUnavailable
-from playhead.storage.write.pending import Full
+from playhead.storage.store import Full, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 

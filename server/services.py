@@ -12,8 +12,7 @@ from playhead.server.security.access import Access
 from playhead.server.settings import Settings
 from playhead.server.transport.counts import TrafficCounts
 from playhead.server.transport.refusals import Refusals
-from playhead.storage.store import Store
-from playhead.storage.write.flusher import Flusher
+from playhead.storage.store import Flusher, Store
 
 
 @dataclass(frozen=True, slots=True)

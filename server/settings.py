@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from playhead.server.origin import parse_origin
 from playhead.server.secret_strength import MIN_BITS, entropy_bits, is_placeholder
-from playhead.storage.guarantees.durability import Level
+from playhead.storage.store import Level
 
 ENV_PREFIX = "PLAYHEAD_"
 MIN_SECRET_BYTES = 32

@@ -1,55 +1,126 @@
-"""Redis or Valkey as the rest of the service sees it: one object, of parts that each do one thing.
+"""The facade of storage: the one module of it that server/ imports.
 
-`commits.py` writes the users' records and their videos' totals, `reading.py` reads records, `epoch.py` knows whether it
-is still the same store. Here is what they and the others share: the way to the servers, and the round trip.
+`Store` answers typed records; no bytes, key names or commands of Redis cross this boundary. The types that its methods
+take and answer, and the few services that the server builds on (flusher, backoff, embedded store), are exported here
+too.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from redis.asyncio import Redis
-from redis.exceptions import MovedError, NoPermissionError, RedisError
+from redis.exceptions import MovedError
 
 from playhead.protocol.record import Record
 from playhead.storage.backoff import Backoff
-from playhead.storage.connection.address import parse_address
-from playhead.storage.connection.cluster import Cluster
-from playhead.storage.connection.cluster_subscriptions import ClusterChannels
-from playhead.storage.connection.link import Link, Single, checked
-from playhead.storage.connection.pipeline import Command, Run
-from playhead.storage.connection.primary import RETRY_S, Primary, pool_of, sentinel_pool
-from playhead.storage.connection.subscriptions import Channels, Listening
-from playhead.storage.connection.url_options import check_tls
-from playhead.storage.errors import StoreUnavailable as StoreUnavailable
-from playhead.storage.errors import TimeNotAllowed as TimeNotAllowed
-from playhead.storage.guarantees.aof_replay import Replay
-from playhead.storage.guarantees.durability import Durability
-from playhead.storage.guarantees.epoch import Epoch
-from playhead.storage.keys import VIDEO_SHARDS, Keys
-from playhead.storage.read.catalogue import Catalogue
-from playhead.storage.read.changes import Changes
-from playhead.storage.read.pieces import Pieces
-from playhead.storage.read.records import Reading
-from playhead.storage.read.released_totals import ReleasedTotals
-from playhead.storage.read.scanning import Scanning
-from playhead.storage.read.totals import VideoTotals
-from playhead.storage.scripts import Script as Script
-from playhead.storage.values.damage import Damaged as Damaged
-from playhead.storage.values.damage import DamageLog, is_foreign, or_damaged
-from playhead.storage.values.push_messages import pack_announcement
-from playhead.storage.write.commits import Commits
-from playhead.storage.write.ended_sessions import Endings
-from playhead.storage.write.pending import Batch, Committed, Wanted
+from playhead.storage.connection.lanes import Lane
+from playhead.storage.connection.latch import Latch
+from playhead.storage.connection.primary import MAX_CONNECTIONS
+from playhead.storage.connection.rights import lacked_right
+from playhead.storage.embedded.private_files import UMASK, open_file
+from playhead.storage.embedded.valkey import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey, running_url
+from playhead.storage.errors import NotDurable, StoreUnavailable, TimeNotAllowed
+from playhead.storage.events import (
+    EndingsMissed,
+    EpochChanged,
+    Event,
+    EventStream,
+    RecordsChanged,
+    RecordsMissed,
+    SessionsEnded,
+    Subscribed,
+)
+from playhead.storage.guarantees.durability import Level
+from playhead.storage.maintenance.rebuild import Found, Rebuild
+from playhead.storage.maintenance.store_audit import concerns
+from playhead.storage.maintenance.transfer import Export, Import
+from playhead.storage.outage import Outage
+from playhead.storage.parts import MAX_VIDEOS, Parts
+from playhead.storage.read.catalogue import Video
+from playhead.storage.read.changes import (
+    KEPT_BYTES,
+    PAGE_RECORDS,
+    RECORD_BYTES,
+    Changes,
+    newest_first,
+    oldest_change_first,
+)
+from playhead.storage.read.curves import Curve
+from playhead.storage.read.store_time import store_time
+from playhead.storage.read.totals import Totals, VideoAnalytics
+from playhead.storage.values.damage import Damaged
+from playhead.storage.write.flusher import Flusher
+from playhead.storage.write.pending import Batch, Committed, Delta, Full, Key, Origin, Wanted
+from playhead.storage.write.script_calls import WEIGHT_PER_CALL
 
-MAX_VIDEOS = 10_000
+__all__ = [
+    "KEPT_BYTES",
+    "MAX_CONNECTIONS",
+    "PAGE_RECORDS",
+    "RECORD_BYTES",
+    "UMASK",
+    "WEIGHT_PER_CALL",
+    "Backoff",
+    "Batch",
+    "Changes",
+    "Committed",
+    "Curve",
+    "Damaged",
+    "DataDirLocked",
+    "Delta",
+    "EmbeddedStoreFailed",
+    "EmbeddedValkey",
+    "EndingsMissed",
+    "EpochChanged",
+    "Event",
+    "EventStream",
+    "Export",
+    "Flusher",
+    "Found",
+    "Full",
+    "Import",
+    "Key",
+    "Lane",
+    "Latch",
+    "Level",
+    "NotDurable",
+    "Origin",
+    "Outage",
+    "RecordsChanged",
+    "RecordsMissed",
+    "SessionsEnded",
+    "Store",
+    "StoreUnavailable",
+    "Subscribed",
+    "TimeNotAllowed",
+    "Totals",
+    "Video",
+    "VideoAnalytics",
+    "lacked_right",
+    "newest_first",
+    "oldest_change_first",
+    "open_file",
+    "open_store",
+    "running_url",
+]
 
 
-class Store:
-    """Redis or Valkey as Playhead uses it.
+def open_store(
+    url: str,
+    *,
+    worker: str,
+    key_prefix: str = "ph",
+    threshold_permille: int = 900,
+    durability: str = "memory",
+    timeout_s: float = 5.0,
+    live_ms: int = 15_000,
+    max_videos: int = MAX_VIDEOS,
+) -> "Store":
+    """Redis or Valkey as Playhead uses it; nothing is connected yet.
 
     Args:
         url: as `storage/connection/address.py` says.
         worker: this process's name, unique among all that share the store.
+        key_prefix: of every key and channel.
         threshold_permille: a record is complete at this part of its duration.
         durability: what a commit waits for before it is answered: memory, fsync or replicas:N.
         timeout_s: the longest wait for an answer.
@@ -59,64 +130,35 @@ class Store:
     Raises:
         ValueError: `url` or `durability` is not one.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        worker: str,
-        keys: Keys | None = None,
-        threshold_permille: int = 900,
-        durability: str = "memory",
-        timeout_s: float = 5.0,
-        live_ms: int = 15_000,
-        max_videos: int = MAX_VIDEOS,
-    ) -> None:
-        self.keys = keys or Keys()
-        self.worker = worker
-        self._texts: list[str] = []
-        """Of the scripts, which every primary must know."""
-        self.retrying = Backoff(*RETRY_S)
-        """How often a connection or a pipeline was tried again, whichever server it was for."""
-        self.link = _link(url, timeout_s, self._texts, self.retrying)
-        if self.link.tags:
-            self.keys = Keys(self.keys.prefix, VIDEO_SHARDS)
-        self.timeout_s = timeout_s
-        self.durability = Durability(durability, timeout_s)
-        self.damage = DamageLog()
-        self.catalogue = Catalogue(self.run, self.run_each, self.keys, self.damage)
-        self.endings = Endings(self.run_each, self.keys, self.damage)
-        self.pieces = Pieces()
-        """Of long work in this process, on whatever the store holds."""
-        self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage, self.pieces)
-        self.released = ReleasedTotals(self.run, self.keys, self.script, self.totals)
-        self.scanning = Scanning(self.run_each, self._runs, self.damage)
-        self.replay = Replay(self.link, self.keys)
-        self._epoch = Epoch(self.run, self.run_each, self.keys, self.damage)
-        self._reading = Reading(self.link, self.keys, self.script, self._epoch, self.pieces, self.damage)
-        self.commits = Commits(
-            self.link,
-            self.keys,
-            self.script,
-            self.catalogue,
-            self.durability,
-            self._epoch,
-            self.damage,
+    return Store(
+        Parts(
+            url,
             worker=worker,
+            key_prefix=key_prefix,
             threshold_permille=threshold_permille,
+            durability=durability,
+            timeout_s=timeout_s,
             live_ms=live_ms,
             max_videos=max_videos,
         )
+    )
 
-    @property
-    def redis(self) -> Redis:
-        """The client of the one server; a cluster has several (`link.primaries`)."""
-        if not isinstance(self.link, Single):
-            raise TypeError("a cluster has no one server")
-        return self.link.primary.redis
+
+class Store:
+    """One store as the rest of the service sees it, made by `open_store`.
+
+    Every method that asks the store raises StoreUnavailable where it does not answer.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.timeout_s = parts.timeout_s
 
     async def close(self) -> None:
-        await self.link.aclose()
+        """Close all connections."""
+        await self._parts.link.aclose()
+
+    # What the store is, and how it is doing
 
     async def check(self) -> None:
         """Make sure that the store can do what is asked of it.
@@ -132,80 +174,62 @@ class Store:
             raise
         await self.settle()
         # Replicas may be away at a start: then acks wait.
-        if self.durability.level.disk and not self.durability.level.replicas:
-            await self.commits.finish([], {primary.name for primary in await self.link.primaries()})
+        level = self._parts.durability.level
+        if level.disk and not level.replicas:
+            await self._parts.commits.finish([], {primary.name for primary in await self._parts.link.primaries()})
 
     async def settle(self) -> None:
         """Find out by which means the durability is kept. Raises StoreUnavailable: by none, or no answer."""
-        await self.durability.settle(await self._runs())
+        await self._parts.durability.settle(await self._parts.runs())
 
     async def missing(self) -> str | None:
-        """Why replicas could not confirm a commit now; None where they could. Raises StoreUnavailable."""
-        for run in await self._runs():
-            if missing := await self.durability.missing(run):
+        """Why replicas could not confirm a commit now; None where they could."""
+        for run in await self._parts.runs():
+            if missing := await self._parts.durability.missing(run):
                 return missing
         return None
 
     async def notes(self) -> list[str]:
-        """What an operator should know of how the store keeps what it has; sentences that everybody may read."""
-        return [note for note in (self.durability.note, await self.replay.note()) if note]
+        """What an operator should know of how the store keeps its data; the sentences name no address."""
+        return [note for note in (self._parts.durability.note, await self._parts.replay.note()) if note]
 
-    async def _runs(self) -> list[Run]:
-        """A round trip to each primary, in an order that stays."""
-        if isinstance(self.link, Single):
-            return [self.run]
-        return [_run_at(primary) for primary in await self.link.primaries()]
-
-    def listen(
-        self,
-        on_message: Callable[[str, bytes], None],
-        on_confirmed: Callable[[str], None],
-        on_new_epoch: Callable[[], None] = lambda: None,
-    ) -> Listening:
-        """Subscriptions to channels of this store; `on_new_epoch` is called whenever `known_epoch` has changed."""
-        self._epoch.on_change = on_new_epoch
-        if isinstance(self.link, Cluster):
-            return ClusterChannels(self.link, on_message, on_confirmed)
-        if isinstance(self.link, Single):
-            pool = self.link.primary.pool
-            return Channels(pool, on_message, on_confirmed, clustered=False, timeout_s=self.timeout_s)
-        raise TypeError(f"{type(self.link).__name__} has no channels")
+    async def audit(self) -> list[str]:
+        """What an operator should know about the security of a store of their own, one sentence each."""
+        return await concerns(self._parts.link)
 
     async def time(self) -> int:
-        """ms since 1970 by the store's clock; on a cluster, by that of the primary which has the epoch.
-
-        Raises:
-            TimeNotAllowed: the user may not ask.
-            StoreUnavailable: no answer.
-        """
-        primary = await self.link.home(self.keys.epoch)
-        try:
-            seconds, us = map(int, checked(await primary.ask([("TIME",)]))[0])
-        except (RedisError, OSError, TypeError, ValueError) as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-        except StoreUnavailable as error:
-            if isinstance(error.__cause__, NoPermissionError):
-                raise TimeNotAllowed(str(error)) from error
-            raise
-        return seconds * 1_000 + us // 1_000
+        """ms since 1970 by the store's clock. Raises TimeNotAllowed: the store's user may not ask for it."""
+        return await store_time(self._parts.link, self._parts.keys)
 
     async def epoch(self) -> str:
         """The store's identity: made when it is first used, gone when it loses its data."""
-        return await self._epoch.current()
+        return await self._parts.epoch.current()
 
     @property
     def known_epoch(self) -> str:
         """The store's identity as this process knows it."""
-        return self._epoch.known
+        return self._parts.epoch.known
 
     def learn_epoch(self, epoch: str) -> None:
-        """Note the store's epoch, which another process published or a read found."""
-        self._epoch.learn(epoch)
+        """Note the store's epoch, which a read found."""
+        self._parts.epoch.learn(epoch)
 
     @property
-    def lowest_rev(self) -> int:
-        """Each revision that is counted from now on is higher."""
-        return self._epoch.floor
+    def connection_retries(self) -> int:
+        """How often a connection, or a pipeline, was tried again."""
+        return self._parts.retrying.retries
+
+    @property
+    def command_retries(self) -> int:
+        """How often commands were sent again because they were at the wrong primary of a cluster, or too early."""
+        return self._parts.link.retries
+
+    @property
+    def damaged_values(self) -> Mapping[str, int]:
+        """How often a stored value could not be read, by kind."""
+        return self._parts.damage.counts
+
+    # Records
 
     async def commit(
         self,
@@ -224,15 +248,19 @@ class Store:
         Raises:
             StoreUnavailable: not, or not surely, stored. Commit the same batch again.
         """
-        return await self.commits.commit(batch, now, subscribed, wanted)
+        return await self._parts.commits.commit(batch, now, subscribed, wanted)
 
     async def record(self, user_id: str, video_id: str) -> Record | Damaged:
-        """One record; the empty one where there is none. Raises StoreUnavailable."""
-        return await self._reading.record(user_id, video_id)
+        """One record; the empty one where there is none."""
+        return await self._parts.reading.record(user_id, video_id)
 
     async def records(self, user_ids: Sequence[str], video_id: str) -> list[Record | Damaged]:
-        """The same of some users of one video, in their order."""
-        return await self._reading.records(user_ids, video_id)
+        """The records of some users of one video, in their order."""
+        return await self._parts.reading.records(user_ids, video_id)
+
+    async def record_count(self, user_id: str) -> int:
+        """About how many records the learner has, tombstones too."""
+        return await self._parts.reading.count(user_id)
 
     async def changes(
         self,
@@ -249,61 +277,83 @@ class Store:
             admit: asked before many are read, with about how many records there are to look at; what it raises is
                 raised here.
         """
-        return await self._reading.changes(user_id, since, epoch, admit)
+        return await self._parts.reading.changes(user_id, since, epoch, admit)
 
-    async def videos_of(self, user_id: str) -> int:
-        """About how many records the learner has, tombstones too. Raises StoreUnavailable."""
-        (fields,) = await self.run_each([("HLEN", self.keys.progress(user_id))])
-        return 0 if isinstance(fields, Damaged) else int(fields)
+    async def next_piece(self) -> None:
+        """Wait until it is this piece's turn, of all long work in this process on what the store holds."""
+        await self._parts.pieces.next()
 
-    def script(self, name: str) -> Script:
-        """A file of `lua/` that `run` may be given calls of."""
-        script = Script(name)
-        self._texts.append(script.text)
-        return script
+    # Videos
 
-    async def announce(self, user_id: str) -> None:
-        """Publish which revision the user is at, and no records: a process that lacks some reads them."""
-        (stored,) = await self.run_each([("HGET", self.keys.progress(user_id), "rev")])
-        rev = int(stored) if isinstance(stored, bytes) and stored.isdigit() and len(stored) <= 15 else 0
-        await self.run([("SPUBLISH", self.keys.push(user_id), pack_announcement(self.worker, rev))])
+    async def video(self, video_id: str) -> Video | Damaged | None:
+        """The catalogue entry, read from the store."""
+        return await self._parts.catalogue.get(video_id)
 
-    async def run(self, commands: list[Command]) -> list[Any]:
-        """Commands in one round trip; scripts that a server has forgotten are loaded again.
+    async def put_video(self, video_id: str, video: Video) -> Damaged | None:
+        """Create or replace the catalogue entry, and tell every worker.
+
+        Damaged: its key holds another type, and nothing was written.
+        """
+        return await self._parts.catalogue.put(video_id, video)
+
+    async def totals(self, video_id: str) -> Totals | Damaged:
+        """The totals of the video now."""
+        return await self._parts.totals.read(video_id)
+
+    async def released_totals(self, video_id: str, batch: int) -> Totals | Damaged:
+        """The totals as callers see them who may not see single viewers: released for `batch` viewers at a time."""
+        return await self._parts.released.read(video_id, batch)
+
+    async def analytics(self, video_id: str, now: int) -> VideoAnalytics | Damaged:
+        """Totals, curve, and how many are watching at `now` (ms since 1970)."""
+        return await self._parts.totals.read_all(video_id, now)
+
+    def viewers(self, video_id: str) -> AsyncIterator[list[str]]:
+        """The userIds of all who have watched the video, some at a time; those who come or go meanwhile may be missing
+        or appear twice."""
+        return self._parts.totals.audience(video_id)
+
+    # What other processes do
+
+    def events(self, on_event: Callable[[Event], None]) -> EventStream:
+        """What other processes publish, as events for `on_event`, once the stream runs."""
+        return self._parts.events(on_event)
+
+    async def end_sessions(self, user_id: str, at: int) -> Damaged | None:
+        """End every session of the user that began at `at`, ms since 1970, or before.
+
+        Damaged: its key holds another type. All processes that listen were told, but none will be that did not.
 
         Raises:
-            StoreUnavailable: one of them failed, or the store did not answer in time.
+            StoreUnavailable: not every process was told; do it again.
         """
-        return checked(await self.link.ask(commands))
+        return await self._parts.endings.add(user_id, at)
 
-    async def run_each(self, commands: list[Command]) -> list[Any]:
-        """As `run`, but the reply of a command whose key holds another Redis type is Damaged. All may be sent twice."""
-        try:
-            return await self.run(commands)
-        except StoreUnavailable as error:
-            if not is_foreign(error):
-                raise
-        return checked(or_damaged(await self.link.ask(commands)))
+    async def ended_sessions(self, now: int) -> list[tuple[str, int]]:
+        """(userId, at) of all that were ended lately, none later than `now`, ms since 1970."""
+        return await self._parts.endings.until(now)
 
+    # Maintenance
 
-def _link(url: str, timeout_s: float, scripts: list[str], retrying: Backoff) -> Link:
-    """Nothing is connected yet. Raises ValueError: `url` is not one."""
-    address = parse_address(url)
-    check_tls(address.options)
-    if address.kind == "cluster":
-        return Cluster(address, timeout_s, scripts, retrying)
-    if address.kind == "sentinel":
-        return Single(Primary("", sentinel_pool(address, timeout_s, retrying), scripts))
-    return Single(Primary("", pool_of(address.options, timeout_s, retrying), scripts))
+    async def rebuild(
+        self,
+        *,
+        mend: bool,
+        grace_s: float,
+        now: Callable[[], int],
+        progress: Callable[[str, float, Found], None] = lambda walk, part, found: None,
+    ) -> Found:
+        """Recount audiences, totals and curves from the records; the arguments are those of `Rebuild`."""
+        return await Rebuild(self._parts, mend=mend, grace_s=grace_s, now=now, progress=progress).run()
 
+    def exporting(self, counts: Counter[str] | None = None) -> Export:
+        """An export of all that is stored; the arguments are those of `Export`."""
+        return Export(self._parts, counts)
 
-def _run_at(primary: Primary) -> Run:
-    """A round trip to this primary; raises StoreUnavailable where a command fails."""
-
-    async def run(commands: list[Command]) -> list[Any]:
-        try:
-            return checked(await primary.ask(commands))
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-
-    return run
+    def importing(
+        self, *, threshold_permille: int, now: Callable[[], int], exported_at: int = 0, strict: bool = False
+    ) -> Import:
+        """An import into what is stored; the arguments are those of `Import`."""
+        return Import(
+            self._parts, threshold_permille=threshold_permille, now=now, exported_at=exported_at, strict=strict
+        )

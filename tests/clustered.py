@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.store import Store
+from tests.inside import parts_of
 from tests.ports import BUS, free_ports
 
 PATIENCE_S = 30.0
@@ -282,4 +283,4 @@ def at_once(source: Member, target: Member, slot: int) -> Iterator[None]:
 
 async def everywhere(store: Store, *command: str) -> list[Any]:
     """A command to each primary of a store, of whatever kind it is."""
-    return [await primary.redis.execute_command(*command) for primary in await store.link.primaries()]
+    return [await primary.redis.execute_command(*command) for primary in await parts_of(store).link.primaries()]

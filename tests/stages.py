@@ -4,21 +4,23 @@ import asyncio
 from abc import abstractmethod
 from typing import Any
 
+from playhead.storage.parts import Parts
 from playhead.storage.store import Store
 
 
 class BetweenStages(Store):
     """What happens is up to the kind of store."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        finish = self.commits.finish
+    def __init__(self, *args: Any, kind: type[Parts] = Parts, **more: Any) -> None:
+        super().__init__(kind(*args, **more))
+        commits = self._parts.commits
+        finish = commits.finish
 
         async def interrupted(commands: list[tuple[Any, ...]], written: set[str]) -> None:
             await self.between_stages()
             await finish(commands, written)
 
-        self.commits.finish = interrupted  # type: ignore[method-assign]
+        commits.finish = interrupted  # type: ignore[method-assign]
 
     @abstractmethod
     async def between_stages(self) -> None: ...

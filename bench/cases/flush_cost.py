@@ -26,8 +26,9 @@ from bench.servers import store
 from playhead.protocol.session import Now
 from playhead.server.lifecycle.gc_schedule import Garbage
 from playhead.storage.embedded.valkey import EmbeddedValkey
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
 from playhead.storage.write.flusher import Flusher
+from tests.inside import parts_of
 
 RECORDS = 20_000
 ROUNDS = 9
@@ -41,7 +42,7 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
 
 
 async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
-    target = Store(valkey.url, worker="bench", durability="fsync", timeout_s=60)
+    target = open_store(valkey.url, worker="bench", durability="fsync", timeout_s=60)
     bench = _Flushes(target)
     await bench.fill_and_drain()  # makes the records
     Garbage()  # no collections of its own accord, as in the service
@@ -72,11 +73,11 @@ async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
     together = 1e6 * (cpu_s(valkey.pid) - store_before) / RECORDS
     waiting = bench.memory_of_waiting()
     # The threshold keeps the scripts' own commands out: they would crowd the log, and logging them costs.
-    await target.run([("CONFIG", "SET", "slowlog-log-slower-than", SCRIPT_US, "slowlog-max-len", 10_000)])
-    await target.run([("SLOWLOG", "RESET"), ("CONFIG", "RESETSTAT")])
+    await parts_of(target).run([("CONFIG", "SET", "slowlog-log-slower-than", SCRIPT_US, "slowlog-max-len", 10_000)])
+    await parts_of(target).run([("SLOWLOG", "RESET"), ("CONFIG", "RESETSTAT")])
     await bench.drain()
-    (log,) = await target.run([("SLOWLOG", "GET", 10_000)])
-    (stats,) = await target.run([("INFO", "commandstats")])
+    (log,) = await parts_of(target).run([("SLOWLOG", "GET", 10_000)])
+    (stats,) = await parts_of(target).run([("INFO", "commandstats")])
     calls = stats["cmdstat_evalsha"]["calls"]
     scripts = sorted(entry[2] / 1e3 for entry in log if entry[3][0].upper() == b"EVALSHA")
     await target.close()

@@ -17,7 +17,8 @@ from bench.load.spec import Load
 from bench.options import Options
 from bench.report import Row, Section
 from bench.servers import playhead, store
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
+from tests.inside import keys_of, parts_of
 
 FEW, MANY = 500, 3_500
 LEARNERS, VIDEOS = 1_000, 20
@@ -53,26 +54,28 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
 
 async def _records(url: str) -> tuple[float, dict[str, float]]:
     """Bytes a record: all, and by kind of key as the store estimates them."""
-    target = Store(url, worker="bench", timeout_s=30)
+    target = open_store(url, worker="bench", timeout_s=30)
     await commit(target, keys(2, 1, 1), sittings=2)  # scripts and buffers are there
     before = await _data_bytes(target)
     records = keys(1, LEARNERS, VIDEOS)
     await commit(target, records, sittings=2)
     after = await _data_bytes(target)
     names = {
-        "the users' hashes": {target.keys.progress(user_id) for user_id, _ in records},
-        "the audiences": {target.keys.audience(video_id) for _, video_id in records},
-        "the curves": {target.keys.curve(video_id) for _, video_id in records},
-        "who is watching": {target.keys.live(video_id) for _, video_id in records},
+        "the users' hashes": {keys_of(target).progress(user_id) for user_id, _ in records},
+        "the audiences": {keys_of(target).audience(video_id) for _, video_id in records},
+        "the curves": {keys_of(target).curve(video_id) for _, video_id in records},
+        "who is watching": {keys_of(target).live(video_id) for _, video_id in records},
     }
     sizes = {}
     for kind, some in names.items():
-        sizes[kind] = sum(await target.run([("MEMORY", "USAGE", name, "SAMPLES", 0) for name in some])) / len(records)
+        sizes[kind] = sum(await parts_of(target).run([("MEMORY", "USAGE", name, "SAMPLES", 0) for name in some])) / len(
+            records
+        )
     await target.close()
     return (after - before) / len(records), sizes
 
 
 async def _data_bytes(target: Store) -> int:
     """used_memory without what connections and the append-only file hold for a moment."""
-    (info,) = await target.run([("INFO", "memory")])
+    (info,) = await parts_of(target).run([("INFO", "memory")])
     return int(info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"])

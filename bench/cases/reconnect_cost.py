@@ -15,7 +15,8 @@ from bench.options import Options
 from bench.processes import Failed
 from bench.report import Row, Section, ratios
 from bench.servers import bare, playhead
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
+from tests.inside import keys_of, parts_of
 
 DEVICES, BACK, RECORDS = 1_000, 2_000, 200
 LACKING = (0, 2, 20, 200)
@@ -72,12 +73,12 @@ def _us(cost: Cost, devices: int = DEVICES) -> float:
 
 async def _past(url: str, learners: int) -> tuple[str, int]:
     """The same records for each learner, of one made by commits; the store's epoch and the learners' revision."""
-    target = Store(url, worker="bench", timeout_s=60)
+    target = open_store(url, worker="bench", timeout_s=60)
     committed = await commit(target, keys(SEED, 1, RECORDS), sittings=2)
-    hashes = [target.keys.progress(learner(SEED, index)) for index in range(learners)]
-    (made,) = await target.run([("DUMP", hashes[0])])
+    hashes = [keys_of(target).progress(learner(SEED, index)) for index in range(learners)]
+    (made,) = await parts_of(target).run([("DUMP", hashes[0])])
     for copy in hashes[1:]:
-        await target.run([("RESTORE", copy, 0, made)])
+        await parts_of(target).run([("RESTORE", copy, 0, made)])
     revs = {rev for _, rev in committed.revs.values()}
     await target.close()
     return committed.epoch, max(revs)

@@ -13,7 +13,7 @@ from bench.load.spec import learner, video
 from bench.options import Options
 from bench.report import Row, Section
 from bench.servers import Server, playhead
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 
 FEW = 1_000
 
@@ -50,7 +50,7 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
 
 async def _audience(url: str, video_id: str, viewers: range) -> None:
     """Viewers of a video of 3 h, each with a minute somewhere in it."""
-    target = Store(url, worker="bench", timeout_s=60)
+    target = open_store(url, worker="bench", timeout_s=60)
     await commit(target, ((learner(9, i), video_id) for i in viewers), length_s=10_000)
     await target.close()
 

@@ -15,7 +15,7 @@ from playhead.server.commands import maintenance as operators
 from playhead.server.commands.serve import CannotServe, serve
 from playhead.server.security.tokens import mint
 from playhead.server.settings import ENV_PREFIX, Settings
-from playhead.storage.embedded.private_files import UMASK
+from playhead.storage.store import UMASK
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

@@ -17,10 +17,16 @@ from playhead.server.commands.serve import CannotServe
 from playhead.server.commands.transfer_files import export_to, import_from
 from playhead.server.security.audit import audited, operator
 from playhead.server.settings import Settings
-from playhead.storage.connection.rights import lacked_right
-from playhead.storage.embedded.valkey import DataDirLocked, EmbeddedStoreFailed, EmbeddedValkey, running_url
-from playhead.storage.maintenance.rebuild import Found, Rebuild
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import (
+    DataDirLocked,
+    EmbeddedStoreFailed,
+    EmbeddedValkey,
+    Found,
+    Store,
+    StoreUnavailable,
+    lacked_right,
+    running_url,
+)
 
 AUDITED = ("import", "rebuild")
 """Commands that change what is stored."""
@@ -136,15 +142,10 @@ async def _rebuild(store: Store, settings: Settings, clock: Clock, check: bool) 
             half, f"{found.records:,} records, {found.audiences:,} audiences, {found.drift.total():,} drifted"
         )
 
-    rebuild = Rebuild(
-        store,
-        mend=not check,
-        grace_s=settings.store_timeout_s,
-        now=lambda: clock().wall,
-        progress=show,
-    )
     try:
-        found = await rebuild.run()
+        found = await store.rebuild(
+            mend=not check, grace_s=settings.store_timeout_s, now=lambda: clock().wall, progress=show
+        )
     finally:
         progress.close()
     for example in found.examples:

@@ -3,7 +3,7 @@
 import contextlib
 
 from playhead.server.settings import Settings
-from playhead.storage.connection.primary import MAX_CONNECTIONS
+from playhead.storage.store import MAX_CONNECTIONS
 
 OTHERS = 448
 """Requests without a WebSocket, more primaries of a cluster, the store's files, listeners, timers and logs."""

@@ -30,10 +30,7 @@ from playhead.server.transport.config import ServiceConfig
 from playhead.server.transport.fast_path import DirectWebSocket
 from playhead.server.transport.http import BoundedHttp
 from playhead.server.transport.refusals import Refusals
-from playhead.storage.connection.rights import lacked_right
-from playhead.storage.embedded.valkey import EmbeddedStoreFailed, EmbeddedValkey
-from playhead.storage.maintenance.store_audit import concerns
-from playhead.storage.store import StoreUnavailable
+from playhead.storage.store import EmbeddedStoreFailed, EmbeddedValkey, StoreUnavailable, lacked_right
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +176,7 @@ async def _check(settings: Settings, theirs: bool) -> None:
         raise CannotServe(f"--redis-url is not one: {error}") from None
     try:
         await store.check()
-        for sentence in (*await store.notes(), *(await concerns(store) if theirs else ())):
+        for sentence in (*await store.notes(), *(await store.audit() if theirs else ())):
             logger.warning("%s", sentence)
         clock = await StoreClock.of(store, or_machine=True)
         logger.log(logging.WARNING if clock.note else logging.INFO, "%s", clock)

@@ -17,9 +17,7 @@ from playhead.server.clock import Clock
 from playhead.server.commands.progress_bar import ProgressBar
 from playhead.server.commands.serve import CannotServe
 from playhead.server.settings import Settings
-from playhead.storage.embedded.private_files import open_file
-from playhead.storage.maintenance.transfer import Export, Import
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import Import, Store, StoreUnavailable, open_file
 
 BATCH = 200
 """Lines of an import that are stored together."""
@@ -67,7 +65,7 @@ async def _export_into(store: Store, clock: Clock, file: Path, resume: bool) -> 
 
 
 async def _export(store: Store, clock: Clock, out: BinaryIO, cursor: Path | None, state: dict[str, Any]) -> int:
-    export = Export(store, Counter(state.get("counts", {})))
+    export = store.exporting(Counter(state.get("counts", {})))
     bar = ProgressBar(sys.stderr)
     try:
         async for page in export.pages(clock().wall, state.get("place", "")):
@@ -124,8 +122,7 @@ async def _import(
             raise ValueError("type: should be playhead export")
     except ValueError as error:
         raise CannotServe(f"this is no export that can be imported: line 1: {error}") from None
-    work = Import(
-        store,
+    work = store.importing(
         threshold_permille=settings.threshold_permille,
         now=lambda: clock().wall,
         exported_at=first.exported_at,

@@ -11,8 +11,7 @@ from uvicorn.supervisors import Multiprocess
 from playhead.server.commands.shared_count import SharedCount
 from playhead.server.lifecycle.signals import ignore_hangup, is_hangup_ignored
 from playhead.server.transport.config import ServiceConfig
-from playhead.storage.backoff import Backoff
-from playhead.storage.outage import Outage
+from playhead.storage.store import Backoff, Outage
 
 logger = logging.getLogger(__name__)
 

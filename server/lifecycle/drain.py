@@ -20,8 +20,7 @@ from playhead.server.lifecycle.waiters import Waiter
 from playhead.server.limits.admission import Admission
 from playhead.server.limits.rates import LONGEST_WAIT_S
 from playhead.server.settings import Settings
-from playhead.storage.store import StoreUnavailable
-from playhead.storage.write.flusher import Flusher
+from playhead.storage.store import Flusher, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 

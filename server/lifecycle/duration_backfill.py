@@ -13,12 +13,7 @@ from playhead.protocol.errors import PeerError, Problem
 from playhead.protocol.record import Report
 from playhead.server.clock import Clock
 from playhead.server.lifecycle.waiters import Waiter
-from playhead.storage.backoff import Backoff
-from playhead.storage.outage import Outage
-from playhead.storage.store import Store, StoreUnavailable
-from playhead.storage.values.damage import Damaged
-from playhead.storage.write.flusher import Flusher
-from playhead.storage.write.pending import Full
+from playhead.storage.store import Backoff, Damaged, Flusher, Full, Outage, Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +82,7 @@ class DurationBackfill:
                     done.set()
 
     async def _bring(self, video_id: str) -> None:
-        async for user_ids in self._store.totals.audience(video_id):
+        async for user_ids in self._store.viewers(video_id):
             waiter = Waiter()
             for user_id, record in zip(user_ids, await self._store.records(user_ids, video_id), strict=True):
                 at = 0 if isinstance(record, Damaged) else record.last_watched

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from playhead.protocol.messages import Ack
 from playhead.protocol.record import Outcome, Report
 from playhead.protocol.session import Sessions
-from playhead.storage.store import StoreUnavailable
-from playhead.storage.write.flusher import Flusher
-from playhead.storage.write.pending import Committed
+from playhead.storage.store import Committed, Flusher, StoreUnavailable
 
 PATIENCE_S = 15.0
 """Longest wait for a commit that is due; after it the client is told to try again: it was stored, or will be."""

@@ -5,8 +5,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from playhead.server.limits.answer_memory import Account
-from playhead.storage.read.changes import KEPT_BYTES, RECORD_BYTES, Changes
-from playhead.storage.values.damage import Damaged
+from playhead.storage.store import KEPT_BYTES, RECORD_BYTES, Changes, Damaged
 
 C = TypeVar("C", bound=Changes | Damaged)
 RECORDS_A_REQUEST = 500

@@ -11,14 +11,24 @@ from playhead.protocol.record import Record
 from playhead.protocol.scalars import MAX_SEQ
 from playhead.server.clock import Clock
 from playhead.server.push.pushes import Channel, Pushes
-from playhead.storage.connection.lanes import Lane, lanes
-from playhead.storage.guarantees.epoch import parse_epoch
-from playhead.storage.read.changes import Changes
-from playhead.storage.store import Store, StoreUnavailable
-from playhead.storage.values.damage import Damaged
-from playhead.storage.values.push_messages import unpack_push
-from playhead.storage.write.ended_sessions import parse_ending
-from playhead.storage.write.pending import Batch, Committed, Key, Origin
+from playhead.storage.store import (
+    Batch,
+    Changes,
+    Committed,
+    Damaged,
+    EndingsMissed,
+    EpochChanged,
+    Event,
+    Key,
+    Lane,
+    Origin,
+    RecordsChanged,
+    RecordsMissed,
+    SessionsEnded,
+    Store,
+    StoreUnavailable,
+    Subscribed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,33 +44,26 @@ class Hub:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self.pushes = Pushes(store, clock, self._start)
+        self._events = store.events(self._on_event)
+        self.pushes = Pushes(store, clock, self._start, self._events.announce)
         self._rooms: dict[str, dict[Channel, None]] = {}
-        self._users: dict[str, str] = {}
-        """By the name of their channel in the store."""
-        self._names: dict[str, str] = {}
-        """The other way round."""
         self._idle: dict[str, float] = {}
         """Users whose last device has left, and when: a page that reloads is back at once."""
-        self._followed: set[str] = set()
-        """Users whose subscription was confirmed at least once."""
-        self._channels = store.listen(self._heard, self._confirmed, self._restart_all)
         self._tasks: asyncio.TaskGroup | None = None
         self._ending = False
 
     @property
     def resubscriptions(self) -> int:
         """How often the channels were lost, or could not be had."""
-        return self._channels.resubscriptions
+        return self._events.resubscriptions
 
     async def lanes(self) -> list[Lane]:
         """Whether a device that came now would be taken. Raises StoreUnavailable."""
-        return await lanes(self._store.link, self._store.keys, self._channels, self._store.timeout_s)
+        return await self._events.lanes()
 
     def subscribed(self, user_id: str) -> bool:
         """Whether this process listens to the user's channel in the store."""
-        name = self._names.get(user_id)
-        return name is not None and self._channels.is_confirmed(name)
+        return self._events.is_following(user_id)
 
     def wanted(self, user_id: str, origins: list[Origin]) -> bool:
         """Whether anybody here will read what these have reported: another device of the user, or a request."""
@@ -82,13 +85,7 @@ class Hub:
         channel.ready = False
         self._rooms.setdefault(user_id, {})[channel] = None
         self._idle.pop(user_id, None)
-        name = self._store.keys.push(user_id)
-        self._users[name], self._names[user_id] = user_id, name
-        try:
-            async with asyncio.timeout(self._store.timeout_s):
-                await self._channels.want(name).wait()
-        except TimeoutError:
-            raise StoreUnavailable("the store confirms no subscription") from None
+        await self._events.follow(user_id)
         channel.missed = 0
         return await self._store.changes(user_id, since, epoch, admit)
 
@@ -123,11 +120,8 @@ class Hub:
 
     async def run(self) -> None:
         """Listen to what other processes commit, for ever; cancel it to stop."""
-        self._channels.want(self._store.catalogue.channel)
-        self._channels.want(self._store.keys.epoch)
-        self._channels.want(self._store.endings.channel)
         async with asyncio.TaskGroup() as self._tasks:
-            self._tasks.create_task(self._channels.run())
+            self._tasks.create_task(self._events.run())
             try:
                 while True:
                     await asyncio.sleep(self._store.timeout_s)
@@ -140,29 +134,28 @@ class Hub:
         long_ago = asyncio.get_running_loop().time() - 2 * self._store.timeout_s
         for user_id in [user_id for user_id, since in self._idle.items() if since < long_ago]:
             del self._idle[user_id]
-            self._followed.discard(user_id)
-            name = self._names.pop(user_id)
-            del self._users[name]
-            self._channels.drop(name)
+            self._events.unfollow(user_id)
 
-    def _heard(self, name: str, data: bytes) -> None:
-        """A message of a channel, of whatever bytes: nothing is raised."""
-        if name == self._store.catalogue.channel:
-            self._store.catalogue.heard(data)
-        elif name == self._store.keys.epoch:
-            epoch = parse_epoch(data)
-            if isinstance(epoch, Damaged):
-                self._store.damage.found("epoch", "its channel", epoch)
-            else:
-                self._store.learn_epoch(epoch)
-        elif name == self._store.endings.channel:
-            ending = parse_ending(data)
-            if isinstance(ending, Damaged):
-                self._store.damage.found("ended", "its channel", ending)
-            else:
-                self._end_sessions(ending[0])
-        elif (user_id := self._users.get(name)) is not None:
-            self._remote(user_id, data)
+    def _on_event(self, event: Event) -> None:
+        """Handle what another process has published."""
+        match event:
+            case RecordsChanged(user_id, before, rev, records):
+                room = list(self._rooms.get(user_id, ()))
+                news = records if len(records) * len(room) <= MOST_TOLD else None
+                for channel in room:
+                    self.pushes.push(channel, before, rev, news)
+            case RecordsMissed(user_id):
+                self._read_again(user_id)
+            case Subscribed(user_id, again):
+                if again:
+                    self._start(self.pushes.announce(user_id))
+                self._read_again(user_id)
+            case SessionsEnded(user_id):
+                self._end_sessions(user_id)
+            case EndingsMissed():
+                self._start(self._end_missed())
+            case EpochChanged():
+                self._restart_all()
 
     def _end_sessions(self, user_id: str, at: int | None = None) -> None:
         """An operator has just ended all sessions of this user; or, at `at`, all that there were.
@@ -177,36 +170,8 @@ class Hub:
     async def _end_missed(self) -> None:
         """What was ended while this process could not hear it."""
         with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
-            for user_id, at in await self._store.endings.until(self._clock().wall):
+            for user_id, at in await self._store.ended_sessions(self._clock().wall):
                 self._end_sessions(user_id, at)
-
-    def _confirmed(self, name: str) -> None:
-        """Subscribed, perhaps anew: what was published in between is lost, so ask for it.
-
-        And what this process committed then, taking itself for subscribed, may not have been published.
-        """
-        if name == self._store.catalogue.channel:
-            self._store.catalogue.forget_all()
-        elif name == self._store.endings.channel:
-            self._start(self._end_missed())
-        user_id = self._users.get(name)
-        if user_id is None:
-            return
-        if user_id in self._followed:
-            self._start(self.pushes.announce(user_id))
-        self._followed.add(user_id)
-        self._read_again(user_id)
-
-    def _remote(self, user_id: str, data: bytes) -> None:
-        push = unpack_push(data)
-        if isinstance(push, Damaged):
-            self._store.damage.found("push", f"user {user_id!r}", push)
-            self._read_again(user_id)
-        elif push.worker != self._store.worker:
-            room = list(self._rooms.get(user_id, ()))
-            news = push.records if len(push.records) * len(room) <= MOST_TOLD else None
-            for channel in room:
-                self.pushes.push(channel, push.before, push.rev, news)
 
     def _read_again(self, user_id: str) -> None:
         """Bring the user's devices what they may lack."""
@@ -226,7 +191,6 @@ class Hub:
     def _restart_all(self) -> None:
         """Restart every device: the store has lost its data, so they resync and send again what was not acked."""
         logger.error("The store's epoch has changed: it lost data or was replaced; every device reconnects")
-        self._store.catalogue.forget_all()
         for room in list(self._rooms.values()):
             for channel in list(room):
                 channel.restart()

@@ -7,7 +7,7 @@ is read from the store instead. So delivery by the store's publish/subscribe may
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol
 
 from playhead.protocol.errors import PeerError
@@ -16,9 +16,7 @@ from playhead.protocol.record import Record
 from playhead.protocol.rest import record_view
 from playhead.server.clock import Clock
 from playhead.server.limits.large_reads import LargeRead
-from playhead.storage.read.changes import Changes, oldest_change_first
-from playhead.storage.store import Store, StoreUnavailable
-from playhead.storage.values.damage import Damaged
+from playhead.storage.store import Changes, Damaged, Store, StoreUnavailable, oldest_change_first
 
 READS_AT_ONCE = 16
 """Devices that are brought up to date at a time, when many lack something at once."""
@@ -66,6 +64,7 @@ class Pushes:
 
     Args:
         start: has work done in the background.
+        announce: publishes the revision that a learner is at.
     """
 
     def __init__(
@@ -73,10 +72,12 @@ class Pushes:
         store: Store,
         clock: Clock,
         start: Callable[[Coroutine[Any, Any, None]], None],
+        announce: Callable[[str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._clock = clock
         self._start = start
+        self._announce = announce
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
     def push(self, channel: Channel, before: int, rev: int, news: Iterable[tuple[str, Record]] | None) -> None:
@@ -134,7 +135,7 @@ class Pushes:
         """Have the other processes read what they lack of this learner's."""
         async with self._reads:
             with contextlib.suppress(StoreUnavailable):  # then the channels are lost too, and this comes again
-                await self._store.announce(user_id)
+                await self._announce(user_id)
 
     async def _read_for(self, channel: Channel) -> None:
         with channel.large_read() as read:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from playhead.server.clock import StoreClock
 from playhead.server.problems import NOT_KEPT
 from playhead.server.services import Services
-from playhead.storage.errors import NotDurable, StoreUnavailable
+from playhead.storage.store import NotDurable, StoreUnavailable
 
 
 class HealthEndpoints:

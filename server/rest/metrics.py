@@ -100,7 +100,7 @@ class Metrics(Collector):
         damaged = CounterMetricFamily(
             "playhead_damaged_values", "How often a stored value could not be read, by kind", labels=["kind"]
         )
-        for kind, times in services.store.damage.counts.items():
+        for kind, times in services.store.damaged_values.items():
             damaged.add_metric([kind], times)
         yield damaged
         yield from _traffic(services.counts)

@@ -34,10 +34,7 @@ from playhead.server.rest.record_pages import WHOLE_BYTES, Listing, parts
 from playhead.server.security.audit import actor_of, audited
 from playhead.server.security.identity import Identity
 from playhead.server.services import Services
-from playhead.storage.read.changes import PAGE_RECORDS
-from playhead.storage.values.damage import Damaged
-from playhead.storage.write.flusher import Flusher
-from playhead.storage.write.script_calls import WEIGHT_PER_CALL
+from playhead.storage.store import PAGE_RECORDS, WEIGHT_PER_CALL, Damaged, Flusher
 
 T = TypeVar("T")
 REPORTS_A_REQUEST = 50
@@ -108,7 +105,7 @@ class ProgressEndpoints:
         limit = self._services.settings.max_videos_per_user
         together = len(items) <= WEIGHT_PER_CALL
         if not together:
-            together = await self._services.store.videos_of(user_id) + len(items) > limit // 2
+            together = await self._services.store.record_count(user_id) + len(items) > limit // 2
         seq = IN_SYNC if together else 0
         waiter = OpsWaiter(user_id, [(item.video_id, _report(item, now, seq)) for item in items])
         committed = await waiter.commit(self._services.requests, together)
@@ -117,7 +114,7 @@ class ProgressEndpoints:
         said: list[ItemOutcome] = []
         for index, (item, outcome) in enumerate(zip(items if full else (), waiter.outcomes, strict=False)):
             if not index % PAGE_RECORDS:
-                await self._services.store.pieces.next()
+                await self._services.store.next_piece()
             record = committed.record((user_id, item.video_id))
             said.append(ItemOutcome(index=index, video_id=item.video_id, outcome=_outcome(item, outcome, record)))
         return said

@@ -17,8 +17,7 @@ from playhead.protocol.record import Record
 from playhead.protocol.rest import ItemOutcome, ItemView, ProgressList, item_view, record_view
 from playhead.server.problems import NOT_KEPT
 from playhead.server.transport.config import TCP_CONNECTION, TcpConnection
-from playhead.storage.read.changes import Changes, newest_first
-from playhead.storage.store import StoreUnavailable
+from playhead.storage.store import Changes, StoreUnavailable, newest_first
 
 WHOLE_BYTES = 2_097_152
 """Most that is put together before the first byte is sent, but for HTTP/1.0, which has no chunks."""

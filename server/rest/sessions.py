@@ -30,7 +30,7 @@ class SessionEndpoints:
         only_query(request)
         user_id = path_id(request, "userId")
         with audited("sessions.end", actor_of(identity), user=user_id) as act:
-            damaged = await self._services.store.endings.add(user_id, self._services.clock().wall)
+            damaged = await self._services.store.end_sessions(user_id, self._services.clock().wall)
             if damaged is not None:
                 detail = "running processes were told, but it is kept for no others: repair it with `playhead rebuild`"
                 raise RestError(Problem.DAMAGED, detail)

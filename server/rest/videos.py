@@ -14,9 +14,7 @@ from playhead.server.rest.parameters import only_query, path_id
 from playhead.server.security.audit import actor_of, audited
 from playhead.server.security.identity import ANALYTICS, PROGRESS_ANY
 from playhead.server.services import Services
-from playhead.storage.read.catalogue import Video
-from playhead.storage.read.totals import Totals
-from playhead.storage.values.damage import Damaged
+from playhead.storage.store import Damaged, Totals, Video
 
 T = TypeVar("T")
 
@@ -46,9 +44,9 @@ class VideoEndpoints:
         video_id = path_id(request, "videoId")
         store, batch = self._services.store, self._services.settings.min_audience
         if identity.has(ANALYTICS) or identity.has(PROGRESS_ANY):
-            found = await store.totals.read(video_id)
+            found = await store.totals(video_id)
         else:
-            found = await store.released.read(video_id, batch)
+            found = await store.released_totals(video_id, batch)
         totals = _sound(found, "totals")
         return answer(
             Summary(
@@ -62,7 +60,7 @@ class VideoEndpoints:
         (await self._services.access.identify(request)).require(ANALYTICS)
         only_query(request)
         video_id = path_id(request, "videoId")
-        found = await self._services.store.totals.read_all(video_id, self._services.clock().wall)
+        found = await self._services.store.analytics(video_id, self._services.clock().wall)
         totals, curve, watching = _sound(found, "totals")
         return answer(
             Analytics(
@@ -89,15 +87,15 @@ class VideoEndpoints:
         video_id = path_id(request, "videoId")
         body = await self._bodies.message(request, access.payer(request, identity), VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
-        catalogue, backfill = self._services.store.catalogue, self._services.duration_backfill
+        store, backfill = self._services.store, self._services.duration_backfill
         with audited("catalogue.put", actor_of(identity), video=video_id) as act:
-            known = await catalogue.get(video_id)
+            known = await store.video(video_id)
             is_same = isinstance(known, Video) and known.duration_ms == video.duration_ms
             if video.duration_ms and not is_same:
                 async with backfill.changing(video_id):
-                    _sound(await catalogue.put(video_id, video), "catalogue entry")
+                    _sound(await store.put_video(video_id, video), "catalogue entry")
             else:
-                _sound(await catalogue.put(video_id, video), "catalogue entry")
+                _sound(await store.put_video(video_id, video), "catalogue entry")
             act.outcome = "created" if known is None else "unchanged" if known == video else "changed"
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
@@ -105,7 +103,7 @@ class VideoEndpoints:
         await self._services.access.identify(request)
         only_query(request)
         video_id = path_id(request, "videoId")
-        video = _sound(await self._services.store.catalogue.get(video_id), "catalogue entry")
+        video = _sound(await self._services.store.video(video_id), "catalogue entry")
         if video is None:
             raise RestError(Problem.NOT_FOUND, "the catalogue has no such video")
         return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))

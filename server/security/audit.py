@@ -15,8 +15,7 @@ from contextlib import contextmanager
 
 from playhead.protocol.errors import PeerError
 from playhead.server.security.identity import Identity
-from playhead.storage.store import StoreUnavailable
-from playhead.storage.write.pending import Full
+from playhead.storage.store import Full, StoreUnavailable
 
 logger = logging.getLogger("playhead.audit")
 

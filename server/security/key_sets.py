@@ -24,7 +24,7 @@ from playhead.protocol.errors import PeerError, Problem
 from playhead.server.limits.rates import Bucket
 from playhead.server.origin import LOOPBACK_NAMES
 from playhead.server.security.blocking_calls import BlockingCalls
-from playhead.storage.outage import Outage
+from playhead.storage.store import Outage
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from playhead.server.limits.large_reads import LargeRead
 from playhead.server.settings import Settings
 from playhead.server.socket.token_lease import Lease
 from playhead.server.transport.fast_path import DirectWebSocket
-from playhead.storage.write.pending import Committed
+from playhead.storage.store import Committed
 
 
 class SocketChannel:

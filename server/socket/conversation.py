@@ -24,10 +24,7 @@ from playhead.server.socket.channel import SocketChannel
 from playhead.server.socket.token_lease import Lease
 from playhead.server.transport.config import TcpConnection
 from playhead.server.transport.fast_path import DirectWebSocket
-from playhead.storage.read.changes import Changes
-from playhead.storage.store import StoreUnavailable
-from playhead.storage.values.damage import Damaged
-from playhead.storage.write.pending import Full
+from playhead.storage.store import Changes, Damaged, Full, StoreUnavailable
 
 NO_HEADERS = Headers()
 BEARER = (

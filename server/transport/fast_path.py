@@ -17,7 +17,7 @@ from playhead.server.limits.answer_memory import AnswerMemory
 from playhead.server.limits.body_memory import Payer
 from playhead.server.transport.config import TCP_CONNECTION, ServiceConfig
 from playhead.server.transport.websocket import BoundedWebSocket
-from playhead.storage.connection.latch import Latch
+from playhead.storage.store import Latch
 
 try:
     from websockets.speedups import apply_mask

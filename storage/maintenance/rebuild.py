@@ -25,10 +25,11 @@ from typing import Any, NamedTuple, TypeVar
 import msgpack
 
 from playhead.protocol.record import Record
+from playhead.storage.errors import StoreUnavailable
 from playhead.storage.keys import NOT_VIDEOS, id_of
 from playhead.storage.maintenance.recount import Recount, Spoilt
 from playhead.storage.maintenance.repair import FOREIGN_KEY, MAX_REV, Mending
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.parts import Parts
 from playhead.storage.values.audience import Entry, entry_of, unpack_entry
 from playhead.storage.values.damage import Damaged, is_foreign
 from playhead.storage.values.packing import unpack_record
@@ -92,31 +93,31 @@ class Rebuild:
 
     def __init__(
         self,
-        store: Store,
+        parts: Parts,
         *,
         mend: bool,
         grace_s: float,
         now: Callable[[], int],
         progress: Callable[[str, float, Found], None] = lambda walk, part, found: None,
     ) -> None:
-        self._store = store
-        self._keys = store.keys
+        self._parts = parts
+        self._keys = parts.keys
         self._mend = mend
         self._grace_s = grace_s
         self._now = now
         self._progress = progress
         self._found = Found()
         self._suspects: deque[Suspect] = deque()
-        self._forget = store.script("forget")
-        self._recount = Recount(store, mend=mend)
-        self._mending = Mending(store, mend=mend, tell=self._tell)
+        self._forget = parts.script("forget")
+        self._recount = Recount(parts, mend=mend)
+        self._mending = Mending(parts, mend=mend, tell=self._tell)
 
     async def run(self) -> Found:
         """Raises StoreUnavailable: the store went away; run it again."""
         await self._mending.keys()
-        async for page in self._store.scanning.keys(self._keys.all_of("u", "progress")):
+        async for page in self._parts.scanning.keys(self._keys.all_of("u", "progress")):
             learners = Learners({id_of(name): 0 for name in page.names}, [])
-            async for fields in self._store.scanning.fields(page.names):
+            async for fields in self._parts.scanning.fields(page.names):
                 for key in fields.foreign:
                     self._found.tell(self._found.failed, "a learner's key of another Redis type", key)
                 records = list(self._records(fields.fields))
@@ -127,7 +128,7 @@ class Rebuild:
                 await self._compare(some, learners)
             self._progress("records", page.part, self._found)
         await self._judge_all()
-        async for page in self._store.scanning.keys(self._keys.all_of("v", "*")):
+        async for page in self._parts.scanning.keys(self._keys.all_of("v", "*")):
             for shard in await self._shards(page.names):
                 self._found.audiences += 1
                 await self._take_out_orphans(shard)
@@ -173,7 +174,7 @@ class Rebuild:
         some = [self._suspects.popleft() for _ in range(min(PAGE, len(self._suspects)))]
         await asyncio.sleep(some[-1].since + self._grace_s - asyncio.get_running_loop().time())
         entries = await self._entries([(s.user_id, s.video_id) for s in some])
-        values = await self._store.run_each([("HGET", self._keys.progress(s.user_id), s.video_id) for s in some])
+        values = await self._parts.run_each([("HGET", self._keys.progress(s.user_id), s.video_id) for s in some])
         blocking: dict[str, list[tuple[str, bytes]]] = {}
         missing: dict[str, list[tuple[str, bytes]]] = {}
         for suspect, stored, value in zip(some, entries, values, strict=True):
@@ -189,14 +190,14 @@ class Rebuild:
                     shard = self._keys.shard(suspect.video_id, suspect.user_id)
                     blocking.setdefault(shard, []).append((suspect.user_id, stored))
         if self._mend and missing:
-            await self._store.run(
+            await self._parts.run(
                 [self._forgetting(shard, part) for shard, items in blocking.items() for part in _cut(items, FORGOTTEN)]
             )
-            await self._store.commits.bring(missing, self._now())
+            await self._parts.commits.bring(missing, self._now())
 
     async def _entries(self, names: list[tuple[str, str]]) -> list[bytes | None]:
         shards = [(self._keys.shard(video_id, user_id), user_id) for user_id, video_id in names]
-        found = await self._store.run_each([("HGET", self._keys.audience(shard), user_id) for shard, user_id in shards])
+        found = await self._parts.run_each([("HGET", self._keys.audience(shard), user_id) for shard, user_id in shards])
         return [None if isinstance(stored, Damaged) else stored for stored in found]
 
     def _forgetting(self, shard: str, items: Sequence[tuple[str | bytes, bytes]]) -> tuple[Any, ...]:
@@ -211,8 +212,8 @@ class Rebuild:
         kinds = {name: name.split(":", 3)[2] for name in names}
         left = [name for name, kind in kinds.items() if kind in ("summary", "curve")]
         of_shard = [self._keys.of_shard(id_of(name)) for name in left]
-        others = await self._store.run([("EXISTS", audience) for audience, *_ in of_shard]) if left else []
-        summaries = await self._store.run([("EXISTS", summary) for _, summary, *_ in of_shard]) if left else []
+        others = await self._parts.run([("EXISTS", audience) for audience, *_ in of_shard]) if left else []
+        summaries = await self._parts.run([("EXISTS", summary) for _, summary, *_ in of_shard]) if left else []
         found = [id_of(name) for name, kind in kinds.items() if kind == "audience"]
         for name, audience, summary in zip(left, others, summaries, strict=True):
             if not audience and (kinds[name] == "summary" or not summary):
@@ -221,10 +222,10 @@ class Rebuild:
 
     async def _take_out_orphans(self, shard: str) -> None:
         video_id = self._keys.video_of(shard)
-        async for fields in self._store.scanning.fields([self._keys.audience(shard)]):
+        async for fields in self._parts.scanning.fields([self._keys.audience(shard)]):
             for some in _cut(fields.fields, PAGE):
                 users = [user.decode(errors="replace") for _, user, _ in some]
-                there = await self._store.run_each([("HEXISTS", self._keys.progress(u), video_id) for u in users])
+                there = await self._parts.run_each([("HEXISTS", self._keys.progress(u), video_id) for u in users])
                 at_home = [
                     is_there and self._keys.shard(video_id, u) == shard
                     for u, is_there in zip(users, there, strict=True)
@@ -236,7 +237,7 @@ class Rebuild:
                     what = f"user {user.decode(errors='replace')}, video {video_id}"
                     self._found.tell(self._found.drift, "an entry without a record", what)
                 if self._mend and orphans:
-                    await self._store.run([self._forgetting(shard, part) for part in _cut(orphans, FORGOTTEN)])
+                    await self._parts.run([self._forgetting(shard, part) for part in _cut(orphans, FORGOTTEN)])
 
     # 3. Totals and the sum of the entries
 

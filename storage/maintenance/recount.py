@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgpack
 
-from playhead.storage.store import Store
+from playhead.storage.parts import Parts
 
 SLICE_BYTES = 15_000
 """Of entries that one script sums, each with an overhead: 2 ms or so."""
@@ -38,11 +38,11 @@ class Spoilt(Exception):
 class Recount:
     """Args: mend: False only says."""
 
-    def __init__(self, store: Store, *, mend: bool) -> None:
-        self._store = store
-        self._keys = store.keys
+    def __init__(self, parts: Parts, *, mend: bool) -> None:
+        self._parts = parts
+        self._keys = parts.keys
         self._mend = mend
-        self._slice, self._adjust = store.script("recount"), store.script("adjust")
+        self._slice, self._adjust = parts.script("recount"), parts.script("adjust")
 
     async def drifted(self, shard: str) -> bool:
         """Whether the totals are not the sum; to mend them they are counted again, and then they are.
@@ -73,7 +73,7 @@ class Recount:
         cursor, count = b"", _Count()
         while cursor != b"0":
             call = self._slice.call(keys, token, cursor, SLICE_BYTES, 1 if marking else 0, PAUSE_MS)
-            (answer,) = await self._store.run([call])
+            (answer,) = await self._parts.run([call])
             if not answer:
                 return None
             cursor, *sums = msgpack.unpackb(answer, raw=True)
@@ -90,7 +90,7 @@ class Recount:
             fields = [[value for where, *pair in part if where == key for value in pair] for key in (SUMMARY, CURVE)]
             last = 1 if number == len(parts) - 1 else 0
             packed = msgpack.packb(fields, use_bin_type=False)
-            (done,) = await self._store.run([self._adjust.call(keys, token, number, packed, last)])
+            (done,) = await self._parts.run([self._adjust.call(keys, token, number, packed, last)])
             if not done:
                 return False
         return True

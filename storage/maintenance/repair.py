@@ -14,8 +14,8 @@ import msgpack
 from playhead.storage.connection.pipeline import Command
 from playhead.storage.keys import id_of
 from playhead.storage.maintenance.salvage import salvage
+from playhead.storage.parts import Parts
 from playhead.storage.read.catalogue import read_video
-from playhead.storage.store import Store
 from playhead.storage.values.audience import unpack_entry
 from playhead.storage.values.damage import Damaged
 from playhead.storage.values.packing import pack_record, unpack_record
@@ -43,18 +43,18 @@ class Mending:
         tell: told what was found.
     """
 
-    def __init__(self, store: Store, *, mend: bool, tell: Tell) -> None:
-        self._store = store
-        self._keys = store.keys
+    def __init__(self, parts: Parts, *, mend: bool, tell: Tell) -> None:
+        self._parts = parts
+        self._keys = parts.keys
         self._mend = mend
         self._tell = tell
-        self._swap, self._raise = store.script("swap"), store.script("raise")
+        self._swap, self._raise = parts.script("swap"), parts.script("raise")
 
     async def keys(self) -> None:
         """Every key of a video, and the ended sessions."""
         ended = self._keys.ended
         await self._remove(await self._foreign([("ZRANGE", ended, 0, 0)], [ended]))
-        async for page in self._store.scanning.keys(self._keys.all_of("v", "*")):
+        async for page in self._parts.scanning.keys(self._keys.all_of("v", "*")):
             kinds = {name: name.split(":", 3)[2] for name in page.names}
             derived = [name for name, kind in kinds.items() if kind in (*DERIVED, "live")]
             looks: list[Command] = [
@@ -103,7 +103,7 @@ class Mending:
             return None
         swap = msgpack.packb([(video_id, value, packed)], use_bin_type=False)
         key = self._keys.progress(user_id)
-        (answer,) = await self._run([self._swap.call([key], self._store.worker, self._store.lowest_rev, swap)])
+        (answer,) = await self._run([self._swap.call([key], self._parts.worker, self._parts.epoch.floor, swap)])
         values = msgpack.unpackb(answer, raw=True)
         return values[0] or None if values else None
 
@@ -117,7 +117,7 @@ class Mending:
             await self._run([("DEL", name) for name in foreign])
 
     async def _run(self, commands: list[Command]) -> list[Any]:
-        return await self._store.run_each(commands) if commands else []
+        return await self._parts.run_each(commands) if commands else []
 
 
 def _covers(stored: bytes | Damaged | None, highest: int) -> bool:

@@ -14,9 +14,9 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import MovedError, RedisError
 
 from playhead.storage.connection.cancellation import kept_cancellation
+from playhead.storage.connection.link import Link
 from playhead.storage.connection.primary import Primary
 from playhead.storage.errors import StoreUnavailable
-from playhead.storage.store import Store
 
 LOOKUP_S = 5.0
 """For the address of a store's host."""
@@ -27,7 +27,7 @@ class _NotShown(Exception):
     """The store does not let us look; the message is what we wanted to know."""
 
 
-async def concerns(store: Store) -> list[str]:
+async def concerns(link: Link) -> list[str]:
     """One sentence for each, however many primaries it is true of; no part of the store's URL is in any of them.
 
     Never raises what the store answers.
@@ -35,7 +35,7 @@ async def concerns(store: Store) -> list[str]:
     told: dict[str, None] = {}
     not_shown: dict[str, None] = {}
     with kept_cancellation(), suppress(StoreUnavailable):
-        for primary in await store.link.primaries():
+        for primary in await link.primaries():
             local = await _is_local(primary)
             for look in (_on_the_wire, _let_in, _kept, _evicted):
                 try:

@@ -38,10 +38,11 @@ from playhead.protocol.merge import merge
 from playhead.protocol.record import Record, believed
 from playhead.protocol.scalars import format_instant
 from playhead.storage.backoff import Backoff
+from playhead.storage.errors import StoreUnavailable
 from playhead.storage.keys import NOT_VIDEOS, id_of
+from playhead.storage.parts import Parts
 from playhead.storage.read.catalogue import Video, read_video
 from playhead.storage.read.scanning import START
-from playhead.storage.store import Store, StoreUnavailable
 from playhead.storage.values.damage import Damaged
 from playhead.storage.values.instants import CLOCKS_APART_MS, RECEIPT_MS
 from playhead.storage.values.packing import pack_record, unpack_record
@@ -73,8 +74,8 @@ class Export:
         counts: of an export that goes on, what has been written.
     """
 
-    def __init__(self, store: Store, counts: Counter[str] | None = None) -> None:
-        self._store = store
+    def __init__(self, parts: Parts, counts: Counter[str] | None = None) -> None:
+        self._parts = parts
         self.counts = counts or Counter()
         self.failed: list[str] = []
         """What can't be read, and is left out; of this run, while `counts` has all."""
@@ -88,7 +89,7 @@ class Export:
         """
         side, _, place = after.partition(":")
         if not after:
-            header = HeaderLine.model_construct(exported_at=now, epoch=await self._store.epoch())
+            header = HeaderLine.model_construct(exported_at=now, epoch=await self._parts.epoch.current())
             yield Page([_line(write_line(header))], "", 0)
         if side != USERS:
             async for page in self._videos(place):
@@ -101,8 +102,8 @@ class Export:
         yield Page([_line(write_line(EndLine(videos=c["videos"], ended=c["ended"], records=c["records"])))], "", 1)
 
     async def _videos(self, after: str) -> AsyncIterator[Page]:
-        async for page in self._store.scanning.keys(self._store.keys.all_of("v", "catalogue"), after):
-            found = await self._store.run_each([("HMGET", name, "title", "duration_ms") for name in page.names])
+        async for page in self._parts.scanning.keys(self._parts.keys.all_of("v", "catalogue"), after):
+            found = await self._parts.run_each([("HMGET", name, "title", "duration_ms") for name in page.names])
             lines = []
             for name, stored in zip(page.names, found, strict=True):
                 video = read_video(stored)
@@ -117,13 +118,13 @@ class Export:
             yield Page(lines, f"{VIDEOS}:{page.place}" if page.place else "", 0)
 
     async def _ended(self, now: int) -> list[bytes]:
-        ended = [(user, at) for user, at in await self._store.endings.recent() if at > now - KEEP_MS]
+        ended = [(user, at) for user, at in await self._parts.endings.recent() if at > now - KEEP_MS]
         self.counts["ended"] += len(ended)
         return [_line(write_line(EndedLine.model_construct(user_id=user, at=at))) for user, at in ended]
 
     async def _records(self, after: str) -> AsyncIterator[Page]:
-        async for page in self._store.scanning.keys(self._store.keys.all_of("u", "progress"), after):
-            async for fields in self._store.scanning.fields(page.names):
+        async for page in self._parts.scanning.keys(self._parts.keys.all_of("u", "progress"), after):
+            async for fields in self._parts.scanning.fields(page.names):
                 for key in fields.foreign:
                     self._failed(f"user {id_of(key)}, all videos: {key} is no hash")
                 lines = []
@@ -155,17 +156,17 @@ class Import:
 
     def __init__(
         self,
-        store: Store,
+        parts: Parts,
         *,
         threshold_permille: int,
         now: Callable[[], int],
         exported_at: int = 0,
         strict: bool = False,
     ) -> None:
-        self._store = store
+        self._parts = parts
         self._threshold_permille = threshold_permille
         self._now = now
-        self._swap = store.script("swap")
+        self._swap = parts.script("swap")
         self._exported_at = exported_at
         self._strict = strict
         self.taken: Counter[str] = Counter()
@@ -222,16 +223,16 @@ class Import:
         return refused
 
     async def _take_video(self, line: VideoLine) -> Damaged | None:
-        return await self._store.catalogue.add(line.video_id, Video(line.title, int(line.duration)))
+        return await self._parts.catalogue.add(line.video_id, Video(line.title, int(line.duration)))
 
     async def _take_ended(self, user_id: str, at: int) -> Damaged | None:
         now = self._now()
-        if at > now - KEEP_MS and at > dict(await self._store.endings.until(now)).get(user_id, 0):
-            return await self._store.endings.add(user_id, at)
+        if at > now - KEEP_MS and at > dict(await self._parts.endings.until(now)).get(user_id, 0):
+            return await self._parts.endings.add(user_id, at)
         return None
 
     async def _take_records(self, records: dict[Key, tuple[int, Record]]) -> list[str]:
-        durations = await self._store.catalogue.durations({video_id for _, video_id in records})
+        durations = await self._parts.catalogue.durations({video_id for _, video_id in records})
         refused: list[str] = []
         by_video: dict[str, list[tuple[str, bytes]]] = {}
         rounds = 0
@@ -244,8 +245,8 @@ class Import:
                 await self.retrying.wait()
             rounds += 1
             keys = list(records)
-            values = await self._store.run_each(
-                [("HGET", self._store.keys.progress(user), video) for user, video in keys]
+            values = await self._parts.run_each(
+                [("HGET", self._parts.keys.progress(user), video) for user, video in keys]
             )
             swaps: dict[str, list[tuple[str, bytes, bytes]]] = {}
             for (user, video), value in zip(keys, values, strict=True):
@@ -263,7 +264,7 @@ class Import:
                     by_video.setdefault(video, []).append((user, value))
                     del records[user, video]
             refused += await self._put(swaps, records, by_video)
-        await self._store.commits.bring(by_video, self._now())
+        await self._parts.commits.bring(by_video, self._now())
         return refused
 
     async def _put(
@@ -276,10 +277,10 @@ class Import:
         refused: list[str] = []
         if not swaps:
             return refused
-        answers = await self._store.run(
+        answers = await self._parts.run(
             [
                 self._swap.call(
-                    [self._store.keys.progress(user)], self._store.worker, self._store.lowest_rev, _packed(items)
+                    [self._parts.keys.progress(user)], self._parts.worker, self._parts.epoch.floor, _packed(items)
                 )
                 for user, items in swaps.items()
             ]

@@ -94,6 +94,13 @@ class Reading:
                 return changes
         raise StoreUnavailable("another server took over each time that all records of a user were read")
 
+    async def count(self, user_id: str) -> int:
+        """As `Store.record_count`."""
+        (fields,) = await self._ask([("HLEN", self._keys.progress(user_id))])
+        if isinstance(fields, StoreUnavailable):
+            raise fields
+        return 0 if isinstance(fields, Damaged) else int(fields)
+
     def _unreadable(self, user_id: str) -> Damaged:
         damaged = Damaged("its key holds another Redis type, or a revision that is none")
         self._damage.found("learner", f"user {user_id!r}", damaged)

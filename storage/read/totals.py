@@ -3,17 +3,15 @@
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from playhead.protocol.intervals import pairs
 from playhead.storage.connection.pipeline import Run
 from playhead.storage.keys import Keys
 from playhead.storage.read.catalogue import read_duration
 from playhead.storage.read.curves import Curve as Curve
 from playhead.storage.read.curves import Points
 from playhead.storage.read.pieces import Pieces
-from playhead.storage.values.audience import unpack_entry
-from playhead.storage.values.damage import FOREIGN, Damaged, DamageLog
+from playhead.storage.values.damage import Damaged, DamageLog
 from playhead.storage.values.instants import CLOCKS_APART_MS
 
 AUDIENCE_PAGE = 200
@@ -33,6 +31,15 @@ class Totals:
     """Whole s, of all viewers."""
 
 
+class VideoAnalytics(NamedTuple):
+    """What instructors see of a video."""
+
+    totals: Totals
+    curve: Curve
+    watching: int
+    """Viewers who watch it now."""
+
+
 class VideoTotals:
     """Reads what `lua/videos.lua` writes. Raises the store's StoreUnavailable.
 
@@ -50,7 +57,7 @@ class VideoTotals:
         stored, *summaries = await self._run_each([self._duration(video_id), *self._summaries(video_id)])
         return self._noted(video_id, read_totals(summaries, self._read_duration(video_id, stored)))
 
-    async def read_all(self, video_id: str, now: int) -> tuple[Totals, Curve, int] | Damaged:
+    async def read_all(self, video_id: str, now: int) -> VideoAnalytics | Damaged:
         """Totals, curve, and how many are watching at `now` (ms since 1970)."""
         shards = self._keys.shards(video_id)
         stored, *replies = await self._run_each(
@@ -69,7 +76,7 @@ class VideoTotals:
                 return self._noted(video_id, part)
         assert isinstance(totals, Totals)  # noqa: S101 looked at above
         assert isinstance(curve, Curve)  # noqa: S101 so was this
-        return totals, curve, sum(watching)
+        return VideoAnalytics(totals, curve, sum(watching))
 
     async def audience(self, video_id: str) -> AsyncIterator[list[str]]:
         """Everybody with an entry, some at a time; who comes or goes meanwhile may be in it, or not, or twice."""
@@ -84,28 +91,6 @@ class VideoTotals:
                 position, entries = reply
                 yield [user_id for user_id in map(self._user, entries) if user_id]
                 cursor, begun = int(position), True
-
-    async def recount(self, video_id: str) -> tuple[Totals, Curve]:
-        """The same from nothing but the audience, of entries that can be read: what the totals must always equal."""
-        audiences = [("HGETALL", self._keys.audience(shard)) for shard in self._keys.shards(video_id)]
-        stored, *replies = await self._run_each([self._duration(video_id), *audiences])
-        duration_ms = self._read_duration(video_id, stored)
-        viewers = completed = watched = 0
-        points: dict[bytes, int] = {}
-        for value in (value for audience in replies if audience != FOREIGN for value in audience.values()):
-            entry = unpack_entry(value)
-            if isinstance(entry, Damaged):
-                continue
-            viewers += entry.watched > 0
-            completed += entry.completed
-            watched += entry.watched
-            for letter, seconds in (("s", entry.seen), ("a", entry.again)):
-                for start, end in pairs(seconds):
-                    points[f"{letter}{start}".encode()] = points.get(f"{letter}{start}".encode(), 0) + 1
-                    points[f"{letter}{end}".encode()] = points.get(f"{letter}{end}".encode(), 0) - 1
-        added = Points()
-        added.take(0, {name: b"%d" % by for name, by in points.items()})
-        return _held(Totals(viewers, completed, watched), duration_ms), added.curve(duration_ms)
 
     async def _curve(self, shards: Sequence[str], duration_ms: int) -> Curve | Damaged:
         points, cursors = Points(), dict.fromkeys(range(len(shards)), 0)

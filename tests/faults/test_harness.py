@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from playhead.client.outbox import Beat, Entry
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
 from playhead.storage.values.packing import pack_record
 from tests.faults.damage import aof
 from tests.faults.ledger import Ledger
@@ -20,6 +20,7 @@ from tests.faults.places import PLACES
 from tests.faults.relay import Relay, relay
 from tests.faults.scene import Row, Scene, scene
 from tests.faults.test_faults import missing_is_told
+from tests.inside import keys_of, parts_of
 
 Damage = Callable[[Store, Scene], Awaitable[object]]
 
@@ -32,29 +33,29 @@ def somebody(s: Scene) -> tuple[str, str]:
 
 async def drop_record(store: Store, s: Scene) -> None:
     user, video = somebody(s)
-    await store.run([("HDEL", store.keys.progress(user), video)])
+    await parts_of(store).run([("HDEL", keys_of(store).progress(user), video)])
 
 
 async def count_twice(store: Store, s: Scene) -> None:
     user, video = somebody(s)
     record = await store.record(user, video)
     record.played_ms += 5_000
-    await store.run([("HSET", store.keys.progress(user), video, pack_record(record))])
+    await parts_of(store).run([("HSET", keys_of(store).progress(user), video, pack_record(record))])
 
 
 async def invent_a_viewer(store: Store, s: Scene) -> None:
     user, video = somebody(s)
-    await store.run([("HINCRBY", store.keys.summary(store.keys.shard(video, user)), "viewers", 1)])
+    await parts_of(store).run([("HINCRBY", keys_of(store).summary(keys_of(store).shard(video, user)), "viewers", 1)])
 
 
 async def bend_the_curve(store: Store, s: Scene) -> None:
     user, video = somebody(s)
-    await store.run([("HINCRBY", store.keys.curve(store.keys.shard(video, user)), "a3", 1)])
+    await parts_of(store).run([("HINCRBY", keys_of(store).curve(keys_of(store).shard(video, user)), "a3", 1)])
 
 
 @contextlib.asynccontextmanager
 async def _by_hand(url: str) -> AsyncIterator[Store]:
-    store = Store(url, worker="by-hand")
+    store = open_store(url, worker="by-hand")
     try:
         yield store
     finally:

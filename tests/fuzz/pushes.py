@@ -7,7 +7,7 @@ from playhead.protocol.codecs import CODECS
 from playhead.protocol.messages import Message, Progress
 from playhead.server.push.hub import Hub
 from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from tests.serving import FakeClock
 
 USER = "00000000-0000-4000-8000-000000000001"
@@ -20,9 +20,9 @@ def push(data: bytes) -> None:
     hub, name = _hub()
     device = _Device()
     hub._rooms[USER] = {device: None}
-    before = hub._store.damage.counts["push"]
-    hub._heard(name, data)
-    is_damaged = hub._store.damage.counts["push"] > before
+    before = hub._store.damaged_values["push"]
+    hub._events._received(name, data)
+    is_damaged = hub._store.damaged_values["push"] > before
     assert type(device.rev) is int
     assert not is_damaged or (device.sent, device.rev, device.ready) == ([], _Device.rev, False)
     assert device.rev >= _Device.rev
@@ -56,9 +56,9 @@ class _Device:
 def _hub() -> tuple[Hub, str]:
     """A hub that listens to one learner, and whose reads of the store come to nothing: it is about to end."""
     keys = Keys("fuzz")
-    hub = Hub(Store("unix:///nowhere", worker="w", keys=keys), FakeClock())
+    hub = Hub(open_store("unix:///nowhere", worker="w", key_prefix=keys.prefix), FakeClock())
     name = keys.push(USER)
-    hub._users[name] = USER
+    hub._events._users[name] = USER
     hub._ending, hub._tasks = True, _NO_TASKS
     return hub, name
 

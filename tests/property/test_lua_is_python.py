@@ -15,10 +15,9 @@ from msgspec.structs import replace as replaced
 from playhead.protocol.intervals import MAX_INTERVALS
 from playhead.protocol.record import IN_SYNC, MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
 from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
-from playhead.storage.keys import Keys
 from playhead.storage.read.catalogue import Video
 from playhead.storage.read.totals import Curve, Totals
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.values.instants import RECEIPT_MS, Instants
 from playhead.storage.values.packing import pack_record, unpack_record
 from playhead.storage.write.pending import Batch, Committed, Delta, Key
@@ -34,6 +33,7 @@ from tests.histories import (
     wild_ops,
     with_repeats,
 )
+from tests.inside import keys_of, parts_of, recounted
 from tests.stages import BetweenStages
 
 NOW = 5_000
@@ -75,9 +75,9 @@ class Bench:
 
     def catalogue(self, video_id: str, duration_ms: int) -> None:
         if duration_ms:
-            self.runner.run(self.store.catalogue.put(video_id, Video("a film", duration_ms)))
+            self.runner.run(self.store.put_video(video_id, Video("a film", duration_ms)))
             for store in self.stores:
-                store.catalogue.forget(video_id)
+                parts_of(store).catalogue.forget(video_id)
 
     def commit(self, batch: Batch, now: int = NOW) -> Committed:
         return self.runner.run(self.store.commit(batch, now, nobody))
@@ -87,7 +87,9 @@ class Bench:
         if permille not in self._by_threshold:
 
             async def opened() -> Store:
-                return Store(self.url, worker=f"t{permille}", keys=self.store.keys, threshold_permille=permille)
+                return open_store(
+                    self.url, worker=f"t{permille}", key_prefix=keys_of(self.store).prefix, threshold_permille=permille
+                )
 
             self._by_threshold[permille] = self.runner.run(opened())
         return self._by_threshold[permille]
@@ -97,7 +99,9 @@ class Bench:
         if max_videos not in self._by_limit:
 
             async def opened() -> Store:
-                return Store(self.url, worker=f"l{max_videos}", keys=self.store.keys, max_videos=max_videos)
+                return open_store(
+                    self.url, worker=f"l{max_videos}", key_prefix=keys_of(self.store).prefix, max_videos=max_videos
+                )
 
             self._by_limit[max_videos] = self.runner.run(opened())
         return self._by_limit[max_videos]
@@ -111,9 +115,9 @@ class Bench:
 
     def totals(self, video_id: str) -> tuple[Totals, Curve]:
         """As kept by difference; checked against the recount from the audience."""
-        kept = self.runner.run(self.store.totals.read(video_id))
-        all_kept, curve, _ = self.runner.run(self.store.totals.read_all(video_id, NOW))
-        assert (all_kept, curve) == self.runner.run(self.store.totals.recount(video_id))
+        kept = self.runner.run(self.store.totals(video_id))
+        all_kept, curve, _ = self.runner.run(self.store.analytics(video_id, NOW))
+        assert (all_kept, curve) == self.runner.run(recounted(self.store, video_id))
         assert kept == all_kept
         return kept, curve
 
@@ -124,7 +128,7 @@ def bench(store_server: StoreServer) -> Iterator[Bench]:
     with asyncio.Runner() as runner:
 
         async def opened() -> list[CrashesBetweenStages]:
-            return [CrashesBetweenStages(store_server.url, worker=f"w{n}", keys=Keys(prefix)) for n in range(WRITERS)]
+            return [CrashesBetweenStages(store_server.url, worker=f"w{n}", key_prefix=prefix) for n in range(WRITERS)]
 
         bench = Bench(store_server.url, runner, runner.run(opened()))
         yield bench

@@ -13,11 +13,12 @@ from playhead.protocol.scalars import parse_instant
 from playhead.server.clock import EVERY_S, FAR_MS, SLEW_MS, StoreClock, system_clock
 from playhead.storage.embedded.valkey import EmbeddedValkey
 from playhead.storage.keys import Keys
-from playhead.storage.store import Store, StoreUnavailable, TimeNotAllowed
+from playhead.storage.store import StoreUnavailable, TimeNotAllowed, open_store
 from tests.clustered import clustered
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.faketime import LIBRARY, WITHOUT, WallClock
+from tests.inside import keys_of, parts_of
 from tests.missing import missing
 from tests.ports import free_port
 from tests.rest import ok, rest, scraped
@@ -170,7 +171,7 @@ async def test_a_machine_that_comes_to_differ_is_told_once_and_so_is_its_return(
 async def test_it_is_sampled_again_and_again(machine: FakeClock, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after the store was away."""
     assert EVERY_S <= 10
-    monkeypatch.setattr("server.clock.EVERY_S", 0.001)
+    monkeypatch.setattr("playhead.server.clock.EVERY_S", 0.001)
     clock = await started(machine, line)
     task = asyncio.create_task(clock.run())
     try:
@@ -187,7 +188,7 @@ async def test_it_is_sampled_again_and_again(machine: FakeClock, line: Line, mon
 
 
 async def test_the_store_tells_its_time(store_server: StoreServer) -> None:
-    store = Store(store_server.url, worker="w", keys=Keys("unused"))
+    store = open_store(store_server.url, worker="w", key_prefix="unused")
     try:
         clock = await StoreClock.of(store)
         assert clock.reference == "store"
@@ -200,11 +201,11 @@ async def test_the_store_tells_its_time(store_server: StoreServer) -> None:
 @pytest.mark.parametrize("store_server", ["cluster"], indirect=True)
 async def test_on_a_cluster_one_primary_is_asked(store_server: StoreServer, prefix: str) -> None:
     """Whoever has the epoch: the same one for all nodes."""
-    store = Store(store_server.url, worker="w", keys=Keys(prefix))
+    store = open_store(store_server.url, worker="w", key_prefix=prefix)
 
     async def asked() -> dict[str, int]:
         counts = {}
-        for primary in await store.link.primaries():
+        for primary in await parts_of(store).link.primaries():
             (stats,) = await primary.ask([("INFO", "commandstats")])
             counts[primary.name] = stats.get("cmdstat_time", {}).get("calls", 0)
         return counts
@@ -215,7 +216,9 @@ async def test_on_a_cluster_one_primary_is_asked(store_server: StoreServer, pref
         await StoreClock.of(store)
         after = await asked()
         assert len(after) > 1
-        assert {name for name in after if after[name] > before[name]} == {store.link.primary_of(store.keys.epoch)}
+        assert {name for name in after if after[name] > before[name]} == {
+            parts_of(store).link.primary_of(keys_of(store).epoch)
+        }
     finally:
         await store.close()
 
@@ -231,7 +234,7 @@ async def test_after_a_failover_the_clock_of_the_new_primary_is_followed(tmp_pat
         await asyncio.to_thread(replica.kill)
         replica.environment = wall.environment
         await asyncio.to_thread(servers.heal)
-        store = Store(servers.url, worker="w", keys=keys, timeout_s=2)
+        store = open_store(servers.url, worker="w", key_prefix=keys.prefix, timeout_s=2)
         try:
             clock = await StoreClock.of(store)
             assert abs(clock.offset_ms) < FAR_MS

@@ -14,25 +14,28 @@ import pytest
 import redis
 
 from playhead.storage.embedded.valkey import server_binary
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.parts import Parts
+from playhead.storage.store import Store, open_store
 from tests.conftest import StoreServer
 
 PATIENCE_S = 20.0
 """Bound on every wait; a test that gets here has failed."""
 
-NewStore = Callable[..., Store]
+NewStore = Callable[..., Any]
 
 
 @pytest.fixture
 async def new_store(store_server: StoreServer, prefix: str) -> AsyncIterator[NewStore]:
-    """Opens stores on the server and prefix of this test, each another worker."""
+    """Opens stores on the server and prefix of this test, each another worker.
+
+    `kind` makes one of the same arguments as `open_store`; it may also make its parts only.
+    """
     async with contextlib.AsyncExitStack() as opened:
         numbers = itertools.count(1)
 
-        def open_one(kind: type[Store] = Store, **more: Any) -> Store:
-            store = kind(store_server.url, worker=f"w{next(numbers)}", keys=Keys(prefix), **more)
-            opened.push_async_callback(store.close)
+        def open_one(kind: Callable[..., Any] = open_store, **more: Any) -> Any:
+            store = kind(store_server.url, worker=f"w{next(numbers)}", key_prefix=prefix, **more)
+            opened.push_async_callback(store.link.aclose if isinstance(store, Parts) else store.close)
             return store
 
         yield open_one
@@ -40,7 +43,8 @@ async def new_store(store_server: StoreServer, prefix: str) -> AsyncIterator[New
 
 @pytest.fixture
 def store(new_store: NewStore) -> Store:
-    return new_store()
+    opened: Store = new_store()
+    return opened
 
 
 class PrivateServer:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
 from tests.conftest import _await_answer
 from tests.replicated import binary
 
@@ -33,7 +33,7 @@ def running(kind: str, directory: Path, url: str, *options: str | Path) -> Itera
 
 @contextlib.asynccontextmanager
 async def opened(url: str, **more: Any) -> AsyncIterator[Store]:
-    store = Store(url, worker=uuid4().hex, **more)
+    store = open_store(url, worker=uuid4().hex, **more)
     try:
         yield store
     finally:

@@ -9,12 +9,13 @@ from redis.asyncio import Redis
 from playhead.protocol.record import Outcome, Record, Report
 from playhead.storage.read.catalogue import Video
 from playhead.storage.read.totals import Totals
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.values.packing import unpack_record
 from playhead.storage.write.pending import Batch, Committed, Delta, Key
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import Op, report_of
+from tests.inside import keys_of, parts_of, recounted
 from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
@@ -57,7 +58,7 @@ async def test_epoch_is_made_once(new_store: NewStore) -> None:
 
 async def test_store_that_lost_its_data_is_another(private_server: PrivateServer) -> None:
     """After a FLUSHALL the next commit says so, and a reader with an old revision gets everything."""
-    store = Store(private_server.url, worker="w")
+    store = open_store(private_server.url, worker="w")
     first = await commit(store, (("u", "v"), play()), (("u", "w"), play()))
     await everywhere(store, "FLUSHALL")
     second = await commit(store, (("u", "x"), play()))
@@ -74,9 +75,9 @@ async def test_store_that_went_back_in_time_is_another(store: Store) -> None:
     first = await commit(store, (("u", "v"), play()))
     second = await commit(store, (("u", "v"), play(2, 200)))
     assert second.epoch == first.epoch
-    fences = [store.keys.fence(store.worker, tag) for tag in store.link.tags or [""]]
-    found = await store.run([("EXISTS", key) for key in fences])
-    await store.run([("DECR", key) for key, exists in zip(fences, found, strict=True) if exists])
+    fences = [keys_of(store).fence(parts_of(store).worker, tag) for tag in parts_of(store).link.tags or [""]]
+    found = await parts_of(store).run([("EXISTS", key) for key in fences])
+    await parts_of(store).run([("DECR", key) for key, exists in zip(fences, found, strict=True) if exists])
     third = await commit(store, (("u", "v"), play(3, 300)))
     assert third.epoch != first.epoch
     assert (await commit(store, (("u", "v"), play(4, 400)))).epoch == third.epoch
@@ -102,7 +103,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> 
     await everywhere(store, "SCRIPT", "FLUSH")
     changes = await store.changes("u")
     assert [(video, record.played_ms, record.rev) for video, record in changes.records] == [("v", 10_000, 2)]
-    assert await store.totals.read("v") == Totals(1, 0, 5)
+    assert await store.totals("v") == Totals(1, 0, 5)
 
 
 # Reading
@@ -137,9 +138,9 @@ async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
     assert await store.record("u", "v") == Record()
     changes = await store.changes("u", 7)
     assert (changes.rev, changes.records) == (0, [])
-    assert await store.totals.read("v") == Totals()
-    keys = (store.keys.progress("u"), store.keys.summary("v"))
-    assert await store.run([("EXISTS", key) for key in keys]) == [0, 0]
+    assert await store.totals("v") == Totals()
+    keys = (keys_of(store).progress("u"), keys_of(store).summary("v"))
+    assert await parts_of(store).run([("EXISTS", key) for key in keys]) == [0, 0]
 
 
 # The catalogue
@@ -148,30 +149,30 @@ async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
 async def test_durations_are_cached_until_they_are_forgotten(new_store: NewStore) -> None:
     """One question a video and minute; whoever puts an entry knows at once, the others when they are told."""
     writer, reader = new_store(), new_store()
-    await writer.catalogue.put("v", Video("A film", 60_500))
-    assert await reader.catalogue.get("v") == Video("A film", 60_500)
-    assert await reader.catalogue.get("w") is None
-    assert await reader.catalogue.durations({"v", "w"}) == {"v": 60_500, "w": 0}
-    await writer.catalogue.put("v", Video("A film, recut", 59_000))
-    await writer.catalogue.put("w", Video("Another", 1_000))
-    assert await writer.catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 1_000}
-    assert await reader.catalogue.durations({"v", "w"}) == {"v": 60_500, "w": 0}
-    reader.catalogue.forget("v")
-    assert await reader.catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 0}
-    reader.catalogue.forget_all()
-    assert await reader.catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 1_000}
+    await writer.put_video("v", Video("A film", 60_500))
+    assert await reader.video("v") == Video("A film", 60_500)
+    assert await reader.video("w") is None
+    assert await parts_of(reader).catalogue.durations({"v", "w"}) == {"v": 60_500, "w": 0}
+    await writer.put_video("v", Video("A film, recut", 59_000))
+    await writer.put_video("w", Video("Another", 1_000))
+    assert await parts_of(writer).catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 1_000}
+    assert await parts_of(reader).catalogue.durations({"v", "w"}) == {"v": 60_500, "w": 0}
+    parts_of(reader).catalogue.forget("v")
+    assert await parts_of(reader).catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 0}
+    parts_of(reader).catalogue.forget_all()
+    assert await parts_of(reader).catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 1_000}
 
 
 async def test_answer_that_was_under_way_is_not_cached(new_store: NewStore) -> None:
     """It may be from before the change that we were told of meanwhile."""
     writer, reader = new_store(), new_store()
-    await writer.catalogue.put("v", Video("A film", 1_000))
-    asking = asyncio.create_task(reader.catalogue.durations({"v"}))
+    await writer.put_video("v", Video("A film", 1_000))
+    asking = asyncio.create_task(parts_of(reader).catalogue.durations({"v"}))
     await asyncio.sleep(0)
-    reader.catalogue.forget("v")
+    parts_of(reader).catalogue.forget("v")
     await asking
-    await writer.catalogue.put("v", Video("A film", 2_000))
-    assert await reader.catalogue.durations({"v"}) == {"v": 2_000}
+    await writer.put_video("v", Video("A film", 2_000))
+    assert await parts_of(reader).catalogue.durations({"v"}) == {"v": 2_000}
 
 
 async def test_change_is_published(new_store: NewStore) -> None:
@@ -179,23 +180,23 @@ async def test_change_is_published(new_store: NewStore) -> None:
     store = new_store()
     await store.epoch()
     heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-    listening = store.listen(lambda name, data: heard.put_nowait((name, data)), lambda name: None)
+    listening = parts_of(store).listen(lambda name, data: heard.put_nowait((name, data)), lambda name: None)
     task = asyncio.create_task(listening.run())
     async with asyncio.timeout(PATIENCE_S):
-        await listening.want(store.catalogue.channel).wait()
-        await new_store().catalogue.put("v", Video("A film", 1_000))
-        assert await heard.get() == (store.catalogue.channel, b"v")
+        await listening.want(parts_of(store).catalogue.channel).wait()
+        await new_store().put_video("v", Video("A film", 1_000))
+        assert await heard.get() == (parts_of(store).catalogue.channel, b"v")
     task.cancel()
     await asyncio.wait({task})
 
 
 async def test_catalogues_duration_is_the_records(store: Store) -> None:
     """From the next report on: it completes, and nothing beyond its end counts."""
-    await store.catalogue.put("v", Video("A film", 5_000))
+    await store.put_video("v", Video("A film", 5_000))
     await commit(store, (("u", "v"), play(seconds=60)))
     record = await store.record("u", "v")
     assert (record.duration_ms, record.seen, record.completed_at) == (5_000, [0, 5], 100)
-    assert await store.totals.read("v") == Totals(1, 1, 5)
+    assert await store.totals("v") == Totals(1, 1, 5)
 
 
 # Large batches
@@ -224,8 +225,8 @@ async def test_batch_of_several_script_calls(store: Store, keys: list[Key]) -> N
         assert {(record.seen[1], record.played_ms) for _, record in changes.records} == {(5, 10_000)}
     for video_id in {video_id for _, video_id in keys}:
         viewers = sum(video == video_id for _, video in keys)
-        totals, curve, _ = await store.totals.read_all(video_id, NOW)
-        assert (totals, curve) == await store.totals.recount(video_id)
+        totals, curve, _ = await store.analytics(video_id, NOW)
+        assert (totals, curve) == await recounted(store, video_id)
         assert (totals, curve.viewers) == (Totals(viewers, 0, 5 * viewers), [viewers] * 5)
 
 
@@ -261,9 +262,9 @@ async def test_a_stage_2_that_comes_late_takes_nothing_back(new_store: NewStore,
     await commit(store, (("u", "v"), newer))
     slow.go_on.set()
     await late
-    totals, curve, _ = await store.totals.read_all("v", NOW)
+    totals, curve, _ = await store.analytics("v", NOW)
     assert totals == (Totals(2, 0, 25) if isinstance(newer, Report) else Totals(1, 0, 5))
-    assert (totals, curve) == await store.totals.recount("v")
+    assert (totals, curve) == await recounted(store, "v")
     assert (await store.record("u", "v")).watched == (20 if isinstance(newer, Report) else 0)
 
 
@@ -274,7 +275,9 @@ async def test_who_left_long_ago_is_not_kept_among_those_who_watch(store: Store)
         learners = [f"u{lesson}-{n}" for n in range(200)]
         batch = batch_of(((learner, "v"), play(at=now)) for learner in learners)
         await store.commit(batch, now, nobody)
-        live = await store.run([("ZRANGE", store.keys.live(shard), 0, -1) for shard in store.keys.shards("v")])
+        live = await parts_of(store).run(
+            [("ZRANGE", keys_of(store).live(shard), 0, -1) for shard in keys_of(store).shards("v")]
+        )
         assert sorted(user.decode() for users in live for user in users) == sorted(learners)
 
 
@@ -308,7 +311,7 @@ async def test_values_come_for_who_wants_them_and_with_bad_news(store: Store) ->
     for (user_id, video_id), result in committed.results.items():
         assert unpack_record(result.value) == await store.record(user_id, video_id)
     assert (await store.record("doesn't", "v")).seen == [0, 5]
-    assert await store.totals.read("v") == Totals(2, 0, 10)
+    assert await store.totals("v") == Totals(2, 0, 10)
 
 
 # Damage
@@ -326,28 +329,28 @@ async def damaged(store: Store) -> Committed:
 )
 async def test_record_that_cannot_be_read_costs_itself_alone(store: Store, value: bytes) -> None:
     """It fails, and is left as it is for whoever repairs it; the same learner's other records are stored."""
-    await store.run([("HSET", store.keys.progress("bad"), "v", value)])
+    await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "v", value)])
     committed = await damaged(store)
     assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
     assert committed.results["bad", "v"].value == b""
-    assert await store.run([("HGET", store.keys.progress("bad"), "v")]) == [value]
+    assert await parts_of(store).run([("HGET", keys_of(store).progress("bad"), "v")]) == [value]
     for key in (("good", "v"), ("bad", "w"), ("fine", "v")):
         assert committed.results[key].outcomes == ()
         assert (await store.record(*key)).seen == [0, 5]
-    assert await store.totals.read("v") == Totals(2, 0, 10)
+    assert await store.totals("v") == Totals(2, 0, 10)
     assert dict((await store.changes("bad")).records).keys() == {"w"}
 
 
 @pytest.mark.parametrize("what", ["a string", "a list", "no revision", "an empty revision"])
 async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, what: str) -> None:
     """Of another type, or with a revision that is no number: that learner's records fail, the batch is stored."""
-    key = store.keys.progress("bad")
+    key = keys_of(store).progress("bad")
     if what == "a string":
-        await store.run([("SET", key, "text")])
+        await parts_of(store).run([("SET", key, "text")])
     elif what == "a list":
-        await store.run([("RPUSH", key, "text")])
+        await parts_of(store).run([("RPUSH", key, "text")])
     else:
-        await store.run([("HSET", key, "rev", "abc" if what == "no revision" else "")])
+        await parts_of(store).run([("HSET", key, "rev", "abc" if what == "no revision" else "")])
     committed = await damaged(store)
     for video_id in ("v", "w"):
         assert committed.results["bad", video_id].outcomes == (0, Outcome.FAILED)
@@ -355,12 +358,12 @@ async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, wha
     for user_id in ("good", "fine"):
         assert committed.results[user_id, "v"].outcomes == ()
         assert (await store.record(user_id, "v")).seen == [0, 5]
-    assert await store.totals.read("v") == Totals(2, 0, 10)
+    assert await store.totals("v") == Totals(2, 0, 10)
 
 
 async def test_empty_value_is_no_record(store: Store) -> None:
     """In the script as in `unpack_record`: the first report begins one."""
-    await store.run([("HSET", store.keys.progress("bad"), "v", b"")])
+    await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "v", b"")])
     assert (await damaged(store)).results["bad", "v"].outcomes == ()
     assert (await store.record("bad", "v")).seen == [0, 5]
 
@@ -368,11 +371,11 @@ async def test_empty_value_is_no_record(store: Store) -> None:
 @pytest.mark.parametrize("entry", [b"\xc1", b"", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x94" + bytes(4)])
 async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store: Store, entry: bytes) -> None:
     """The learners' records are the truth and are stored; the video's other viewers are counted."""
-    await store.run([("HSET", store.keys.audience(store.keys.shard("v", "bad")), "bad", entry)])
+    await parts_of(store).run([("HSET", keys_of(store).audience(keys_of(store).shard("v", "bad")), "bad", entry)])
     await damaged(store)
     assert (await store.record("bad", "v")).seen == [0, 5]
-    assert await store.totals.read("v") == Totals(2, 0, 10)
-    assert await store.totals.read("w") == Totals(1, 0, 5)
+    assert await store.totals("v") == Totals(2, 0, 10)
+    assert await store.totals("w") == Totals(1, 0, 5)
 
 
 # Servers that fail
@@ -380,7 +383,7 @@ async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store
 
 async def test_killed_server_is_unavailable_and_has_all_it_acked_when_it_is_back(private_server: PrivateServer) -> None:
     """Nothing but StoreUnavailable comes out meanwhile, of whatever is asked."""
-    store = Store(private_server.url, worker="w", durability="fsync")
+    store = open_store(private_server.url, worker="w", durability="fsync")
     await store.check()
     before = await commit(store, (("u", "v"), play()))
     private_server.kill()
@@ -391,12 +394,12 @@ async def test_killed_server_is_unavailable_and_has_all_it_acked_when_it_is_back
         store.epoch(),
         store.record("u", "v"),
         store.changes("u"),
-        store.totals.read("v"),
-        store.totals.read_all("v", NOW),
-        store.totals.recount("v"),
-        store.catalogue.get("v"),
-        store.catalogue.put("v", Video("A film", 1)),
-        store.catalogue.durations({"w"}),
+        store.totals("v"),
+        store.analytics("v", NOW),
+        recounted(store, "v"),
+        store.video("v"),
+        store.put_video("v", Video("A film", 1)),
+        parts_of(store).catalogue.durations({"w"}),
     ):
         with pytest.raises(StoreUnavailable):
             await asked
@@ -409,13 +412,13 @@ async def test_killed_server_is_unavailable_and_has_all_it_acked_when_it_is_back
 
 async def test_server_that_does_not_answer_is_given_up_in_time(private_server: PrivateServer) -> None:
     """And the commit, which it may have made after all, is safe to make again."""
-    store = Store(private_server.url, worker="w", timeout_s=0.2)
+    store = open_store(private_server.url, worker="w", timeout_s=0.2)
     await commit(store, (("u", "v"), play()))
     private_server.pause()
     with pytest.raises(StoreUnavailable):
         await commit(store, (("u", "v"), play(2, 200)))
     private_server.resume()
-    patient = Store(private_server.url, worker="x")
+    patient = open_store(private_server.url, worker="x")
     await commit(patient, (("u", "v"), play(2, 200)))
     record = await patient.record("u", "v")
     assert (record.played_ms, record.rev) == (10_000, 2)
@@ -425,7 +428,7 @@ async def test_server_that_does_not_answer_is_given_up_in_time(private_server: P
 
 async def test_cancelled_commit_does_not_confuse_the_next(private_server: PrivateServer) -> None:
     """The reply that nobody waits for any more is not read as another's."""
-    store = Store(private_server.url, worker="w")
+    store = open_store(private_server.url, worker="w")
     await commit(store, (("u", "v"), play()))
     private_server.pause()
     lost = [asyncio.create_task(commit(store, (("u", f"v{n}"), play()))) for n in range(3)]
@@ -443,7 +446,7 @@ async def test_cancelled_commit_does_not_confuse_the_next(private_server: Privat
 
 async def test_read_only_server_is_unavailable(private_server: PrivateServer) -> None:
     """A replica, or a server out of memory, refuses to write: try again, and nothing of it is half true."""
-    store = Store(private_server.url, worker="w")
+    store = open_store(private_server.url, worker="w")
     await commit(store, (("u", "v"), play()))
     async with Redis.from_url(private_server.url) as admin:
         await admin.config_set("maxmemory", "1")

@@ -7,7 +7,7 @@ import random
 import signal
 from pathlib import Path
 
-from playhead.storage.store import Script
+from playhead.storage.scripts import Script
 from tests.faults.damage import CUT_BYTES, cut, held, tear, wipe
 from tests.faults.effort import Effort
 from tests.faults.place import Change

@@ -17,13 +17,13 @@ import pytest
 
 from playhead.protocol.record import Report
 from playhead.server.clock import StoreClock, system_clock
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
 from playhead.storage.values.packing import unpack_record
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.histories import report_of
+from tests.inside import keys_of, parts_of, recounted, redis_of
 from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.server.program import ROOT, environment, serve
@@ -77,7 +77,7 @@ def operator_elsewhere(store_server: StoreServer, prefix: str) -> Operator:
 
 @contextlib.asynccontextmanager
 async def opened(server: StoreServer, prefix: str) -> AsyncIterator[Store]:
-    store = Store(server.url, worker="test", keys=Keys(prefix))
+    store = open_store(server.url, worker="test", key_prefix=prefix)
     try:
         yield store
     finally:
@@ -95,8 +95,8 @@ async def fill(store: Store, learners: int) -> None:
 
 
 async def kept_is_counted(store: Store) -> bool:
-    kept = (await store.totals.read_all(VIDEO, START_MS))[:2]
-    return kept == await store.totals.recount(VIDEO)
+    kept = (await store.analytics(VIDEO, START_MS))[:2]
+    return kept == await recounted(store, VIDEO)
 
 
 async def test_rebuild_says_and_mends_and_tells_by_its_exit_code(
@@ -105,7 +105,7 @@ async def test_rebuild_says_and_mends_and_tells_by_its_exit_code(
     """--check: 1 where something has drifted, and what; rebuild: 0, mended; --check again: 0."""
     async with opened(store_server, prefix) as store:
         await fill(store, 300)
-        await store.redis.hdel(store.keys.audience(VIDEO), str(UUID(int=10_007)))
+        await redis_of(store).hdel(keys_of(store).audience(VIDEO), str(UUID(int=10_007)))
         code, out, _ = await operator.run("rebuild", "--check")
         assert (code, "1 × an entry that lacks" in out, str(UUID(int=10_007)) in out) == (1, True, True)
         assert not await kept_is_counted(store)
@@ -145,8 +145,8 @@ async def test_beside_a_service_under_load(
             assert (code, out.splitlines()[1:]) == (0, [])
             code, *_ = await operator.run("export", backup)
             assert code == 0
-            await store.redis.hincrby(store.keys.summary(VIDEO), "watched", 500)
-            await store.redis.hincrby(store.keys.curve(VIDEO), "s45", -3)
+            await redis_of(store).hincrby(keys_of(store).summary(VIDEO), "watched", 500)
+            await redis_of(store).hincrby(keys_of(store).curve(VIDEO), "s45", -3)
             code, out, _ = await operator.run("rebuild")
             assert (code, out.count("\n"), "1 × totals that are not the sum" in out) == (0, 3, True)
             code, out, err = await operator.run("import", backup)
@@ -163,7 +163,7 @@ async def test_beside_a_service_under_load(
                     record = ok(await http.get(f"/progress/{UUID(int=50_000 + number)}/{VIDEO}?detail=full"))
                     assert (record["playedDuration"], record["seen"]) == (played, [[0, min(played, 50)]])
                     assert record["again"] == ([[0, min(50, played - 50)]] if played > 50 else [])
-        assert (await store.totals.read(VIDEO)).viewers == 1_500 + LEARNERS
+        assert (await store.totals(VIDEO)).viewers == 1_500 + LEARNERS
         assert await kept_is_counted(store)
 
 
@@ -184,7 +184,7 @@ async def test_killed_in_the_middle_and_run_again(
         await fill(store, KILLED_LEARNERS)
         assert (await operator.run("export", backup))[0] == 0
         want = await everything(store)
-        keys = [key async for key in store.redis.scan_iter(f"{prefix}:{{*", count=5_000)]
+        keys = [key async for key in redis_of(store).scan_iter(f"{prefix}:{{*", count=5_000)]
         target = tmp_path / "again"
         words: dict[str, list[str | Path]] = {
             "rebuild": ["rebuild"],
@@ -192,9 +192,9 @@ async def test_killed_in_the_middle_and_run_again(
             "export": ["export", target],
         }
         if command == "import":
-            await store.redis.delete(*keys)
+            await redis_of(store).delete(*keys)
         if command == "rebuild":
-            await store.redis.delete(*store.keys.of_shard(VIDEO))
+            await redis_of(store).delete(*keys_of(store).of_shard(VIDEO))
         killed = 0
         for after_s in (0.0, 0.1, 0.25):
             process = await operator.start(*words[command])
@@ -236,10 +236,10 @@ def holds_a_connection(pid: int) -> bool:
 
 async def everything(store: Store) -> list[Any]:
     """The records, without their revs; and what is counted of them."""
-    keys = [store.keys.progress(str(UUID(int=10_000 + n))) for n in range(KILLED_LEARNERS)]
-    values = await store.run([("HGET", key, VIDEO) for key in keys])
+    keys = [keys_of(store).progress(str(UUID(int=10_000 + n))) for n in range(KILLED_LEARNERS)]
+    values = await parts_of(store).run([("HGET", key, VIDEO) for key in keys])
     records = [replace(unpack_record(value or b""), rev=0) for value in values]
-    return [records, (await store.totals.read_all(VIDEO, START_MS))[:2]]
+    return [records, (await store.analytics(VIDEO, START_MS))[:2]]
 
 
 def lines(file: Path) -> list[str]:
@@ -258,7 +258,7 @@ async def test_export_and_import_by_pipe(
         code, said, err = await operator_elsewhere.run("import", stdin=out.encode())
         assert (code, said) == (0, "50 records, 50 of them news; 0 videos, 0 ended sessions; 0 lines refused\n")
         assert (err.count("\n"), "event=import" in err) == (1, True)
-        assert (await other.totals.read_all(VIDEO, 0))[:2] == (await store.totals.read_all(VIDEO, 0))[:2]
+        assert (await other.analytics(VIDEO, 0))[:2] == (await store.analytics(VIDEO, 0))[:2]
 
 
 async def test_an_export_goes_on_right_behind_what_its_cursor_vouches_for(
@@ -318,7 +318,7 @@ async def test_bad_files_are_refused(
         assert (code, f"{backup} exists" in err) == (2, True)
         code, _, err = await operator.run("export", backup, "--resume")
         assert (code, "no interrupted export" in err, backup.read_bytes().splitlines(keepends=True)) == (2, True, whole)
-        await store.redis.delete(*[key async for key in store.redis.scan_iter(f"{prefix}:{{*")])
+        await redis_of(store).delete(*[key async for key in redis_of(store).scan_iter(f"{prefix}:{{*")])
         backup.write_bytes(b"".join(whole[1:]))
         code, _, err = await operator.run("import", backup)
         assert (code, "line 1: type" in err) == (2, True)
@@ -330,7 +330,7 @@ async def test_bad_files_are_refused(
         assert "line 4: claimed: " in err
         assert "line 6: should have at most" in err
         assert "no end line" in err
-        assert (await store.totals.read(VIDEO)).viewers == 18
+        assert (await store.totals(VIDEO)).viewers == 18
         code, _, err = await operator.run("import", tmp_path / "none")
         assert (code, "none can't be read" in err) == (2, True)
 
@@ -350,7 +350,7 @@ async def test_a_file_whose_end_line_is_off_is_imported_and_told(
         assert f"the end line counts 20 records, 0 videos and 0 ended sessions, but the file has {held}, 0 and 0" in err
         assert "All that it has are imported. If you edited it, nothing is wrong" in err
     async with opened(store_server, prefix) as store:
-        assert (await store.totals.read(VIDEO)).viewers == 21
+        assert (await store.totals(VIDEO)).viewers == 21
 
 
 async def test_a_backup_of_what_a_fast_clock_made_comes_back(
@@ -366,7 +366,7 @@ async def test_a_backup_of_what_a_fast_clock_made_comes_back(
         report = Report(ahead, ahead, "s", 1, 1, [0, 60], [], 60_000, 60_000, ahead)
         fast = Batch({(users[0], VIDEO): Delta([report]), (users[1], VIDEO): Delta([ahead])}, latest=ahead)
         await store.commit(fast, ahead, lambda user_id: False)
-        await store.endings.add(users[2], ahead)
+        await store.end_sessions(users[2], ahead)
     assert (await operator.run("export", backup))[0] == 0
     code, out, err = await operator_elsewhere.run("import", backup, "--strict")
     assert (code, out) == (1, "3 records, 3 of them news; 0 videos, 0 ended sessions; 3 lines refused\n")

@@ -15,8 +15,8 @@ from playhead.server.clock import system_clock
 from playhead.server.commands.serve import CannotServe
 from playhead.server.commands.transfer_files import BATCH, export_to, import_from
 from playhead.server.settings import Settings
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.parts import Parts
+from playhead.storage.store import StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.stages import BetweenStages
@@ -33,9 +33,15 @@ class Dying(BetweenStages):
 
     left = 10_000
 
-    async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        await self.between_stages()
-        return await super().run(commands)
+    def __init__(self, *args: Any, **more: Any) -> None:
+        between = self.between_stages
+
+        class DyingParts(Parts):
+            async def run(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+                await between()
+                return await super().run(commands)
+
+        super().__init__(*args, kind=DyingParts, **more)
 
     async def between_stages(self) -> None:
         if not self.left:
@@ -46,7 +52,7 @@ class Dying(BetweenStages):
 @pytest.fixture
 async def backup(store_server: StoreServer, prefix: str, tmp_path: Path) -> Path:
     """An export of more learners than an import takes at once."""
-    store, file = Store(store_server.url, worker="source", keys=Keys(f"{prefix}source")), tmp_path / "backup"
+    store, file = open_store(store_server.url, worker="source", key_prefix=f"{prefix}source"), tmp_path / "backup"
     batch = Batch()
     for n in range(LEARNERS):
         batch.deltas[str(UUID(int=n)), VIDEO] = Delta(ops=[Report(NOW, NOW, "s", 1, 1, [0, 5], [], 5_000)])
@@ -64,7 +70,7 @@ async def test_an_import_that_was_interrupted_tells_of_the_whole(
     """Before each of its round trips in turn, also those that bring what a batch has joined to the audiences."""
     interrupted = 0
     for left in itertools.count():
-        store = Dying(store_server.url, worker="target", keys=Keys(f"{prefix}{left}"))
+        store = Dying(store_server.url, worker="target", key_prefix=f"{prefix}{left}")
         store.left = left
         capsys.readouterr()
         try:
@@ -86,7 +92,7 @@ async def test_an_import_that_was_killed_behind_its_last_line_was_whole(
     backup: Path, store_server: StoreServer, prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its end line is not read again, and was there."""
-    store = Store(store_server.url, worker="target", keys=Keys(prefix))
+    store = open_store(store_server.url, worker="target", key_prefix=prefix)
     put_cursor_behind(backup, await store.epoch())
     capsys.readouterr()
     try:
@@ -117,7 +123,7 @@ async def test_an_export_follows_no_link_that_somebody_has_put_there(
     store_server: StoreServer, prefix: str, tmp_path: Path, name: str
 ) -> None:
     """As in /tmp, under a name that can be guessed: what would be replaced anyway is, the file itself is refused."""
-    store, victim = Store(store_server.url, worker="source", keys=Keys(prefix)), tmp_path / "victim"
+    store, victim = open_store(store_server.url, worker="source", key_prefix=prefix), tmp_path / "victim"
     (tmp_path / name).symlink_to(victim)
     try:
         if name == "fresh":
@@ -137,7 +143,7 @@ async def test_an_export_is_not_gone_on_with_in_files_of_others(
     store_server: StoreServer, prefix: str, tmp_path: Path, name: str
 ) -> None:
     """The records would be theirs to read, or their cursor would leave some out."""
-    store = Store(store_server.url, worker="source", keys=Keys(prefix))
+    store = open_store(store_server.url, worker="source", key_prefix=prefix)
     cursor = {"epoch": await store.epoch(), "place": "", "bytes": 0, "counts": {}}
     (tmp_path / "fresh").touch()
     (tmp_path / "fresh.cursor").write_text(json.dumps(cursor))
@@ -156,7 +162,7 @@ async def test_an_import_follows_no_link_beside_its_file(
     victim = tmp_path / "victim"
     for name in ("backup.imported", "backup.imported.new"):
         (tmp_path / name).symlink_to(victim)
-    store = Store(store_server.url, worker="target", keys=Keys(prefix))
+    store = open_store(store_server.url, worker="target", key_prefix=prefix)
     try:
         assert await import_from(store, SETTINGS, system_clock, backup, resume=False) == 0
     finally:

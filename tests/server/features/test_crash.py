@@ -21,10 +21,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from playhead.storage.embedded.valkey import EmbeddedValkey
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from tests.conftest import StoreServer
 from tests.device import JSON, Device, device
+from tests.inside import parts_of, recounted
 from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.server.program import Program, alive, descendants, gone, serve
@@ -191,14 +191,14 @@ async def test_the_server_is_killed_and_the_store_lives_on(tmp_path: Path, seed:
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         async with service("--redis-url", valkey.url) as opened:
             await killed_and_not(opened, "server", seed, window)
-        store = Store(valkey.url, worker="recount", keys=Keys())
+        store = open_store(valkey.url, worker="recount", key_prefix="ph")
         try:
-            (audiences,) = await store.run([("KEYS", "ph:*:audience:*")])
+            (audiences,) = await parts_of(store).run([("KEYS", "ph:*:audience:*")])
             assert len(audiences) == 3
             for key in audiences:
                 video = key.decode().rpartition(":")[2]
-                totals, curve, _ = await store.totals.read_all(video, 0)
-                assert (totals, curve) == await store.totals.recount(video)
+                totals, curve, _ = await store.analytics(video, 0)
+                assert (totals, curve) == await recounted(store, video)
         finally:
             await store.close()
 

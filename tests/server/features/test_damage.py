@@ -17,15 +17,15 @@ import pytest
 
 from playhead.protocol.record import Record
 from playhead.storage.connection.pipeline import Command
-from playhead.storage.keys import Keys
 from playhead.storage.maintenance.rebuild import Rebuild
 from playhead.storage.maintenance.transfer import Export
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
 from playhead.storage.values.damage import Damaged
 from playhead.storage.values.packing import pack_record, unpack_record
 from tests.conftest import StoreServer
 from tests.device import Device, device
 from tests.harm import Harm
+from tests.inside import keys_of, parts_of
 from tests.rest import ok, rest, scraped
 from tests.serving import FakeClock, Running, serving
 
@@ -63,7 +63,7 @@ async def world(url: str, prefix: str) -> AsyncIterator[World]:
     clock = FakeClock()
     settings: dict[str, Any] = {"redis_url": url, "key_prefix": prefix, "flush_interval_s": 0.01}
     async with serving(clock, **settings) as here, serving(clock, direct=False, **settings) as there:
-        store = Store(url, worker="hand", keys=Keys(prefix))
+        store = open_store(url, worker="hand", key_prefix=prefix)
         try:
             yield World(here, there, clock, store)
         finally:
@@ -113,7 +113,7 @@ async def watch(seen: Seen, user: str, pair: list[Device], round_: int) -> None:
 
 async def harmed(store: Store, commands: list[list[Command]]) -> None:
     for some in commands:
-        await store.run_each(some)
+        await parts_of(store).run_each(some)
         await asyncio.sleep(0)
 
 
@@ -126,10 +126,10 @@ async def test_damage_to_one_learner_and_one_video_is_seen_by_nobody_else(
     async with world(store_server.url, f"{prefix}a") as sound:
         want = await played(sound, lambda round_: [])
     async with world(store_server.url, f"{prefix}b") as damaged:
-        keys = damaged.store.keys
+        keys = keys_of(damaged.store)
         # Where the harm meets the load by chance, this much has met it for certain.
         live = keys.live(keys.shards(VICTIM)[0])
-        await damaged.store.run([("SET", keys.catalogue(VICTIM), "text"), ("RPUSH", live, "a")])
+        await parts_of(damaged.store).run([("SET", keys.catalogue(VICTIM), "text"), ("RPUSH", live, "a")])
         got = await played(damaged, Harm(keys, seed, USERS, [VICTIM, OWN]))
         for part in ("acks", "pushes", "records", "totals"):
             assert getattr(got, part) == getattr(want, part)
@@ -168,12 +168,12 @@ async def everything_mended(world: World, want: Seen) -> None:
     store = world.store
 
     async def rebuilt(mend: bool) -> Any:
-        return await Rebuild(store, mend=mend, grace_s=0.1, now=lambda: world.clock.wall).run()
+        return await Rebuild(parts_of(store), mend=mend, grace_s=0.1, now=lambda: world.clock.wall).run()
 
     assert (found := await rebuilt(mend=True)).drift or found.failed
     again = await rebuilt(mend=False)
     assert again.drift == {}, (found, again)
-    export = Export(store)
+    export = Export(parts_of(store))
     lines = [line async for page in export.pages(world.clock.wall) for line in page.lines]
     assert len(lines) > len(HONEST)
     for user, body in want.records.items():
@@ -188,7 +188,7 @@ async def everything_mended(world: World, want: Seen) -> None:
 
 @pytest.fixture
 async def store(server: Running) -> AsyncIterator[Store]:
-    opened = Store(str(server.settings.redis_url), worker="hand", keys=Keys(server.settings.key_prefix))
+    opened = open_store(str(server.settings.redis_url), worker="hand", key_prefix=server.settings.key_prefix)
     yield opened
     await opened.close()
 
@@ -198,26 +198,26 @@ UNSORTED = pack_record(Record(1, 0, 400, seen=[7, 9, 0, 3]))
 
 async def test_a_second_device_and_one_more_heartbeat_end_nobodys_process(server: Running, store: Store) -> None:
     """The heartbeat is rejected as `damaged`, by its seq, so that the player drops it; no device is sent away."""
-    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
+    await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
     async with device(server, UNLUCKY) as one, device(server, UNLUCKY) as other, device(server, HONEST[0]) as third:
         ack = await one.play(VICTIM, 0, 5)
         assert [(rejection["seq"], rejection["code"]) for rejection in ack["rejected"]] == [(1, "damaged")]
         assert (await one.play(OWN, 0, 5))["rejected"] == []
         assert (await other.pushed(OWN))["seen"] == [[0, 5]]
         assert (await third.play(VICTIM, 0, 5))["rejected"] == []
-    assert await store.run([("HGET", store.keys.progress(UNLUCKY), VICTIM)]) == [UNSORTED]
+    assert await parts_of(store).run([("HGET", keys_of(store).progress(UNLUCKY), VICTIM)]) == [UNSORTED]
 
 
 async def test_hello_names_what_can_not_be_read_and_shows_the_rest(server: Running, store: Store) -> None:
     """In an error; the connection stands, and what was repaired is pushed to it."""
     async with device(server, UNLUCKY) as first:
         await first.play(OWN, 0, 5)
-    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 2)])
+    await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 2)])
     async with device(server, UNLUCKY) as late:
         assert late.records.keys() == {OWN}
         (error,) = [message for message in late.greeted if message["type"] == "error"]
         assert (error["code"], VICTIM in error["detail"]) == ("damaged", True)
-        found = await Rebuild(store, mend=True, grace_s=0.1, now=lambda: server.clock.wall).run()
+        found = await Rebuild(parts_of(store), mend=True, grace_s=0.1, now=lambda: server.clock.wall).run()
         assert not found.failed
         assert (await late.pushed(VICTIM))["seen"] == [[0, 3], [7, 9]]
         assert (await late.play(VICTIM, 20, 25))["rejected"] == []
@@ -228,8 +228,8 @@ async def test_a_learner_of_whom_nothing_can_be_read_is_let_in_and_told(
     server: Running, store: Store, make: tuple[str, ...]
 ) -> None:
     """Sent away, a player would come back for ever: it stays, reports are rejected, and after a repair it plays on."""
-    key = store.keys.progress(UNLUCKY)
-    await store.run([(make[0], key, *make[1:])])
+    key = keys_of(store).progress(UNLUCKY)
+    await parts_of(store).run([(make[0], key, *make[1:])])
     async with device(server, UNLUCKY, since=5, epoch="of another time") as one, rest(server) as api:
         assert [message["code"] for message in one.greeted if message["type"] == "error"] == ["damaged"]
         ack = await one.play(OWN, 0, 5)
@@ -243,14 +243,14 @@ async def test_a_learner_of_whom_nothing_can_be_read_is_let_in_and_told(
             await api.delete(f"/progress/{UNLUCKY}/{OWN}"),
         ):
             assert (response.status_code, response.json()["type"]) == (500, "urn:playhead:problem:damaged")
-        await store.run([("DEL", key)])
+        await parts_of(store).run([("DEL", key)])
         assert (await one.play(OWN, 5, 10))["rejected"] == []
         assert ok(await api.get(f"/progress/{UNLUCKY}"))["progressData"][0]["watchedDuration"] == 5
 
 
 async def test_rest_says_which_record_can_not_be_read(server: Running, store: Store) -> None:
     """And takes a deletion of it, after which it begins afresh."""
-    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
+    await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
     update = {"videoId": VICTIM, "watchedDuration": 5, "lastWatched": "2025-01-01T00:00:00Z"}
     async with rest(server) as api:
         for response in (
@@ -281,7 +281,7 @@ async def test_damage_is_logged_once_and_counted(
 ) -> None:
     """By the record's name, without its content; `/metrics` has how often, by kind."""
     assert isinstance(unpack_record(UNSORTED), Damaged)
-    await store.run([("HSET", store.keys.progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
+    await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
     async with device(server, UNLUCKY) as one, rest(server) as api:
         for _ in range(5):
             await one.play(VICTIM, 0, 5)

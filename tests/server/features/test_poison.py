@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 
 from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
 from tests.conftest import StoreServer
 from tests.device import Device, device
+from tests.inside import keys_of, parts_of, recounted
 from tests.rest import ok, rest
 from tests.server.poisons import (
     DURATION,
@@ -45,7 +45,7 @@ async def server(store_server: StoreServer) -> AsyncIterator[Running]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def store(server: Running) -> AsyncIterator[Store]:
     """The same store, read past the server."""
-    opened = Store(str(server.settings.redis_url), worker="reader", keys=Keys(server.settings.key_prefix))
+    opened = open_store(str(server.settings.redis_url), worker="reader", key_prefix=server.settings.key_prefix)
     yield opened
     await opened.close()
 
@@ -72,13 +72,13 @@ async def watch(server: Running, start: int, end: int, *devices: tuple[Device, s
 
 async def stored(store: Store, learner: Learner) -> bytes:
     """The record's value, every byte of it."""
-    value: bytes = (await store.run([("HGET", store.keys.progress(learner.user), learner.video)]))[0]
+    value: bytes = (await parts_of(store).run([("HGET", keys_of(store).progress(learner.user), learner.video)]))[0]
     assert value
     return value
 
 
 async def audience_entry(store: Store, learner: Learner) -> bytes:
-    value: bytes = (await store.run([("HGET", store.keys.audience(learner.video), learner.user)]))[0]
+    value: bytes = (await parts_of(store).run([("HGET", keys_of(store).audience(learner.video), learner.user)]))[0]
     assert value
     return value
 
@@ -86,8 +86,8 @@ async def audience_entry(store: Store, learner: Learner) -> bytes:
 async def totals_in_bounds(store: Store, http: httpx.AsyncClient, video: str, duration: int) -> dict[str, Any]:
     """The video's analytics, after a look at all that must hold of them whatever was reported."""
     analytics: dict[str, Any] = ok(await http.get(f"/analytics/videos/{video}"))
-    totals, curve, _ = await store.totals.read_all(video, 0)
-    assert (totals, curve) == await store.totals.recount(video)
+    totals, curve, _ = await store.analytics(video, 0)
+    assert (totals, curve) == await recounted(store, video)
     assert (analytics["retention"], analytics["replays"]) == (curve.viewers, curve.replays)
     assert 0 <= analytics["completed"] <= analytics["viewers"]
     assert 0 <= analytics["completionRate"] <= 1
@@ -125,7 +125,7 @@ async def test_another_learner_is_not_harmed(
     clean = await totals_in_bounds(store, http, control.video, DURATION)
     assert poisoned["viewers"] - clean["viewers"] in (0, 1)
     assert poisoned["completed"] - clean["completed"] in (0, 1)
-    watched = (await store.totals.read(honest.video)).watched - (await store.totals.read(control.video)).watched
+    watched = (await store.totals(honest.video)).watched - (await store.totals(control.video)).watched
     assert 0 <= watched <= DURATION
     for name in ("retention", "replays"):
         shorter = clean[name] + [0] * (len(poisoned[name]) - len(clean[name]))

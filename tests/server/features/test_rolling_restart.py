@@ -16,7 +16,7 @@ import pytest
 
 from playhead.client import Playhead
 from playhead.storage.embedded.valkey import EmbeddedValkey
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from tests.client.line import PATIENCE_S, client, until
 from tests.ports import free_port
 from tests.server.program import serve
@@ -151,7 +151,7 @@ async def test_two_nodes_are_replaced_and_nobody_notices_more_than_a_reconnect(
                     await each.player.flush()
                     assert not each.player.rejected
             assert front.failed == 0, "there was always a node that took connections"
-        store = Store(valkey.url, worker="w")
+        store = open_store(valkey.url, worker="w")
         for each in learners:
             assert each.watched < LONGEST_S
             record = await store.record(each.user, each.video)

@@ -26,7 +26,7 @@ from playhead.server.lifecycle.drain import Drain
 from playhead.server.limits.admission import Admission
 from playhead.server.settings import Settings
 from playhead.storage.embedded.valkey import EmbeddedValkey
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from playhead.storage.write.flusher import Flusher
 from playhead.storage.write.pending import Batch, Committed
 from tests.device import Device, device
@@ -99,7 +99,7 @@ async def not_ready(api: httpx.AsyncClient) -> str:
 async def recorded(tmp_path: Path, seen: dict[tuple[str, str], list[int]]) -> None:
     """The store of the program, opened when that has ended, holds exactly this."""
     with EmbeddedValkey(tmp_path / "data", fsync=False) as valkey:
-        store = Store(valkey.url, worker="w")
+        store = open_store(valkey.url, worker="w")
         for (user, video), cells in seen.items():
             assert (await store.record(user, video)).seen == cells
         await store.close()
@@ -196,7 +196,7 @@ async def test_goodbyes_are_said_to_some_at_a_time(tmp_path: Path) -> None:
         calls.append("flush")
 
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
-        store = Store(valkey.url, worker="w")
+        store = open_store(valkey.url, worker="w")
         lane = Flusher(store, interval_s=60, max_reports=10, now=system_clock, subscribed=lambda _: False, after=stored)
         settings = Settings(redis_url=valkey.url, max_newcomers=450, max_newcomers_per_address=450)
         admission = Admission(settings, system_clock)

@@ -15,8 +15,7 @@ import pytest
 from playhead.protocol.record import Report
 from playhead.server.limits.answer_memory import AnswerMemory
 from playhead.server.limits.body_memory import Kind, Payer
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.rest import ok, refused, rest, scraped
@@ -32,7 +31,7 @@ SEEN = [second for n in range(400) for second in (2 * n, 2 * n + 1)]
 
 async def fill(store_server: StoreServer, prefix: str, *users: str) -> None:
     async with AsyncExitStack() as stack:
-        store = Store(store_server.url, worker="filling", keys=Keys(prefix))
+        store = open_store(store_server.url, worker="filling", key_prefix=prefix)
         stack.push_async_callback(store.close)
         for user in users:
             for start in range(0, MANY, 200):

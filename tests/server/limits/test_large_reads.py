@@ -9,12 +9,12 @@ import pytest
 
 from playhead.protocol.record import Record, Report
 from playhead.server.limits.rates import Bucket
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from playhead.storage.values.packing import pack_record
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.device import JSON, Device
+from tests.inside import keys_of, parts_of
 from tests.rest import iso, ok, refused, rest
 from tests.security.callers import bearer, close_code, guarded, learner, say_hello, socket
 from tests.security.issuer import token
@@ -46,11 +46,11 @@ async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
 async def with_records(server: Running, count: int, value: bytes | None = None) -> str:
     """A learner with so many records; or with so many times this one."""
     user = str(uuid4())
-    store = Store(str(server.settings.redis_url), worker="filling", keys=Keys(server.settings.key_prefix))
+    store = open_store(str(server.settings.redis_url), worker="filling", key_prefix=server.settings.key_prefix)
     if value is not None:
-        key = store.keys.progress(user)
+        key = keys_of(store).progress(user)
         for n in range(count):
-            await store.run([("HSET", key, "rev", 1, video(n), value)])
+            await parts_of(store).run([("HSET", key, "rev", 1, video(n), value)])
     for start in range(0, count if value is None else 0, 500):
         batch = Batch()
         for n in range(start, min(count, start + 500)):

@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from playhead.server.push import pushes
-from playhead.server.push.hub import MOST_TOLD, Hub
+from playhead.server.push.hub import MOST_TOLD
+from playhead.storage.events import EventStream
 from playhead.storage.read.changes import PAGE_RECORDS
 from tests.conftest import StoreServer
 from tests.device import device
@@ -65,13 +66,13 @@ async def test_no_push_between_processes_is_large(
 ) -> None:
     """The store sends it to every process that listens: beyond a bound it says only that there is something to read."""
     sizes: list[int] = []
-    heard = Hub._heard
+    received = EventStream._received
 
-    def measured(self: Hub, name: str, data: bytes) -> None:
+    def measured(self: EventStream, name: str, data: bytes) -> None:
         sizes.append(len(data))
-        heard(self, name, data)
+        received(self, name, data)
 
-    monkeypatch.setattr(Hub, "_heard", measured)
+    monkeypatch.setattr(EventStream, "_received", measured)
     user = str(uuid4())
     async with paired(store_server.url, prefix) as pair, rest(pair.here) as api, device(pair.there, user) as listener:
         for count in (5, 190):

@@ -25,11 +25,13 @@ from playhead.storage.connection.link import Seal
 from playhead.storage.connection.pipeline import Command
 from playhead.storage.embedded.valkey import EmbeddedValkey
 from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.parts import Parts
+from playhead.storage.store import Store, open_store
 from playhead.storage.write.pending import Pending
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device
+from tests.inside import keys_of, parts_of
 from tests.rest import ok, rest
 from tests.serving import BY_ASGI, START_MS, Running, serving
 
@@ -77,9 +79,9 @@ async def paired(url: str, prefix: str, two: bool = True, **settings: Any) -> As
     async with contextlib.AsyncExitStack() as stack:
         here = await stack.enter_async_context(serving(**chosen))
         there = await stack.enter_async_context(serving(**chosen)) if two else here
-        store = Store(url, worker="nobody", keys=Keys(prefix))
+        store = open_store(url, worker="nobody", key_prefix=prefix)
         stack.push_async_callback(store.close)
-        yield Pair(here, there, store, store.keys)
+        yield Pair(here, there, store, keys_of(store))
 
 
 def new_id() -> str:
@@ -301,7 +303,9 @@ async def test_a_lost_message_is_healed_by_the_next(processes: Pair) -> None:
     """A push that never arrives leaves a gap in the revisions; the next one shows it, and both changes come."""
     user, lost, seen = new_id(), new_id(), new_id()
     async with device(processes.there, user) as phone, device(processes.here, new_id()) as other:
-        store = Store(processes.here.settings.redis_url or "", worker=uuid4().hex, keys=processes.keys)
+        store = open_store(
+            processes.here.settings.redis_url or "", worker=uuid4().hex, key_prefix=processes.keys.prefix
+        )
         try:
             await commit_unheard(store, user, lost, 33)
         finally:
@@ -331,10 +335,10 @@ async def test_a_process_that_lost_its_channels_unaware_does_not_keep_a_change_t
     its channels and its noticing reaches the other process as well."""
     user, video = new_id(), new_id()
     chosen = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.02}
-    store = Store(store_server.url, worker="nobody", keys=Keys(prefix))
-    async with contextlib.aclosing(store.link) as link:
+    store = open_store(store_server.url, worker="nobody", key_prefix=prefix)
+    async with contextlib.aclosing(parts_of(store).link) as link:
         named = {primary.name: primary for primary in await link.primaries()}
-        client = named[link.primary_of(store.keys.push(user))].redis
+        client = named[link.primary_of(keys_of(store).push(user))].redis
         before = await pubsub_ids(client)
         async with serving(**chosen) as here, device(here, user) as laptop:
             (channels_of_here,) = await pubsub_ids(client) - before
@@ -379,8 +383,9 @@ class Overtaken(Store):
     user: str
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._ask, self.link.ask = self.link.ask, self._overtaken  # type: ignore[method-assign]
+        super().__init__(Parts(*args, **more))
+        link = self._parts.link
+        self._ask, link.ask = link.ask, self._overtaken  # type: ignore[method-assign]
 
     async def _overtaken(
         self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()
@@ -397,7 +402,8 @@ async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> Non
     """A batch of more records than one call of the store takes does not claim what others committed in between."""
     user = new_id()
     url = processes.here.settings.redis_url or ""
-    store, intruder = (cls(url, worker=new_id(), keys=processes.keys) for cls in (Overtaken, Store))
+    store = Overtaken(url, worker=new_id(), key_prefix=processes.keys.prefix)
+    intruder = open_store(url, worker=new_id(), key_prefix=processes.keys.prefix)
     store.intruder, store.user = intruder, user
     pending = Pending(1_000, START_MS)
     for _ in range(300):

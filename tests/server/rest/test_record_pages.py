@@ -15,9 +15,8 @@ from websockets.typing import Subprotocol
 from playhead.protocol.messages import PAGE
 from playhead.protocol.record import Report
 from playhead.server.rest.record_pages import WHOLE_BYTES
-from playhead.storage.keys import Keys
 from playhead.storage.read.changes import Changes
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer
 from tests.device import JSON, Device, device
@@ -59,7 +58,7 @@ async def fill(store: Store, user: str, count: int, seen: list[int]) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
     prefix = f"t{uuid4().hex}"
-    store = Store(store_server.url, worker="filling", keys=Keys(prefix))
+    store = open_store(store_server.url, worker="filling", key_prefix=prefix)
     await fill(store, USER, MANY, [])
     await fill(store, FULL_USER, MANY, comb(150))
     await store.close()
@@ -167,7 +166,7 @@ async def synced(player: Device) -> list[dict[str, Any]]:
 async def test_what_is_played_during_a_read_is_not_lost(server: Running, api: httpx.AsyncClient) -> None:
     """The revision that an answer gives is one from which `since` brings whatever the answer does not show."""
     user = str(uuid4())
-    store = Store(str(server.settings.redis_url), worker="filling", keys=Keys(server.settings.key_prefix))
+    store = open_store(str(server.settings.redis_url), worker="filling", key_prefix=server.settings.key_prefix)
     await fill(store, user, MANY, [0, 5])
     await store.close()
     async with device(server, user) as player:
@@ -196,7 +195,7 @@ async def test_an_answer_whose_rest_cannot_be_read_is_cut_off(
         return await fetch(self, videos)
 
     prefix = f"t{uuid4().hex}"
-    store = Store(store_server.url, worker="filling", keys=Keys(prefix))
+    store = open_store(store_server.url, worker="filling", key_prefix=prefix)
     await fill(store, FULL_USER, MANY, comb(600))
     await store.close()
     fetch = Changes._decode

@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from playhead.server.lifecycle import duration_backfill as durations
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, device
+from tests.inside import keys_of, parts_of
 from tests.rest import iso, ok, refused, rest
 from tests.serving import Running, serving
 
@@ -233,10 +233,10 @@ async def test_so_many_new_durations_may_be_on_their_way_to_records(
     read."""
     monkeypatch.setattr(durations, "MAX_VIDEOS", 2)
     monkeypatch.setattr(durations, "PATIENCE_S", 0.1)
-    store = Store(store_server.url, worker=uuid(), keys=Keys(prefix))
+    store = open_store(store_server.url, worker=uuid(), key_prefix=prefix)
     videos, entry = [uuid() for _ in range(10)], {"title": "Sets", "duration": 90}
-    audiences = [store.keys.audience(shard) for video in videos for shard in store.keys.shards(video)]
-    await store.run([("SET", key, "no hash") for key in audiences])
+    audiences = [keys_of(store).audience(shard) for video in videos for shard in keys_of(store).shards(video)]
+    await parts_of(store).run([("SET", key, "no hash") for key in audiences])
     try:
         async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as api:
             answers = await asyncio.gather(*(api.put(f"/videos/{video}", json=entry) for video in videos))
@@ -247,7 +247,7 @@ async def test_so_many_new_durations_may_be_on_their_way_to_records(
                 assert answer.headers["Retry-After"] == "2"
                 refused(await api.get(f"/videos/{video}"), "not_found")
             ok(await api.put(f"/videos/{next(iter(turned_away))}", json={"title": "Sets", "duration": 0}))
-            await store.run([("DEL", key) for key in audiences])
+            await parts_of(store).run([("DEL", key) for key in audiences])
             for video in turned_away:
                 async with asyncio.timeout(PATIENCE_S):
                     while not (await api.put(f"/videos/{video}", json=entry)).is_success:  # noqa: ASYNC110

@@ -11,7 +11,7 @@ from redis.asyncio.connection import SSLConnection
 
 from playhead.storage.connection.address import Address, parse_address
 from playhead.storage.connection.url_options import check_tls
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from tests.storage.authority import Authority
 
 
@@ -186,4 +186,4 @@ def test_files_of_tls_are_read_at_the_start(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=next(iter(bad))):
             check_tls(bad)
     with pytest.raises(ValueError, match="ssl_ca_certs"):
-        Store(f"rediss://host?ssl_ca_certs={quote(str(tmp_path / 'text'))}", worker="w")
+        open_store(f"rediss://host?ssl_ca_certs={quote(str(tmp_path / 'text'))}", worker="w")

@@ -3,8 +3,7 @@
 import asyncio
 from uuid import uuid4
 
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from tests.conftest import StoreServer
 
 ROUNDS = 10
@@ -13,7 +12,7 @@ ROUNDS = 10
 async def test_a_cancelled_wait_never_goes_on(store_server: StoreServer, prefix: str) -> None:
     """At whichever step of a round trip the cancellation comes: the task ends by it or had ended before. A loop that
     lives on store calls would otherwise outlive its cancellation, and the end of the process would wait for it."""
-    store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
+    store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix)
     went_on: list[int] = []
 
     async def ask(steps: int) -> None:

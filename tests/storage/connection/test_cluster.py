@@ -17,10 +17,11 @@ from playhead.storage.errors import NotDurable
 from playhead.storage.keys import partition
 from playhead.storage.maintenance.rebuild import Rebuild
 from playhead.storage.read.catalogue import Video
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Committed, Delta
 from playhead.storage.write.script_calls import WEIGHT_PER_CALL
 from tests.clustered import ClusterServers, Member, at_once, by_keys, clustered, until
+from tests.inside import keys_of, parts_of, recounted
 from tests.storage.own_store import read_example
 
 NOW = 1_764_000_000_000
@@ -40,7 +41,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers
 
 @contextlib.asynccontextmanager
 async def opened(servers: ClusterServers, durability: str = "memory", timeout_s: float = 2.0) -> AsyncIterator[Store]:
-    store = Store(servers.url, worker=uuid4().hex, durability=durability, timeout_s=timeout_s)
+    store = open_store(servers.url, worker=uuid4().hex, durability=durability, timeout_s=timeout_s)
     await store.check()
     try:
         yield store
@@ -122,8 +123,8 @@ async def all_is_there(store: Store, seconds: int) -> None:
         assert record.seen[0] == 0
         assert record.seen[1] >= seconds, user_id
     for number in range(7):
-        totals, curve, _ = await store.totals.read_all(f"v{number}", NOW)
-        assert (totals, curve) == await store.totals.recount(f"v{number}")
+        totals, curve, _ = await store.analytics(f"v{number}", NOW)
+        assert (totals, curve) == await recounted(store, f"v{number}")
         assert totals.viewers == sum(each % 7 == number for each in range(len(LEARNERS)))
 
 
@@ -159,10 +160,10 @@ async def test_a_commit_is_one_call_a_partition_and_one_pipeline_a_node_and_stag
     """However many records there are; a partition that weighs too much for one call has as few as it can."""
     learners = [str(uuid4()) for _ in range(1_500)]
     await commit(store, batch(0, learners, videos=500))
-    counted = Counted(await store.link.primaries())
+    counted = Counted(await parts_of(store).link.primaries())
     await commit(store, batch(1, learners, videos=500))
     assert sorted(counted.scripts("u")) == sorted({partition(user_id) for user_id in learners})
-    shards = {store.keys.shard(f"v{number % 500}", user_id) for number, user_id in enumerate(learners)}
+    shards = {keys_of(store).shard(f"v{number % 500}", user_id) for number, user_id in enumerate(learners)}
     assert sorted(counted.scripts("v")) == sorted(set(map(partition, shards)))
     assert set(counted.pipelines.values()) == {2}
     made = batch(2, learners)
@@ -181,17 +182,17 @@ async def test_the_user_of_the_example_needs_two_rights_more(servers: ClusterSer
     for member in servers.members:
         member.ask("ACL", "SETUSER", "playhead", "reset", *words, "+waitaof")
     url = servers.url.replace("://", f"://playhead:{PASSWORD}@")
-    limited = Store(url, worker=uuid4().hex, durability="fsync", timeout_s=2.0)
+    limited = open_store(url, worker=uuid4().hex, durability="fsync", timeout_s=2.0)
     try:
         await limited.check()
-        listening = limited.listen(lambda name, data: None, lambda name: None)
+        listening = parts_of(limited).listen(lambda name, data: None, lambda name: None)
         task = asyncio.create_task(listening.run())
         async with asyncio.timeout(PATIENCE_S):
-            await listening.want(limited.keys.push("u0")).wait()
+            await listening.want(keys_of(limited).push("u0")).wait()
         await commit(limited, batch(0))
-        await limited.catalogue.put("v0", Video("A film", 60_000))
-        source = servers.primary_of(store.keys.progress("new"))
-        slot = int(source.ask("CLUSTER", "KEYSLOT", store.keys.progress("new")))
+        await limited.put_video("v0", Video("A film", 60_000))
+        source = servers.primary_of(keys_of(store).progress("new"))
+        slot = int(source.ask("CLUSTER", "KEYSLOT", keys_of(store).progress("new")))
         move = by_keys(source, next(member for member in servers.primaries() if member is not source), slot)
         next(move)
         await commit(limited, batch(0, ["new"]))
@@ -215,14 +216,14 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_that_was_promis
         load = Load(durable)
         try:
             await load.more(1)
-            victim = servers.primary_of(store.keys.progress(LEARNERS[0]))
+            victim = servers.primary_of(keys_of(store).progress(LEARNERS[0]))
             if durability == "fsync":
                 replica = servers.replica_of(victim)
                 replica.kill()
             victim.kill()
             if durability == "replicas:1":
                 await asyncio.to_thread(
-                    until, lambda: servers.primary_of(store.keys.progress(LEARNERS[0])) is not victim
+                    until, lambda: servers.primary_of(keys_of(store).progress(LEARNERS[0])) is not victim
                 )
             victim.start()
             stored = load.stored
@@ -235,8 +236,8 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_that_was_promis
 
 async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: ClusterServers, store: Store) -> None:
     """For that of the learner and for that of the video, and for no other."""
-    of_learner = servers.primary_of(store.keys.progress("u0"))
-    audiences = {name: store.keys.audience(store.keys.shard(name, "u0")) for name in "abcdefghijkl"}
+    of_learner = servers.primary_of(keys_of(store).progress("u0"))
+    audiences = {name: keys_of(store).audience(keys_of(store).shard(name, "u0")) for name in "abcdefghijkl"}
     video = next(name for name, key in audiences.items() if servers.primary_of(key) is not of_learner)
     of_video = servers.primary_of(audiences[video])
     (neither,) = {*servers.primaries()} - {of_learner, of_video}
@@ -253,12 +254,12 @@ async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: Cluster
                 await durable.commit(made(second), NOW, lambda _: False)
             member.ask("CONFIG", "SET", "appendfsync", "always")
             await commit(durable, made(second))
-        (value,) = await durable.run([("HGET", store.keys.progress("u0"), video)])
+        (value,) = await parts_of(durable).run([("HGET", keys_of(store).progress("u0"), video)])
         of_learner.ask("CONFIG", "SET", "appendfsync", "no")
         with pytest.raises(NotDurable, match="disk"):  # what was written there before must last too
-            await durable.commits.bring({video: [("u0", value)]}, NOW)
+            await parts_of(durable).commits.bring({video: [("u0", value)]}, NOW)
         of_learner.ask("CONFIG", "SET", "appendfsync", "always")
-        await durable.commits.bring({video: [("u0", value)]}, NOW)
+        await parts_of(durable).commits.bring({video: [("u0", value)]}, NOW)
     async with opened(servers, "replicas:1") as durable:
         await commit(durable, made(3))
         replica = servers.replica_of(of_learner)
@@ -273,12 +274,12 @@ async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: Cluster
 
 async def test_a_primary_that_is_away_fails_its_own_learners_alone(servers: ClusterServers, store: Store) -> None:
     """Until its replica takes over others are read, and in the same round trip."""
-    victim = servers.primary_of(store.keys.progress("u0"))
-    other = next(user for user in LEARNERS if servers.primary_of(store.keys.progress(user)) is not victim)
+    victim = servers.primary_of(keys_of(store).progress("u0"))
+    other = next(user for user in LEARNERS if servers.primary_of(keys_of(store).progress(user)) is not victim)
     await commit(store, batch(0))
     victim.kill()
-    commands: list[Command] = [("HGET", store.keys.progress(user), "rev") for user in ("u0", other)]
-    lost, there = await store.link.ask(commands)
+    commands: list[Command] = [("HGET", keys_of(store).progress(user), "rev") for user in ("u0", other)]
+    lost, there = await parts_of(store).link.ask(commands)
     assert (isinstance(lost, StoreUnavailable), there) == (True, b"1")
 
 
@@ -301,8 +302,8 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
     """The process whose commit is lost notices with its next one, though that is about another primary's learner, and
     though somebody else has committed there meanwhile; then all of the lost learner's records are read anew."""
     lost = LEARNERS[0]
-    victim = servers.primary_of(store.keys.progress(lost))
-    other = next(user for user in LEARNERS if servers.primary_of(store.keys.progress(user)) is not victim)
+    victim = servers.primary_of(keys_of(store).progress(lost))
+    other = next(user for user in LEARNERS if servers.primary_of(keys_of(store).progress(user)) is not victim)
     before = await commit(store, batch(0))
     replica = let_lag(servers, victim)
     try:
@@ -311,8 +312,8 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
             victim.kill()
             assert (await commit(stranger, batch(2, [lost]))).epoch == before.epoch
             assert (await stranger.record(lost, "v0")).seen == [0, 1, 2, 3], "there was nothing to notice"
-            assert isinstance(store.link, Cluster)
-            await store.link.look()
+            assert isinstance(parts_of(store).link, Cluster)
+            await parts_of(store).link.look()
             after = await commit(store, batch(3, [other]))
             assert after.epoch != before.epoch
             assert (await commit(store, batch(3))).epoch == after.epoch
@@ -328,10 +329,10 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
     process that had no part in what was lost, and is overtaken between its stages."""
 
     def home(user_id: str) -> Member:
-        return servers.primary_of(store.keys.progress(user_id))
+        return servers.primary_of(keys_of(store).progress(user_id))
 
     def audience(user_id: str) -> Member:
-        return servers.primary_of(store.keys.audience(store.keys.shard("v0", user_id)))
+        return servers.primary_of(keys_of(store).audience(keys_of(store).shard("v0", user_id)))
 
     lost = next(user_id for user_id in LEARNERS if home(user_id) is not audience(user_id))
     victim = home(lost)
@@ -344,19 +345,19 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
                 await commit(store, batch(second, [lost]))
             victim.kill()
             await asyncio.to_thread(until, lambda: home(lost) is replica)
-            assert isinstance(store.link, Cluster)
-            await store.link.look()
+            assert isinstance(parts_of(store).link, Cluster)
+            await parts_of(store).link.look()
             assert (await commit(store, batch(0, [other]))).epoch != before.epoch
-            finish = stranger.commits.finish
+            finish = parts_of(stranger).commits.finish
 
             async def overtaken(commands: list[Command], written: set[str]) -> None:
                 await commit(store, batch(9, [lost]))
                 await finish(commands, written)
 
-            stranger.commits.finish = overtaken  # type: ignore[method-assign]
+            parts_of(stranger).commits.finish = overtaken  # type: ignore[method-assign]
             for process, second in ((stranger, 7), (store, 9)):
                 await commit(process, batch(second, [lost]))
-                assert not (await Rebuild(store, mend=False, grace_s=0, now=lambda: NOW).run()).drift
+                assert not (await Rebuild(parts_of(store), mend=False, grace_s=0, now=lambda: NOW).run()).drift
             assert (await store.record(lost, "v0")).seen == [0, 1, 7, 8, 9, 10]
     finally:
         let_follow(replica)
@@ -365,10 +366,10 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
 async def test_a_commit_whose_first_stage_was_lost_is_not_told_stored(servers: ClusterServers, store: Store) -> None:
     """A primary that fails over between the two stages to a replica that lagged: the commit is made again."""
     async with opened(servers, "fsync") as durable:
-        victim = servers.primary_of(store.keys.progress(LEARNERS[0]))
+        victim = servers.primary_of(keys_of(store).progress(LEARNERS[0]))
         before = await commit(durable, batch(0))
         replica = let_lag(servers, victim)
-        finish, killed = durable.commits.finish, False
+        finish, killed = parts_of(durable).commits.finish, False
 
         async def failing(commands: list[Command], written: set[str]) -> None:
             nonlocal killed
@@ -377,7 +378,7 @@ async def test_a_commit_whose_first_stage_was_lost_is_not_told_stored(servers: C
                 killed = True
             await finish(commands, written)
 
-        durable.commits.finish = failing  # type: ignore[method-assign]
+        parts_of(durable).commits.finish = failing  # type: ignore[method-assign]
         try:
             with pytest.raises(StoreUnavailable):
                 await durable.commit(batch(1), NOW, lambda _: False)
@@ -391,10 +392,10 @@ async def test_a_commit_whose_first_stage_was_lost_is_not_told_stored(servers: C
 async def test_a_planned_failover_keeps_the_epoch(servers: ClusterServers, store: Store, load: Load) -> None:
     """Nothing is lost, so nobody is sent home."""
     epoch = await store.epoch()
-    primary = servers.primary_of(store.keys.epoch)
+    primary = servers.primary_of(keys_of(store).epoch)
     replica = servers.replica_of(primary)
     await asyncio.to_thread(replica.ask, "CLUSTER", "FAILOVER")
-    await asyncio.to_thread(until, lambda: servers.primary_of(store.keys.epoch) is replica)
+    await asyncio.to_thread(until, lambda: servers.primary_of(keys_of(store).epoch) is replica)
     await load.more()
     await load.stop()
     await all_is_there(store, load.stored)
@@ -410,9 +411,9 @@ async def test_slots_move_under_load_and_nothing_is_lost(
 ) -> None:
     """Of learners, of videos, and that of the epoch; the same commits go on, and the store stays the same."""
     epoch = await store.epoch()
-    keys = [store.keys.progress(user_id) for user_id in LEARNERS[:SLOTS_A_MOVE]]
-    audiences = [store.keys.audience(store.keys.shard(f"v{n}", LEARNERS[n])) for n in range(2)]
-    for key in [*keys, *audiences, store.keys.epoch]:
+    keys = [keys_of(store).progress(user_id) for user_id in LEARNERS[:SLOTS_A_MOVE]]
+    audiences = [keys_of(store).audience(keys_of(store).shard(f"v{n}", LEARNERS[n])) for n in range(2)]
+    for key in [*keys, *audiences, keys_of(store).epoch]:
         source = servers.primary_of(key)
         target = next(member for member in servers.primaries() if member is not source)
         slot = int(source.ask("CLUSTER", "KEYSLOT", key))
@@ -429,15 +430,15 @@ async def test_a_slot_that_stays_half_moved_can_still_be_read_and_written(
     servers: ClusterServers, store: Store
 ) -> None:
     """A learner's key is at one end or the other: ASK sends on to the second, also a new one; that is counted."""
-    source = servers.primary_of(store.keys.progress(LEARNERS[0]))
+    source = servers.primary_of(keys_of(store).progress(LEARNERS[0]))
     target = next(member for member in servers.primaries() if member is not source)
-    slot = int(source.ask("CLUSTER", "KEYSLOT", store.keys.progress(LEARNERS[0])))
+    slot = int(source.ask("CLUSTER", "KEYSLOT", keys_of(store).progress(LEARNERS[0])))
     mine = [name for name in map(str, range(3_000)) if partition(name) == partition(LEARNERS[0])]
     await commit(store, batch(0, [LEARNERS[0]]))
-    move, before = by_keys(source, target, slot), store.link.retries
+    move, before = by_keys(source, target, slot), store.command_retries
     next(move)
     await commit(store, batch(0, mine[:1]))
-    assert store.link.retries > before
+    assert store.command_retries > before
     await commit(store, batch(1, [LEARNERS[0]]))
     for _ in move:
         pass
@@ -451,39 +452,39 @@ async def test_the_viewers_of_one_video_are_spread_and_its_totals_are_of_all(sto
     many = [f"u{n}" for n in range(100)]
     for second in range(3):
         await commit(store, batch(second, many, videos=1))
-    shards = store.keys.shards("v0")
-    sizes = await store.run([("HLEN", store.keys.audience(shard)) for shard in shards])
+    shards = keys_of(store).shards("v0")
+    sizes = await parts_of(store).run([("HLEN", keys_of(store).audience(shard)) for shard in shards])
     assert sum(sizes) == len(many)
     assert max(sizes) < len(many) / 4
     assert len({partition(shard) for shard in shards}) > len(shards) / 2
-    totals, curve, watching = await store.totals.read_all("v0", NOW)
-    assert (totals, curve) == await store.totals.recount("v0")
+    totals, curve, watching = await store.analytics("v0", NOW)
+    assert (totals, curve) == await recounted(store, "v0")
     assert (totals.viewers, totals.watched, watching) == (100, 300, 100)
     assert curve.viewers == [100, 100, 100]
-    assert sorted([user async for page in store.totals.audience("v0") for user in page]) == sorted(many)
+    assert sorted([user async for page in store.viewers("v0") for user in page]) == sorted(many)
 
 
 async def test_a_rebuild_mends_each_shard(store: Store) -> None:
     """An entry that is lost, one in another's shard, a total that is off: found, mended, and then nothing is."""
     await commit(store, batch(0, [f"u{n}" for n in range(40)], videos=1))
-    home, other = store.keys.shards("v0")[:2]
-    (entries,) = await store.run([("HGETALL", store.keys.audience(other))])
+    home, other = keys_of(store).shards("v0")[:2]
+    (entries,) = await parts_of(store).run([("HGETALL", keys_of(store).audience(other))])
     lost, entry = next(iter(entries.items()))
-    await store.run(
+    await parts_of(store).run(
         [
-            ("HDEL", store.keys.audience(other), lost),
-            ("HSET", store.keys.audience(home), lost, entry),
-            ("HINCRBY", store.keys.summary(home), "watched", 5),
+            ("HDEL", keys_of(store).audience(other), lost),
+            ("HSET", keys_of(store).audience(home), lost, entry),
+            ("HINCRBY", keys_of(store).summary(home), "watched", 5),
         ]
     )
 
     async def drift(mend: bool) -> int:
-        return (await Rebuild(store, mend=mend, grace_s=0, now=lambda: NOW).run()).drift.total()
+        return (await Rebuild(parts_of(store), mend=mend, grace_s=0, now=lambda: NOW).run()).drift.total()
 
     found = await drift(mend=False)
     assert found >= 3
     assert await drift(mend=True) >= 3
     assert await drift(mend=False) == 0
-    assert (await store.totals.read("v0")).viewers == 40
-    totals, curve, _ = await store.totals.read_all("v0", NOW)
-    assert (totals, curve) == await store.totals.recount("v0")
+    assert (await store.totals("v0")).viewers == 40
+    totals, curve, _ = await store.analytics("v0", NOW)
+    assert (totals, curve) == await recounted(store, "v0")

@@ -9,6 +9,7 @@ import pytest
 
 from playhead.storage.connection.rights import lacked_right
 from playhead.storage.store import Store, StoreUnavailable
+from tests.inside import keys_of, parts_of
 from tests.ports import free_port
 from tests.storage.own_store import as_playhead, opened, running, written_acl
 
@@ -32,7 +33,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 async def refusal(store: Store, *command: str | int) -> StoreUnavailable:
     with pytest.raises(StoreUnavailable) as refused:
-        await store.run([command])
+        await parts_of(store).run([command])
     return refused.value
 
 
@@ -42,15 +43,20 @@ async def test_what_a_command_lacks_by_itself_and_in_a_script(url: str) -> None:
         for command, lacks in ROWS:
             assert lacked_right(await refusal(store, *command)) == lacks, command
             script = f"return redis.call({','.join(map(repr, command))})"
-            await store.run([("SCRIPT", "LOAD", script)])
+            await parts_of(store).run([("SCRIPT", "LOAD", script)])
             error = await refusal(store, "EVALSHA", sha1(script.encode(), usedforsecurity=False).hexdigest(), 0)
             assert lacked_right(error) in (lacks, "a command of a script" if lacks == "KEYS" else lacks)
 
 
 async def test_what_a_script_of_ours_lacks_is_named_where_the_store_names_a_line_alone(url: str) -> None:
     async with opened(url) as store:
-        forget = store.script("forget")
-        keys = [store.keys.audience("v"), store.keys.summary("v"), store.keys.curve("v"), store.keys.before("v")]
+        forget = parts_of(store).script("forget")
+        keys = [
+            keys_of(store).audience("v"),
+            keys_of(store).summary("v"),
+            keys_of(store).curve("v"),
+            keys_of(store).before("v"),
+        ]
         assert lacked_right(await refusal(store, *forget.call(keys, msgpack.packb([])))) == "EXISTS"
 
 

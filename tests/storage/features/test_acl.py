@@ -14,12 +14,12 @@ from websockets.exceptions import ConnectionClosed
 
 from playhead.server.clock import StoreClock
 from playhead.storage.connection.rights import lacked_right
-from playhead.storage.keys import Keys
 from playhead.storage.maintenance.rebuild import Rebuild
 from playhead.storage.maintenance.store_audit import concerns
 from playhead.storage.maintenance.transfer import Export, Import
 from playhead.storage.store import Store, StoreUnavailable
 from tests.device import device
+from tests.inside import keys_of, parts_of
 from tests.rest import ok, rest
 from tests.serving import Running, serving
 from tests.storage.own_store import (
@@ -77,7 +77,7 @@ async def test_the_user_of_the_example_may_do_all_that_we_do_and_nothing_more(gu
         await unsubscribed(store)
         turned_away = {name for name, count in (await commands(store)).items() if count["rejected_calls"]}
         assert turned_away <= {"client|setinfo"}, "redis-py names itself; it may not, without harm"
-        assert not [sentence for sentence in await concerns(store) if "could not be checked" in sentence]
+        assert not [sentence for sentence in await concerns(parts_of(store).link) if "could not be checked" in sentence]
         used = {name for name, count in (await commands(store)).items() if count["calls"] and name not in by_the_server}
     assert guarded.allowed - by_the_server.keys() - used - OF_SEVERAL_SERVERS == set(), "allowed in vain"
     assert used <= guarded.allowed | {"auth", "hello"}, "these two are open to everybody"
@@ -85,7 +85,7 @@ async def test_the_user_of_the_example_may_do_all_that_we_do_and_nothing_more(gu
 
 async def commands(store: Store) -> dict[str, dict[str, int]]:
     """What the server has been asked, by everybody and inside scripts."""
-    (stats,) = await store.run([("INFO", "commandstats")])
+    (stats,) = await parts_of(store).run([("INFO", "commandstats")])
     return {name.removeprefix("cmdstat_"): count for name, count in stats.items()}
 
 
@@ -120,14 +120,14 @@ async def conversation(here: Running, there: Running) -> None:
 
 async def unsubscribed(store: Store) -> None:
     """As the hub does it when a learner has been gone for a while."""
-    channels = store.listen(lambda name, data: None, lambda name: None)
-    name = store.keys.push("u")
+    channels = parts_of(store).listen(lambda name, data: None, lambda name: None)
+    name = keys_of(store).push("u")
     task = asyncio.create_task(channels.run())
     try:
         async with asyncio.timeout(PATIENCE_S):
             await channels.want(name).wait()
             channels.drop(name)
-            while (await store.run([("PUBSUB", "SHARDNUMSUB", name)]))[0][1]:  # noqa: ASYNC110 nothing tells us
+            while (await parts_of(store).run([("PUBSUB", "SHARDNUMSUB", name)]))[0][1]:  # noqa: ASYNC110 nothing tells us
                 await asyncio.sleep(0.01)
     finally:
         task.cancel()
@@ -179,22 +179,24 @@ async def operate(url: str, server: Running) -> None:
         async with rest(server) as http, device(server, user) as player:
             ok(await http.put(f"/videos/{video}", json={"title": "A title", "duration": 60}))
             await player.play(video, 0, 30, span=30_000)
-            summary, before = store.keys.summary(video), store.keys.before(video)
-            await store.run([("HSET", before, "", "t 0"), ("HSET", summary, "recount", "t")])
+            summary, before = keys_of(store).summary(video), keys_of(store).before(video)
+            await parts_of(store).run([("HSET", before, "", "t 0"), ("HSET", summary, "recount", "t")])
             await player.play(video, 30, 40, span=30_000)
-            assert await store.run([("HEXISTS", before, user)]) == [1]
+            assert await parts_of(store).run([("HEXISTS", before, user)]) == [1]
             ok(await http.delete(f"/sessions/{user}"))
-        audience = store.keys.audience(video)
-        await store.run([("HSET", audience, user, b"garbage"), ("HSET", audience, str(uuid4()), b"garbage")])
-        found = await Rebuild(store, mend=True, grace_s=0, now=lambda: server.clock.wall).run()
+        audience = keys_of(store).audience(video)
+        await parts_of(store).run([("HSET", audience, user, b"garbage"), ("HSET", audience, str(uuid4()), b"garbage")])
+        found = await Rebuild(parts_of(store), mend=True, grace_s=0, now=lambda: server.clock.wall).run()
         assert (found.drift.total(), found.failed) == (3, {})
-        lines = [line async for page in Export(store).pages(1) for line in page.lines]
+        lines = [line async for page in Export(parts_of(store)).pages(1) for line in page.lines]
         assert (
-            await Import(store, threshold_permille=900, now=lambda: server.clock.wall).take(list(enumerate(lines)))
+            await Import(parts_of(store), threshold_permille=900, now=lambda: server.clock.wall).take(
+                list(enumerate(lines))
+            )
             == []
         )
-        await store.run([("DEL", store.keys.progress(user))])
-        work = Import(store, threshold_permille=900, now=lambda: server.clock.wall)
+        await parts_of(store).run([("DEL", keys_of(store).progress(user))])
+        work = Import(parts_of(store), threshold_permille=900, now=lambda: server.clock.wall)
         assert (await work.take(list(enumerate(lines))), work.changed) == ([], 1)
 
 
@@ -302,7 +304,7 @@ async def test_another_key_prefix_needs_other_patterns(tmp_path: Path) -> None:
     for path, prefix in ((acl, "mine"), (tmp_path / "other.acl", "ph")):
         path.write_text(acl.read_text().replace("~ph:", "~mine:").replace("&ph:", "&mine:"))
         with running("redis7", tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", path, "--save", ""):
-            async with opened(url, keys=Keys(prefix)) as store:
+            async with opened(url, key_prefix=prefix) as store:
                 if prefix == "mine":
                     await store.check()
                 else:

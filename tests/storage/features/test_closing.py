@@ -10,9 +10,9 @@ import pytest
 
 from playhead.storage.connection.primary import Primary
 from playhead.storage.errors import StoreUnavailable
-from playhead.storage.keys import Keys
-from playhead.storage.store import Store
+from playhead.storage.store import open_store
 from tests.conftest import StoreServer
+from tests.inside import parts_of
 from tests.leaks import descriptors
 from tests.ports import free_port
 
@@ -52,9 +52,9 @@ async def test_closing_while_questions_are_under_way_leaves_nothing_open(
     ends, well or with StoreUnavailable; so does one that is put later."""
     dice = random.Random(7)
     for _ in range(40):
-        store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix), timeout_s=5.0)
+        store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix, timeout_s=5.0)
         before = descriptors()
-        questions = [asyncio.create_task(store.run([("PING",)])) for _ in range(dice.randrange(1, 100))]
+        questions = [asyncio.create_task(parts_of(store).run([("PING",)])) for _ in range(dice.randrange(1, 100))]
         for _ in range(dice.randrange(40)):
             await asyncio.sleep(0)
         await store.close()
@@ -63,15 +63,15 @@ async def test_closing_while_questions_are_under_way_leaves_nothing_open(
         for answer in answers:
             assert answer == [True] or isinstance(answer, StoreUnavailable), answer
         with pytest.raises(StoreUnavailable):
-            await store.run([("PING",)])
+            await parts_of(store).run([("PING",)])
         assert not descriptors() - before
 
 
 async def test_a_node_that_leaves_a_cluster_leaves_no_connection(prefix: str) -> None:
     """Nor does whoever waits for it open one anew: here one that is asked again as its pool is closed."""
     async with deaf() as (port, taken):
-        store = Store(f"redis+cluster://127.0.0.1:{port}", worker="w", keys=Keys(prefix), timeout_s=30.0)
-        primary: Primary = store.link.primary(f"127.0.0.1:{port}")  # type: ignore[attr-defined] # a cluster's
+        store = open_store(f"redis+cluster://127.0.0.1:{port}", worker="w", key_prefix=prefix, timeout_s=30.0)
+        primary: Primary = parts_of(store).link.primary(f"127.0.0.1:{port}")  # type: ignore[attr-defined] # a cluster's
         before = descriptors()
         asking = asyncio.create_task(primary.ask([("PING",)]))
         async with asyncio.timeout(PATIENCE_S):
@@ -91,11 +91,11 @@ async def test_what_a_silent_store_did_not_take_does_not_wait_for_it(prefix: str
     """A connection that is given up is cut: else each attempt would leave a socket, and what it had to send, until the
     kernel gives up on the peer."""
     async with deaf(greets=True) as (port, taken):
-        store = Store(f"redis://127.0.0.1:{port}?protocol=2", worker="w", timeout_s=SILENT_S)
+        store = open_store(f"redis://127.0.0.1:{port}?protocol=2", worker="w", timeout_s=SILENT_S)
         before = descriptors()
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
-                await store.run([("SET", f"{prefix}:{n}", MEGABYTE) for n in range(16)])
+                await parts_of(store).run([("SET", f"{prefix}:{n}", MEGABYTE) for n in range(16)])
         assert len(taken) == 4, "each was tried twice"
         await asyncio.sleep(0)
         assert (descriptors() - before).total() == len(taken), "our ends are closed, and theirs open"
@@ -106,8 +106,8 @@ async def test_a_silent_sentinel_does_not_hide_the_others(prefix: str) -> None:
     """Each has its share of the time, so that the last one is asked within the timeout of a question."""
     async with deaf() as (first, asked), deaf() as (second, asked_too):
         ports = f"127.0.0.1:{first},127.0.0.1:{second},127.0.0.1:{free_port()}"
-        store = Store(f"redis+sentinel://{ports}/progress", worker="w", keys=Keys(prefix), timeout_s=2.0)
-        asking = asyncio.create_task(store.run([("PING",)]))
+        store = open_store(f"redis+sentinel://{ports}/progress", worker="w", key_prefix=prefix, timeout_s=2.0)
+        asking = asyncio.create_task(parts_of(store).run([("PING",)]))
         async with asyncio.timeout(PATIENCE_S):
             while not asked_too:
                 assert len(asked) <= 1, "the first was asked again before the second"
@@ -125,18 +125,18 @@ async def test_silent_nodes_do_not_hide_the_one_that_answers(prefix: str, store_
         silent = [await stack.enter_async_context(deaf()) for _ in range(8)]
         ports = ",".join(f"127.0.0.1:{port}" for port, _ in silent)
         url = f"redis+cluster://{ports},{store_server.url.partition('://')[2]}"
-        store = Store(url, worker="w", keys=Keys(prefix), timeout_s=PATIENCE_S)
+        store = open_store(url, worker="w", key_prefix=prefix, timeout_s=PATIENCE_S)
         stack.push_async_callback(store.close)
-        before = store.retrying.retries
-        assert set(await store.run([("GET", f"{prefix}:none")])) == {None}
-        assert store.retrying.retries == before, "nobody was given up and asked again"
+        before = store.connection_retries
+        assert set(await parts_of(store).run([("GET", f"{prefix}:none")])) == {None}
+        assert store.connection_retries == before, "nobody was given up and asked again"
 
 
 async def test_many_who_look_for_a_silent_cluster_are_told_together(prefix: str) -> None:
     """And not one after another, each after a timeout of their own."""
     async with deaf() as (port, _):
-        store = Store(f"redis+cluster://127.0.0.1:{port}", worker="w", keys=Keys(prefix), timeout_s=SILENT_S)
-        questions = [asyncio.create_task(store.run([("GET", f"{prefix}:{n}")])) for n in range(200)]
+        store = open_store(f"redis+cluster://127.0.0.1:{port}", worker="w", key_prefix=prefix, timeout_s=SILENT_S)
+        questions = [asyncio.create_task(parts_of(store).run([("GET", f"{prefix}:{n}")])) for n in range(200)]
         async with asyncio.timeout(PATIENCE_S):  # 200 timeouts are 100 s
             answers = await asyncio.gather(*questions, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}

@@ -20,6 +20,7 @@ from tests.clustered import Member, at_once, by_keys
 from tests.configurations import CONFIGURATIONS
 from tests.configured import Cluster, Stores, configured, until
 from tests.device import PATIENCE_S, device
+from tests.inside import parts_of
 from tests.rest import ok, rest
 from tests.serving import Running, serving
 from tests.storage.own_store import opened
@@ -64,7 +65,7 @@ async def test_what_was_acked_is_there_after_a_restart(stores: Stores) -> None:
         assert await held(http, played) == played
     async with opened(stores.url) as store:
         await store.check()
-        told = await concerns(store)
+        told = await concerns(parts_of(store).link)
     if stores.configuration.file == "no":
         assert ["no append-only file" in sentence for sentence in told] == [True]
     else:

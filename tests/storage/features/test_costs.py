@@ -17,6 +17,7 @@ from playhead.protocol.connection import Connection, Take
 from playhead.protocol.session import Now, Plausibility
 from playhead.storage.connection.link import Single
 from playhead.storage.connection.pipeline import Command
+from playhead.storage.parts import Parts
 from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Pending
 from tests.storage.conftest import NewStore
@@ -33,18 +34,19 @@ class Counting(Store):
     """A real store that counts what is sent to it."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+        super().__init__(Parts(*args, **more))
         self.round_trips = 0
         self.commands: Counter[str] = Counter()
-        assert isinstance(self.link, Single)
-        send = self.link.primary.pipeline
+        link = self._parts.link
+        assert isinstance(link, Single)
+        send = link.primary.pipeline
 
         async def counted(commands: list[Command]) -> list[Any]:
             self.round_trips += 1
             self.commands.update(command[0] for command in commands)
             return await send(commands)
 
-        self.link.primary.pipeline = counted  # type: ignore[method-assign]
+        link.primary.pipeline = counted  # type: ignore[method-assign]
 
 
 class Sender:

@@ -15,10 +15,11 @@ from playhead.protocol.record import Report
 from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.keys import Keys
 from playhead.storage.maintenance.store_audit import concerns
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Committed, Delta
 from tests.clustered import PATIENCE_S, Secure, until
 from tests.device import device
+from tests.inside import parts_of
 from tests.ports import free_ports
 from tests.replicated import binary
 from tests.serving import serving
@@ -118,7 +119,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 @pytest.fixture
 async def store(watched: Watched) -> AsyncIterator[Store]:
-    store = Store(watched.url, worker=uuid4().hex, timeout_s=2.0)
+    store = open_store(watched.url, worker=uuid4().hex, timeout_s=2.0)
     await store.check()
     yield store
     await store.close()
@@ -140,7 +141,7 @@ async def commit(store: Store, second: int) -> Committed:
 async def test_a_primary_that_is_killed_is_followed_by_its_replica(watched: Watched, store: Store) -> None:
     """What the replica had is there, and so is what came after; nobody is sent home for it."""
     before = await commit(store, 0)
-    assert (await store.run([("WAIT", 1, 5_000)])) == [1]
+    assert (await parts_of(store).run([("WAIT", 1, 5_000)])) == [1]
     watched.kill(watched.primary)
     after = await commit(store, 1)
     assert watched.has_failed_over()
@@ -151,7 +152,7 @@ async def test_a_primary_that_is_killed_is_followed_by_its_replica(watched: Watc
 async def test_a_primary_that_is_killed_under_load_loses_nothing_that_a_replica_had_to_have(tmp_path: Path) -> None:
     """replicas:1: acks wait from the kill until the old primary is back, as a replica."""
     watched = Watched(tmp_path, "appendonly yes\nappendfsync always\n")
-    durable = Store(watched.url, worker=uuid4().hex, durability="replicas:1", timeout_s=2.0)
+    durable = open_store(watched.url, worker=uuid4().hex, durability="replicas:1", timeout_s=2.0)
     try:
         await durable.check()
         load = Load(durable)
@@ -176,15 +177,15 @@ async def test_sentinels_and_their_store_speak_tls(tmp_path: Path) -> None:
     watched = Watched(tmp_path, secure=Secure(binary("redis7"), authority.path, tls(authority, 0, "127.0.0.1")[2:]))
     try:
         url = f"{watched.url.replace('redis+', 'rediss+')}?ssl_ca_certs={quote(str(authority.path))}"
-        store = Store(url, worker=uuid4().hex, timeout_s=2.0)
+        store = open_store(url, worker=uuid4().hex, timeout_s=2.0)
         await store.check()
         await commit(store, 0)
-        assert (await store.run([("WAIT", 1, 5_000)])) == [1]
+        assert (await parts_of(store).run([("WAIT", 1, 5_000)])) == [1]
         watched.kill(watched.primary)
         await commit(store, 1)
         assert (await store.record("u", "v")).seen == [0, 2]
         await store.close()
-        plain = Store(watched.url, worker=uuid4().hex, timeout_s=2.0)
+        plain = open_store(watched.url, worker=uuid4().hex, timeout_s=2.0)
         with pytest.raises(StoreUnavailable):
             await plain.check()
         await plain.close()
@@ -195,7 +196,7 @@ async def test_sentinels_and_their_store_speak_tls(tmp_path: Path) -> None:
 async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(watched: Watched, store: Store) -> None:
     """The process whose commit is lost notices with its next one, though another has committed meanwhile."""
     before = await commit(store, 0)
-    assert (await store.run([("WAIT", 1, 5_000)])) == [1]
+    assert (await parts_of(store).run([("WAIT", 1, 5_000)])) == [1]
     with redis.Redis(port=watched.replica) as replica:
         replica.config_set("masteruser", "nobody")
         replica.config_set("masterauth", "nothing")
@@ -203,7 +204,7 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(watched
     until(lambda: watched.ask(watched.replica, "INFO", "replication")["master_link_status"] == "down")  # type: ignore[call-overload]
     await commit(store, 1)
     watched.kill(watched.primary)
-    stranger = Store(watched.url, worker=uuid4().hex, timeout_s=2.0)
+    stranger = open_store(watched.url, worker=uuid4().hex, timeout_s=2.0)
     assert (await commit(stranger, 2)).epoch == before.epoch
     await stranger.close()
     after = await commit(store, 3)
@@ -220,7 +221,7 @@ async def test_a_primary_that_is_demoted_is_written_to_no_more(watched: Watched,
         laptop, phone = [await stack.enter_async_context(device(server, user)) for server in (here, there)]
         await laptop.play(video, 0, 5)
         await phone.pushed(video)
-        await store.run([("WAIT", 1, 5_000)])
+        await parts_of(store).run([("WAIT", 1, 5_000)])
         watched.ask(watched.sentinels[0], "SENTINEL", "FAILOVER", "progress")
         await asyncio.to_thread(until, watched.has_failed_over)
         for second in range(5, 30, 5):
@@ -232,10 +233,10 @@ async def test_a_primary_that_is_demoted_is_written_to_no_more(watched: Watched,
 
 async def test_what_is_said_at_the_start(watched: Watched, store: Store) -> None:
     """Of the primary, what is said of any store; of a service that no sentinel knows, its name."""
-    assert await concerns(store) == [
+    assert await concerns(parts_of(store).link) == [
         "The store keeps nothing on disk, and all progress ends with it: turn its appendonly on."
     ]
-    misspelt = Store(watched.url.replace("/progress", "/misspelt"), worker="w", timeout_s=2.0)
+    misspelt = open_store(watched.url.replace("/progress", "/misspelt"), worker="w", timeout_s=2.0)
     with pytest.raises(StoreUnavailable, match="misspelt"):
         await misspelt.check()
     await misspelt.close()

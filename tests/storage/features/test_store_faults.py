@@ -13,13 +13,13 @@ from redis.asyncio import ConnectionPool
 
 from playhead.protocol.record import Outcome, Report
 from playhead.storage.embedded.valkey import server_binary
-from playhead.storage.keys import Keys
-from playhead.storage.read.records import Changes
+from playhead.storage.read.changes import Changes
 from playhead.storage.read.totals import Curve, Totals
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import StoreUnavailable, open_store
 from playhead.storage.values.damage import Damaged
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer, _await_answer
+from tests.inside import keys_of, parts_of, redis_of
 from tests.stages import BetweenStages
 
 ON_CLUSTER = True
@@ -67,20 +67,20 @@ def batch(*reports: tuple[str, str, Report]) -> Batch:
 async def test_what_a_store_that_is_away_is_asked_again_is_counted(tmp_path: Path) -> None:
     """Of all connections together. A pipeline is tried once more, and each time its connection."""
     valkey = PrivateValkey(tmp_path)
-    store = Store(valkey.url, worker=uuid4().hex)
+    store = open_store(valkey.url, worker=uuid4().hex)
     try:
-        await asyncio.gather(store.run([("PING",)]), store.run([("PING",)]))
-        assert store.retrying.retries == 0
+        await asyncio.gather(parts_of(store).run([("PING",)]), parts_of(store).run([("PING",)]))
+        assert store.connection_retries == 0
         valkey.kill()
         for _ in range(3):
-            before = store.retrying.retries
+            before = store.connection_retries
             with pytest.raises(StoreUnavailable):
-                await store.run([("PING",)])
-            assert before < store.retrying.retries <= before + 3
+                await parts_of(store).run([("PING",)])
+            assert before < store.connection_retries <= before + 3
         valkey.start()
-        before = store.retrying.retries
-        await store.run([("PING",)])
-        assert store.retrying.retries == before
+        before = store.connection_retries
+        await parts_of(store).run([("PING",)])
+        assert store.connection_retries == before
     finally:
         await store.close()
         valkey.kill()
@@ -91,7 +91,7 @@ async def test_an_unchanged_commit_does_not_pass_for_one_on_disk(tmp_path: Path)
     still not be told "stored" while the first attempt is on no disk."""
     valkey = PrivateValkey(tmp_path, "--appendonly", "yes", "--appendfsync", "no")
     try:
-        stores = [Store(valkey.url, worker=uuid4().hex, durability="fsync", timeout_s=1.5) for _ in range(2)]
+        stores = [open_store(valkey.url, worker=uuid4().hex, durability="fsync", timeout_s=1.5) for _ in range(2)]
         for store in stores:
             with pytest.raises(StoreUnavailable, match="disk"):
                 await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
@@ -106,7 +106,7 @@ async def test_an_unchanged_commit_does_not_pass_for_one_on_disk(tmp_path: Path)
 async def test_a_store_that_went_back_in_time_gets_another_epoch(tmp_path: Path) -> None:
     """Restored from a snapshot it has its old epoch and counts revisions again: who knows of the lost must notice."""
     valkey = PrivateValkey(tmp_path)
-    store = Store(valkey.url, worker=uuid4().hex)
+    store = open_store(valkey.url, worker=uuid4().hex)
     try:
         before = (await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)).epoch
         with redis.Redis.from_url(valkey.url) as client:
@@ -148,14 +148,14 @@ def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
     """uvloop raises RuntimeError where asyncio raises OSError: the flusher died of it, and the process with it."""
 
     async def story() -> None:
-        store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix), timeout_s=1.0)
+        store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix, timeout_s=1.0)
         try:
             await store.epoch()
-            resets = [resetting_next(primary.pool) for primary in await store.link.primaries()]
+            resets = [resetting_next(primary.pool) for primary in await parts_of(store).link.primaries()]
             committed = await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
             assert committed.results["u", "v"].outcomes == ()
             assert any(resets), "what was reset is asked again"
-            assert store.retrying.retries == sum(map(len, resets)), "and that is counted"
+            assert store.connection_retries == sum(map(len, resets)), "and that is counted"
         finally:
             await store.close()
 
@@ -171,7 +171,7 @@ class LosesItsData(BetweenStages):
     async def between_stages(self) -> None:
         if self.loses:
             self.loses = False
-            await self.redis.flushall()
+            await redis_of(self).flushall()
 
 
 @pytest.mark.parametrize("durability", ["memory", "fsync"])
@@ -191,7 +191,7 @@ async def test_a_commit_whose_stage_1_is_lost_before_stage_2_is_not_told_stored(
         committed = await store.commit(news, NOW, lambda _: False)
         assert committed.epoch == await store.epoch()
         assert (await store.record("u", "v")).seen == [7, 8]
-        assert await store.totals.read_all("v", NOW) == (Totals(1, 0, 1), Curve([0] * 7 + [1], [0] * 8), 1)
+        assert await store.analytics("v", NOW) == (Totals(1, 0, 1), Curve([0] * 7 + [1], [0] * 8), 1)
     finally:
         await store.close()
         valkey.kill()
@@ -201,7 +201,7 @@ async def test_two_lanes_of_one_process_don_t_mistake_each_other_for_a_store_tha
     store_server: StoreServer, prefix: str
 ) -> None:
     """Answers of concurrent commits may be read in any order; the epoch stays."""
-    store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
+    store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix)
     try:
         commits = [store.commit(batch(("u", "v", play(second))), NOW, lambda _: False) for second in range(100)]
         assert len({committed.epoch for committed in await asyncio.gather(*commits)}) == 1
@@ -214,16 +214,16 @@ async def test_a_damaged_value_costs_itself_and_nobody_else(
     store_server: StoreServer, prefix: str, damage: bytes
 ) -> None:
     """An entry of an audience, or a record, that can't be read: others in the same batch are stored and counted."""
-    store = Store(store_server.url, worker=uuid4().hex, keys=Keys(prefix))
+    store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix)
     try:
-        await store.run([("HSET", store.keys.audience("v"), "damaged", damage)])
-        await store.run([("HSET", store.keys.progress("unread"), "v", damage)])
+        await parts_of(store).run([("HSET", keys_of(store).audience("v"), "damaged", damage)])
+        await parts_of(store).run([("HSET", keys_of(store).progress("unread"), "v", damage)])
         made = batch(("damaged", "v", play(1)), ("unread", "v", play(1)), ("healthy", "v", play(1)))
         committed = await store.commit(made, NOW, lambda _: False)
         assert committed.results["healthy", "v"].outcomes == ()
         assert committed.results["damaged", "v"].outcomes == ()
         assert (await store.record("damaged", "v")).seen == [1, 2]
-        assert (await store.totals.read("v")).viewers >= 1
+        assert (await store.totals("v")).viewers >= 1
         if damage:
             assert committed.results["unread", "v"].outcomes == (0, Outcome.FAILED)
             assert isinstance(await store.record("unread", "v"), Damaged)

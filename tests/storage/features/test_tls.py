@@ -10,6 +10,7 @@ import pytest
 from playhead.storage.store import StoreUnavailable
 from tests.clustered import Secure, by_keys, clustered
 from tests.device import device
+from tests.inside import keys_of, parts_of
 from tests.ports import free_port
 from tests.replicated import binary
 from tests.rest import ok, rest
@@ -85,12 +86,12 @@ async def test_a_cluster_speaks_tls_at_every_node_that_it_names(tmp_path: Path) 
             await store.check()
             await commit(store, batch(0))
             heard = asyncio.Queue[str]()
-            listening = store.listen(lambda name, data: heard.put_nowait(name), lambda name: None)
+            listening = parts_of(store).listen(lambda name, data: heard.put_nowait(name), lambda name: None)
             task = asyncio.create_task(listening.run())
-            channel = store.keys.push(LEARNERS[0])
+            channel = keys_of(store).push(LEARNERS[0])
             async with asyncio.timeout(PATIENCE_S):
                 await listening.want(channel).wait()
-            key = store.keys.progress(LEARNERS[0])
+            key = keys_of(store).progress(LEARNERS[0])
             source = servers.primary_of(key)
             target = next(member for member in servers.primaries() if member is not source)
             for _ in by_keys(source, target, int(source.ask("CLUSTER", "KEYSLOT", key))):
@@ -101,7 +102,7 @@ async def test_a_cluster_speaks_tls_at_every_node_that_it_names(tmp_path: Path) 
                 heard.get_nowait()
             async with asyncio.timeout(PATIENCE_S):
                 while heard.empty():  # until it is subscribed again
-                    await store.announce(LEARNERS[0])
+                    await parts_of(store).events(lambda event: None).announce(LEARNERS[0])
                     await asyncio.sleep(0.05)
             assert heard.get_nowait() == channel
             task.cancel()

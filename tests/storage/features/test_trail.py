@@ -11,6 +11,7 @@ from playhead.protocol.record import Report
 from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
+from tests.inside import keys_of, parts_of
 
 VIDEOS = [f"7c9e6679-7425-40de-944b-{n:012d}" for n in range(60)]
 """More than a trail tells of."""
@@ -32,7 +33,7 @@ async def watch(store: Store, *videos: str, seq: int) -> int:
 
 
 async def calls(store: Store, command: str) -> int:
-    (stats,) = await store.run([("INFO", "commandstats")])
+    (stats,) = await parts_of(store).run([("INFO", "commandstats")])
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
@@ -56,7 +57,7 @@ async def test_every_revision_is_answered_as_by_a_look_at_all(store: Store, seed
 
 async def test_a_batch_of_many_leaves_a_trail_of_its_last(store: Store) -> None:
     await watch(store, *VIDEOS, seq=1)
-    (trail,) = await store.run([("HGET", store.keys.progress("u"), "trail")])
+    (trail,) = await parts_of(store).run([("HGET", keys_of(store).progress("u"), "trail")])
     assert trail is not None
     assert 30 < trail.count(b";") < len(VIDEOS), "bounded"
     for since in (0, 20, 45, 59):
@@ -77,17 +78,17 @@ async def test_few_changes_are_found_without_a_look_at_all(store: Store) -> None
 
 async def test_heartbeats_of_one_video_leave_the_trail_as_it_is(store: Store) -> None:
     await watch(store, VIDEOS[0], seq=1)
-    key = store.keys.progress("u")
+    key = keys_of(store).progress("u")
     for seq in range(2, 6):
         await watch(store, VIDEOS[0], seq=seq)
-    assert await store.run([("HGET", key, "trail")]) == [f"{VIDEOS[0]},1;".encode()]
+    assert await parts_of(store).run([("HGET", key, "trail")]) == [f"{VIDEOS[0]},1;".encode()]
     await watch(store, VIDEOS[1], seq=6)
-    assert await store.run([("HGET", key, "trail")]) == [f"{VIDEOS[1]},6;{VIDEOS[0]},1;".encode()]
+    assert await parts_of(store).run([("HGET", key, "trail")]) == [f"{VIDEOS[1]},6;{VIDEOS[0]},1;".encode()]
 
 
 async def test_a_learner_from_before_there_were_trails_lacks_nothing(store: Store) -> None:
     await watch(store, *VIDEOS[:5], seq=1)
-    await store.run([("HDEL", store.keys.progress("u"), "trail")])
+    await parts_of(store).run([("HDEL", keys_of(store).progress("u"), "trail")])
     rev = await watch(store, VIDEOS[1], seq=2)
     assert {video for video, _ in (await store.changes("u", 3)).records} == {VIDEOS[1], VIDEOS[3], VIDEOS[4]}
     assert {video for video, _ in (await store.changes("u", rev - 1)).records} == {VIDEOS[1]}

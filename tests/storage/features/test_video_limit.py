@@ -10,6 +10,7 @@ from playhead.storage.maintenance.transfer import Import
 from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Committed, Delta, Key
 from tests.histories import Op, report_of
+from tests.inside import parts_of
 from tests.storage.conftest import NewStore
 
 ON_CLUSTER = True
@@ -171,7 +172,7 @@ async def test_a_heartbeat_of_a_record_that_there_is_asks_for_no_count(new_store
     await commit(store, (("u", "v"), play()))
 
     async def counts() -> int:
-        infos = [await run([("INFO", "commandstats")]) for run in await store._runs()]
+        infos = [await run([("INFO", "commandstats")]) for run in await parts_of(store).runs()]
         return sum(int(info.get("cmdstat_hlen", {"calls": 0})["calls"]) for (info,) in infos)
 
     before = await counts()

@@ -15,6 +15,7 @@ from playhead.storage.keys import Keys
 from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import _await_answer
+from tests.inside import parts_of
 from tests.ports import free_port
 from tests.replicated import binary
 from tests.rest import ok, rest
@@ -174,7 +175,7 @@ async def test_rights_that_change_are_looked_at_again(guarded: Guarded) -> None:
     now = 0.0
     guarded.start()
     async with opened(guarded.url) as store:
-        replay = Replay(store.link, Keys(), lambda: now)
+        replay = Replay(parts_of(store).link, Keys(), lambda: now)
         assert await replay.note() is None
         guarded.users((SHIPPED, AS_IT_WAS), ("user playhead on", "user admin on nopass +@all\nuser playhead on"))
         with redis.Redis.from_url(f"unix://admin:x@{guarded.directory / 's'}", protocol=2) as admin:

@@ -15,8 +15,9 @@ import redis.asyncio
 from playhead.protocol.record import Report
 from playhead.storage.errors import NotDurable
 from playhead.storage.guarantees.durability import Level
-from playhead.storage.store import Store, StoreUnavailable
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Delta
+from tests.inside import keys_of, parts_of
 from tests.replicated import PATIENCE_S, Node, Replicated, replicated
 
 NOW = 1_764_000_000_000
@@ -30,7 +31,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
 
 @contextlib.asynccontextmanager
 async def opened(url: str, durability: str, timeout_s: float = 1.0) -> AsyncIterator[Store]:
-    store = Store(url, worker="w", durability=durability, timeout_s=timeout_s)
+    store = open_store(url, worker="w", durability=durability, timeout_s=timeout_s)
     try:
         yield store
     finally:
@@ -80,13 +81,13 @@ async def test_replicas_have_a_commit_before_it_is_told(stores: tuple[str, Repli
     kind, nodes = stores
     async with opened(nodes.url, "replicas:1") as store:
         await store.check()
-        assert (store.durability.note is None) == (kind == "valkey")
+        assert (parts_of(store).durability.note is None) == (kind == "valkey")
         with pytest.raises(NotDurable, match="0 of 1 replicas"):
             await commit(store, 1)
-        assert "0 of 1" in str(await store.durability.missing(store.run))
+        assert "0 of 1" in str(await parts_of(store).durability.missing(parts_of(store).run))
         replica = nodes.follow()
         await stored(store, 1)
-        assert await store.durability.missing(store.run) is None
+        assert await parts_of(store).durability.missing(parts_of(store).run) is None
         nodes.stop_replica()
         with pytest.raises(NotDurable, match="0 of 1 replicas"):
             await commit(store, 2)
@@ -94,7 +95,7 @@ async def test_replicas_have_a_commit_before_it_is_told(stores: tuple[str, Repli
         await stored(store, 2)
         nodes.primary.kill()
         async with redis.asyncio.Redis.from_url(replica.url) as heir:
-            assert await heir.exists(store.keys.progress("u")), "the store's machine is gone, its replica has all"
+            assert await heir.exists(keys_of(store).progress("u")), "the store's machine is gone, its replica has all"
     async with opened(replica.url, "memory") as store:
         assert (await store.record("u", "v")).seen == [1, 3]
 
@@ -113,7 +114,7 @@ async def test_two_replicas_are_not_one(stores: tuple[str, Replicated]) -> None:
                 with pytest.raises(NotDurable, match=r"[01] of 2 replicas") as why:
                     await commit(store, 1)
                 told = str(why.value)
-        assert "1 of 2" in str(await store.durability.missing(store.run))
+        assert "1 of 2" in str(await parts_of(store).durability.missing(parts_of(store).run))
 
 
 async def test_replica_that_writes_to_no_disk_is_not_enough_where_disks_can_be_waited_for(tmp_path: Path) -> None:
@@ -132,9 +133,9 @@ async def test_store_without_a_file_keeps_replicas_in_their_memory_and_says_so(t
         nodes.follow()
         async with opened(nodes.url, "replicas:1") as store:
             await store.check()
-            assert store.durability.note is not None
-            assert "replicas:1 is kept in the memory of replicas" in store.durability.note
-            assert "append-only file is off" in store.durability.note
+            assert parts_of(store).durability.note is not None
+            assert "replicas:1 is kept in the memory of replicas" in parts_of(store).durability.note
+            assert "append-only file is off" in parts_of(store).durability.note
             await stored(store, 1)
             nodes.stop_replica()
             with pytest.raises(NotDurable, match="0 of 1 replicas"):
@@ -146,8 +147,11 @@ async def test_too_old_a_store_is_told(tmp_path: Path) -> None:
         nodes.follow()
         async with opened(nodes.url, "replicas:1") as store:
             await store.check()
-            assert store.durability.note is not None
-            assert "in the memory of replicas and not on disks: it is too old for WAITAOF" in store.durability.note
+            assert parts_of(store).durability.note is not None
+            assert (
+                "in the memory of replicas and not on disks: it is too old for WAITAOF"
+                in parts_of(store).durability.note
+            )
 
 
 async def test_fsync_on_too_old_a_store_needs_one_that_syncs_always(tmp_path: Path) -> None:
@@ -155,8 +159,8 @@ async def test_fsync_on_too_old_a_store_needs_one_that_syncs_always(tmp_path: Pa
     with replicated("redis7", tmp_path) as nodes, redis.Redis.from_url(nodes.url) as client:
         async with opened(nodes.url, "fsync") as store:
             await store.check()
-            assert store.durability.note is not None
-            assert "appendfsync always" in store.durability.note
+            assert parts_of(store).durability.note is not None
+            assert "appendfsync always" in parts_of(store).durability.note
             await commit(store, 1)
         client.config_set("appendfsync", "everysec")
         async with opened(nodes.url, "fsync") as store:

@@ -13,12 +13,15 @@ import pytest
 from playhead.protocol.record import Guard, Record, Report
 from playhead.storage.maintenance import rebuild, recount
 from playhead.storage.maintenance.rebuild import Found, Rebuild
+from playhead.storage.parts import Parts
 from playhead.storage.read import scanning
 from playhead.storage.read.totals import Curve, Totals
-from playhead.storage.store import Script, Store, StoreUnavailable
+from playhead.storage.scripts import Script
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.values.packing import pack_record
 from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
+from tests.inside import keys_of, parts_of, recounted, redis_of
 from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
@@ -47,11 +50,11 @@ def play(seq: int = 1, seconds: int = 5, start: int = 0) -> Report:
 
 async def rebuilt(store: Store, mend: bool = True, grace_s: float = 0.01, **more: Any) -> Found:
     async with asyncio.timeout(PATIENCE_S):
-        return await Rebuild(store, mend=mend, grace_s=grace_s, now=lambda: NOW, **more).run()
+        return await Rebuild(parts_of(store), mend=mend, grace_s=grace_s, now=lambda: NOW, **more).run()
 
 
 async def kept(store: Store, video_id: str) -> tuple[Totals, Curve]:
-    totals, curve, _ = await store.totals.read_all(video_id, NOW)
+    totals, curve, _ = await store.analytics(video_id, NOW)
     return totals, curve
 
 
@@ -64,9 +67,9 @@ async def fill(store: Store, more: int = 0) -> None:
 
 async def whole(store: Store) -> dict[str, Any]:
     """All that the store holds of this test, but who watches now."""
-    keys = sorted(await store.redis.keys(f"{store.keys.prefix}:{{*"))
+    keys = sorted(await redis_of(store).keys(f"{keys_of(store).prefix}:{{*"))
     hashes = [key for key in keys if b":live:" not in key and b":before:" not in key]
-    return {key.decode(): await store.redis.hgetall(key) for key in hashes}
+    return {key.decode(): await redis_of(store).hgetall(key) for key in hashes}
 
 
 async def test_nothing_has_drifted_where_nothing_was_planted(store: Store) -> None:
@@ -92,38 +95,44 @@ def entry(rev: int, watched: int, seen: list[int]) -> bytes:
 
 
 PLANTED: dict[str, tuple[Plant, dict[str, int]]] = {
-    "an entry is lost": (lambda s: [("HDEL", s.keys.audience("v"), "u2")], {BEHIND: 1, TOTALS: 1}),
-    "the audience is lost": (lambda s: [("DEL", s.keys.audience("v"))], {BEHIND: 4, TOTALS: 1}),
-    "all but the records is lost": (lambda s: [("DEL", *s.keys.of_shard("v"))], {BEHIND: 4}),
-    "the summary is lost": (lambda s: [("DEL", s.keys.summary("v"))], {TOTALS: 1}),
-    "the curve is lost": (lambda s: [("DEL", s.keys.curve("v"))], {TOTALS: 1}),
-    "a total is off": (lambda s: [("HINCRBY", s.keys.summary("v"), "viewers", 7)], {TOTALS: 1}),
-    "a total is no number": (lambda s: [("HSET", s.keys.summary("v"), "watched", "many")], {TOTALS: 1}),
-    "a total that nobody asked for": (lambda s: [("HSET", s.keys.summary("v"), "likes", 7)], {TOTALS: 1}),
-    "a point of the curve is off": (lambda s: [("HINCRBY", s.keys.curve("v"), "s2", -1)], {TOTALS: 1}),
-    "a point that nobody saw": (lambda s: [("HSET", s.keys.curve("v"), "a77", 1)], {TOTALS: 1}),
-    "a point that is none": (lambda s: [("HSET", s.keys.curve("v"), "b1", 1)], {TOTALS: 1}),
+    "an entry is lost": (lambda s: [("HDEL", keys_of(s).audience("v"), "u2")], {BEHIND: 1, TOTALS: 1}),
+    "the audience is lost": (lambda s: [("DEL", keys_of(s).audience("v"))], {BEHIND: 4, TOTALS: 1}),
+    "all but the records is lost": (lambda s: [("DEL", *keys_of(s).of_shard("v"))], {BEHIND: 4}),
+    "the summary is lost": (lambda s: [("DEL", keys_of(s).summary("v"))], {TOTALS: 1}),
+    "the curve is lost": (lambda s: [("DEL", keys_of(s).curve("v"))], {TOTALS: 1}),
+    "a total is off": (lambda s: [("HINCRBY", keys_of(s).summary("v"), "viewers", 7)], {TOTALS: 1}),
+    "a total is no number": (lambda s: [("HSET", keys_of(s).summary("v"), "watched", "many")], {TOTALS: 1}),
+    "a total that nobody asked for": (lambda s: [("HSET", keys_of(s).summary("v"), "likes", 7)], {TOTALS: 1}),
+    "a point of the curve is off": (lambda s: [("HINCRBY", keys_of(s).curve("v"), "s2", -1)], {TOTALS: 1}),
+    "a point that nobody saw": (lambda s: [("HSET", keys_of(s).curve("v"), "a77", 1)], {TOTALS: 1}),
+    "a point that is none": (lambda s: [("HSET", keys_of(s).curve("v"), "b1", 1)], {TOTALS: 1}),
     "totals of a video that nobody watched": (
-        lambda s: [("HSET", s.keys.summary("x"), "viewers", 1), ("HSET", s.keys.curve("x"), "s0", 1)],
+        lambda s: [
+            ("HSET", keys_of(s).summary("x"), "viewers", 1),
+            ("HSET", keys_of(s).curve("x"), "s0", 1),
+        ],
         {TOTALS: 1},
     ),
-    "a curve alone": (lambda s: [("HSET", s.keys.curve("x"), "s0", 1)], {TOTALS: 1}),
+    "a curve alone": (lambda s: [("HSET", keys_of(s).curve("x"), "s0", 1)], {TOTALS: 1}),
     "an entry is of an older record": (
-        lambda s: [("HSET", s.keys.audience("v"), "u2", entry(0, 0, []))],
+        lambda s: [("HSET", keys_of(s).audience("v"), "u2", entry(0, 0, []))],
         {BEHIND: 1, TOTALS: 1},
     ),
     "an entry is of a later record": (
-        lambda s: [("HSET", s.keys.audience("v"), "u2", entry(99, 50, [0, 50]))],
+        lambda s: [("HSET", keys_of(s).audience("v"), "u2", entry(99, 50, [0, 50]))],
         {AHEAD: 1, TOTALS: 1},
     ),
     "an entry is another": (
-        lambda s: [("HSET", s.keys.audience("v"), "u2", entry(1, 9, [0, 3, 5, 11]))],
+        lambda s: [("HSET", keys_of(s).audience("v"), "u2", entry(1, 9, [0, 3, 5, 11]))],
         {UNLIKE: 1, TOTALS: 1},
     ),
-    "an entry is garbage": (lambda s: [("HSET", s.keys.audience("v"), "u2", GARBAGE)], {BEHIND: 1, TOTALS: 1}),
-    "a learner is lost": (lambda s: [("DEL", s.keys.progress("u1"))], {ORPHAN: 2}),
-    "a record is lost": (lambda s: [("HDEL", s.keys.progress("u2"), "v")], {ORPHAN: 1}),
-    "an orphan is garbage": (lambda s: [("HSET", s.keys.audience("v"), "nobody", GARBAGE)], {ORPHAN: 1}),
+    "an entry is garbage": (
+        lambda s: [("HSET", keys_of(s).audience("v"), "u2", GARBAGE)],
+        {BEHIND: 1, TOTALS: 1},
+    ),
+    "a learner is lost": (lambda s: [("DEL", keys_of(s).progress("u1"))], {ORPHAN: 2}),
+    "a record is lost": (lambda s: [("HDEL", keys_of(s).progress("u2"), "v")], {ORPHAN: 1}),
+    "an orphan is garbage": (lambda s: [("HSET", keys_of(s).audience("v"), "nobody", GARBAGE)], {ORPHAN: 1}),
 }
 
 
@@ -133,7 +142,7 @@ async def test_drift_is_found_and_mended(store: Store, plant: Plant, drift: dict
     """Of each kind of key: --check says it and leaves it, the run mends it, and the next finds nothing."""
     await fill(store, more)
     sound = await whole(store)
-    await store.run(plant(store))
+    await parts_of(store).run(plant(store))
     planted = await whole(store)
     looked = await rebuilt(store, mend=False)
     assert looked.drift.keys() == drift.keys()
@@ -145,7 +154,7 @@ async def test_drift_is_found_and_mended(store: Store, plant: Plant, drift: dict
     again = await rebuilt(store, mend=False)
     assert again == Found(looked.records, again.audiences)
     for video_id in ("v", "w", "x"):
-        assert await kept(store, video_id) == await store.totals.recount(video_id)
+        assert await kept(store, video_id) == await recounted(store, video_id)
     if ORPHAN not in drift:
         assert await whole(store) == sound
 
@@ -153,7 +162,7 @@ async def test_drift_is_found_and_mended(store: Store, plant: Plant, drift: dict
 # While others write
 
 
-class Meddled(Store):
+class Meddled(Parts):
     """A store with which something happens after every script of a rebuild."""
 
     scripts: frozenset[str] = frozenset(("forget", "recount", "adjust"))
@@ -190,10 +199,11 @@ async def test_a_recount_in_slices_while_everything_changes(
     """After each slice entries change that were summed already and that were not, learners come (more than the hash had
     room for), and delete: the drift that is found is exactly the one that was planted, and only that is mended."""
     monkeypatch.setattr(recount, "SLICE_BYTES", 6_000)
-    store, other = new_store(Meddled), new_store()
+    meddled, other = new_store(Meddled), new_store()
+    store = Store(meddled)
     await fill(store, 700)
-    await store.run(
-        [("HINCRBY", store.keys.summary("v"), "watched", 1_000), ("HINCRBY", store.keys.curve("v"), "s2", 3)]
+    await meddled.run(
+        [("HINCRBY", meddled.keys.summary("v"), "watched", 1_000), ("HINCRBY", meddled.keys.curve("v"), "s2", 3)]
     )
     numbers = itertools.count(2)
 
@@ -206,18 +216,18 @@ async def test_a_recount_in_slices_while_everything_changes(
             (f"more{turn}", "v", 10_000 * turn),
         )
 
-    store.meddle, store.twice = meddle, twice
+    meddled.meddle, meddled.twice = meddle, twice
     found = await rebuilt(store, mend=mend)
     assert (found.drift, found.failed) == ({TOTALS: 1}, {})
-    assert store.calls > 4
-    store.meddle, store.twice = None, False
+    assert meddled.calls > 4
+    meddled.meddle, meddled.twice = None, False
     kept_totals, kept_curve = await kept(store, "v")
-    totals, curve = await store.totals.recount("v")
+    totals, curve = await recounted(store, "v")
     assert kept_totals.watched - totals.watched == (0 if mend else 1_000)
     assert (kept_curve == curve) is mend
     assert (await rebuilt(store, mend=False)).drift == ({} if mend else {TOTALS: 1})
-    assert await store.redis.hlen(store.keys.before("v")) == 1, "and that expires"
-    assert not await store.redis.hexists(store.keys.summary("v"), "recount")
+    assert await redis_of(store).hlen(meddled.keys.before("v")) == 1, "and that expires"
+    assert not await redis_of(store).hexists(keys_of(store).summary("v"), "recount")
 
 
 async def test_entries_that_a_resized_hash_gave_twice_are_not_counted_twice(
@@ -266,7 +276,7 @@ async def test_mending_what_is_between_its_stages_does_no_harm(new_store: NewSto
     slow.go_on.set()
     await commits
     assert await whole(store) == mended
-    assert await kept(store, "v") == await store.totals.recount("v")
+    assert await kept(store, "v") == await recounted(store, "v")
 
 
 async def test_interrupted_anywhere_and_run_again(
@@ -276,16 +286,16 @@ async def test_interrupted_anywhere_and_run_again(
     next run mends what is left."""
     monkeypatch.setattr(recount, "REPAIRS", 2)
     monkeypatch.setattr(scanning, "HASHES_AT_ONCE", 1_000)
-    store, dying = Store(private_server.url, worker="w"), Dying(private_server.url, worker="d")
+    store, dying = open_store(private_server.url, worker="w"), Dying(private_server.url, worker="d")
     await fill(store, 600)
     sound = await whole(store)
     trips = 0
     names = ("an entry is lost", "a point of the curve is off", "a total is off", "an orphan is garbage")
     for stop_after in itertools.count():
-        await store.run([command for name in names for command in PLANTED[name][0](store)])
+        await parts_of(store).run([command for name in names for command in PLANTED[name][0](store)])
         dying.left = stop_after
         try:
-            await rebuilt(dying)
+            await rebuilt(Store(dying))
         except StoreUnavailable:
             trips += 1
             await rebuilt(store)
@@ -294,10 +304,10 @@ async def test_interrupted_anywhere_and_run_again(
             break
     assert trips > 20
     await store.close()
-    await dying.close()
+    await dying.link.aclose()
 
 
-class Dying(Store):
+class Dying(Parts):
     """Has so many round trips left."""
 
     left = 0
@@ -313,22 +323,29 @@ async def test_two_at_once_mend_once(new_store: NewStore) -> None:
     """Of two rebuilds on a large video one may have to begin again, or give the video up; no repair is made twice."""
     store = new_store()
     await fill(store, 700)
-    await store.run([("HINCRBY", store.keys.summary("v"), "viewers", 5), ("DEL", store.keys.curve("v"))])
+    await parts_of(store).run(
+        [("HINCRBY", keys_of(store).summary("v"), "viewers", 5), ("DEL", keys_of(store).curve("v"))]
+    )
     await asyncio.gather(*(rebuilt(new_store()) for _ in range(3)))
     await rebuilt(store)
-    assert await kept(store, "v") == await store.totals.recount("v")
+    assert await kept(store, "v") == await recounted(store, "v")
 
 
 async def test_a_dead_recount_costs_nothing_for_long(store: Store) -> None:
     """What it has left behind has a time to live, and a commit after that takes its mark away."""
     await fill(store, 700)
-    await store.run([("HSET", store.keys.summary("v"), "recount", "dead"), ("HSET", store.keys.before("v"), "", 0)])
+    await parts_of(store).run(
+        [
+            ("HSET", keys_of(store).summary("v"), "recount", "dead"),
+            ("HSET", keys_of(store).before("v"), "", 0),
+        ]
+    )
     await commit(store, ("u1", "v", play(3, 1)))
-    assert await store.redis.hkeys(store.keys.before("v")) == [b"", b"u1"]
-    await store.redis.delete(store.keys.before("v"))
+    assert await redis_of(store).hkeys(keys_of(store).before("v")) == [b"", b"u1"]
+    await redis_of(store).delete(keys_of(store).before("v"))
     await commit(store, ("u1", "v", play(4, 1)))
-    assert not await store.redis.hexists(store.keys.summary("v"), "recount")
-    assert not await store.redis.exists(store.keys.before("v"))
+    assert not await redis_of(store).hexists(keys_of(store).summary("v"), "recount")
+    assert not await redis_of(store).exists(keys_of(store).before("v"))
 
 
 NO_RECORD = "a record that can't be read"
@@ -339,19 +356,19 @@ FOREIGN = "a key of another Redis type"
 async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store: Store) -> None:
     """What was seen is known there, too; the rest is lost, and is named. The next report is joined to it."""
     await fill(store)
-    await store.run([("HSET", store.keys.progress("u1"), "v", GARBAGE)])
-    before = await store.totals.read("v")
+    await parts_of(store).run([("HSET", keys_of(store).progress("u1"), "v", GARBAGE)])
+    before = await store.totals("v")
     looked = await rebuilt(store, mend=False)
     assert (looked.drift, looked.failed) == ({NO_RECORD: 1}, {})
     assert looked.examples == [
         f"{NO_RECORD}: user u1, video v; lost: deletedAt, lastWatched, claimed, playedDuration, duration, completedAt, "
         "position, sessions"
     ]
-    assert await store.run([("HGET", store.keys.progress("u1"), "v")]) == [GARBAGE]
+    assert await parts_of(store).run([("HGET", keys_of(store).progress("u1"), "v")]) == [GARBAGE]
     assert NO_RECORD in (await rebuilt(store)).drift
     record = await sound_record(store, "u1", "v")
     assert (record.seen, record.again, record.last_watched, record.guards) == ([0, 3], [0, 2], 1, [])
-    assert await store.totals.read("v") == before
+    assert await store.totals("v") == before
     assert (await rebuilt(store, mend=False)).drift == {}
     await commit(store, ("u1", "v", play(3, 9)))
     assert (await sound_record(store, "u1", "v")).seen == [0, 9]
@@ -360,11 +377,16 @@ async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store:
 async def test_a_record_of_which_nothing_is_known_is_told_and_left(store: Store) -> None:
     """Whoever looks at it is told what helps; all others are looked at."""
     await fill(store)
-    await store.run([("HSET", store.keys.progress("u1"), "v", GARBAGE), ("HDEL", store.keys.audience("v"), "u1")])
+    await parts_of(store).run(
+        [
+            ("HSET", keys_of(store).progress("u1"), "v", GARBAGE),
+            ("HDEL", keys_of(store).audience("v"), "u1"),
+        ]
+    )
     found = await rebuilt(store)
     assert (found.failed, found.drift) == ({NO_RECORD: 1}, {TOTALS: 1})
     assert found.examples[0] == f"{NO_RECORD}: user u1, video v; DELETE /progress/u1/v starts it afresh"
-    assert await store.run([("HGET", store.keys.progress("u1"), "v")]) == [GARBAGE]
+    assert await parts_of(store).run([("HGET", keys_of(store).progress("u1"), "v")]) == [GARBAGE]
 
 
 async def sound_record(store: Store, user_id: str, video_id: str) -> Record:
@@ -412,7 +434,7 @@ SAVED: dict[str, tuple[bytes, Record, str]] = {
 async def test_what_is_sound_of_a_damaged_record_is_kept(store: Store, value: bytes, left: Record, lost: str) -> None:
     """Under a new revision, so that devices are told, and with its video's totals."""
     await commit(store, ("u", "v", play(1, 5)), ("other", "v", play(1, 3)))
-    await store.run([("HSET", store.keys.progress("u"), "v", value)])
+    await parts_of(store).run([("HSET", keys_of(store).progress("u"), "v", value)])
     found = await rebuilt(store)
     assert NO_RECORD in found.drift
     assert not found.failed
@@ -420,7 +442,7 @@ async def test_what_is_sound_of_a_damaged_record_is_kept(store: Store, value: by
     record = await sound_record(store, "u", "v")
     assert replace(record, rev=0) == replace(left, rev=0)
     assert record.rev == 2
-    assert await kept(store, "v") == await store.totals.recount("v")
+    assert await kept(store, "v") == await recounted(store, "v")
     assert (await rebuilt(store, mend=False)).drift == {}
 
 
@@ -428,17 +450,21 @@ async def test_a_record_of_a_later_version_is_left_to_it(store: Store) -> None:
     """It has more fields than are known here, and would lose them."""
     await commit(store, ("u", "v", play(1, 5)))
     value = msgpack.packb(7) + msgpack.packb([*[0] * 10, [], [], [], "new"])
-    await store.run([("HSET", store.keys.progress("u"), "v", value)])
+    await parts_of(store).run([("HSET", keys_of(store).progress("u"), "v", value)])
     assert (await rebuilt(store)).failed == {NO_RECORD: 1}
-    assert await store.run([("HGET", store.keys.progress("u"), "v")]) == [value]
+    assert await parts_of(store).run([("HGET", keys_of(store).progress("u"), "v")]) == [value]
 
 
 @pytest.mark.parametrize("rev", ["abc", "", "nan", "-1", "1.5", "9" * 30, "0", None])
 async def test_a_revision_is_made_of_those_of_the_records(store: Store, rev: str | None) -> None:
     """Where it can't be read, or is behind them; then the learner's reports are stored again."""
     await commit(store, ("u", "v", play(1, 5)), ("u", "w", play(1, 5)))
-    await store.run(
-        [("HDEL", store.keys.progress("u"), "rev") if rev is None else ("HSET", store.keys.progress("u"), "rev", rev)]
+    await parts_of(store).run(
+        [
+            ("HDEL", keys_of(store).progress("u"), "rev")
+            if rev is None
+            else ("HSET", keys_of(store).progress("u"), "rev", rev)
+        ]
     )
     assert (await rebuilt(store, mend=False)).drift == {NO_REV: 1}
     assert (await rebuilt(store)).drift == {NO_REV: 1}
@@ -460,11 +486,11 @@ FOREIGN_KEYS = [
 async def test_a_key_of_another_type_is_made_anew(store: Store, kind: str, make: tuple[Any, ...]) -> None:
     """All that it holds, or but for who watches now and what was released, can be made of records."""
     await fill(store)
-    sound, key = await whole(store), getattr(store.keys, kind)("v")
-    await store.run([("DEL", key), (make[0], key, *make[1:])])
+    sound, key = await whole(store), getattr(keys_of(store), kind)("v")
+    await parts_of(store).run([("DEL", key), (make[0], key, *make[1:])])
     looked = await rebuilt(store, mend=False)
     assert looked.drift[FOREIGN] == 1
-    assert (await store.run([("TYPE", key)]))[0] != (b"zset" if kind == "live" else b"hash")
+    assert (await parts_of(store).run([("TYPE", key)]))[0] != (b"zset" if kind == "live" else b"hash")
     await rebuilt(store)
     assert await whole(store) == sound
     assert (await rebuilt(store, mend=False)) == Found(looked.records, looked.audiences)
@@ -473,11 +499,16 @@ async def test_a_key_of_another_type_is_made_anew(store: Store, kind: str, make:
 async def test_what_only_a_person_can_repair_is_told_and_left(store: Store) -> None:
     """Keys of learners and of the catalogue hold the truth, whatever their type; the rest is walked through."""
     await fill(store)
-    learner, ours = store.keys.progress("bad"), store.keys.catalogue("v")
-    await store.run([("SET", learner, "text"), ("HSET", ours, "title", "t", "duration_ms", "90.5")])
-    await store.run([("HSET", store.keys.progress("u1"), b"\xff", b"x"), ("SET", store.keys.catalogue("w"), "text")])
-    await store.run(
-        [("HSET", f"{store.keys.prefix}:{{u00}}:progress:\udcff".encode(errors="surrogateescape"), "v", "x")]
+    learner, ours = keys_of(store).progress("bad"), keys_of(store).catalogue("v")
+    await parts_of(store).run([("SET", learner, "text"), ("HSET", ours, "title", "t", "duration_ms", "90.5")])
+    await parts_of(store).run(
+        [
+            ("HSET", keys_of(store).progress("u1"), b"\xff", b"x"),
+            ("SET", keys_of(store).catalogue("w"), "text"),
+        ]
+    )
+    await parts_of(store).run(
+        [("HSET", f"{keys_of(store).prefix}:{{u00}}:progress:\udcff".encode(errors="surrogateescape"), "v", "x")]
     )
     found = await rebuilt(store)
     assert found.failed == {
@@ -486,8 +517,8 @@ async def test_what_only_a_person_can_repair_is_told_and_left(store: Store) -> N
         "a record of no videoId": 1,
     }
     assert (found.records, found.audiences, found.drift) == (5, 2, {})
-    assert await store.run([("GET", learner)]) == [b"text"]
-    assert store.damage.counts["key"] >= 1
+    assert await parts_of(store).run([("GET", learner)]) == [b"text"]
+    assert store.damaged_values["key"] >= 1
 
 
 async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,8 +526,8 @@ async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypa
     monkeypatch.setattr(rebuild, "MAX_SUSPECTS", 100)
     monkeypatch.setattr(rebuild, "PAGE", 30)
     await fill(store, 700)
-    await store.run([("DEL", *store.keys.of_shard("v"))])
-    work = Rebuild(store, mend=True, grace_s=0, now=lambda: NOW)
+    await parts_of(store).run([("DEL", *keys_of(store).of_shard("v"))])
+    work = Rebuild(parts_of(store), mend=True, grace_s=0, now=lambda: NOW)
     most = 0
     real = work._judge
 
@@ -508,4 +539,4 @@ async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypa
     monkeypatch.setattr(work, "_judge", judged)
     assert (await work.run()).drift == {BEHIND: 704}
     assert 100 <= most < 130
-    assert await kept(store, "v") == await store.totals.recount("v")
+    assert await kept(store, "v") == await recounted(store, "v")

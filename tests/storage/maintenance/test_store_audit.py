@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from playhead.storage.maintenance.store_audit import concerns
+from tests.inside import parts_of
 from tests.ports import free_port
 from tests.storage.authority import Authority, tls
 from tests.storage.own_store import PASSWORD, opened, running
@@ -116,7 +117,7 @@ async def test_what_is_told_of_a_store(tmp_path: Path, kind: str, row: Row) -> N
     options += [option.format(port=port) for option in row.options]
     with running(kind, tmp_path, url, *options):
         async with opened(url) as store:
-            told = await concerns(store)
+            told = await concerns(parts_of(store).link)
     assert PASSWORD not in "".join(told)
     assert len(told) == len(row.told), told
     for sentence, expected in zip(told, row.told, strict=True):
@@ -127,5 +128,5 @@ async def test_what_is_told_of_a_store(tmp_path: Path, kind: str, row: Row) -> N
 async def test_a_store_that_has_gone_raises_nothing(tmp_path: Path) -> None:
     """What it is asked at the start is no reason not to start: it could not be checked, and that is all."""
     async with opened(f"redis://u:{quote(PASSWORD, safe='')}@127.0.0.1:{free_port()}") as store:
-        (told,) = await concerns(store)
+        (told,) = await concerns(parts_of(store).link)
     assert "could not be checked" in told

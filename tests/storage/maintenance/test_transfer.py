@@ -14,16 +14,18 @@ from playhead.protocol.export import EndedLine, record_line, write_line
 from playhead.protocol.merge import merge
 from playhead.protocol.record import Guard, Record, Report, join
 from playhead.protocol.scalars import MAX_INSTANT, format_instant
-from playhead.storage.keys import Keys
 from playhead.storage.maintenance.rebuild import Rebuild
 from playhead.storage.maintenance.transfer import MAX_ROUNDS, Export, Import
+from playhead.storage.parts import Parts
 from playhead.storage.read.catalogue import Video
-from playhead.storage.store import Script, Store, StoreUnavailable
+from playhead.storage.scripts import Script
+from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.values.packing import pack_record
 from playhead.storage.write.pending import Batch, Delta
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import report_of
+from tests.inside import keys_of, parts_of, recounted, redis_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 NOW = 1_764_000_000_000
@@ -54,21 +56,21 @@ def play(session: str, seq: int, start: int, end: int, at: int = NOW) -> Report:
 
 async def fill(store: Store) -> None:
     """Learners with one video or several, deleted records, sessions that were ended, a catalogue."""
-    await store.catalogue.put(V[0], Video("Ein Film über „Lua“\n", 61_500))
-    await store.catalogue.put(V[1], Video("no duration", 0))
+    await store.put_video(V[0], Video("Ein Film über „Lua“\n", 61_500))
+    await store.put_video(V[1], Video("no duration", 0))
     await commit(store, *((user, V[0], play("a", 1, n % 50, 50 + n % 9)) for n, user in enumerate(U)))
     await commit(store, *((U[0], video, play("b", 1, 0, 20)) for video in V), (U[1], V[0], play("c", 1, 0, 60)))
     await commit(store, (U[2], V[0], NOW + 10), (U[3], V[0], NOW + 10))
     await commit(store, (U[3], V[0], play("d", 20, 3, 9)), (U[4], V[1], Report(NOW, NOW, claimed=12)))
-    await store.endings.add(U[5], NOW - 1_000)
+    await store.end_sessions(U[5], NOW - 1_000)
 
 
 async def lines_of(store: Store, after: str = "") -> list[bytes]:
-    return [line async for page in Export(store).pages(NOW, after) for line in page.lines]
+    return [line async for page in Export(parts_of(store)).pages(NOW, after) for line in page.lines]
 
 
 async def imported(store: Store, lines: list[bytes], size: int = 100) -> tuple[Import, list[str]]:
-    work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW + 1_000)
+    work = Import(parts_of(store), threshold_permille=THRESHOLD, now=lambda: NOW + 1_000)
     refused = []
     numbered = list(enumerate(lines, 1))
     async with asyncio.timeout(PATIENCE_S):
@@ -88,20 +90,20 @@ async def records(store: Store) -> dict[tuple[str, str], bytes]:
 
 async def sound(store: Store) -> bool:
     """Audiences, totals and curves are those of the records."""
-    found = await Rebuild(store, mend=False, grace_s=0, now=lambda: NOW).run()
+    found = await Rebuild(parts_of(store), mend=False, grace_s=0, now=lambda: NOW).run()
     return not (found.drift or found.failed)
 
 
 async def whole(store: Store) -> dict[bytes, Any]:
     """Every hash that the store holds of this prefix."""
-    keys = await store.redis.keys(f"{store.keys.prefix}:{{*")
-    return {key: await store.redis.hgetall(key) for key in keys if b":live:" not in key}
+    keys = await redis_of(store).keys(f"{keys_of(store).prefix}:{{*")
+    return {key: await redis_of(store).hgetall(key) for key in keys if b":live:" not in key}
 
 
 @pytest.fixture
 async def other(store_server: StoreServer, prefix: str) -> AsyncIterator[Store]:
     """Another store: of another prefix."""
-    store = Store(store_server.url, worker="other", keys=Keys(f"{prefix}other"))
+    store = open_store(store_server.url, worker="other", key_prefix=f"{prefix}other")
     yield store
     await store.close()
 
@@ -116,10 +118,10 @@ async def test_everything_comes_into_an_empty_store(store: Store, other: Store) 
     assert (work.end.records, work.end.videos, work.end.ended) == (work.taken["record"], 2, 1)
     assert work.changed == work.taken["record"] == len(await records(store)) == 303
     for video in V:
-        assert await other.catalogue.get(video) == await store.catalogue.get(video)
-        kept = (await other.totals.read_all(video, NOW))[:2]
-        assert kept == (await store.totals.read_all(video, NOW))[:2] == await other.totals.recount(video)
-    assert await other.endings.recent() == [(U[5], NOW - 1_000)]
+        assert await other.video(video) == await store.video(video)
+        kept = (await other.analytics(video, NOW))[:2]
+        assert kept == (await store.analytics(video, NOW))[:2] == await recounted(other, video)
+    assert await parts_of(other).endings.recent() == [(U[5], NOW - 1_000)]
     assert await sound(other)
     await commit(other, (U[0], V[0], play("a", 1, 0, 50)))
     assert (await other.record(U[0], V[0])).played_ms == (await store.record(U[0], V[0])).played_ms, "guards came along"
@@ -146,7 +148,7 @@ async def test_an_older_export_changes_nothing(store: Store) -> None:
     lines = await lines_of(store)
     await commit(store, *((user, V[0], play("a", 2, 0, 9)) for user in U[:9]), *((u, V[0], NOW + 99) for u in U[20:40]))
     await commit(store, (U[30], V[0], play("e", 500, 0, 5)), (U[0], V[1], play("new", 3, 20, 30)))
-    await store.catalogue.put(V[0], Video("Ein Film", 60_000))
+    await store.put_video(V[0], Video("Ein Film", 60_000))
     await commit(store, *((user, V[0], Report(NOW + 900, NOW + 900)) for user in U))  # the new duration reaches all
     now = await whole(store)
     work, refused = await imported(store, lines)
@@ -156,7 +158,7 @@ async def test_an_older_export_changes_nothing(store: Store) -> None:
 
 async def test_after_a_loss_what_is_imported_is_newer_than_what_was_lost(private_server: PrivateServer) -> None:
     """Of that, the audiences that other primaries of a cluster have may still know."""
-    store = Store(private_server.url, worker="w")
+    store = open_store(private_server.url, worker="w")
     await fill(store)
     lines, before = await lines_of(store), (await store.changes(U[0])).rev
     await everywhere(store, "FLUSHALL")
@@ -186,7 +188,7 @@ async def test_two_stores_join(store: Store, other: Store) -> None:
     assert await records(store) == await records(other)
 
 
-class Raced(Store):
+class Raced(Parts):
     """Something happens between reading a record and swapping it."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -211,7 +213,7 @@ async def test_what_is_reported_meanwhile_is_neither_lost_nor_doubled(store: Sto
     lines = [line for line in await lines_of(store) if U[7].encode() in line]
     raced = new_store(Raced)
     await commit(store, (U[7], V[0], NOW + 50))
-    await store.redis.delete(store.keys.progress(U[7]))
+    await redis_of(store).delete(keys_of(store).progress(U[7]))
     seqs = itertools.count(100)
 
     async def race() -> None:
@@ -220,12 +222,12 @@ async def test_what_is_reported_meanwhile_is_neither_lost_nor_doubled(store: Sto
             await commit(store, (U[7], V[0], play("live", seq, seq - 100, seq - 99)))
 
     raced.race = race
-    work, _ = await imported(raced, lines)
+    work, _ = await imported(Store(raced), lines)
     assert work.retrying.retries == 5
     record = await store.record(U[7], V[0])
     assert record.seen == [0, 5, 7, 57]
     assert (record.played_ms, record.again, record.rev) == (55_000, [], 6)
-    rev = await store.redis.hget(store.keys.progress(U[7]), "rev")
+    rev = await redis_of(store).hget(keys_of(store).progress(U[7]), "rev")
     assert rev == b"6", "every change has one of its own"
 
 
@@ -235,7 +237,7 @@ async def test_a_record_that_never_holds_still_fails_in_the_end(store: Store, ne
     lines = [line for line in await lines_of(store) if U[7].encode() in line or U[8].encode() in line]
     raced = new_store(Raced)
     await commit(store, (U[7], V[0], NOW + 50), (U[8], V[0], NOW + 50))
-    await store.redis.delete(store.keys.progress(U[7]), store.keys.progress(U[8]))
+    await redis_of(store).delete(keys_of(store).progress(U[7]), keys_of(store).progress(U[8]))
     seqs = itertools.count(1)
 
     async def race() -> None:
@@ -256,14 +258,14 @@ async def test_the_swap_may_come_twice(store: Store, other: Store) -> None:
     """redis-py sends again what got no answer: the second time nothing is swapped, the next round finds it there."""
     await fill(store)
     lines = await lines_of(store)
-    real = other.run
+    real = parts_of(other).run
 
     async def run(commands: list[tuple[Any, ...]]) -> list[Any]:
         if commands[0][0] == "EVALSHA":
             await real(commands)
         return await real(commands)
 
-    other.run = run  # type: ignore[method-assign]
+    parts_of(other).run = run  # type: ignore[method-assign]
     _, refused = await imported(other, lines)
     assert refused == []
     assert await records(other) == await records(store)
@@ -274,8 +276,8 @@ async def test_other_devices_are_told(store: Store, other: Store) -> None:
     """A push without records, at the learner's new revision; for those who have news alone."""
     await commit(store, (U[0], V[0], play("a", 1, 0, 5)), (U[0], V[1], play("a", 2, 0, 5)))
     lines = await lines_of(store)
-    async with other.redis.pubsub() as listening:
-        await listening.ssubscribe(other.keys.push(U[0]))
+    async with redis_of(other).pubsub() as listening:
+        await listening.ssubscribe(keys_of(other).push(U[0]))
         await listening.get_message(timeout=PATIENCE_S)
         await imported(other, lines)
         message = await listening.get_message(timeout=PATIENCE_S)
@@ -287,23 +289,22 @@ async def test_other_devices_are_told(store: Store, other: Store) -> None:
 
 async def test_interrupted_anywhere_and_run_again(private_server: PrivateServer, prefix: str) -> None:
     """Dead before any of its round trips in turn, also between the stages: the next import makes it whole."""
-    source, target = (
-        kind(private_server.url, worker=name, keys=Keys(f"{prefix}{name}"))
-        for kind, name in ((Store, "s"), (Dying, "t"))
-    )
+    source = open_store(private_server.url, worker="s", key_prefix=f"{prefix}s")
+    dying = Dying(private_server.url, worker="t", key_prefix=f"{prefix}t")
+    target = Store(dying)
     await fill(source)
     lines, want = await lines_of(source), await records(source)
     trips = 0
     for stop_after in itertools.count():
-        if left_over := await target.redis.keys(f"{prefix}t:*"):
-            await target.redis.delete(*left_over)
-        target.catalogue.forget_all()
-        target.left = stop_after
+        if left_over := await redis_of(target).keys(f"{prefix}t:*"):
+            await redis_of(target).delete(*left_over)
+        parts_of(target).catalogue.forget_all()
+        dying.left = stop_after
         try:
             await imported(target, lines)
         except StoreUnavailable:
             trips += 1
-            target.left = 10_000
+            dying.left = 10_000
             await imported(target, lines)
             assert await records(target) == want
             assert await sound(target)
@@ -314,7 +315,7 @@ async def test_interrupted_anywhere_and_run_again(private_server: PrivateServer,
     await target.close()
 
 
-class Dying(Store):
+class Dying(Parts):
     """Has so many round trips left."""
 
     left = 10_000
@@ -329,7 +330,7 @@ class Dying(Store):
 async def test_an_export_goes_on_after_any_of_its_places(store: Store) -> None:
     """The rest of it, after whichever page was the last, has all that was not yet written. Twenty of them will do."""
     await fill(store)
-    pages = [page async for page in Export(store).pages(NOW)]
+    pages = [page async for page in Export(parts_of(store)).pages(NOW)]
     everything = {line for page in pages for line in page.lines[:] if b'"end"' not in line}
     places = [n for n, page in enumerate(pages) if page.place]
     assert len(places) > 2
@@ -361,11 +362,11 @@ async def test_a_stored_record_that_can_not_be_read_is_left_alone(store: Store, 
     """The line is refused, and says so; the export of such a store tells what it left out."""
     await fill(store)
     lines = await lines_of(store)
-    await other.redis.hset(other.keys.progress(U[9]), V[0], b"garbage")
+    await redis_of(other).hset(keys_of(other).progress(U[9]), V[0], b"garbage")
     _, refused = await imported(other, lines)
     assert [sentence.partition(": ")[2] for sentence in refused] == ["the record that is stored can't be read"]
-    assert await other.redis.hget(other.keys.progress(U[9]), V[0]) == b"garbage"
-    export = Export(other)
+    assert await redis_of(other).hget(keys_of(other).progress(U[9]), V[0]) == b"garbage"
+    export = Export(parts_of(other))
     assert len([line async for page in export.pages(NOW) for line in page.lines if b'"record"' in line]) == 302
     assert export.failed == [f"user {U[9]}, video {V[0]}"]
 
@@ -375,8 +376,8 @@ async def test_a_damaged_store_takes_all_that_is_not_damaged(store: Store, other
     names it, and comes to its end."""
     await fill(store)
     lines = await lines_of(store)
-    keys = other.keys
-    await other.run(
+    keys = keys_of(other)
+    await parts_of(other).run(
         [
             ("SET", keys.progress(U[9]), "text"),
             ("HSET", keys.progress(U[8]), "rev", "nan"),
@@ -394,7 +395,7 @@ async def test_a_damaged_store_takes_all_that_is_not_damaged(store: Store, other
         "the record that is stored can't be read",
     ]
     assert all(sentence.startswith("line ") for sentence in refused)
-    export = Export(other)
+    export = Export(parts_of(other))
     told = [line async for page in export.pages(NOW) for line in page.lines if b'"record"' in line]
     assert len(told) == len([line for line in lines if b'"record"' in line]) - 2
     assert sorted(export.failed) == sorted(
@@ -441,7 +442,7 @@ async def test_a_hostile_file_bars_nobody(store: Store, exported_at: int) -> Non
     ]
     past = min(exported_at or NOW, NOW)
     for _ in range(2):
-        work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW, exported_at=exported_at)
+        work = Import(parts_of(store), threshold_permille=THRESHOLD, now=lambda: NOW, exported_at=exported_at)
         assert await work.take(list(enumerate(lines, 2))) == []
         assert (work.corrected, [told.split(":")[0] for told in work.corrections]) == (
             3,
@@ -452,7 +453,7 @@ async def test_a_hostile_file_bars_nobody(store: Store, exported_at: int) -> Non
         )
         assert f"taken for {format_instant(past)}" in work.corrections[1]
     assert work.changed == 0
-    assert await store.endings.recent() == [(U[2], past)]
+    assert await parts_of(store).endings.recent() == [(U[2], past)]
     for user in U[:2]:
         record = await store.record(user, V[0])
         assert max(record.last_watched, record.deleted_at) <= NOW
@@ -469,7 +470,7 @@ async def test_strict_refuses_what_is_later_than_now(store: Store) -> None:
         record_line(U[0], V[0], Record(last_watched=NOW + 60_000, claimed=5)),
         record_line(U[1], V[0], Record(last_watched=NOW, claimed=5)),
     ]
-    work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW, strict=True)
+    work = Import(parts_of(store), threshold_permille=THRESHOLD, now=lambda: NOW, strict=True)
     assert await work.take(list(enumerate(lines, 2))) == ["line 2: lastWatched: should not be later than now"]
     assert (work.taken, work.corrected) == ({"record": 1}, 0)
     assert not (await store.record(U[0], V[0])).exists
@@ -480,7 +481,7 @@ async def test_an_import_corrects_what_is_stored_as_well(store: Store) -> None:
     await commit(store, (U[0], V[0], play("fast", 1, 0, 50, at=NOW + 86_400_000)))
     line = record_line(U[0], V[0], Record(last_watched=NOW, position_ms=7_000, position_at=NOW, seen=[0, 7]))
     for changed in (1, 0):
-        work = Import(store, threshold_permille=THRESHOLD, now=lambda: NOW)
+        work = Import(parts_of(store), threshold_permille=THRESHOLD, now=lambda: NOW)
         assert (await work.take([(2, line)]), work.changed, work.corrected) == ([], changed, 0)
     record = await store.record(U[0], V[0])
     assert (record.position, record.last_watched, record.seen) == (7_000, NOW, [0, 50])

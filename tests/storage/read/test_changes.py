@@ -10,6 +10,7 @@ import pytest
 
 from playhead.protocol.record import Record, Report
 from playhead.storage.connection.pipeline import Command
+from playhead.storage.parts import Parts
 from playhead.storage.read import changes as changes_module
 from playhead.storage.read.changes import (
     KEPT_BYTES,
@@ -26,6 +27,7 @@ from playhead.storage.values.damage import DamageLog
 from playhead.storage.values.packing import pack_record
 from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
+from tests.inside import keys_of, parts_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 ON_CLUSTER = True
@@ -75,19 +77,20 @@ class Watched(Store):
     """Keeps what each script call of a read answered, and does what a test wants done between two."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+        super().__init__(Parts(*args, **more))
+        link, reading = self._parts.link, self._parts.reading
         self.slices: list[list[Any]] = []
-        ask = self.link.ask
+        ask = link.ask
 
         async def watched(commands: Sequence[Command], *more: Any) -> Any:
             replies = await ask(list(commands), *more)
             for command, reply in zip(commands, replies, strict=True):
-                if command[:2] == ("EVALSHA", self._reading._changes.sha) and not isinstance(reply, Exception):
+                if command[:2] == ("EVALSHA", reading._changes.sha) and not isinstance(reply, Exception):
                     self.slices += reply
                     await self.after_slice()
             return replies
 
-        self.link.ask = watched  # type: ignore[method-assign]
+        link.ask = watched  # type: ignore[method-assign]
 
     async def after_slice(self) -> None: ...
 
@@ -176,9 +179,11 @@ async def test_large_records_are_not_kept_and_not_sent_together(new_store: NewSt
     comb = [second for n in range(2_048) for second in (70_000 + 2 * n, 70_001 + 2 * n)]
     value = pack_record(Record(rev=1, last_watched=9, seen=comb, again=comb, duration_ms=100_000_000))
     assert len(value) > 40_000
-    key = store.keys.progress("u")
+    key = keys_of(store).progress("u")
     for start in range(0, 300, 20):
-        await store.run([("HSET", key, "rev", 1, *(w for n in range(start, start + 20) for w in (video(n), value)))])
+        await parts_of(store).run(
+            [("HSET", key, "rev", 1, *(w for n in range(start, start + 20) for w in (video(n), value)))]
+        )
     changes = await store.changes("u")
     assert len(changes) == 300
     assert changes._kept <= KEPT_BYTES
@@ -204,7 +209,7 @@ async def test_values_that_are_not_kept_are_read_again(store: Store, monkeypatch
     changes = await store.changes("u")
     assert changes._kept <= 2_000
     gone = next(name for name, value in changes._values.items() if not isinstance(value, bytes))
-    await store.run([("HDEL", store.keys.progress("u"), gone)])
+    await parts_of(store).run([("HDEL", keys_of(store).progress("u"), gone)])
     assert [name for name, _ in await all_pages(changes)] == [video(n) for n in range(400) if video(n) != gone]
 
 

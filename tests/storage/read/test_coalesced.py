@@ -9,10 +9,11 @@ import pytest
 from redis.exceptions import MovedError
 
 from playhead.protocol.record import Record
+from playhead.storage.read.changes import Changes
 from playhead.storage.read.coalesced import MOST, Shared
-from playhead.storage.read.records import Changes
 from playhead.storage.store import Store, StoreUnavailable
 from playhead.storage.values.damage import Damaged
+from tests.inside import keys_of, parts_of
 from tests.storage.conftest import PATIENCE_S, NewStore
 
 
@@ -238,7 +239,7 @@ async def test_who_is_gone_costs_the_others_nothing() -> None:
 async def test_a_key_of_another_type_costs_its_reader_alone(new_store: NewStore) -> None:
     """On the real store: records, and what changed, of others are read in the same trip."""
     store: Store = new_store()
-    await store.run([("SET", store.keys.progress("bad"), "text")])
+    await parts_of(store).run([("SET", keys_of(store).progress("bad"), "text")])
     told = await asyncio.gather(
         store.record("bad", "v"),
         store.record("u", "v"),

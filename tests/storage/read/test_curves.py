@@ -12,6 +12,7 @@ from playhead.storage.read.totals import POINTS_PAGE, Totals
 from playhead.storage.store import Store
 from playhead.storage.values.damage import Damaged
 from playhead.storage.write.pending import Batch, Delta
+from tests.inside import parts_of
 
 ON_CLUSTER = True
 NOW = 5_000_000
@@ -64,7 +65,7 @@ async def test_a_long_curve_is_read_in_pages(store: Store) -> None:
             batch.deltas[f"u{start}-{user}", "v"] = Delta([Report(9, 9, "page", 1, 1, seen, [], 9)])
         await store.commit(batch, NOW, lambda user_id: False)
     replies: list[int] = []
-    run = store.totals._run_each
+    run = parts_of(store).totals._run_each
 
     async def watched(commands: list[tuple[object, ...]]) -> list[object]:
         found = await run(commands)
@@ -73,8 +74,8 @@ async def test_a_long_curve_is_read_in_pages(store: Store) -> None:
         )
         return list(found)
 
-    store.totals._run_each = watched
-    found = await store.totals.read_all("v", NOW)
+    parts_of(store).totals._run_each = watched
+    found = await store.analytics("v", NOW)
     assert not isinstance(found, Damaged)
     totals, curve, _ = found
     assert totals == Totals(16, 0, 8 * most * 3)

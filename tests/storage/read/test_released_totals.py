@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from playhead.storage.read.totals import Totals
+from tests.inside import keys_of, parts_of
 from tests.storage.conftest import NewStore
 
 ON_CLUSTER = True
@@ -21,7 +22,7 @@ async def test_between_two_figures_there_are_always_others(new_store: NewStore, 
     async def read(video_id: str) -> Totals:
         return now
 
-    store.totals.read = read  # type: ignore[method-assign]
+    parts_of(store).totals.read = read  # type: ignore[method-assign]
     changes = 0
     for run in range(20):
         others = owned = 0
@@ -33,7 +34,7 @@ async def test_between_two_figures_there_are_always_others(new_store: NewStore, 
             if run % 5 == 0 and step % 50 == 49:
                 others = owned = 0
             now = Totals(others + owned, 0, 1_000 * step + others + owned)
-            answer = await store.released.read(f"video{run}", BATCH)
+            answer = await store.released_totals(f"video{run}", BATCH)
             if now.viewers == 0:
                 of_others, shown = None, Totals()
             if answer == Totals():
@@ -55,8 +56,8 @@ async def test_a_released_figure_that_can_t_be_read_costs_itself_alone(
     async def read(video_id: str) -> Totals:
         return now
 
-    store.totals.read = read  # type: ignore[method-assign]
+    parts_of(store).totals.read = read  # type: ignore[method-assign]
     command, *rest_of_it = damage
-    await store.run([(command, store.keys.released("video"), *rest_of_it)])
-    assert await store.released.read("video", BATCH) in (Totals(), now)
-    assert await store.released.read("another", BATCH) == now
+    await parts_of(store).run([(command, keys_of(store).released("video"), *rest_of_it)])
+    assert await store.released_totals("video", BATCH) in (Totals(), now)
+    assert await store.released_totals("another", BATCH) == now

@@ -18,10 +18,9 @@ from playhead.protocol.intervals import MAX_INTERVALS
 from playhead.protocol.record import MAX_SESSIONS, Guard, Outcome, Record, Report
 from playhead.protocol.scalars import MAX_INSTANT, MAX_MEDIA_S
 from playhead.storage.guarantees.epoch import GENERATION, MAX_GENERATIONS, parse_epoch
-from playhead.storage.keys import Keys
 from playhead.storage.read.changes import Changes
 from playhead.storage.read.totals import Totals
-from playhead.storage.store import Store
+from playhead.storage.store import Store, open_store
 from playhead.storage.values.damage import KINDS, LINES, Damaged, DamageLog, is_foreign
 from playhead.storage.values.packing import MAX_VALUE, pack_record, unpack_record
 from playhead.storage.values.push_messages import unpack_push
@@ -29,6 +28,7 @@ from playhead.storage.write.ended_sessions import parse_ending
 from playhead.storage.write.pending import Batch, Committed, Delta
 from tests.conftest import StoreServer
 from tests.histories import report_of
+from tests.inside import keys_of, parts_of, recounted, redis_of
 from tests.storage.conftest import NewStore
 
 NOW = 5_000
@@ -135,13 +135,13 @@ async def test_what_readers_refuse_is_not_added_to(store: Store, value: bytes) -
     """Its report fails, and the value stays for whoever repairs it. The learner's other records, and others', are
     stored and read in the same trips."""
     assert isinstance(unpack_record(value), Damaged)
-    key = store.keys.progress("bad")
-    await store.run([("HSET", key, "v", value, "rev", 3)])
+    key = keys_of(store).progress("bad")
+    await parts_of(store).run([("HSET", key, "v", value, "rev", 3)])
     committed = await commit(
         store, ("good", "v", play()), ("bad", "v", play()), ("bad", "w", play()), ("fine", "v", play())
     )
     assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
-    assert await store.run([("HGET", key, "v")]) == [value]
+    assert await parts_of(store).run([("HGET", key, "v")]) == [value]
     for user_id, video_id in (("good", "v"), ("bad", "w"), ("fine", "v")):
         assert committed.results[user_id, video_id].outcomes == ()
         record = await store.record(user_id, video_id)
@@ -151,16 +151,16 @@ async def test_what_readers_refuse_is_not_added_to(store: Store, value: bytes) -
     records, damaged = await changes_of(store, "bad")
     assert [(video_id, record.seen) for video_id, record in records.items()] == [("w", [20, 25])]
     assert damaged == ["v"]
-    assert await store.totals.read("v") == Totals(2, 0, 10)
+    assert await store.totals("v") == Totals(2, 0, 10)
     found = await store.records(["good", "bad", "nobody"], "v")
     assert [type(record) for record in found] == [Record, Damaged, Record]
-    assert store.damage.counts["record"] > 0
+    assert store.damaged_values["record"] > 0
 
 
 @pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
 async def test_a_deletion_starts_a_damaged_record_afresh(store: Store, value: bytes) -> None:
     """What was reported before it has failed, what was reported after it counts, and what is older is deleted."""
-    await store.run([("HSET", store.keys.progress("bad"), "v", value, "rev", 3)])
+    await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "v", value, "rev", 3)])
     reports = play("s", 1, 900), 1_000, play("s", 2, 1_100), play("t", 1, 950)
     committed = await commit(store, *(("bad", "v", op) for op in reports))
     assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED, 3, Outcome.DELETED)
@@ -168,14 +168,16 @@ async def test_a_deletion_starts_a_damaged_record_afresh(store: Store, value: by
     assert isinstance(record, Record)
     assert (record.rev, record.deleted_at, record.last_watched, record.seen) == (4, 1_000, 1_100, [20, 25])
     assert committed.record(("bad", "v")) == record
-    assert await store.totals.read("v") == Totals(1, 0, 5)
+    assert await store.totals("v") == Totals(1, 0, 5)
 
 
 @pytest.mark.parametrize("place", INSTANTS)
 @pytest.mark.parametrize("value", [MAX_INSTANT + 1, 2**60, float("inf")])
 async def test_an_instant_that_is_none_is_mended_by_the_next_report(store: Store, place: int, value: float) -> None:
     """No reader takes it; to the script it is one that is later than now, and binds nobody."""
-    await store.run([("HSET", store.keys.progress("u"), "v", body(*[0, 400, *[0] * 8][:place], value), "rev", 3)])
+    await parts_of(store).run(
+        [("HSET", keys_of(store).progress("u"), "v", body(*[0, 400, *[0] * 8][:place], value), "rev", 3)]
+    )
     committed = await commit(store, ("u", "v", play(at=NOW)))
     assert committed.results["u", "v"].outcomes == ()
     record = await store.record("u", "v")
@@ -186,12 +188,12 @@ async def test_an_instant_that_is_none_is_mended_by_the_next_report(store: Store
 async def test_a_session_that_goes_on_is_looked_at_now_and_then(store: Store) -> None:
     """Its record was sound when it began. Where damage comes under way, some reports are still added: a rebuild keeps
     what they say."""
-    key = store.keys.progress("u")
+    key = keys_of(store).progress("u")
     await commit(store, ("u", "v", play("a", 1)))
-    record = unpack_record((await store.run([("HGET", key, "v")]))[0])
+    record = unpack_record((await parts_of(store).run([("HGET", key, "v")]))[0])
     assert isinstance(record, Record)
     record.seen = [9, 9]
-    await store.run([("HSET", key, "v", pack_record(record))])
+    await parts_of(store).run([("HSET", key, "v", pack_record(record))])
     refused = []
     for seq in range(2, 20):
         if (await commit(store, ("u", "v", play("a", seq)))).results["u", "v"].outcomes:
@@ -217,7 +219,7 @@ def bench(store_server: StoreServer) -> Iterator[Bench]:
     with asyncio.Runner() as runner:
 
         async def opened() -> Store:
-            return Store(store_server.url, worker="w", keys=Keys(f"t{uuid4().hex}"))
+            return open_store(store_server.url, worker="w", key_prefix=f"t{uuid4().hex}")
 
         store = runner.run(opened())
         yield Bench(runner, store)
@@ -241,10 +243,10 @@ def test_what_the_script_takes_readers_take(bench: Bench, value: bytes) -> None:
     user, other, video, store = bench.fresh(), bench.fresh(), bench.fresh(), bench.store
 
     async def tried() -> None:
-        key = store.keys.progress(user)
-        await store.run([("HSET", key, video, value, "rev", 3)])
+        key = keys_of(store).progress(user)
+        await parts_of(store).run([("HSET", key, video, value, "rev", 3)])
         committed = await commit(store, (user, video, play()), (other, video, play()))
-        (after,) = await store.run([("HGET", key, video)])
+        (after,) = await parts_of(store).run([("HGET", key, video)])
         if committed.results[user, video].outcomes == (0, Outcome.FAILED):
             assert after == value
         else:
@@ -266,14 +268,14 @@ def test_an_entry_of_any_bytes_costs_itself(bench: Bench, entry: bytes, recounte
     user, other, video, store = bench.fresh(), bench.fresh(), bench.fresh(), bench.store
 
     async def tried() -> None:
-        audience, _, _, _ = store.keys.of_shard(video)
-        await store.run([("HSET", audience, user, entry)])
+        audience, _, _, _ = keys_of(store).of_shard(video)
+        await parts_of(store).run([("HSET", audience, user, entry)])
         if recounted:
-            await store.run([("HSET", store.keys.before(video), "", "token 0")])
-            await store.run([("HSET", store.keys.summary(video), "recount", "token")])
+            await parts_of(store).run([("HSET", keys_of(store).before(video), "", "token 0")])
+            await parts_of(store).run([("HSET", keys_of(store).summary(video), "recount", "token")])
         committed = await commit(store, (other, video, play()), (user, video, play()))
         assert [committed.results[name, video].outcomes for name in (user, other)] == [(), ()]
-        totals = await store.totals.read(video)
+        totals = await store.totals(video)
         assert isinstance(totals, Totals)
         assert totals.viewers in (1, 2)
 
@@ -287,14 +289,14 @@ def test_an_entry_of_any_bytes_costs_itself(bench: Bench, entry: bytes, recounte
     "rev", ["", "abc", "nan", "inf", "-1", "1.5", "1e300", "9007199254740991", "1" * 400], ids=lambda rev: rev[:8]
 )
 async def test_a_revision_of_any_text_costs_its_learner(store: Store, rev: str) -> None:
-    await store.run([("HSET", store.keys.progress("bad"), "rev", rev)])
+    await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "rev", rev)])
     committed = await commit(store, ("good", "v", play()), ("bad", "v", play()))
     assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
     assert committed.results["good", "v"].outcomes == ()
     assert isinstance(await store.changes("bad"), Damaged)
     assert isinstance(await store.changes("good"), Changes)
-    await store.announce("bad")
-    assert store.damage.counts["learner"] == 1
+    await parts_of(store).events(lambda event: None).announce("bad")
+    assert store.damaged_values["learner"] == 1
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,7 @@ async def test_a_trail_of_any_bytes_hides_no_change(store: Store, trail: bytes) 
     """All records are looked at instead, and it is written anew."""
     for seq, video_id in enumerate("vwv", 1):
         await commit(store, ("u", video_id, play("s", seq)))
-    await store.run([("HSET", store.keys.progress("u"), "trail", trail)])
+    await parts_of(store).run([("HSET", keys_of(store).progress("u"), "trail", trail)])
     assert (await changes_of(store, "u", 1))[0].keys() == {"v", "w"}
     await commit(store, ("u", "x", play()))
     assert (await changes_of(store, "u", 3))[0].keys() == {"x"}
@@ -312,8 +314,11 @@ async def test_a_trail_of_any_bytes_hides_no_change(store: Store, trail: bytes) 
 
 async def test_a_field_that_is_no_text_costs_itself(store: Store) -> None:
     await commit(store, ("u", "v", play()))
-    await store.run(
-        [("HSET", store.keys.progress("u"), b"\xff\x00", b"x"), ("HSET", store.keys.progress("u"), "w", b"")]
+    await parts_of(store).run(
+        [
+            ("HSET", keys_of(store).progress("u"), b"\xff\x00", b"x"),
+            ("HSET", keys_of(store).progress("u"), "w", b""),
+        ]
     )
     changes = await store.changes("u")
     assert isinstance(changes, Changes)
@@ -330,56 +335,59 @@ OTHER = {"text": ("SET", "text"), "list": ("RPUSH", "text"), "set": ("SADD", "te
 @pytest.mark.parametrize("kind", ["audience", "summary", "curve", "live", "before", "catalogue", "released"])
 async def test_a_videos_key_of_another_type_costs_that_video(store: Store, kind: str, make: tuple[Any, ...]) -> None:
     """All reports are stored; the totals of all other videos are as without it, in the same calls."""
-    key = getattr(store.keys, kind)("bad")
-    await store.run([(make[0], key, *make[1:])])
+    key = getattr(keys_of(store), kind)("bad")
+    await parts_of(store).run([(make[0], key, *make[1:])])
     if kind == "before":
-        await store.run([("HSET", store.keys.summary("bad"), "recount", "token")])
+        await parts_of(store).run([("HSET", keys_of(store).summary("bad"), "recount", "token")])
     videos = ["good", "bad", "fine"]
     for round_ in range(2):
         committed = await commit(store, *((user, video, play("s", 1 + round_)) for video in videos for user in "uv"))
         assert all(result.outcomes == () for result in committed.results.values())
     for video in ("good", "fine"):
-        assert await store.totals.read(video) == Totals(2, 0, 10)
-        found = await store.totals.read_all(video, NOW)
+        assert await store.totals(video) == Totals(2, 0, 10)
+        found = await store.analytics(video, NOW)
         assert not isinstance(found, Damaged)
-        assert found == (*await store.totals.recount(video), 2)
+        assert found == (*await recounted(store, video), 2)
     for user in "uv":
         record = await store.record(user, "bad")
         assert isinstance(record, Record)
         assert record.seen == [20, 25]
-    await store.totals.read_all("bad", NOW)
-    await store.totals.recount("bad")
-    await store.released.read("bad", 5)
-    assert [users async for users in store.totals.audience("bad")] in ([["u", "v"]], [["v", "u"]], [], [[]])
+    await store.analytics("bad", NOW)
+    await recounted(store, "bad")
+    await store.released_totals("bad", 5)
+    assert [users async for users in store.viewers("bad")] in ([["u", "v"]], [["v", "u"]], [], [[]])
     if kind in ("audience", "summary", "curve", "live"):
-        assert store.damage.counts["totals"] > 0
-        assert isinstance(await store.totals.read_all("bad", NOW), Damaged) is (kind != "audience")
+        assert store.damaged_values["totals"] > 0
+        assert isinstance(await store.analytics("bad", NOW), Damaged) is (kind != "audience")
     if kind == "catalogue":
-        assert isinstance(await store.catalogue.get("bad"), Damaged)
-        assert store.damage.counts["catalogue"] > 0
+        assert isinstance(await store.video("bad"), Damaged)
+        assert store.damaged_values["catalogue"] > 0
 
 
 @pytest.mark.parametrize("value", ["many", "", "nan", "inf", "1.5", "9e300", "1" * 5_000], ids=lambda value: value[:8])
 async def test_a_total_of_any_text_costs_its_video(store: Store, value: str) -> None:
     """It is told to whoever reads it, and viewers are brought to the audience all the same."""
     await commit(store, ("u", "bad", play()), ("u", "good", play()))
-    await store.run(
-        [("HSET", store.keys.summary("bad"), "watched", value), ("HSET", store.keys.curve("bad"), "s20", value)]
+    await parts_of(store).run(
+        [
+            ("HSET", keys_of(store).summary("bad"), "watched", value),
+            ("HSET", keys_of(store).curve("bad"), "s20", value),
+        ]
     )
-    assert isinstance(await store.totals.read("bad"), Damaged)
-    assert isinstance(await store.totals.read_all("bad", NOW), Damaged)
-    assert isinstance(await store.released.read("bad", 2), Damaged)
+    assert isinstance(await store.totals("bad"), Damaged)
+    assert isinstance(await store.analytics("bad", NOW), Damaged)
+    assert isinstance(await store.released_totals("bad", 2), Damaged)
     await commit(store, ("v", "bad", play()), ("v", "good", play()))
-    assert await store.totals.read("good") == Totals(2, 0, 10)
-    assert (await store.totals.recount("bad"))[0] == Totals(2, 0, 10)
+    assert await store.totals("good") == Totals(2, 0, 10)
+    assert (await recounted(store, "bad"))[0] == Totals(2, 0, 10)
 
 
 @pytest.mark.parametrize("name", [b"s999999999999", b"s-1", b"x1", b"s1.5", b"\xff", b"s", b""])
 async def test_a_point_of_a_curve_of_any_name_costs_its_video(store: Store, name: bytes) -> None:
     """However late a second it names: no list is made as long as that."""
     await commit(store, ("u", "bad", play()))
-    await store.run([("HSET", store.keys.curve("bad"), name, 1)])
-    assert isinstance(await store.totals.read_all("bad", NOW), Damaged)
+    await parts_of(store).run([("HSET", keys_of(store).curve("bad"), name, 1)])
+    assert isinstance(await store.analytics("bad", NOW), Damaged)
 
 
 @pytest.mark.parametrize(
@@ -387,19 +395,19 @@ async def test_a_point_of_a_curve_of_any_name_costs_its_video(store: Store, name
 )
 async def test_a_duration_of_any_text_is_not_known(store: Store, duration: str | bytes) -> None:
     """Reports to the video count as for one that the catalogue does not have; putting the entry anew repairs it."""
-    await store.run([("HSET", store.keys.catalogue("bad"), "title", "t", "duration_ms", duration)])
-    assert await store.catalogue.durations({"bad", "good"}) == {"bad": 0, "good": 0}
+    await parts_of(store).run([("HSET", keys_of(store).catalogue("bad"), "title", "t", "duration_ms", duration)])
+    assert await parts_of(store).catalogue.durations({"bad", "good"}) == {"bad": 0, "good": 0}
     committed = await commit(store, ("u", "bad", play()), ("u", "good", play()))
     assert all(result.outcomes == () for result in committed.results.values())
-    assert isinstance(await store.catalogue.get("bad"), Damaged)
-    assert await store.totals.read("bad") == Totals(1, 0, 5)
-    assert not isinstance(await store.totals.read_all("bad", NOW), Damaged)
+    assert isinstance(await store.video("bad"), Damaged)
+    assert await store.totals("bad") == Totals(1, 0, 5)
+    assert not isinstance(await store.analytics("bad", NOW), Damaged)
 
 
 async def test_a_title_that_is_no_text_costs_the_title(store: Store) -> None:
-    await store.run([("HSET", store.keys.catalogue("v"), "title", b"\xff", "duration_ms", 22_000)])
-    assert isinstance(await store.catalogue.get("v"), Damaged)
-    assert await store.catalogue.durations({"v"}) == {"v": 22_000}
+    await parts_of(store).run([("HSET", keys_of(store).catalogue("v"), "title", b"\xff", "duration_ms", 22_000)])
+    assert isinstance(await store.video("v"), Damaged)
+    assert await parts_of(store).catalogue.durations({"v"}) == {"v": 22_000}
 
 
 # Keys of the store
@@ -412,9 +420,9 @@ NO_COUNT = ("abc", "1.5", "nan", "", "9" * 30)
 @pytest.mark.parametrize("make", [*(("SET", value) for value in NO_EPOCH), *OTHER.values()], ids=repr)
 async def test_an_epoch_that_is_none_is_replaced(store: Store, new_store: NewStore, make: tuple[Any, ...]) -> None:
     """Its devices come back once; revisions go on from where scripts can count, and all processes agree."""
-    key = store.keys.epoch
+    key = keys_of(store).epoch
     await commit(store, ("u", "v", play("s", 1)))
-    await store.run([("DEL", key), (make[0], key, *make[1:])])
+    await parts_of(store).run([("DEL", key), (make[0], key, *make[1:])])
     committed = await commit(store, ("u", "v", play("s", 2)))
     assert committed.revs["u"][1] < 2 * GENERATION
     again = await commit(store, ("u", "v", play("s", 3)))
@@ -425,32 +433,32 @@ async def test_an_epoch_that_is_none_is_replaced(store: Store, new_store: NewSto
     changes = await store.changes("u")
     assert isinstance(changes, Changes)
     assert changes.epoch == committed.epoch
-    assert store.damage.counts["epoch"] > 0
+    assert store.damaged_values["epoch"] > 0
 
 
 @pytest.mark.parametrize("make", [*(("SET", value) for value in NO_COUNT), *OTHER.values()], ids=repr)
 async def test_a_count_that_is_none_is_no_loss(store: Store, make: tuple[Any, ...]) -> None:
     """The store holds what it held, so nobody has to come back; the count goes on."""
     before = await commit(store, ("u", "v", play("s", 1)))
-    (key,) = [key for key in await store.redis.keys(f"{store.keys.prefix}:fence:*")]
-    await store.run([("DEL", key), (make[0], key, *make[1:])])
+    (key,) = [key for key in await redis_of(store).keys(f"{keys_of(store).prefix}:fence:*")]
+    await parts_of(store).run([("DEL", key), (make[0], key, *make[1:])])
     for seq in range(2, 5):
         after = await commit(store, ("u", "v", play("s", seq)))
         assert after.epoch == before.epoch
         assert after.results["u", "v"].outcomes == ()
-    assert store.damage.counts["fence"] == 1
+    assert store.damaged_values["fence"] == 1
 
 
 @pytest.mark.parametrize("make", OTHER.values(), ids=OTHER)
 async def test_ended_sessions_of_another_type_end_nobody(store: Store, make: tuple[Any, ...]) -> None:
-    await store.run([(make[0], store.keys.ended, *make[1:])])
-    assert await store.endings.recent() == []
-    assert isinstance(await store.endings.add("u", NOW), Damaged)
+    await parts_of(store).run([(make[0], keys_of(store).ended, *make[1:])])
+    assert await parts_of(store).endings.recent() == []
+    assert isinstance(await store.end_sessions("u", NOW), Damaged)
 
 
 async def test_an_ended_session_of_any_bytes_costs_itself(store: Store) -> None:
-    await store.run([("ZADD", store.keys.ended, "inf", "a", 5, b"\xff", 7, "b", "-inf", "c")])
-    assert await store.endings.recent() == [("b", 7)]
+    await parts_of(store).run([("ZADD", keys_of(store).ended, "inf", "a", 5, b"\xff", 7, "b", "-inf", "c")])
+    assert await parts_of(store).endings.recent() == [("b", 7)]
 
 
 @given(data=st.binary(max_size=200))
@@ -527,17 +535,17 @@ def test_only_another_type_is_foreign() -> None:
 async def test_what_the_store_refuses_fails_the_commit_and_no_record(store: Store, command: str) -> None:
     """A right that is missing is not damage: nothing is told as refused for good, and the batch is made again."""
     user = f"u{uuid4().hex}"
-    admin = store.redis
+    admin = redis_of(store)
     await admin.execute_command("ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", f"-{command}")
-    url = store.redis.connection_pool.connection_kwargs["path"]
-    limited = Store(f"unix://{user}:x@{url}", worker="limited", keys=store.keys)
+    url = redis_of(store).connection_pool.connection_kwargs["path"]
+    limited = open_store(f"unix://{user}:x@{url}", worker="limited", key_prefix=keys_of(store).prefix)
     try:
         await commit(store, ("u", "v", play("s", 1)))
         batch = Batch()
         batch.deltas["u", "v"] = Delta([play("s", 2), NOW] if command == "hdel" else [play("s", 2)])
         with pytest.raises(Exception, match=r"(?i)permission|can't run this command"):
             await limited.commit(batch, NOW, lambda user_id: False)
-        assert limited.damage.counts["totals"] == 0
+        assert parts_of(limited).damage.counts["totals"] == 0
     finally:
         await limited.close()
         await admin.execute_command("ACL", "DELUSER", user)

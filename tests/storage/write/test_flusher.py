@@ -9,6 +9,7 @@ import pytest
 
 from playhead.protocol.record import Outcome, Report
 from playhead.protocol.session import Now
+from playhead.storage.parts import Parts
 from playhead.storage.store import Store, StoreUnavailable
 from playhead.storage.write.flusher import Flusher, until_next
 from playhead.storage.write.pending import Batch, Committed, Full
@@ -24,7 +25,7 @@ class Counting(Store):
     """A real store that counts what it is asked to commit."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+        super().__init__(Parts(*args, **more))
         self.batches: list[Batch] = []
         """As they were when they came: each is emptied as its senders are told."""
         self.same: list[int] = []
@@ -179,7 +180,7 @@ async def test_immediate_lane_groups_what_comes_together(store: Counting) -> Non
         for sender in senders:
             await sender.hears()
     assert [len(batch.deltas) for batch in store.batches] == [50, 50]
-    assert (await store.totals.read("v")).viewers == 100
+    assert (await store.totals("v")).viewers == 100
 
 
 async def test_immediate_lane_waits_for_company_where_there_was_some(

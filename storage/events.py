@@ -1,0 +1,204 @@
+"""What other processes publish on the store's channels, decoded into typed events for one callback.
+
+The store publishes a learner's changes on the learner's channel, and on three channels of its own: a video whose
+catalogue entry has changed, a learner whose sessions an operator has ended, and a new epoch. Messages may be lost while
+a subscription is broken. So each confirmed subscription is an event too: what was published before it has to be read.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from playhead.protocol.record import Record
+from playhead.storage.connection.lanes import Lane, lanes
+from playhead.storage.connection.link import Link
+from playhead.storage.connection.pipeline import Run
+from playhead.storage.connection.subscriptions import Listening
+from playhead.storage.errors import StoreUnavailable
+from playhead.storage.guarantees.epoch import Epoch, parse_epoch
+from playhead.storage.keys import Keys
+from playhead.storage.read.catalogue import Catalogue
+from playhead.storage.values.damage import Damaged, DamageLog
+from playhead.storage.values.push_messages import pack_announcement, unpack_push
+from playhead.storage.write.ended_sessions import parse_ending
+
+
+class RecordsChanged(NamedTuple):
+    """Another process has changed a learner's records, from revision `before` to `rev`."""
+
+    user_id: str
+    before: int
+    rev: int
+    records: list[tuple[str, Record]]
+    """(videoId, record) of all that was changed; empty where they have to be read."""
+
+
+class RecordsMissed(NamedTuple):
+    """A message about a learner's records could not be read: read the records instead."""
+
+    user_id: str
+
+
+class Subscribed(NamedTuple):
+    """A learner's channel is subscribed: read what was published before, which is lost."""
+
+    user_id: str
+    again: bool
+    """True after a broken subscription. What this process committed in between, counting itself as subscribed, may not
+    have been published either: `EventStream.announce` tells the others."""
+
+
+class SessionsEnded(NamedTuple):
+    """An operator has just ended all sessions of this learner."""
+
+    user_id: str
+
+
+class EndingsMissed(NamedTuple):
+    """Sessions may have ended without an event: read `Store.ended_sessions`."""
+
+
+class EpochChanged(NamedTuple):
+    """The store's epoch has changed: it has lost data, or was replaced, and so is what devices were sent."""
+
+
+Event = RecordsChanged | RecordsMissed | Subscribed | SessionsEnded | EndingsMissed | EpochChanged
+
+Listen = Callable[[Callable[[str, bytes], None], Callable[[str], None]], Listening]
+
+
+class EventStream:
+    """The events of one process.
+
+    Args:
+        listen: opens the subscriptions, with callbacks for messages and for confirmed channels.
+        on_event: called with each event.
+    """
+
+    def __init__(
+        self,
+        listen: Listen,
+        on_event: Callable[[Event], None],
+        *,
+        run: Run,
+        run_each: Run,
+        link: Link,
+        keys: Keys,
+        epoch: Epoch,
+        catalogue: Catalogue,
+        damage: DamageLog,
+        worker: str,
+        timeout_s: float,
+    ) -> None:
+        self._on_event = on_event
+        self._run = run
+        self._run_each = run_each
+        self._link = link
+        self._keys = keys
+        self._epoch = epoch
+        epoch.on_change = self._epoch_changed
+        self._catalogue = catalogue
+        self._damage = damage
+        self._worker = worker
+        self._timeout_s = timeout_s
+        self._channels = listen(self._received, self._confirmed)
+        self._users: dict[str, str] = {}
+        """userIds by the names of their channels."""
+        self._names: dict[str, str] = {}
+        """The other way round."""
+        self._seen: set[str] = set()
+        """userIds whose subscription was confirmed at least once."""
+
+    @property
+    def resubscriptions(self) -> int:
+        """How often subscriptions were lost, or could not be made."""
+        return self._channels.resubscriptions
+
+    async def run(self) -> None:
+        """Listen for ever; cancel it to stop."""
+        for name in (self._catalogue.channel, self._keys.epoch, self._keys.ended):
+            self._channels.want(name)
+        await self._channels.run()
+
+    async def follow(self, user_id: str) -> None:
+        """Subscribe to a learner's channel, and wait until the store has confirmed it.
+
+        Raises:
+            StoreUnavailable: it does not confirm it in time. It stays asked for.
+        """
+        name = self._keys.push(user_id)
+        self._users[name], self._names[user_id] = user_id, name
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._channels.want(name).wait()
+        except TimeoutError:
+            raise StoreUnavailable("the store confirms no subscription") from None
+
+    def unfollow(self, user_id: str) -> None:
+        """Unsubscribe from the channel of a learner that was followed."""
+        self._seen.discard(user_id)
+        name = self._names.pop(user_id)
+        del self._users[name]
+        self._channels.drop(name)
+
+    def is_following(self, user_id: str) -> bool:
+        """Whether the store sends this process what is published on the learner's channel."""
+        name = self._names.get(user_id)
+        return name is not None and self._channels.is_confirmed(name)
+
+    async def announce(self, user_id: str) -> None:
+        """Publish the learner's revision without records: a process that lacks some reads them.
+
+        Raises:
+            StoreUnavailable: not every process was told.
+        """
+        (stored,) = await self._run_each([("HGET", self._keys.progress(user_id), "rev")])
+        rev = int(stored) if isinstance(stored, bytes) and stored.isdigit() and len(stored) <= 15 else 0
+        await self._run([("SPUBLISH", self._keys.push(user_id), pack_announcement(self._worker, rev))])
+
+    async def lanes(self) -> list[Lane]:
+        """Whether a learner who came now could be served: commands and subscriptions, at each primary.
+
+        Raises:
+            StoreUnavailable: no node of the cluster answers.
+        """
+        return await lanes(self._link, self._keys, self._channels, self._timeout_s)
+
+    def _received(self, name: str, data: bytes) -> None:
+        """A message of a channel, of whatever bytes: nothing is raised."""
+        if name == self._catalogue.channel:
+            self._catalogue.heard(data)
+        elif name == self._keys.epoch:
+            epoch = parse_epoch(data)
+            if isinstance(epoch, Damaged):
+                self._damage.found("epoch", "its channel", epoch)
+            else:
+                self._epoch.learn(epoch)
+        elif name == self._keys.ended:
+            ending = parse_ending(data)
+            if isinstance(ending, Damaged):
+                self._damage.found("ended", "its channel", ending)
+            else:
+                self._on_event(SessionsEnded(ending[0]))
+        elif (user_id := self._users.get(name)) is not None:
+            push = unpack_push(data)
+            if isinstance(push, Damaged):
+                self._damage.found("push", f"user {user_id!r}", push)
+                self._on_event(RecordsMissed(user_id))
+            elif push.worker != self._worker:
+                self._on_event(RecordsChanged(user_id, push.before, push.rev, push.records))
+
+    def _epoch_changed(self) -> None:
+        self._catalogue.forget_all()
+        self._on_event(EpochChanged())
+
+    def _confirmed(self, name: str) -> None:
+        """A channel is subscribed, perhaps again: what was published in between is lost."""
+        if name == self._catalogue.channel:
+            self._catalogue.forget_all()
+        elif name == self._keys.ended:
+            self._on_event(EndingsMissed())
+        elif (user_id := self._users.get(name)) is not None:
+            again = user_id in self._seen
+            self._seen.add(user_id)
+            self._on_event(Subscribed(user_id, again))
