@@ -1,4 +1,4 @@
-"""An attacker's means: a plain socket, a handshake and frames by hand, in any shape; and what came back"""
+"""The tools of an attacker: a plain socket, handshakes and frames of any shape, and a parser for the answers."""
 
 import asyncio
 import contextlib
@@ -7,21 +7,21 @@ import struct
 from dataclasses import dataclass
 
 PATIENCE_S = 10.0
-"""Bound on every wait; a test that gets here has failed."""
+"""The limit of every wait; a test that reaches it has failed."""
 MARK = "c0ffee5ca1ab1e"
-"""In what attackers send, wherever it can be: no log may hold it."""
+"""Part of everything that attackers send, wherever possible: no log may contain it."""
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 JSON, MSGPACK = "playhead.v1.json", "playhead.v1.msgpack"
 READ = 65_536
 
 
 def head(method: str, target: str, *lines: str) -> bytes:
-    """A request's head; `lines` are headers without their ends."""
+    """The head of a request; `lines` are headers without line ends."""
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode("latin-1")
 
 
 def upgrade(*lines: str, target: str = "/ws", codec: str = JSON) -> bytes:
-    """A good WebSocket handshake, and these headers."""
+    """A valid WebSocket handshake with additional headers."""
     good = "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
     return head("GET", target, *good, "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Protocol: {codec}", *lines)
 
@@ -29,21 +29,21 @@ def upgrade(*lines: str, target: str = "/ws", codec: str = JSON) -> bytes:
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: int | None = None
 ) -> bytes:
-    """A frame as RFC 6455, 5.2 draws it. The mask is zero, so the payload is as given; `length` may lie."""
-    said = len(payload) if length is None else length
+    """A frame (RFC 6455, 5.2). The mask is zero, so the payload is sent as given; `length` may be a lie."""
+    declared = len(payload) if length is None else length
     first, mask = (0x80 if fin else 0) | rsv << 4 | opcode, 0x80 if masked else 0
-    if said < 126:
-        start = struct.pack("!BB", first, mask | said)
-    elif said < 65_536:
-        start = struct.pack("!BBH", first, mask | 126, said)
+    if declared < 126:
+        start = struct.pack("!BB", first, mask | declared)
+    elif declared < 65_536:
+        start = struct.pack("!BBH", first, mask | 126, declared)
     else:
-        start = struct.pack("!BBQ", first, mask | 127, said)
+        start = struct.pack("!BBQ", first, mask | 127, declared)
     return start + (bytes(4) if masked else b"") + payload
 
 
 @dataclass(frozen=True)
 class Received:
-    """All that the server said on a WebSocket until it closed the connection."""
+    """Everything that the server sent on a WebSocket until it closed the connection."""
 
     status: int
     frames: tuple[tuple[int, bytes], ...]
@@ -59,12 +59,12 @@ class Received:
 
 
 def status(answer: bytes) -> int:
-    """Of the first response; 0 for none."""
+    """The status of the first response; 0 if there is none."""
     return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
 def parse_received(answer: bytes) -> Received:
-    """Take apart a handshake's answer and the frames behind it; half a frame at the end is left out."""
+    """Parse the answer to a handshake and the frames after it; an incomplete frame at the end is left out."""
     start, _, rest = answer.partition(b"\r\n\r\n")
     frames: list[tuple[int, bytes]] = []
     while status(start) == 101 and len(rest) >= 2:
@@ -89,8 +89,13 @@ class Attacker:
 
     @classmethod
     async def connect(cls, port: int, receive_buffer: int | None = None, segment: int | None = None) -> "Attacker":
-        """Connect; with a receive buffer of so many bytes (at least the kernel's smallest), and so many in a packet to
-        us: the smaller those are, the less will the sender's kernel take for us."""
+        """Connect.
+
+        Args:
+            receive_buffer: bytes of our receive buffer (the kernel has a minimum). The smaller it and `segment` are,
+                the less data the kernel of the sender accepts for us.
+            segment: the largest segment sent to us, in bytes.
+        """
         plain = socket.socket()
         plain.setblocking(False)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -103,7 +108,7 @@ class Attacker:
         return cls(plain)
 
     async def send(self, data: bytes) -> bool:
-        """Send all of it, or until the server hangs up or takes no more; whether all was taken."""
+        """Send until the server closes or accepts no more; True if everything was accepted."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.get_running_loop().sock_sendall(self._socket, data)
@@ -112,7 +117,7 @@ class Attacker:
         return True
 
     async def until(self, what: bytes) -> bytes:
-        """Read until this has come; all that was read so far."""
+        """Read until these bytes have arrived; everything read so far."""
         async with asyncio.timeout(PATIENCE_S):
             while what not in self._answer:
                 data = await asyncio.get_running_loop().sock_recv(self._socket, READ)
@@ -121,24 +126,24 @@ class Attacker:
         return bytes(self._answer)
 
     async def closed(self, within_s: float = PATIENCE_S) -> bytes:
-        """Read until the server closes or resets the connection, which it must within this time; all that was read."""
+        """Read until the server closes or resets the connection, at most `within_s`; everything that was read."""
         async with asyncio.timeout(within_s):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
                 while data := await asyncio.get_running_loop().sock_recv(self._socket, READ):
                     self._answer += data
         return bytes(self._answer)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self._socket.close()
 
     def reset(self) -> None:
-        """Leave without a word: RST instead of FIN."""
+        """Disconnect with RST instead of FIN."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
 
 async def send_until_closed(attacker: Attacker, data: bytes) -> Received:
-    """Send, and read until the server closes."""
+    """Send the data and read until the server closes."""
     sending = asyncio.create_task(attacker.send(data))
     answer = parse_received(await attacker.closed())
     await sending
@@ -146,14 +151,14 @@ async def send_until_closed(attacker: Attacker, data: bytes) -> Received:
 
 
 async def send_until_close_code(attacker: Attacker, data: bytes, code: int) -> Received:
-    """Send, read until the close frame with this code, answer it, and read until the server closes."""
+    """Send the data, read until the close frame with this code, answer it, and read until the server closes."""
     await attacker.send(data)
     await attacker.until(struct.pack("!H", code))
     return await send_until_closed(attacker, frame(CLOSE, struct.pack("!H", code)))
 
 
 async def attack(port: int, data: bytes, within_s: float = PATIENCE_S) -> bytes:
-    """Connect, send, and read until the server closes; all that it said."""
+    """Connect, send, and read until the server closes; everything that it sent."""
     attacker = await Attacker.connect(port)
     try:
         sending = asyncio.create_task(attacker.send(data))
@@ -161,4 +166,4 @@ async def attack(port: int, data: bytes, within_s: float = PATIENCE_S) -> bytes:
         await sending
         return answer
     finally:
-        attacker.leave()
+        attacker.close()

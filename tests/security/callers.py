@@ -1,4 +1,4 @@
-"""Callers with and without tokens, over REST and WebSocket, and the one word that tells how each was received."""
+"""Callers with and without tokens, over REST and the WebSocket, and the code with which each is answered."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,12 @@ ACCEPTED = ("ok", "welcome", None)
 REFUSED = ("unauthorized", "unauthorized", 4500)
 EXPIRED = ("token_expired", "token_expired", 4005)
 TRY_LATER = ("keys", "keys", 4001)
-"""What `verdict` says."""
+"""Results of `verdict`."""
 
 
 @contextlib.asynccontextmanager
 async def guarded(store: StoreServer, prefix: str, **settings: Any) -> AsyncIterator[Running]:
-    """A server that asks for tokens: by SECRET, where no other key is given. Its clock is the real one."""
+    """A server that requires tokens, signed with SECRET unless another key is given. Its clock is the real one."""
     if not any(name.startswith("jwt_") and name[4:] in ("secret", "key_file", "jwks_url") for name in settings):
         settings["jwt_secret"] = SECRET
     chosen = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "redis_url": store.url, "key_prefix": prefix} | settings
@@ -41,13 +41,13 @@ def bearer(token: str) -> dict[str, str]:
 
 
 async def by_rest(server: Running, *authorization: str) -> httpx.Response:
-    """Ask for USER's progress with these Authorization headers."""
+    """Request the progress of USER with these Authorization headers."""
     async with rest(server) as api:
         return await api.get(f"/progress/{USER}", headers=[("Authorization", value) for value in authorization])
 
 
 def code_of(response: httpx.Response) -> str:
-    """ok, or the code of the problem."""
+    """`ok`, or the code of the problem in the answer."""
     if response.status_code == 200:
         return "ok"
     problem = response.json()
@@ -61,7 +61,7 @@ def code_of(response: httpx.Response) -> str:
 async def socket(
     server: Running, *, token: str | None = None, origin: bool = True, path: str = "", **headers: str
 ) -> AsyncIterator[ClientConnection]:
-    """A WebSocket as a page of the server's own opens it; `token` goes into the handshake, as programs do."""
+    """A WebSocket as the server's own page opens it; `token` is sent in the handshake, as programs do."""
     all_headers = {**headers, **(bearer(token) if token is not None else {})}
     where = server.http if origin else None
     async with connect(
@@ -71,15 +71,15 @@ async def socket(
 
 
 async def say_hello(opened: ClientConnection, token: str | None = None, **hello: Any) -> dict[str, Any]:
-    """Say hello; the first that comes back."""
+    """Send a hello; the first message of the answer."""
     message = {"type": "hello", "device": "test", "session": uuid4().hex, **hello}
-    with contextlib.suppress(ConnectionClosed):  # refused before the hello was written: the reason is there to be read
+    with contextlib.suppress(ConnectionClosed):  # refused before the hello was written; the reason can still be read
         await opened.send(json.dumps(message | ({"token": token} if token is not None else {})))
     return await next_message(opened)
 
 
 async def next_message(opened: ClientConnection) -> dict[str, Any]:
-    """The next message."""
+    """Wait for the next message."""
     async with asyncio.timeout(PATIENCE_S):
         return dict(json.loads(await opened.recv()))
 
@@ -91,7 +91,7 @@ async def close_code(opened: ClientConnection) -> int | None:
 
 
 async def by_hello(server: Running, token: str | None, **hello: Any) -> tuple[str, int | None]:
-    """("welcome", None), or the error's code and the close code."""
+    """Send a hello: ("welcome", None), or the code of the error and the close code."""
     async with socket(server) as opened:
         first = await say_hello(opened, token, **hello)
         if first["type"] == "welcome":
@@ -101,7 +101,7 @@ async def by_hello(server: Running, token: str | None, **hello: Any) -> tuple[st
 
 @contextlib.asynccontextmanager
 async def learner(server: Running, token: str, user_id: str = USER) -> AsyncIterator[Device]:
-    """A device of a learner that is in sync."""
+    """A device of the learner, synchronised."""
     async with socket(server) as opened:
         player = Device(opened, user_id, uuid4().hex, JSON)
         await player.hello(token=token)
@@ -109,11 +109,11 @@ async def learner(server: Running, token: str, user_id: str = USER) -> AsyncIter
 
 
 async def verdict(server: Running, made: str) -> tuple[str, str, int | None]:
-    """How a token is received: by REST, and by hello with its close code."""
+    """How a token is answered: over REST, and in a hello, with its close code."""
     return code_of(await by_rest(server, f"Bearer {made}")), *await by_hello(server, made)
 
 
 def payload(**raw: str) -> str:
-    """A good token's claims, with these written as they stand."""
+    """The claims of a valid token, with some replaced by these JSON texts."""
     said = {name: json.dumps(value) for name, value in claims(USER).items()} | raw
     return "{" + ", ".join(f'"{name}": {value}' for name, value in said.items()) + "}"

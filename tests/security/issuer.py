@@ -1,4 +1,4 @@
-"""Whoever gives out tokens, for good and for ill: keys of every kind, tokens of every shape, a key set behind HTTP."""
+"""An issuer of valid and invalid tokens: keys of every kind, tokens of every shape, a key set served over HTTP."""
 
 import asyncio
 import base64
@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 SECRET = "a-secret-of-the-tests-long-enough-for-any-hash-of-the-hmac-family"
 ISSUER, AUDIENCE = "https://issuer.example", "playhead"
 KINDS = ("RS256", "ES256", "EdDSA")
-"""Algorithms that are verified by a public key."""
+"""The algorithms whose signatures are verified with a public key."""
 
 
 def private_key(kind: str, name: str = "first") -> Any:
-    """One for each kind and name, made once a run."""
+    """A private key for each kind and name, generated once per run."""
     return _made(kind, name)
 
 
@@ -42,20 +42,20 @@ def public_bytes(key: Any, encoding: Encoding = Encoding.PEM) -> bytes:
 
 
 def key_file(directory: Path, kind: str) -> Path:
-    """The PEM file that a server verifies by."""
+    """The PEM file with the key that a server verifies tokens with."""
     path = directory / f"{kind}.pem"
     path.write_bytes(public_bytes(private_key(kind)))
     return path
 
 
 def jwk(kind: str, kid: str, name: str = "first", **members: Any) -> dict[str, Any]:
-    """A public key as a key set has it."""
+    """A public key as an entry of a key set."""
     algorithm = jwt.get_algorithm_by_name(kind)
     return {**algorithm.to_jwk(private_key(kind, name).public_key(), as_dict=True), "kid": kid, **members}
 
 
 def claims(sub: object, **more: Any) -> dict[str, Any]:
-    """What a good token says, valid for an hour; `more` replaces or adds, None takes away."""
+    """The claims of a valid token, for an hour; `more` replaces or adds claims, None removes one."""
     now = int(time.time())
     said = {"sub": sub, "iat": now, "exp": now + 3_600, "iss": ISSUER, "aud": AUDIENCE, **more}
     return {name: value for name, value in said.items() if value is not None}
@@ -64,7 +64,7 @@ def claims(sub: object, **more: Any) -> dict[str, Any]:
 def token(
     sub: object, *, kind: str = "HS256", key: Any = SECRET, headers: dict[str, Any] | None = None, **more: Any
 ) -> str:
-    """A signed token; `headers` are added, None takes one away."""
+    """A signed token; `headers` are added, None removes one."""
     chosen = private_key(kind) if kind in KINDS and key is SECRET else key
     return jwt.encode(claims(sub, **more), chosen, algorithm=kind, headers=headers)
 
@@ -74,23 +74,23 @@ def encoded(part: bytes) -> str:
 
 
 def by_hand(header: str, payload: str, secret: bytes = SECRET.encode(), digest: Any = hashlib.sha256) -> str:
-    """A token of these very bytes, truly signed by HMAC: what no library would write."""
+    """A token with exactly these bytes and a valid HMAC, which no library would produce."""
     signed = f"{encoded(header.encode())}.{encoded(payload.encode())}"
     return f"{signed}.{encoded(hmac.new(secret, signed.encode(), digest).digest())}"
 
 
 @dataclass
 class KeyServer:
-    """A JWKS over HTTP, in the test's loop."""
+    """A key set (JWKS) served over HTTP, in the event loop of the test."""
 
     keys: list[dict[str, Any]] = field(default_factory=list)
     port: int = 0
     fetches: int = 0
     status: int = 200
     location: str = ""
-    """Where an answer of 302 leads."""
+    """The target of a redirect, with status 302."""
     answers: asyncio.Event = field(default_factory=asyncio.Event)
-    """Cleared: takes requests and says nothing."""
+    """While cleared, requests are accepted but not answered."""
 
     @property
     def url(self) -> str:
@@ -99,7 +99,7 @@ class KeyServer:
     async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
-            body = json.dumps({"keys": self.keys}).encode()  # as they are now, however late the answer arrives
+            body = json.dumps({"keys": self.keys}).encode()  # the current keys, however late the answer is sent
             self.fetches += 1
             await self.answers.wait()
             location = f"location: {self.location}\r\n" if self.location else ""

@@ -1,4 +1,4 @@
-"""Attacks by HTTP: each ends with its status, or by the deadline, and harms nobody else."""
+"""Attacks over HTTP: each ends with its status or at the deadline, and affects nobody else."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ __all__ = ["learner", "target", "warm_mib", "watch"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CROWD = 100
-"""Attackers at once."""
+"""Simultaneous attackers."""
 MIB = 1_048_576
 USER = "0d9e4cbe-5c4b-4a37-8f43-1b0c9d0f2a11"
 
@@ -32,7 +32,7 @@ def get(*lines: str, target: str = "/livez") -> bytes:
 
 
 def post(body: bytes, *lines: str, target: str = "/progress/sync") -> bytes:
-    """A whole request, after which the connection ends."""
+    """A whole request that ends its connection."""
     more = "Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close"
     return head("POST", target, *more, *lines) + body
 
@@ -45,34 +45,34 @@ def answers_in(data: bytes) -> int:
     return len(re.findall(rb"HTTP/1\.1 \d{3} ", data))
 
 
-# What is no request
+# Invalid requests
 
 UNREADABLE: dict[str, tuple[bytes, int]] = {
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(100), 400),
     "TLS ClientHello": (bytes.fromhex("16030100c8010000c40303") + bytes(range(190)), 400),
-    "no HTTP": (f"{MARK}\r\n\r\n".encode(), 400),
+    "not HTTP": (f"{MARK}\r\n\r\n".encode(), 400),
     "bytes": (bytes(range(256)) * 16, 400),
-    "lines without returns": (get().replace(b"\r\n", b"\n"), 400),
-    "a line folded": (get("X: a\r\n b"), 400),
-    "a header's name with a space": (get("X : a"), 400),
+    "lines without carriage returns": (get().replace(b"\r\n", b"\n"), 400),
+    "a folded header": (get("X: a\r\n b"), 400),
+    "a header name with a space": (get("X : a"), 400),
     "a NUL in a header": (get("X: \x00"), 400),
     "a path not ASCII": (get(target="/\xff"), 400),
-    "an address that is none": (get(target="http://["), 400),
+    "an invalid address": (get(target="http://["), 400),
     "CONNECT": (head("CONNECT", "localhost:80"), 400),
     "leading empty lines": (b"\r\n" * 100_000, 431),
-    "a header without an end": (get()[:-2] + b"X: " + MARK.encode() * 10_000, 431),
-    "a name without an end": (get()[:-2] + MARK.encode() * 10_000, 431),
+    "an endless header": (get()[:-2] + b"X: " + MARK.encode() * 10_000, 431),
+    "an endless header name": (get()[:-2] + MARK.encode() * 10_000, 431),
     "an enormous URL": (get(target="/" + MARK * 10_000), 431),
-    "a URL without an end": (b"GET /" + MARK.encode() * 10_000, 431),
+    "an endless URL": (b"GET /" + MARK.encode() * 10_000, 431),
     "10,000 headers": (get(*["a: b"] * 10_000), 431),
     "100,000 headers": (get(*["a: b"] * 100_000), 431),
-    "a method without an end": (b"GET" * 50_000, 400),
+    "an endless method": (b"GET" * 50_000, 400),
 }
 
 
 @pytest.mark.parametrize(("data", "code"), UNREADABLE.values(), ids=UNREADABLE)
 async def test_invalid_requests_are_answered_and_closed(target: Target, data: bytes, code: int) -> None:
-    """At once, by 400 or 431."""
+    """Immediately, with 400 or 431."""
     answers = await asyncio.gather(*(attack(target.port, data) for _ in range(10)))
     assert {status(answer) for answer in answers} == {code}
     assert all(b"connection: close" in answer for answer in answers)
@@ -88,19 +88,19 @@ SMUGGLING: dict[str, bytes] = {
     "a length below zero": head("POST", "/progress/sync", "Content-Length: -5") + SMUGGLED,
     "a list of lengths": head("POST", "/progress/sync", "Content-Length: 5, 5") + SMUGGLED,
     "a length beyond 64 bits": head("POST", "/progress/sync", "Content-Length: 18446744073709551617") + SMUGGLED,
-    "chunks not last": head("POST", "/progress/sync", "Transfer-Encoding: chunked, identity") + SMUGGLED,
+    "chunked is not the last coding": head("POST", "/progress/sync", "Transfer-Encoding: chunked, identity") + SMUGGLED,
     "unknown coding": head("POST", "/progress/sync", "Transfer-Encoding: xchunked") + SMUGGLED,
     "a name with a space": head("POST", "/progress/sync", "Transfer-Encoding : chunked") + SMUGGLED,
-    "chunk sizes without returns": head("POST", "/progress/sync", CHUNKS) + b"1\na\n0\n\n" + get(),
-    "a chunk longer than it says": head("POST", "/progress/sync", CHUNKS) + b"1\r\naa\r\n0\r\n\r\n" + get(),
+    "chunk sizes without carriage returns": head("POST", "/progress/sync", CHUNKS) + b"1\na\n0\n\n" + get(),
+    "a chunk longer than declared": head("POST", "/progress/sync", CHUNKS) + b"1\r\naa\r\n0\r\n\r\n" + get(),
     "a chunk size beyond 64 bits": head("POST", "/progress/sync", CHUNKS) + b"1" * 17 + b"\r\n",
-    "a chunk size that is none": head("POST", "/progress/sync", CHUNKS) + b"-1\r\n" + get(),
+    "an invalid chunk size": head("POST", "/progress/sync", CHUNKS) + b"-1\r\n" + get(),
 }
 
 
 @pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING)
 async def test_ambiguous_requests_are_refused(target: Target, data: bytes) -> None:
-    """RFC 9112, 6.3: where two servers could differ on where a request ends, it is 400, and the connection ends."""
+    """RFC 9112, 6.3: where two servers could disagree about the end of a request, the answer is 400 and a close."""
     answer = await attack(target.port, data)
     assert status(answer) == 400
     assert answers_in(answer) == 1
@@ -108,13 +108,13 @@ async def test_ambiguous_requests_are_refused(target: Target, data: bytes) -> No
 
 
 async def test_pipelined_requests_by_the_thousand(target: Target) -> None:
-    """A few may wait; more end the connection, and are not answered one by one."""
+    """A few requests may wait; more of them end the connection without being answered individually."""
     answers = await asyncio.gather(*(attack(target.port, get() * 5_000) for _ in range(20)))
     assert {answers_in(answer) for answer in answers} <= set(range(1, 18))
 
 
 async def test_pipelined_requests_of_clients_that_disconnect(target: Target) -> None:
-    """Who leaves while the first of several answers is being made costs nothing, not even a line of the log."""
+    """A client that disconnects during the first of several answers costs nothing, not even a log line."""
     body = {"userId": USER, "videoId": VIDEO, "watchedDuration": 1, "lastWatched": "2026-01-01T00:00:00Z"}
     one = post(json.dumps(body).encode(), target="/progress/realtime").replace(b"Connection: close\r\n", b"")
     before = target.connections()
@@ -125,18 +125,18 @@ async def test_pipelined_requests_of_clients_that_disconnect(target: Target) -> 
             attacker.reset()
         await target.wait_for_connections(before)
     async with rest(target.running) as client:
-        ok(await client.post("/progress/realtime", json=body))  # in the batch after theirs, or in it
+        ok(await client.post("/progress/realtime", json=body))  # in their batch or in the next one
 
 
 async def test_an_upgrade_to_another_protocol_is_ignored(target: Target) -> None:
-    """h2c is ignored, as RFC 9110, 7.8 allows: the request is answered, and what follows is not read as another."""
+    """h2c is ignored, as RFC 9110, 7.8 allows: the request is answered, and the rest is not read as another one."""
     lines = "Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"
     answer = await attack(target.port, get(*lines) + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + get(target=f"/{MARK}"))
     assert status(answer) == 200
     assert answers_in(answer) == 1
 
 
-# Slowly
+# Slow requests
 
 SLOW: dict[str, tuple[bytes, bytes, int]] = {
     "nothing": (b"", b"", 0),
@@ -144,20 +144,20 @@ SLOW: dict[str, tuple[bytes, bytes, int]] = {
     "half a request line": (b"GET /li", b"v", 408),
     "a header at a time": (get()[:-2], b"a: b\r\n", 408),
     "a byte at a time": (get()[:-2] + b"X: ", b"a", 408),
-    "a second head, after a good request": (get() + b"GET", b" ", 200),
+    "a second head, after a valid request": (get() + b"GET", b" ", 200),
     "a body": (post(bytes(1_000))[:-900], b" ", 408),
-    "chunks of a byte": (chunked(), b"1\r\n \r\n", 408),
+    "chunks of one byte": (chunked(), b"1\r\n \r\n", 408),
     "half a chunk size": (chunked() + b"0", b"0", 408),
     "a chunk's extension": (chunked() + b"1;", b"a", 408),
     "trailers": (chunked() + b"2\r\n{}\r\n0\r\n", b"a: b\r\n", 408),
-    "a body that nobody asked for": (head("GET", "/livez", "Content-Length: 1000"), b" ", 200),
+    "an unexpected body": (head("GET", "/livez", "Content-Length: 1000"), b" ", 200),
     "a body after 413": (chunked() + b"200000\r\n" + bytes(MIB + 65_536), b" ", 413),
     "the body of an upgrade": (upgrade("Content-Length: 1000"), b" ", 426),
 }
 
 
 async def drip(attacker: Attacker, start: bytes, drop: bytes, over: asyncio.Event) -> None:
-    """Send the start, then a drop every so often, for as long as the server takes them."""
+    """Send the start, then a drop from time to time, as long as the server accepts them."""
     if not await attacker.send(start):
         return
     while not over.is_set():
@@ -174,22 +174,23 @@ async def slowly(target: Target, start: bytes, drop: bytes) -> bytes:
     finally:
         over.set()
         await dripping
-        attacker.leave()
+        attacker.close()
 
 
 async def test_slow_requests_from_many_clients(target: Target, watch: Watch) -> None:
-    """Each of them by many at once: a head and a body have a deadline that no drop of data extends.
+    """Heads and bodies have a deadline that no drop of data extends.
 
-    Then 408, or the end; and by the end of its grace the connection is closed, whatever still comes.
+    At the deadline the answer is 408 or a close; after the grace period the connection is closed, whatever still
+    arrives.
     """
-    watch.memory_mib += CROWD // len(SLOW) * 2.5  # as many bodies of a MiB that were being read
+    watch.memory_mib += CROWD // len(SLOW) * 2.5  # this many bodies of one MiB were being read
     cases = (list(SLOW.values()) * CROWD)[:CROWD]
     answers = await asyncio.gather(*(slowly(target, start, drop) for start, drop, _ in cases))
     assert [status(answer) for answer in answers] == [code for _, _, code in cases]
 
 
 async def test_slow_heads_do_not_shut_others_out(target: Target) -> None:
-    """A hundred slow heads wait; a request and a device that come meanwhile are served."""
+    """While a hundred slow heads wait, another request and another device are served."""
     slow = [asyncio.create_task(slowly(target, get()[:-2], b"a: b\r\n")) for _ in range(CROWD)]
     async with rest(target.running) as client, device(target.running, str(uuid4())) as player:
         assert ok(await client.get("/livez"))
@@ -197,7 +198,7 @@ async def test_slow_heads_do_not_shut_others_out(target: Target) -> None:
     assert {status(answer) for answer in await asyncio.gather(*slow)} == {408}
 
 
-# Much
+# Large requests
 
 LARGE: dict[str, tuple[bytes, int]] = {
     "a length of 1 GiB": (
@@ -205,19 +206,22 @@ LARGE: dict[str, tuple[bytes, int]] = {
         413,
     ),
     "a chunk of 1 GiB": (chunked() + b"40000000\r\n" + bytes(5 * MIB), 413),
-    "chunks of a byte": (chunked() + b"1\r\n \r\n" * MIB, 413),
+    "chunks of one byte": (chunked() + b"1\r\n \r\n" * MIB, 413),
     "a chunk's extension": (chunked() + b"1;" + MARK.encode() * 400_000, 413),
-    "trailers without end": (chunked() + b"0\r\n" + b"aa:bb\r\n" * 700_000, 413),
-    "a trailer without end": (chunked() + b"0\r\na: " + MARK.encode() * 400_000, 413),
+    "endless trailers": (chunked() + b"0\r\n" + b"aa:bb\r\n" * 700_000, 413),
+    "an endless trailer": (chunked() + b"0\r\na: " + MARK.encode() * 400_000, 413),
     "trailers of a body": (chunked() + b"2\r\n{}\r\n0\r\n" + b"aa:bb\r\n" * 700_000, 413),
 }
 
 
 @pytest.mark.parametrize(("data", "code"), LARGE.values(), ids=LARGE)
 async def test_oversized_requests_are_cut_off(target: Target, data: bytes, code: int) -> None:
-    """413, whatever part of a message it is that does not end; nothing of it is kept."""
+    """The answer is 413, whichever part of a message does not end; nothing of it is kept."""
     answers = await asyncio.gather(*(attack(target.port, data) for _ in range(5)))
-    assert {status(answer) for answer in answers} <= {code, 408}  # where it could not all be sent within the deadline
+    assert {status(answer) for answer in answers} <= {
+        code,
+        408,
+    }  # 408 if not everything could be sent before the deadline
 
 
 def items(one: str, count: int) -> bytes:
@@ -236,14 +240,18 @@ BOMBS: dict[str, tuple[str, bytes, int]] = {
     "empty objects": ("sync", items("{}", 340_000), 422),
     "empty arrays": ("sync", items("[]", 340_000), 422),
     "zeros": ("sync", items("0", 500_000), 422),
-    "a thousand items, all fields bad": (
+    "a thousand items, all fields invalid": (
         "sync",
         items('{"videoId":":","watchedDuration":-1,"lastWatched":""}', 1_000),
         422,
     ),
     "many keys": ("sync", json.dumps({f"{MARK}{n}": 0 for n in range(40_000)}).encode(), 422),
-    "many keys that are numbers": ("sync", json.dumps({str(n * (2**61 - 1)): 0 for n in range(30_000)}).encode(), 422),
-    "a key twice, last": ("sync", json.dumps({f"{n}": 0 for n in range(60_000)}).encode()[:-1] + b',"0":0}', 400),
+    "many numeric keys": ("sync", json.dumps({str(n * (2**61 - 1)): 0 for n in range(30_000)}).encode(), 422),
+    "a duplicate key at the end": (
+        "sync",
+        json.dumps({f"{n}": 0 for n in range(60_000)}).encode()[:-1] + b',"0":0}',
+        400,
+    ),
     "a text of escapes": ("sync", b'{"userId":"' + b"\\ud83d\\ude00" * 80_000 + b'"}', 422),
     "not UTF-8": ("sync", b'"' + b"\xff" * 1_000_000 + b'"', 400),
     "empty heartbeats": (
@@ -261,7 +269,7 @@ BOMBS: dict[str, tuple[str, bytes, int]] = {
 
 @pytest.mark.parametrize(("path", "body", "code"), BOMBS.values(), ids=BOMBS)
 async def test_json_bombs(target: Target, path: str, body: bytes, code: int) -> None:
-    """As large as a body may be: refused, or taken within the bounds of a record; the answer is small."""
+    """Bodies of the largest size are refused, or accepted within the bounds of a record; the answer is small."""
     assert len(body) <= MIB
     answers = await asyncio.gather(*(attack(target.port, post(body, target=f"/progress/{path}")) for _ in range(2)))
     assert [status(answer) for answer in answers] == [code] * 2
@@ -272,7 +280,7 @@ async def test_json_bombs(target: Target, path: str, body: bytes, code: int) -> 
     "name", ["a:b{c}", "%0d%0aERROR%20forged", "%00", "%7b%7d%3a", "..%2f..%2f", "*", "%ff%fe", f"{VIDEO}%0a"]
 )
 async def test_invalid_ids_reach_neither_keys_nor_the_log(target: Target, name: str) -> None:
-    """422 by its name in the path, or 404; never a 500, and no line of the log is forged."""
+    """The answer is 422 with the name of the path parameter, or 404; never 500, and no log line is forged."""
     for path in (
         f"/progress/{name}",
         f"/progress/{name}/{VIDEO}",
@@ -283,7 +291,7 @@ async def test_invalid_ids_reach_neither_keys_nor_the_log(target: Target, name: 
 
 
 async def test_large_answers_that_nobody_reads(target: Target, watch: Watch) -> None:
-    """Zero windows: the answer waits only as long as the kernel's and our deadlines let it."""
+    """With a zero window an answer waits only until the deadlines of the kernel and of the server."""
     async with device(target.running, USER) as player:
         for _ in range(40):
             played = [[2 * second, 2 * second + 1] for second in range(512)]
@@ -294,48 +302,48 @@ async def test_large_answers_that_nobody_reads(target: Target, watch: Watch) -> 
     await target.wait_for_connections(1)
     before = target.connections()
     crowd = [await Attacker.connect(target.port, receive_buffer=1) for _ in range(CROWD // 4)]
-    watch.memory_mib += 2 * len(crowd) * answer_mib  # in the transport, and while it is written
+    watch.memory_mib += 2 * len(crowd) * answer_mib  # in the transport, and while it is being written
     assert answer_mib > 0.1
     try:
         await asyncio.gather(*(attacker.send(get(target=f"/progress/{USER}?detail=full") * 4) for attacker in crowd))
         await target.wait_for_connections(before)
     finally:
         for attacker in crowd:
-            attacker.leave()
+            attacker.close()
 
 
 LEAVINGS = {
-    "unreadable": UNREADABLE["no HTTP"][0],
+    "unreadable": UNREADABLE["not HTTP"][0],
     "a head too large": UNREADABLE["10,000 headers"][0],
-    "two ends": SMUGGLING["length and chunks"],
+    "ambiguous": SMUGGLING["length and chunks"],
     "pipelined": get() * 100,
-    "a bad body": post(b"{"),
+    "an invalid body": post(b"{"),
     "a handshake with a body": upgrade("Content-Length: 5") + b"hello",
     "a handshake without a key": upgrade().replace(b"Sec-WebSocket-Key", b"X-Key"),
-    "a handshake elsewhere": upgrade(target="/elsewhere"),
-    "a foreign page's handshake": upgrade("Origin: https://evil.example"),
-    "a foreign page's handshake behind a request": get() + upgrade("Origin: https://evil.example"),
-    "a socket behind a request": get() + upgrade() + frame(CLOSE),
+    "a handshake on another path": upgrade(target="/elsewhere"),
+    "a handshake of a foreign page": upgrade("Origin: https://evil.example"),
+    "a handshake of a foreign page after a request": get() + upgrade("Origin: https://evil.example"),
+    "a WebSocket after a request": get() + upgrade() + frame(CLOSE),
 }
 
 
-def living() -> int:
-    """Connections that exist as objects, open or not."""
+def count_connections() -> int:
+    """The number of connection objects in memory, open or not."""
     return sum(issubclass(type(one), (HttpToolsProtocol, WebSocketsSansIOProtocol)) for one in gc.get_objects())
 
 
 async def test_refused_connections_are_freed_immediately(store_server: StoreServer, prefix: str) -> None:
-    """No connection that was refused waits for a search for cycles, which the server makes rarely."""
+    """No refused connection waits for the cycle collector, which the server runs rarely."""
     async with serving(redis_url=store_server.url, key_prefix=prefix, keep_alive_s=0.2) as server:
         await asyncio.gather(*(attack(server.port, data) for data in LEAVINGS.values()))
         gc.collect()
         gc.disable()
         try:
             for data in LEAVINGS.values():
-                before = living()
+                before = count_connections()
                 await asyncio.gather(*(attack(server.port, data) for _ in range(5)))
                 async with asyncio.timeout(PATIENCE_S):
-                    while living() > before:  # noqa: ASYNC110 nothing tells of what is freed
+                    while count_connections() > before:  # noqa: ASYNC110 no event for freed objects
                         await asyncio.sleep(0.01)
         finally:
             gc.enable()

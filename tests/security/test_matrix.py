@@ -1,4 +1,4 @@
-"""Who may do what: every operation by every kind of caller, in one table, and nothing outside the table."""
+"""Who may do what: one table of every operation and every kind of caller, and nothing outside the table."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from tests.security.issuer import token
 from tests.serving import Running
 
 pytestmark = [
-    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # nothing here depends on which it is
+    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # nothing here depends on the store
     pytest.mark.asyncio(loop_scope="module"),  # so that the rows share a server
 ]
 
@@ -38,7 +38,7 @@ TOKENS: dict[str, str | None] = {
     "service": token("a service", scope="progress:any"),
     "analytics": token(TEACHER, scope="analytics"),
 }
-"""Callers. All that is asked for is LEARNER's."""
+"""The tokens of the callers. Every operation concerns LEARNER."""
 
 TABLE = """
                                                 anonymous   own         other's     service     analytics
@@ -71,10 +71,10 @@ WS     /ws                 sync first           4008        4008        4008    
 WS     /ws                 auth first           4008        4008        4008        4008        4008
 WS     /ws                 ping first           4008        4008        4008        4008        4008
 """
-"""Operation, and what comes of it by caller: a status, a close code, or the type of the message that answers.
+"""Each operation and its result by caller: a status, a close code, or the type of the message that answers.
 
-A WebSocket message is said after a hello for LEARNER; where the cell is 4500 or 4503, that ended it. "First": said
-instead of the hello.
+A WebSocket message is sent after a hello for LEARNER; where the cell is 4500 or 4503, the hello was refused. "First"
+means that the message is sent instead of the hello.
 """
 
 
@@ -98,7 +98,7 @@ def rows() -> list[Row]:
         method, path = operation[0].split() if " " in operation[0] else operation[:2]
         kind = operation[-1] if operation[-1] not in (path, operation[0]) else ""
         found.append(Row(method, path, kind, dict(zip(head, cells, strict=True))))
-    # The pages and the SDK are files in the open, whoever asks.
+    # The pages and the SDK are public files.
     found += [Row("GET", route.path, "", dict.fromkeys(head, "200")) for route in pages()]
     return found
 
@@ -125,7 +125,7 @@ async def scene(store_server: StoreServer) -> AsyncIterator[Scene]:
 
 
 async def prepared(api: httpx.AsyncClient) -> str:
-    """A video of the catalogue that LEARNER has watched."""
+    """Put a video into the catalogue and let LEARNER watch it."""
     video = str(uuid4())
     headers = bearer(TOKENS["service"] or "")
     body = {"userId": LEARNER, "videoId": video, "watchedDuration": 30, "lastWatched": "2026-01-01T10:00:00Z"}
@@ -134,8 +134,8 @@ async def prepared(api: httpx.AsyncClient) -> str:
     return video
 
 
-async def ask(api: httpx.AsyncClient, row: Row, made: str | None, user: str, video: str) -> httpx.Response:
-    """One request of a row."""
+async def request(api: httpx.AsyncClient, row: Row, made: str | None, user: str, video: str) -> httpx.Response:
+    """Send the request of a row."""
     headers = bearer(made) if made is not None else {}
     path = row.path.replace("{userId}", user).replace("{videoId}", video)
     now = format_instant(system_clock().wall)
@@ -168,7 +168,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
 }
 
 
-async def say(server: Running, kind: str, made: str | None, video: str) -> str:
+async def send_message(server: Running, kind: str, made: str | None, video: str) -> str:
     """The type of the message that answers, or the close code."""
     name, _, first = kind.partition(" ")
     message = MESSAGES.get(name, {})
@@ -193,16 +193,16 @@ async def say(server: Running, kind: str, made: str | None, video: str) -> str:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 async def test_each_caller_may_do_what_the_table_says(scene: Scene, row: Row) -> None:
-    """And a refusal leaves the store as it was."""
+    """A refusal leaves the store unchanged."""
     found = {}
     async with rest(scene.server) as api:
         for caller, made in TOKENS.items():
             video = await prepared(api)
             before = await scene.stored()
             if row.method == "WS":
-                found[caller] = await say(scene.server, row.kind, made, video)
+                found[caller] = await send_message(scene.server, row.kind, made, video)
             else:
-                response = await ask(api, row, made, LEARNER, video)
+                response = await request(api, row, made, LEARNER, video)
                 found[caller] = str(response.status_code)
                 if response.status_code in (401, 403):
                     code = response.json()["type"].rpartition(":")[2]
@@ -219,7 +219,7 @@ async def test_each_caller_may_do_what_the_table_says(scene: Scene, row: Row) ->
 
 @pytest.mark.parametrize("row", OF_A_LEARNER, ids=[row.name for row in OF_A_LEARNER])
 async def test_a_refusal_does_not_reveal_whether_data_exists(scene: Scene, row: Row) -> None:
-    """The same answer, to the byte, for a learner with a record and one who never was, and for any video."""
+    """The answers for a learner with a record, an unknown learner and any video are equal, byte for byte."""
     async with rest(scene.server) as api:
         video = await prepared(api)
         answers = []
@@ -229,7 +229,7 @@ async def test_a_refusal_does_not_reveal_whether_data_exists(scene: Scene, row: 
             (str(uuid4()), video),
             (str(uuid4()), str(uuid4())),
         ):
-            response = await ask(api, row, TOKENS["other's"], user, asked)
+            response = await request(api, row, TOKENS["other's"], user, asked)
             headers = {name: value for name, value in response.headers.items() if name != "date"}
             answers.append((response.status_code, response.text, headers))
         assert answers[0][0] == 403
@@ -237,10 +237,10 @@ async def test_a_refusal_does_not_reveal_whether_data_exists(scene: Scene, row: 
 
 
 def paths(routes: Iterable[BaseRoute], before: str = "") -> Iterable[str]:
-    """Every operation of the app, as the table writes it; fails on a kind of route that it does not know."""
+    """Every operation of the app, as the table names it; fails on an unknown kind of route."""
     for route in routes:
         if isinstance(route, Mount):
-            assert route.routes, f"what answers below {route.path} can't be walked"
+            assert route.routes, f"the routes below {route.path} cannot be listed"
             yield from paths(route.routes, before + route.path)
         elif isinstance(route, WebSocketRoute):
             yield f"WS {before}{route.path}"
@@ -252,13 +252,13 @@ def paths(routes: Iterable[BaseRoute], before: str = "") -> Iterable[str]:
 
 
 async def test_the_table_has_every_route_of_the_app_and_no_other(scene: Scene) -> None:
-    """A new endpoint needs a row before it can be released."""
+    """A new endpoint needs a row."""
     app = create_app(scene.server.settings)
     async with app.router.lifespan_context(app):
         assert set(paths(app.routes)) == {f"{row.method} {row.path}" for row in ROWS}
 
 
 async def test_the_table_has_every_message_of_a_client(scene: Scene) -> None:
-    """A new message needs a row too."""
-    said = {kind.model_fields["type"].default for after in TRANSITIONS.values() for kind in after}
-    assert said == {row.kind for row in ROWS if row.method == "WS" and "first" not in row.kind}
+    """A new message needs a row, too."""
+    messages = {kind.model_fields["type"].default for after in TRANSITIONS.values() for kind in after}
+    assert messages == {row.kind for row in ROWS if row.method == "WS" and "first" not in row.kind}

@@ -1,4 +1,4 @@
-"""A summary tells nobody what a single viewer watched: attacked by polling, by subtraction, by many own accounts."""
+"""A summary reveals nothing about a single viewer: attacks by polling, by subtraction, with many own accounts."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from tests.security.issuer import token
 ON_CLUSTER = True
 BATCH = 5
 HIDDEN = (0, 0.0)
-"""As for a video that nobody has watched."""
+"""The figures of a video that nobody has watched."""
 
 
 @dataclass
 class Course:
-    """One video with its viewers, and an attacker who polls its summary after whatever happens."""
+    """One video with its viewers, and an attacker who polls its summary after every event."""
 
     api: httpx.AsyncClient
     video: str = field(default_factory=lambda: str(uuid4()))
     attacker: str = field(default_factory=lambda: str(uuid4()))
     seen: list[tuple[int, float]] = field(default_factory=list)
-    """The attacker's answers, without repeats."""
+    """The answers that the attacker received, without repetitions."""
 
     async def watch(self, user: str, seconds: int) -> None:
         body = {
@@ -37,7 +37,7 @@ class Course:
             "watchedDuration": seconds,
             "lastWatched": "2024-05-01T10:00:00Z",
         }
-        # After a deletion only what happened later counts.
+        # After a deletion only later reports count.
         body["lastWatched"] = "2999-01-01T00:00:00Z"
         ok(await self.api.post("/progress/update", json=body, headers=bearer(token(user))))
         await self.poll()
@@ -74,7 +74,7 @@ def test_the_default_hides_small_audiences_and_one_turns_that_off() -> None:
 async def test_small_audiences_are_hidden_from_learners_and_shown_with_the_scope(
     store_server: StoreServer, prefix: str, scope: str
 ) -> None:
-    """Nothing of one viewer, nor of two by subtraction: the answer is that for nobody, in the documented shape."""
+    """Nothing is revealed of one viewer, nor of two by subtraction: the answer is the one for no viewers."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         course = Course(api)
         for number, user in enumerate([course.attacker, *people(BATCH - 2)], 1):
@@ -86,7 +86,7 @@ async def test_small_audiences_are_hidden_from_learners_and_shown_with_the_scope
 
 
 async def test_polling_shows_whole_batches_only(store_server: StoreServer, prefix: str) -> None:
-    """After each of many viewers who come, and of each step that they watch on: one figure for each batch."""
+    """Polled after each viewer who joins and after each step of watching, the summary has one figure for each batch."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         course, users = Course(api), people(3 * BATCH)
         totals: list[tuple[int, float]] = []
@@ -100,7 +100,7 @@ async def test_polling_shows_whole_batches_only(store_server: StoreServer, prefi
 
 
 async def test_own_accounts_do_not_reveal_the_seconds_of_another_viewer(store_server: StoreServer, prefix: str) -> None:
-    """They leave and come back with other figures, before and after one viewer comes, watches on, and leaves."""
+    """The accounts leave and return with other figures, before and after one viewer joins, watches and leaves."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         course, own, victim = Course(api), people(BATCH - 2), str(uuid4())
         for user in [*people(BATCH), *own]:
@@ -119,7 +119,7 @@ async def test_own_accounts_do_not_reveal_the_seconds_of_another_viewer(store_se
 async def test_own_accounts_cannot_complete_the_first_batch_around_one_viewer(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """With all of their accounts, and one learner: too few, in whatever order they come and go."""
+    """All accounts and one learner are too few, in whatever order they join and leave."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         course, own, victim = Course(api), people(BATCH - 2), str(uuid4())
         for user in own:
@@ -134,7 +134,7 @@ async def test_own_accounts_cannot_complete_the_first_batch_around_one_viewer(
 async def test_figures_are_hidden_when_viewers_leave_and_start_afresh_without_any(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """What was released is shown again when the audience is back, for it tells nothing new."""
+    """Released figures are shown again when the audience returns, because they reveal nothing new."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         course, users = Course(api), people(BATCH)
         for user in users:
@@ -159,7 +159,7 @@ async def test_a_minimum_audience_of_one_shows_current_figures(store_server: Sto
 
 
 async def test_concurrent_readers_of_two_processes_see_the_same_figures(store_server: StoreServer, prefix: str) -> None:
-    """Two processes that each released a batch at its own moment would tell the difference of one viewer."""
+    """Two processes that released batches at different moments would reveal the difference of one viewer."""
     async with (
         guarded(store_server, prefix) as first,
         guarded(store_server, prefix) as second,

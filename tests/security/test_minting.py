@@ -1,4 +1,4 @@
-"""`playhead token`: makes what a server of the same secret takes, and says why where it makes none."""
+"""`playhead token`: its tokens are accepted by a server with the same secret, and its errors name the reason."""
 
 import asyncio
 import os
@@ -15,13 +15,13 @@ from tests.security.issuer import SECRET
 from tests.server.program import ROOT, environment
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
-"""Nothing here depends on which it is."""
+"""Nothing here depends on the store."""
 
 
 async def minted(*options: str, **env: str) -> tuple[int | None, str, str]:
-    """`playhead token`: exit code, stdout, stderr."""
+    """Run `playhead token`; exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "token", *options),
+        *(sys.executable, "-m", "playhead.server", "token", *options),
         cwd=ROOT,
         env=environment(**env),
         stdout=asyncio.subprocess.PIPE,
@@ -32,15 +32,15 @@ async def minted(*options: str, **env: str) -> tuple[int | None, str, str]:
 
 
 async def test_a_server_with_the_same_secret_accepts_the_token(store_server: StoreServer, prefix: str) -> None:
-    """Printed alone on a line, with the subject, the scope and the time that were asked for."""
+    """It is printed alone on one line, with the requested subject, scope and lifetime."""
     env = {"PLAYHEAD_JWT_SECRET": SECRET, "PLAYHEAD_JWT_ISSUER": "https://issuer.example"}
     options = ("--sub", USER, "--scope", "analytics progress:any", "--ttl", "60")
     code, out, err = await minted(*options, PLAYHEAD_JWT_AUDIENCE="playhead", **env)
     assert (code, err, out.count("\n")) == (0, "", 1)
     made = out.strip()
-    said = jwt.decode(made, SECRET, ["HS256"], audience="playhead")
-    assert (said["sub"], said["scope"]) == (USER, "analytics progress:any")
-    assert 0 < said["exp"] - time.time() <= 60
+    decoded = jwt.decode(made, SECRET, ["HS256"], audience="playhead")
+    assert (decoded["sub"], decoded["scope"]) == (USER, "analytics progress:any")
+    assert 0 < decoded["exp"] - time.time() <= 60
     async with guarded(store_server, prefix) as server:
         assert await verdict(server, made) == ACCEPTED
         assert await verdict(server, (await minted("--sub", USER, **env))[1].strip()) == REFUSED, "no audience"
@@ -50,10 +50,10 @@ MISTAKES = {
     "no secret": (("--sub", USER), {}, "jwt_secret"),
     "a short secret": (("--sub", USER), {"PLAYHEAD_JWT_SECRET": "too-short-to-be-one"}, "jwt_secret"),
     "no subject": (("--sub", ""), {"PLAYHEAD_JWT_SECRET": SECRET}, "--sub"),
-    "a subject too long": (("--sub", "s" * 201), {"PLAYHEAD_JWT_SECRET": SECRET}, "--sub"),
-    "no time": (("--sub", USER, "--ttl", "0"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
-    "a time that is none": (("--sub", USER, "--ttl", "nan"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
-    "for ever": (("--sub", USER, "--ttl", "inf"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
+    "a subject that is too long": (("--sub", "s" * 201), {"PLAYHEAD_JWT_SECRET": SECRET}, "--sub"),
+    "no lifetime": (("--sub", USER, "--ttl", "0"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
+    "an invalid lifetime": (("--sub", USER, "--ttl", "nan"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
+    "an infinite lifetime": (("--sub", USER, "--ttl", "inf"), {"PLAYHEAD_JWT_SECRET": SECRET}, "--ttl"),
     "a misspelt setting": (("--sub", USER), {"PLAYHEAD_JWT_SECRETT": SECRET}, "PLAYHEAD_JWT_SECRETT"),
 }
 
@@ -62,7 +62,7 @@ MISTAKES = {
 async def test_each_mistake_is_reported_in_one_sentence(
     store_server: StoreServer, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2, nothing on stdout, and no secret on stderr."""
+    """The exit code is 2, stdout is empty, and stderr contains no secret."""
     options, env, named = MISTAKES[name]
     for variable in [each for each in os.environ if each.startswith("PLAYHEAD_")]:
         monkeypatch.delenv(variable)
@@ -78,7 +78,7 @@ async def test_each_mistake_is_reported_in_one_sentence(
 
 
 async def test_the_process_exits_with_2_without_a_secret(store_server: StoreServer) -> None:
-    """What a shell sees."""
+    """As a shell sees it."""
     code, out, err = await minted("--sub", USER)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "PLAYHEAD_JWT_SECRET" in err

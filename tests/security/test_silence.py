@@ -1,4 +1,4 @@
-"""What a log and a reply never hold: a token, a payload, a stack trace, a line that somebody else wrote."""
+"""What logs and replies never contain: a token, a payload, a stack trace, a forged line."""
 
 import asyncio
 import json
@@ -26,14 +26,14 @@ from tests.serving import Running, serving
 
 SECRET = "a throw-away secret of 32 bytes!"
 PAYLOAD = "k3yboard-cat"
-"""In every body, frame, header and path that is sent."""
+"""Part of every body, frame, header and path that is sent."""
 FORGED = "2026-01-01 00:00:00,000 ERROR forged: all is lost"
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: \S.*")
 V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
 
 async def misbehave(server: Running, token: str) -> list[httpx.Response]:
-    """Good and bad requests and frames, PAYLOAD, FORGED and the token in all of them; the answers by REST."""
+    """Send valid and invalid requests and frames that contain PAYLOAD, FORGED and the token; the answers."""
     forged = f"{PAYLOAD}\r\n{FORGED}"
     answers: list[httpx.Response] = []
     async with rest(server) as api:
@@ -71,7 +71,7 @@ async def misbehave(server: Running, token: str) -> list[httpx.Response]:
                 headers = {"Authorization": f"Bearer {token}"}
                 async with connect(url, subprotocols=[Subprotocol(JSON)], additional_headers=headers) as socket:
                     await socket.send(frame, text=True if isinstance(frame, str) else None)
-                    answers += [httpx.Response(200, content=told) async for told in socket]
+                    answers += [httpx.Response(200, content=message) async for message in socket]
             except (ConnectionClosed, InvalidStatus):
                 pass
     return answers
@@ -83,14 +83,14 @@ def secret() -> str:
 
 
 def assert_silent(text: str, token: str) -> None:
-    """None of it, nor a part of the token by which it could be known or used."""
+    """Check that the text contains neither the payload nor any part of the token."""
     for part in (token, *token.split("."), SECRET, PAYLOAD, "Traceback", 'File "'):
         assert part not in text, part
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "error"])
 async def test_nothing_that_was_sent_is_logged_or_sent_back(tmp_path: Path, secret: str, level: str) -> None:
-    """By the program as it is run, at any level: each line is its own, and tells of no token, payload or stack."""
+    """Run the program at each log level: every line is its own, without tokens, payloads or stack traces."""
     port = free_port()
     options = ["--port", str(port), "--data-dir", str(tmp_path / "data"), "--log-level", level]
     async with launched(*options, PLAYHEAD_JWT_SECRET=SECRET) as process:
@@ -114,7 +114,7 @@ async def test_nothing_that_was_sent_is_logged_or_sent_back(tmp_path: Path, secr
 async def test_an_internal_error_is_logged_without_request_content(
     store_server: StoreServer, prefix: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reply is a bare 500; the log has the type and the place of the error, in a line."""
+    """The reply is a bare 500; the log has the type and the place of the error in one line."""
 
     def broken(*_: Any) -> None:
         raise RuntimeError(f"{PAYLOAD}\n{FORGED}")
@@ -146,6 +146,6 @@ async def test_an_internal_error_is_logged_without_request_content(
     ],
 )
 def test_control_characters_are_escaped(text: str, line: str) -> None:
-    """Neither a line break nor a terminal's command gets through, of any alphabet; letters stay letters."""
+    """Line breaks and terminal commands are escaped, Unicode ones included; letters remain letters."""
     record = logging.LogRecord("server", logging.INFO, "f.py", 1, "%s", (text,), None)
     assert OneLine().format(record).endswith(f" INFO server: {line}")

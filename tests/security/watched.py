@@ -1,7 +1,7 @@
-"""The program under attack, as a process of its own, and the watch over it: memory, log, connections, who is served.
+"""The program under attack, in a process of its own, and what is monitored: memory, log, connections, a learner.
 
-Each test here is an attack. Whatever it does: a well-behaved device is served all the while, memory stays within a
-bound, the server lets go of every connection by itself, and its log does not grow.
+Each test is an attack. Whatever it does, a well-behaved device is served throughout, memory stays within a bound, the
+server closes every connection by itself, and its log does not grow.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from tests.server.program import READY, START_S, launched
 from tests.serving import Running
 
 MEMORY_MIB = 48
-"""What the peak may be above the warm program: the tree of one largest JSON body of the smallest values takes 26, its
-text 2 or 3, and what is freed is not all given back to the system."""
+"""How far the peak may exceed the memory of the warm program: the tree of one JSON body of the largest size with the
+smallest values takes 26, its text 2 or 3, and not all freed memory is returned to the system."""
 PING_EVERY_S = 0.01
-"""Far below the rate of frames that one connection may send."""
+"""Far below the rate at which a connection may send frames."""
 LOG_LINES = 3
-"""What one attack may add to the log."""
+"""How many lines one attack may add to the log."""
 VIDEO = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 SHORT = {
     "PLAYHEAD_HEAD_TIMEOUT_S": "1",
@@ -49,18 +49,18 @@ SHORT = {
     "PLAYHEAD_FRAMES_PER_S": "100",
     "PLAYHEAD_ADDRESS_REQUESTS_BURST": "100000",
 }
-"""Deadlines that a test can wait for, and the rates of many users at one address."""
+"""Deadlines short enough to wait for, and rates for many users at one address."""
 
 
 @dataclass
 class Target:
-    """The server's process, seen from outside."""
+    """The process of the server, observed from outside."""
 
     process: Process
     port: int
     log: list[str] = field(default_factory=list)
     seen: "dict[str, Watch]" = field(default_factory=dict)
-    """By attack."""
+    """The results by attack."""
 
     @property
     def running(self) -> Running:
@@ -71,28 +71,28 @@ class Target:
         return int(text.partition(f"{which}:")[2].split()[0]) / 1_024
 
     def reset_peak_memory(self) -> None:
-        """From now on VmHWM is the peak since now (proc(5), clear_refs)."""
+        """Make VmHWM the peak since now (proc(5), clear_refs)."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def connections(self) -> int:
-        """TCP connections that the server holds open; those that it closed and the kernel still ends have inode 0."""
+        """TCP connections that the server holds open; closed ones that the kernel is still ending have inode 0."""
         local = f":{self.port:04X}"
         rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines() if local in row]
         return sum(row[1].endswith(local) and row[3] != "0A" and row[9] != "0" for row in rows)
 
     async def wait_for_connections(self, connections: int) -> None:
-        """Wait until it holds no more than so many."""
+        """Wait until the server holds at most this many."""
         async with asyncio.timeout(PATIENCE_S):
-            while self.connections() > connections:  # noqa: ASYNC110 no event tells of another process
+            while self.connections() > connections:  # noqa: ASYNC110 another process sends no event
                 await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
 async def under_attack(data_dir: Path, warm: bool = True, **env: str) -> AsyncIterator[Target]:
-    """The real program with its own store."""
+    """Run the real program with its own store."""
     async with launched("--port", str(free_port()), "--data-dir", str(data_dir), **SHORT | env) as process:
         assert process.stdout is not None
         async with asyncio.timeout(START_S):
@@ -115,7 +115,7 @@ async def _read_log(target: Target) -> None:
 
 
 async def _warm_up(target: Target) -> None:
-    """What any honest crowd makes it load and allocate once."""
+    """Cause everything to be loaded and allocated that well-behaved clients need once."""
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(50):
             learner = await stack.enter_async_context(device(target.running, str(uuid4())))
@@ -130,11 +130,11 @@ async def _warm_up(target: Target) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """One server a module, so that what each attack leaves behind adds up; at its end, what was measured."""
+    """One server per module, so that leftovers of the attacks add up; at the end the measurements are printed."""
     async with under_attack(tmp_path_factory.mktemp("target")) as attacked:
         yield attacked
     lines = [f"{seen.worst_ms:7.1f} ms  {seen.grown_mib:+6.1f} MiB  {name}" for name, seen in attacked.seen.items()]
-    title = "Worst ping of a well-behaved device, peak of memory above the warm program:"
+    title = "Longest ping of a well-behaved device, peak of memory above the warm program:"
     if (terminal := request.config.pluginmanager.get_plugin("terminalreporter")) is not None:
         terminal.write("\n" + "\n".join([title, *lines, ""]))
 
@@ -146,14 +146,14 @@ def warm_mib(target: Target) -> float:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def learner(target: Target) -> AsyncIterator[Device]:
-    """A well-behaved device on one connection through all attacks."""
+    """A well-behaved device on one connection during all attacks."""
     async with device(target.running, str(uuid4())) as player:
         yield player
 
 
 @dataclass
 class Watch:
-    """Bounds that an attack may widen, with its reason; and what was seen."""
+    """Bounds that an attack may widen, stating a reason, and the measurements."""
 
     memory_mib: float = MEMORY_MIB
     acks: int = 0
@@ -169,7 +169,7 @@ async def watch(
     warm_mib: float,
     learner: Device,
 ) -> AsyncIterator[Watch]:
-    """Holds for every attack; the worst round trip of the learner's pings is reported, not judged."""
+    """Check the bounds of every attack; the longest round trip of the learner's pings is reported but not checked."""
     seen, over = Watch(), asyncio.Event()
     files, connections, logged = target.files(), target.connections(), len(target.log)
     target.reset_peak_memory()
@@ -179,7 +179,7 @@ async def watch(
         await target.wait_for_connections(connections)
     finally:
         over.set()
-        await playing  # until the heartbeat on its way is acked; raises what befell the learner
+        await playing  # until the last heartbeat is acknowledged; raises what went wrong for the learner
     seen.grown_mib = target.memory_mib("VmHWM") - warm_mib
     target.seen[request.node.name] = seen
     record_property("worst_ping_ms", round(seen.worst_ms, 1))
@@ -188,16 +188,15 @@ async def watch(
     assert target.process.returncode is None
     assert seen.acks > 0
     assert seen.grown_mib < seen.memory_mib
-    assert (
-        target.files() <= files + MAX_CONNECTIONS
-    )  # as many as the pool of connections to the store may open meanwhile
+    # The pool may have opened more connections to the store in the meantime.
+    assert target.files() <= files + MAX_CONNECTIONS
     assert len(log) <= LOG_LINES, log
     assert [line for line in log if " ERROR " in line or " CRITICAL " in line or "Traceback" in line] == []
     assert MARK not in "".join(log)
 
 
 async def _play(learner: Device, seen: Watch, over: asyncio.Event) -> None:
-    """Play on, one heartbeat after the other, each acked; and measure beside it."""
+    """Send one heartbeat after the other, each acknowledged, and measure round trips at the same time."""
     pinging = asyncio.create_task(_ping(learner, seen))
     try:
         while not over.is_set():

@@ -1,4 +1,4 @@
-"""Every story is told on each store, and by each way that heartbeats can take."""
+"""Every story runs on each store, over the WebSocket and over REST."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -14,8 +14,8 @@ from tests.stories.players import Learner
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(store_server: StoreServer) -> AsyncIterator[Running]:
-    """One server for all stories on a store: each story has a learner and a video of its own, and takes up the clock
-    where the one before it left off."""
+    """One server for all stories on a store: each story has its own learner and video, and continues with the clock of
+    the previous one."""
     settings = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}", "flush_interval_s": 0.01}
     async with serving(direct=store_server.name != BY_ASGI, **settings) as server:
         yield server
@@ -23,6 +23,6 @@ async def running(store_server: StoreServer) -> AsyncIterator[Running]:
 
 @pytest_asyncio.fixture(params=["websocket", "rest"], loop_scope="module")
 async def learner(request: pytest.FixtureRequest, running: Running) -> AsyncIterator[Learner]:
-    """A new learner, a new video, and a clock that moves only when the story says so."""
+    """A new learner, a new video, and a clock that moves only when the story advances it."""
     async with httpx.AsyncClient(base_url=running.http) as http:
         yield Learner(running, http, request.param)

@@ -1,4 +1,4 @@
-"""Learners and their players, over the WebSocket and over its REST fallback alike, so that a story is told once."""
+"""Learners and their players, over the WebSocket and over the REST fallback, so that each story is written once."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ class Player(Protocol):
     """One page load on one device."""
 
     async def report(self, *heartbeats: dict[str, Any], **heartbeat: Any) -> dict[str, Any]:
-        """Send heartbeats, several or one by its fields, and wait until they are stored; the ack."""
+        """Send heartbeats, several or one given by its fields, and wait until they are stored; the ack."""
         ...
 
 
@@ -35,7 +35,7 @@ class SocketPlayer:
 
 
 class RestPlayer:
-    """A player that could get no WebSocket: the same heartbeats by POST."""
+    """A player without a WebSocket: it sends the same heartbeats by POST."""
 
     def __init__(self, http: httpx.AsyncClient, user: str, video: str) -> None:
         self._http = http
@@ -73,12 +73,12 @@ class Learner:
 
     @property
     def now(self) -> str:
-        """The true time, as on the wire."""
+        """The true time, as it is sent."""
         return format_instant(self.clock.wall)
 
     @contextlib.asynccontextmanager
     async def player(self) -> AsyncIterator[Player]:
-        """A device of the learner opens the video's page."""
+        """Open the page of the video on a device of the learner."""
         if self.way == "rest":
             yield RestPlayer(self.http, self.user, self.video)
         else:
@@ -86,7 +86,7 @@ class Learner:
                 yield SocketPlayer(opened, self.video)
 
     async def record(self) -> dict[str, Any] | None:
-        """All that readers may know of the record; None where there is none."""
+        """The record as readers see it, or None."""
         response = await self.http.get(f"/progress/{self.user}/{self.video}?detail=full")
         if response.status_code == 404:
             return None
@@ -94,7 +94,7 @@ class Learner:
         return dict(response.json())
 
     async def known(self) -> dict[str, Any]:
-        """The record, which must be there."""
+        """The record, which must exist."""
         record = await self.record()
         assert record is not None
         return record
@@ -104,7 +104,7 @@ class Learner:
         assert response.json() == {"message": "Progress deleted successfully"}
 
     async def document(self, path: str, watched: int, last_watched: str) -> httpx.Response:
-        """The documented body of update, realtime or sync, as a client that knows nothing else sends it."""
+        """Send the documented body of update, realtime or sync, as a client that knows only the contract does."""
         item = {"videoId": self.video, "watchedDuration": watched, "lastWatched": last_watched}
         body = {"userId": self.user, **({"progressData": [item]} if path == "sync" else item)}
         return await self.http.post(f"/progress/{path}", json=body)

@@ -1,6 +1,6 @@
-"""The stories that must come out right: each one is a complaint from a real product, told to a real server.
+"""Stories that must end well: each one is a complaint about a real product, replayed against a real server.
 
-Minutes of watching pass on the server's clock alone. What came of it is read back as any reader would.
+Minutes of watching pass on the server's clock only. The result is read as any reader would read it.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ PLAYING: dict[str, Any] = {"state": "playing", "duration": DURATION}
 
 
 async def watch(learner: Learner, player: Player, start: int, end: int, step: int = 60) -> None:
-    """Watch as people do: time passes, the player reports every `step` seconds."""
+    """Watch as people do: time passes, and the player reports every `step` seconds."""
     for at in range(start, end, step):
         until = min(at + step, end)
         learner.clock.advance(until - at)
@@ -39,7 +39,7 @@ async def watch(learner: Learner, player: Player, start: int, end: int, step: in
     ids=["bare", "empty", "with-the-documented-field", "stateless"],
 )
 async def test_a_paused_tv_does_not_hold_the_laptop_back(learner: Learner, paused: dict[str, Any]) -> None:
-    """A TV paused at 5:00 keeps beating while the laptop plays on to 9:00: the position is 9:00."""
+    """A TV paused at 5:00 keeps sending heartbeats while the laptop plays on to 9:00: the position is 9:00."""
     async with learner.player() as tv, learner.player() as laptop:
         await watch(learner, tv, 0, 300)
         for minute in range(5, 9):
@@ -60,9 +60,9 @@ STRAY = [
 ]
 
 
-@pytest.mark.parametrize("beats", STRAY, ids=["just-started", "nearly-ten-seconds", "paused-at-once"])
+@pytest.mark.parametrize("beats", STRAY, ids=["just-started", "nearly-ten-seconds", "paused-immediately"])
 async def test_a_stray_open_does_not_pull_the_position_back(learner: Learner, beats: list[dict[str, Any]]) -> None:
-    """A tab opened on a second device starts at 0:00, beats twice, closes: the position is unmoved."""
+    """A tab opened on a second device starts at 0:00, sends two heartbeats and closes: the position stays."""
     async with learner.player() as laptop:
         await watch(learner, laptop, 0, 540)
     async with learner.player() as stray:
@@ -82,7 +82,7 @@ async def test_a_stray_open_does_not_pull_the_position_back(learner: Learner, be
     ids=["ten-seconds-played", "an-explicit-seek"],
 )
 async def test_ten_seconds_or_a_seek_do_move_the_position_back(learner: Learner, beats: list[dict[str, Any]]) -> None:
-    """The other side of the stray open: ten seconds of playing, or one explicit seek, are meant."""
+    """The counterpart of the stray open: ten seconds of playing, or one explicit seek, are intentional."""
     async with learner.player() as laptop, learner.player() as phone:
         await watch(learner, laptop, 0, 540)
         for beat in beats:
@@ -92,8 +92,8 @@ async def test_ten_seconds_or_a_seek_do_move_the_position_back(learner: Learner,
 
 
 async def test_plays_from_a_flight_add_seconds_but_do_not_move_the_position(learner: Learner) -> None:
-    """A phone watches 10-20 min on a plane and comes back a day later; the laptop has gone to 40 min since:
-    the position is 40 min, what was seen the union, all that was played counted."""
+    """A phone watches minutes 10 to 20 on a flight and reconnects a day later; the laptop has reached minute 40 since:
+    the position is minute 40, the seconds seen are the union, and everything that was played counts."""
     async with learner.player() as laptop, learner.player() as phone:
         await watch(learner, laptop, 0, 600, step=300)
         took_off = learner.clock.wall
@@ -119,7 +119,7 @@ async def test_plays_from_a_flight_add_seconds_but_do_not_move_the_position(lear
 
 @pytest.mark.parametrize("age", [{}, {"age": 0}, {"age": 2_500}], ids=["no-age", "now", "a-moment-ago"])
 async def test_a_clock_an_hour_ahead_does_not_win_for_an_hour(learner: Learner, age: dict[str, int]) -> None:
-    """A device whose clock is an hour ahead: others still win when they are later in fact."""
+    """The clock of one device is an hour ahead: other devices still win when they report later in reality."""
     ahead = format_instant(learner.clock.wall + HOUR_S * 1_000)
     async with learner.player() as fast, learner.player() as honest:
         await fast.report(played=[[0, 30]], position=30, lastWatched=ahead, **age, **PLAYING)
@@ -133,8 +133,8 @@ async def test_a_clock_an_hour_ahead_does_not_win_for_an_hour(learner: Learner, 
 @pytest.mark.parametrize("learner", ["rest"], indirect=True)
 @pytest.mark.parametrize("path", ["update", "sync", "realtime"])
 async def test_a_documented_body_an_hour_ahead_counts_as_now(learner: Learner, path: str) -> None:
-    """The same by the documented body, which has no age: `lastWatched` is at most the receipt, so that neither the
-    record nor its deletion lies in the future, where it would swallow what others report."""
+    """The same with the documented body, which has no age: `lastWatched` is at most the time of receipt. Otherwise the
+    record or its deletion would lie in the future and suppress what others report."""
     ahead = format_instant(learner.clock.wall + HOUR_S * 1_000)
     assert (await learner.document(path, 40, ahead)).status_code == 200
     assert (await learner.known())["lastWatched"] == learner.now
@@ -146,7 +146,7 @@ async def test_a_documented_body_an_hour_ahead_counts_as_now(learner: Learner, p
 
 
 async def test_dragging_the_bar_to_the_end_is_not_watching(learner: Learner) -> None:
-    """Drag the bar to the end: not complete, nothing seen in between; `ended` alone completes nothing."""
+    """After dragging the bar to the end nothing in between is seen, and `ended` alone completes nothing."""
     async with learner.player() as player:
         await watch(learner, player, 0, 30)
         await player.report(seek=True, position=DURATION - 2, **PLAYING)
@@ -162,7 +162,7 @@ async def test_dragging_the_bar_to_the_end_is_not_watching(learner: Learner) -> 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "in-one-heartbeat"])
 async def test_the_first_minute_watched_ten_times_is_one_minute(learner: Learner, at_once: bool) -> None:
-    """The first minute watched ten times: watchedDuration 60, playedDuration 600, not complete."""
+    """The first minute watched ten times gives watchedDuration 60, playedDuration 600, and no completion."""
     async with learner.player() as player:
         if at_once:
             await player.report(played=[[0, 60]] * 10, position=60, span=10 * MINUTE_MS, duration=600)
@@ -176,7 +176,7 @@ async def test_the_first_minute_watched_ten_times_is_one_minute(learner: Learner
 
 
 async def test_rewatching_a_completed_video_leaves_it_completed(learner: Learner) -> None:
-    """Rewatch a completed video from the start: still completed, at the instant it was."""
+    """A completed video watched again from the start remains completed, at the original time."""
     async with learner.player() as player:
         await watch(learner, player, 0, DURATION, step=900)
         completed = await learner.known()
@@ -191,7 +191,7 @@ async def test_rewatching_a_completed_video_leaves_it_completed(learner: Learner
 
 
 async def test_deleted_records_stay_deleted(learner: Learner) -> None:
-    """Delete on one device while another is offline with old plays: stays deleted; later plays start afresh."""
+    """Deleted on one device while another is offline with old plays, it stays deleted; later plays start afresh."""
     async with learner.player() as laptop, learner.player() as phone:
         await watch(learner, laptop, 0, 120)
         learner.clock.advance(HOUR_S)
@@ -214,7 +214,7 @@ async def test_deleted_records_stay_deleted(learner: Learner) -> None:
 async def test_a_late_documented_body_does_not_restore_a_deleted_record(
     learner: Learner, path: str, status: int
 ) -> None:
-    """The same by the documented bodies: update and realtime say 409, in a sync it is absent from the answer."""
+    """The same with the documented bodies: update and realtime answer 409; the answer to a sync omits the record."""
     watched_at = learner.now
     assert (await learner.document("update", 40, watched_at)).status_code == 200
     learner.clock.advance(HOUR_S)
@@ -227,7 +227,7 @@ async def test_a_late_documented_body_does_not_restore_a_deleted_record(
 
 
 async def test_double_speed_counts_in_full(learner: Learner) -> None:
-    """2x speed: ten seconds of media every five seconds, all of it counted, none of it capped."""
+    """At double speed, ten seconds of media every five seconds all count, and none are capped."""
     async with learner.player() as player:
         for at in range(0, 300, 10):
             learner.clock.advance(5)

@@ -231,7 +231,7 @@ async def test_half_bodies_of_strangers_keep_no_beacon_out(store_server: StoreSe
             body = beacon(user, 60 * KIB)
             ok(await api.post("/progress/realtime", content=body, headers={"Content-Type": "text/plain"}))
         for attacker in crowd:
-            attacker.leave()
+            attacker.close()
 
 
 async def test_bodies_of_many_learners_are_bounded_in_sum(store_server: StoreServer, prefix: str) -> None:
@@ -243,7 +243,7 @@ async def test_bodies_of_many_learners_are_bounded_in_sum(store_server: StoreSer
         for _ in range(3):
             ok(await posted(api, str(uuid4()), 900 * KIB))
         for attacker in crowd:
-            attacker.leave()
+            attacker.close()
 
 
 ENDS: dict[str, tuple[bytes, int, int]] = {
@@ -265,7 +265,7 @@ async def test_the_room_of_a_body_is_given_back_however_it_ends(
             attacker = await half(server, user, size, 0)
             await attacker.send(body)
             assert status(await attacker.until(b"}")) == code
-            attacker.leave()
+            attacker.close()
         refused = await api.post(
             "/progress/sync", content=endless(), headers={"Content-Type": "application/json", **bearer(token(user))}
         )

@@ -75,7 +75,7 @@ async def wedged(stack: contextlib.AsyncExitStack, running: Program, segment: in
     async with rest(running.running) as api:
         ok(await api.post("/progress/sync", json={"userId": user, "progressData": items}))
     silent = await Attacker.connect(running.port, receive_buffer=4_096, segment=segment)
-    stack.callback(silent.leave)
+    stack.callback(silent.close)
     hello = {"type": "hello", "device": "tv", "session": "s", "userId": user}
     await silent.send(upgrade())
     await silent.until(b"101 Switching")
@@ -336,4 +336,4 @@ async def test_a_request_that_never_ends_does_not_hold_up_the_end(tmp_path: Path
             async with asyncio.timeout(4 + 2):
                 assert await running.ended() == 0
         finally:
-            endless.leave()
+            endless.close()

@@ -59,7 +59,7 @@ async def come(stack: AsyncExitStack, server: Running, count: int, request: byte
     crowd = []
     for _ in range(count):
         attacker = await Attacker.connect(server.port, receive_buffer=1)
-        stack.callback(attacker.leave)
+        stack.callback(attacker.close)
         await attacker.send(request)
         crowd.append(attacker)
     return crowd
@@ -156,7 +156,7 @@ async def test_a_short_answer_that_is_not_read_counts_too(store_server: StoreSer
     async with greedy(store_server, prefix, USER, requests_burst=100_000) as server, AsyncExitStack() as stack:
         one = f"/progress/{USER}/7c9e6679-7425-40de-944b-000000000000?detail=full"
         attacker = await Attacker.connect(server.port, receive_buffer=1, segment=100)
-        stack.callback(attacker.leave)
+        stack.callback(attacker.close)
         for _ in range(1_000):
             await attacker.send(head("GET", one, f"Authorization: Bearer {token(USER)}") * 4)
             if size := await unread(server, lambda size: True):

@@ -223,7 +223,7 @@ async def test_connections_on_which_nothing_comes_keep_no_learner_out(
         async with learner(server, token(other := str(uuid4())), other) as late:
             assert (await late.play(V, 0, 1))["rejected"] == []
         for attacker in crowd:
-            attacker.leave()
+            attacker.close()
 
 
 async def test_a_request_with_a_valid_token_is_answered_however_many_strangers_come(
@@ -250,4 +250,4 @@ async def test_a_request_with_a_valid_token_is_answered_however_many_strangers_c
         crowd += [await Attacker.connect(server.port) for _ in range(CROWD)]
         assert await uploading.closed() == answer
         for attacker in (uploading, *crowd):
-            attacker.leave()
+            attacker.close()

@@ -153,7 +153,7 @@ async def test_a_reset_connection_is_a_line_with_the_limits(
         crowd = await asyncio.gather(*(Attacker.connect(server.port) for _ in range(10)))
         await asyncio.gather(*(attacker.closed() for attacker in crowd[:5]))
         for attacker in crowd:
-            attacker.leave()
+            attacker.close()
         await player.play(str(uuid4()), 0, 1)
     (line,) = said(log)
     assert "max_connections" in line
@@ -210,7 +210,7 @@ async def test_a_server_that_ends_in_the_middle_of_a_handshake(
             await come.wait()
         closing = asyncio.create_task(until_closed(attacker))
     await closing
-    attacker.leave()
+    attacker.close()
     assert [line for line in said(log) if "evil" not in line] == []
 
 
