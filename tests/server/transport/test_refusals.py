@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from playhead.protocol.errors import PeerError, Problem
-from playhead.server.lifecycle.drain import Drain
+from playhead.server.limits.admission import Admission
 from playhead.server.security.gate import Gate
 from playhead.server.transport.refusals import PERIOD_S, Refusals
 from tests.conftest import StoreServer
@@ -218,12 +218,12 @@ async def test_a_server_that_ends_in_the_middle_of_a_handshake(
 async def test_a_process_that_drains_refuses_without_an_error(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
-    """Nor a line: nothing is wrong, and the peer is told to come back."""
+    """Nothing is logged, because nothing is wrong; the peer is told to reconnect."""
 
-    def enter(*_: Any) -> None:
-        raise PeerError(Problem.RESTARTING, "this process ends")
+    def accept(*_: Any) -> None:
+        raise PeerError(Problem.RESTARTING, "this process is about to end")
 
-    monkeypatch.setattr(Drain, "enter", enter)
+    monkeypatch.setattr(Admission, "accept", accept)
     async with served(store_server, prefix, direct) as server:
         for _ in range(3):
             async with connect(server.ws, subprotocols=[Subprotocol(JSON)], proxy=None) as socket:
