@@ -1,1 +1,1 @@
-"""What runs beside requests from the start of a process to its end: signals, the drain, scheduled work."""
+"""What runs beside the requests for the lifetime of a process: signals, the drain, scheduled work."""

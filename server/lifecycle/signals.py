@@ -1,8 +1,8 @@
-"""Which signals end the service: SIGTERM, SIGINT and SIGHUP, all in the same way, with one process or several.
+"""The signals that end the service, with one process or several: SIGTERM, SIGINT and SIGHUP, all handled alike.
 
-SIGHUP is what a terminal sends that is closed, and what service managers send for "reload". There is nothing to reload,
-for settings are read once, at the start; and its default would end a process in the middle of a commit, and all workers
-without a word. Where it is ignored at the start, as by nohup, it stays ignored.
+A terminal sends SIGHUP when it closes, and service managers send it for "reload". There is nothing to reload, because
+settings are read once, at startup; and its default action would end a process in the middle of a commit, and all
+workers without a close frame. If SIGHUP is ignored at startup, as under nohup, it stays ignored.
 """
 
 import contextlib
@@ -19,27 +19,27 @@ def is_hangup_ignored() -> bool:
 
 
 def ignore_hangup() -> None:
-    """From now on: a closing terminal sends it more than once, by the shell and by the kernel."""
+    """Ignore SIGHUP from now on: when a terminal closes, both the shell and the kernel send it."""
     if HANGUP is not None:
         signal.signal(HANGUP, signal.SIG_IGN)
 
 
 def ending() -> tuple[int, ...]:
-    """Those that end a process, as things are."""
+    """The signals that end the process now: SIGHUP is left out while it is ignored."""
     always = (signal.SIGTERM, signal.SIGINT)
     return always if HANGUP is None or is_hangup_ignored() else (*always, HANGUP)
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[Callable[[], None]]:
-    """Delay the signals that end the process, so that none interrupts a step that must not be cut in two.
+    """Delay the signals that end the process, so that none interrupts a step that must complete.
 
     Python runs a signal's handler between any two instructions, and ours raise. Code that starts threads and processes
     could not clean up after that: a thread may exist before its object knows it.
 
     Yields:
-        A function for the safe points inside: it handles the first signal that has arrived. Leaving the context handles
-        one that is left.
+        A function to call at safe points: it handles the first signal that has arrived. Leaving the context handles one
+        that is still pending.
     """
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in ending()}
     arrived: list[int] = []

@@ -1,4 +1,4 @@
-"""Requests that wait until what they brought is stored."""
+"""Let REST requests wait until a flusher has stored their reports and deletions."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from playhead.protocol.session import Sessions
 from playhead.storage.store import Committed, Flusher, StoreUnavailable
 
 PATIENCE_S = 15.0
-"""Longest wait for a commit that is due; after it the client is told to try again: it was stored, or will be."""
+"""Longest wait for a commit that is due. Then the client is asked to retry: the report was stored, or will be."""
 
 LATER = 1 << 62
-"""ms since 1970. A request comes when all that it tells is over, and perhaps was told elsewhere before."""
+"""ms since 1970, after any report: a request reports what is already over, and may have been sent elsewhere before."""
 
 
 class Waiter:
-    """A flusher's origin that somebody awaits."""
+    """A flusher's origin that a request awaits."""
 
     since = LATER
 
@@ -24,17 +24,17 @@ class Waiter:
         self._stored: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
 
     def taken(self) -> None:
-        """The one batch that the request is in has left."""
+        """Called when the batch with this request's ops is sent to the store."""
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
-        """The store's word on an op, where it is not "joined"."""
+        """Called with the store's outcome for an op, unless it is JOINED."""
 
     def stored(self, committed: Committed) -> None:
         if not self._stored.done():
             self._stored.set_result(committed)
 
     async def wait(self, lane: Flusher) -> Committed:
-        """Raises StoreUnavailable where the store takes too long."""
+        """Wait for the commit. Raises StoreUnavailable if the store takes too long."""
         try:
             async with asyncio.timeout(lane.interval_s + PATIENCE_S):
                 return await self._stored
@@ -45,7 +45,7 @@ class Waiter:
 
 
 class OpsWaiter(Waiter):
-    """Waits for some ops of one user and keeps what became of each."""
+    """Waits for several ops of one user and keeps the outcome of each."""
 
     def __init__(self, user_id: str, ops: Sequence[tuple[str, Report | int]]) -> None:
         super().__init__()
@@ -59,10 +59,14 @@ class OpsWaiter(Waiter):
             self.outcomes[index] = outcome
 
     async def commit(self, lane: Flusher, together: bool = False) -> Committed:
-        """Raises Full, and takes nothing, or StoreUnavailable; then the same ops may be sent again.
+        """Add the ops to the flusher's batch and wait until they are stored.
 
         Args:
-            together: the new records of these items begin all or none; their `seq` is IN_SYNC.
+            together: create the new records of these ops all or none; the `seq` of the ops must be IN_SYNC.
+
+        Raises:
+            Full: too many reports are waiting; none of the ops was added.
+            StoreUnavailable: the store takes too long. The same ops may be sent again.
         """
         lane.check_room(self._user_id, len(self._ops))
         for video_id, op in self._ops:
@@ -73,7 +77,7 @@ class OpsWaiter(Waiter):
 
 
 class EnvelopeWaiter(Waiter):
-    """Waits for an envelope of heartbeats and keeps its acks."""
+    """Waits for the heartbeats of an envelope and keeps their acks."""
 
     def __init__(self, sessions: Sessions) -> None:
         super().__init__()
@@ -93,7 +97,7 @@ class EnvelopeWaiter(Waiter):
 
 
 async def barrier(lane: Flusher) -> None:
-    """All that `lane` has taken so far is stored; raises StoreUnavailable."""
+    """Wait until everything added to `lane` so far is stored. Raises StoreUnavailable."""
     waiter = Waiter()
     lane.touch(waiter)
     lane.hurry()

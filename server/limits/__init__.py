@@ -1,1 +1,1 @@
-"""How much one peer, one user or one address may take: rates, connections, memory, turns."""
+"""Limits on what one peer, one user or one address may use: rates, connections, memory and concurrency."""

@@ -1,8 +1,8 @@
-"""Memory for answers that clients have not taken yet, shared out: so much of one user, and of all.
+"""Limits on the memory that unread answers take: a share for each user, and a bound for the process.
 
-It counts what waits in the buffers of connections, in the queues of WebSockets, and what large answers hold while they
-are made and written. Over a share, a REST request is refused before it is worked on, and a WebSocket to which more must
-be said is closed: whoever takes what they asked for never gets there.
+Counted are the bytes in the write buffers of connections and in the queues of WebSockets, and those that a large answer
+holds while it is built and written. Beyond its share, a user's REST requests are refused before any work is done, and
+a WebSocket with more to send is closed. Clients that read what they asked for never reach the limit.
 """
 
 from playhead.protocol.errors import PeerError
@@ -14,40 +14,43 @@ RETRY_AFTER_S = 2.0
 
 
 class AnswerMemory:
-    """That of one process. Args: bytes of all, and of one payer; a service's count in sum only."""
+    """The unread bytes of one process.
+
+    Args:
+        most: bytes of all payers together.
+        most_of_payer: bytes of one payer. Services are exempt from it and count towards `most` only.
+    """
 
     def __init__(self, most: int, most_of_payer: int) -> None:
         self._most = most
         self._most_of_payer = most_of_payer
         self._shares: dict[Payer, int] = {}
         self.size = 0
-        """Bytes of all."""
+        """Unread bytes of all payers."""
 
     def account(self, payer: Payer) -> "Account":
         return Account(self, payer)
 
     def check(self, payer: Payer, more: int = 0) -> None:
-        """Whether there is room for `more` bytes.
+        """Check that there is room for `more` bytes.
 
-        Where nothing of the payer's waits any answer is within their share. A short one, of which nobody says here how
-        long it is, then is within the bound of all as well: what others leave unread must not refuse it.
+        A payer without unread bytes may have one answer of any size within their share. If `more` is 0, which stands
+        for a short answer, it also passes the bound of the process: what others leave unread must not refuse it.
 
         Raises:
-            TooFast: too much of this payer is unread.
-            Busy: too much of all.
+            TooFast: this payer has too many unread bytes.
+            Busy: all payers together have too many.
         """
         if refusal := self.refusal(payer, more):
             raise refusal
 
     def refusal(self, payer: Payer, more: int = 0) -> PeerError | None:
-        """What `check` raises."""
+        """Return the error that `check` would raise, or None."""
         share = self._shares.get(payer, 0)
         if share and share + more > self._most_of_payer and payer.kind is not Kind.SERVICE:
-            return TooFast(
-                "too many answers wait for this user to read them (max_unread_bytes_per_user)", RETRY_AFTER_S
-            )
+            return TooFast("this user has left too many answers unread (max_unread_bytes_per_user)", RETRY_AFTER_S)
         if self.size and (share or more) and self.size + more > self._most:
-            return Busy("too many answers wait for their clients to read them (max_unread_bytes)", RETRY_AFTER_S)
+            return Busy("clients have left too many answers unread (max_unread_bytes)", RETRY_AFTER_S)
         return None
 
     def _change(self, payer: Payer, by: int) -> None:
@@ -60,7 +63,7 @@ class AnswerMemory:
 
 
 class Account:
-    """What one connection, or one answer, holds."""
+    """The unread bytes of one connection, or of one answer."""
 
     __slots__ = ("_memory", "_size", "payer")
 
@@ -70,13 +73,13 @@ class Account:
         self.payer = payer
 
     def hold(self, size: int) -> None:
-        """So many bytes now, be there room or not."""
+        """Set the number of bytes held, whether or not there is room."""
         if size != self._size:
             self._memory._change(self.payer, size - self._size)
             self._size = size
 
     def grow(self, by: int) -> PeerError | None:
-        """So many bytes more, if there is room; else why not."""
+        """Hold `by` more bytes if there is room; otherwise hold nothing more and return the reason."""
         refusal = self._memory.refusal(self.payer, by)
         if refusal is None:
             self.hold(self._size + by)

@@ -1,8 +1,8 @@
-"""Memory for the request bodies that are arriving, shared out: so much of one user, of one address, and of all.
+"""Limits on the memory that incomplete request bodies take: for each user, each address, and the process.
 
-A user who sends too much at once is refused, which concerns nobody else. Behind an address, and in sum, it can't be
-known whose fault it is: there the body that began first gives way, as a body that arrives at all does so soon. So half
-bodies keep out no whole ones.
+A user who sends too much at once is refused, which affects nobody else. At the limit of an address or of the process
+there is no telling who is at fault, so the body that began first is refused: a body that completes at all does so
+quickly. Hence stalled uploads cannot lock out complete ones.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ RETRY_AFTER_S = 2.0
 class Kind(Enum):
     USER = auto()
     ADDRESS = auto()
-    """Of a body whose sender is not known before it is read, or not at all."""
+    """For a body whose sender is unknown until it has been read, or stays unknown."""
     SERVICE = auto()
-    """A program that acts for many users: it counts in sum only."""
+    """A program that acts for many users; only the bound of the process applies to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Whose body it is."""
+    """The user, address or service whose share a request uses."""
 
     kind: Kind
     name: str
@@ -36,11 +36,11 @@ class Payer:
 
 @dataclass(eq=False, slots=True)
 class Body:
-    """One that is arriving."""
+    """A request body that is arriving."""
 
     payer: Payer
     deadline: asyncio.Timeout
-    """Ends the wait for the rest of it."""
+    """Limits the wait for the rest of the body; rescheduled to now to give the body up."""
     size: int = 0
     gave_way: bool = False
 
@@ -52,7 +52,13 @@ class _Share:
 
 
 class BodyMemory:
-    """Those of one process. Args: bytes of all bodies, and of those of one user or one address."""
+    """The arriving bodies of one process.
+
+    Args:
+        most: bytes of all bodies together.
+        most_of_user: bytes of the bodies of one user.
+        most_of_address: bytes of the bodies of one address.
+    """
 
     def __init__(self, most: int, most_of_user: int, most_of_address: int) -> None:
         self._most = most
@@ -60,11 +66,11 @@ class BodyMemory:
         self._bodies: OrderedDict[Body, None] = OrderedDict()
         self._shares: dict[Payer, _Share] = {}
         self.size = 0
-        """Bytes of all."""
+        """Bytes of all bodies."""
 
     @contextmanager
     def body(self, payer: Payer, deadline: asyncio.Timeout) -> Iterator[Body]:
-        """Count a body for the block, however that ends."""
+        """Count a body while the block runs."""
         arriving = Body(payer, deadline)
         self._bodies[arriving] = None
         self._shares.setdefault(payer, _Share()).bodies[arriving] = None
@@ -74,11 +80,11 @@ class BodyMemory:
             self._release(arriving)
 
     def grow(self, body: Body, by: int) -> None:
-        """More of it has come.
+        """Count `by` more bytes of a body.
 
         Raises:
-            TooFast: this user has too many bodies under way.
-            Busy: it was the first that had to give way.
+            TooFast: the arriving bodies of this user are too large together.
+            Busy: this body began first and had to give way to others.
         """
         if not body.gave_way:
             share = self._shares[body.payer]
@@ -87,7 +93,7 @@ class BodyMemory:
             self.size += by
             while share.size > self._most_of[body.payer.kind] and not body.gave_way:
                 if body.payer.kind is Kind.USER:
-                    raise TooFast("this user's request bodies that are under way are too large together", RETRY_AFTER_S)
+                    raise TooFast("this user's concurrent request bodies are too large together", RETRY_AFTER_S)
                 self._give_way(next(iter(share.bodies)))
             while self.size > self._most:
                 self._give_way(next(iter(self._bodies)))
@@ -112,4 +118,4 @@ class BodyMemory:
 
 
 def gave_way() -> Busy:
-    return Busy("more request bodies arrive at once than there is room for", RETRY_AFTER_S)
+    return Busy("the request bodies arriving at once exceed the memory for them", RETRY_AFTER_S)

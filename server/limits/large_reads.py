@@ -1,4 +1,4 @@
-"""Reads of all that a learner has: priced by what is read, and with memory set aside while the answer is written."""
+"""Reads of all records of a learner: charged by their size, with memory reserved until the answer is written."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -9,19 +9,19 @@ from playhead.storage.store import KEPT_BYTES, RECORD_BYTES, Changes, Damaged
 
 C = TypeVar("C", bound=Changes | Damaged)
 RECORDS_A_REQUEST = 500
-"""Records that are looked at for the price of one request more; so a learner with fewer notices nothing."""
+"""This many records cost as much as one more request, so learners with fewer are not affected."""
 BYTES_A_REQUEST = 262_144
-"""The same of stored values, of which some are a hundred times as large as others."""
+"""The same for the size of stored values, some of which are a hundred times as large as others."""
 
 
 class LargeRead:
-    """One read, until the block ends.
+    """Context manager for one large read and its answer; leaving it releases the reserved memory.
 
     Args:
-        account: what it holds in memory.
-        charge: pays for so many requests; raises PeerError where the payer can't.
-        owe: the same, and never refuses.
-        shown_bytes: most of the answer that is in memory together.
+        account: the memory reserved.
+        charge: charges the payer for a number of requests; raises PeerError if they are used up.
+        owe: charges without refusing, so that the payer's next requests wait.
+        shown_bytes: the largest part of the answer that is in memory at one time.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class LargeRead:
         self.close()
 
     def close(self) -> None:
-        """The answer is written, or never will be."""
+        """Release the memory, because the answer has been written or abandoned."""
         self._account.hold(0)
 
     def admit(self, records: int) -> None:
-        """For `Store.changes`: so many are about to be looked at.
+        """Reserve memory for, and charge for, a number of records. `Store.changes` calls it before it reads them.
 
         Raises:
-            TooFast: more than the payer may read, or have unread.
-            Busy: more than all may have unread.
+            TooFast: the payer's requests, or their share of memory, are used up.
+            Busy: the memory of the process is used up.
         """
         refusal = self._account.grow(KEPT_BYTES + records * RECORD_BYTES + self._shown_bytes)
         if refusal is not None:
@@ -62,7 +62,7 @@ class LargeRead:
             self._charge(records / RECORDS_A_REQUEST)
 
     def found(self, changes: C) -> C:
-        """They are read: the next request pays for their bytes."""
+        """Charge for the size of the values read, once it is known; the payer's next requests wait for it."""
         if self._owe is not None and isinstance(changes, Changes) and changes.stored_bytes > BYTES_A_REQUEST:
             self._owe(changes.stored_bytes / BYTES_A_REQUEST)
         return changes

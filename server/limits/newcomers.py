@@ -1,8 +1,8 @@
-"""Connections that have not shown yet whose they are, bounded apart from those that have.
+"""Limits on connections that have not authenticated yet, separate from the limits on those that have.
 
-Anybody can open a connection and stay silent. Where that filled the limit on connections, strangers behind an address
-would lock out the learners behind it. So newcomers have a limit of their own, and at the limit the oldest gives way:
-a valid hello comes within a round trip, and silence is what grows old.
+Anyone can open a connection and stay silent. If such connections counted towards the limit on all of them, strangers
+could lock out the learners behind the same address. So newcomers have a limit of their own, and when it is reached the
+oldest is closed: a valid hello arrives within a round trip, so old newcomers are silent ones.
 """
 
 from collections import OrderedDict
@@ -12,7 +12,12 @@ M = TypeVar("M")
 
 
 class Newcomers(Generic[M]):
-    """Args: most, most_of_one: how many there may be in all, and of one network."""
+    """The unauthenticated connections of one process, in the order in which they arrived.
+
+    Args:
+        most: the limit on all of them.
+        most_of_one: the limit on those of one network.
+    """
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self._most = most
@@ -24,10 +29,13 @@ class Newcomers(Generic[M]):
         return len(self._all)
 
     def enter(self, member: M, network: str | None) -> M | None:
-        """Add the youngest. The member that must give way for it, which is no longer counted; None where there is room.
+        """Add a connection.
 
         Args:
-            network: None for a proxy, whose connections are many people's.
+            network: None for a proxy, whose connections belong to many clients.
+
+        Returns:
+            The oldest connection if a limit was exceeded: the caller must close it, and it is no longer counted.
         """
         self._all[member] = network
         if network is not None:
@@ -38,7 +46,7 @@ class Newcomers(Generic[M]):
         return self._remove(next(iter(self._all))) if len(self._all) > self._most else None
 
     def leave(self, member: M) -> None:
-        """It is known now, or gone; nothing where it has left before."""
+        """Stop counting a connection, because it has authenticated or closed. Does nothing if it was removed before."""
         if member in self._all:
             self._remove(member)
 

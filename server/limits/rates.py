@@ -1,6 +1,7 @@
-"""How much at once: token buckets, and slots for those who must wait.
+"""Rate limits: token buckets, and reconnect slots for clients that must wait.
 
-A bucket holds `burst` tokens and fills by `per_s`; times are s of any one monotonic clock, given by the caller.
+A bucket holds at most `burst` tokens and gains `per_s` a second. Times are seconds of a monotonic clock, passed in by
+the caller.
 """
 
 import random
@@ -12,21 +13,21 @@ from ipaddress import IPv6Address, ip_address
 from playhead.protocol.errors import PeerError, Problem
 
 MAX_BUCKETS = 100_000
-"""Callers that are remembered. Beyond it the one that was idle longest is forgotten, and starts with a full bucket."""
+"""Beyond this number of callers the one idle longest is dropped, and starts with a full bucket when it returns."""
 FORGOTTEN_AT_ONCE = 2
-"""Full buckets that are forgotten for each new one, so that there are no more than callers of late."""
+"""Up to this many full buckets are dropped for each new one, so that only recent callers are kept."""
 FIRST_SLOT_S = 1.0
-"""Nobody is asked to come back sooner."""
+"""The shortest wait before a client is asked to reconnect."""
 LONGEST_WAIT_S = 60.0
-"""Nobody is asked to stay away longer, however many wait."""
+"""The longest wait a client is asked for, however many wait."""
 SLOT_EARLY_S = 0.05
-"""How early a slot may be used: what a caller is told is rounded."""
+"""How early a slot may be used, because the wait sent to the client is rounded."""
 SLOT_KEPT_S = 10.0
-"""How late its owner may use a slot: clients add jitter to what they were told."""
+"""How late a slot may be used, because clients add jitter to the wait."""
 
 
 class TooFast(PeerError):
-    """Over a rate. Come back after `retry_after_s`, LONGEST_WAIT_S at most."""
+    """A rate limit is exceeded; the client may retry after `retry_after_s`, which is at most LONGEST_WAIT_S."""
 
     def __init__(self, detail: str, retry_after_s: float) -> None:
         super().__init__(Problem.RATE, detail)
@@ -34,7 +35,7 @@ class TooFast(PeerError):
 
 
 class Bucket:
-    """One caller's."""
+    """The token bucket of one caller."""
 
     __slots__ = ("_at", "_burst", "_per_s", "_tokens")
 
@@ -44,7 +45,7 @@ class Bucket:
         self._at = now
 
     def take(self, now: float, cost: float = 1.0) -> bool:
-        """Pay, if there is enough; a cost beyond the burst counts as the burst."""
+        """Take `cost` tokens and return True, or take none if there are too few. The cost is capped at the burst."""
         burst = self._burst
         tokens = self._tokens + (now - self._at) * self._per_s
         if tokens > burst:
@@ -59,28 +60,28 @@ class Bucket:
         return True
 
     def owe(self, now: float, cost: float = 1.0) -> None:
-        """Pay even if there is too little: whoever comes next waits for it. Nobody owes more than the burst."""
+        """Take `cost` tokens even if there are too few; later requests wait. The debt is at most the burst."""
         if not self.take(now, cost):
             self._tokens = max(self._tokens - cost, -self._burst)
 
     def is_full(self, now: float) -> bool:
-        """Whether it is as good as new."""
+        """Whether the bucket is as full as a new one."""
         return self._tokens + (now - self._at) * self._per_s >= self._burst
 
     def wait_s(self, cost: float = 1.0) -> float:
-        """After a refusal: when there will be enough."""
+        """After a refusal: seconds until there are `cost` tokens."""
         return max(0.0, (min(cost, self._burst) - self._tokens) / self._per_s)
 
 
 class Buckets:
-    """A bucket for each caller, made when it first comes and forgotten when it is full again."""
+    """A bucket for each caller, created on their first request and dropped once it is full again."""
 
     def __init__(self, per_s: float, burst: float, what: str) -> None:
         self._per_s = per_s
         self._burst = burst
         self._what = what
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
-        """The one that was used last is last."""
+        """Least recently used first."""
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -92,7 +93,7 @@ class Buckets:
             raise TooFast(f"more than {self._per_s:g} {self._what} a second", bucket.wait_s(cost))
 
     def owe(self, caller: Hashable, now: float, cost: float) -> None:
-        """For what is done already: the caller's next requests wait for it."""
+        """Charge for work already done; the caller's next requests wait for it."""
         self._bucket(caller, now).owe(now, cost)
 
     def _bucket(self, caller: Hashable, now: float) -> Bucket:
@@ -105,7 +106,7 @@ class Buckets:
         return bucket
 
     def _forget(self, now: float) -> None:
-        """Make room. A bucket that is full again is no loss: its caller would be given the same."""
+        """Drop old buckets. Dropping a full one changes nothing: the caller would get a full one again."""
         buckets = self._buckets
         for _ in range(FORGOTTEN_AT_ONCE):
             if buckets and (len(buckets) >= MAX_BUCKETS or next(iter(buckets.values())).is_full(now)):
@@ -113,11 +114,12 @@ class Buckets:
 
 
 class ReconnectSlots:
-    """Lets a burst pass, then assigns those beyond it one slot after another to come back in.
+    """Admits a burst of clients, then assigns each further client the next free time slot to reconnect in.
 
-    So a reconnect storm returns at the rate at which it can be served. A caller has one slot: asking again before its
-    time takes nothing from others. A slot lets its caller pass, whoever else has come meanwhile; it expires
-    SLOT_KEPT_S after its time. Beyond LONGEST_WAIT_S no slots are assigned, so there are never more than fit in that.
+    So the clients of a reconnect storm return at the rate at which they can be served. A caller has one slot: asking
+    again before its time takes nothing from others. A slot admits its caller regardless of who else has arrived, and
+    expires SLOT_KEPT_S after its time. No slot is assigned further ahead than LONGEST_WAIT_S, which bounds their
+    number.
     """
 
     def __init__(self, per_s: float, burst: float, now: float) -> None:
@@ -125,14 +127,14 @@ class ReconnectSlots:
         self._gap_s = 1.0 / per_s
         self._next = now
         self._slots: OrderedDict[Hashable, float] = OrderedDict()
-        """When each caller's slot comes, the next one first."""
+        """The time of each caller's slot, earliest first."""
 
     def __len__(self) -> int:
-        """Slots that are assigned."""
+        """The number of assigned slots."""
         return len(self._slots)
 
     def take(self, caller: Hashable, now: float) -> float:
-        """0.0: pass. Else: s to wait, until the caller's slot where it has one."""
+        """Admit the caller (0.0), or return the seconds to wait: until their slot, if they have one."""
         slots = self._slots
         while slots and next(iter(slots.values())) + SLOT_KEPT_S < now:
             slots.popitem(last=False)
@@ -153,7 +155,7 @@ class ReconnectSlots:
 
 
 def unmapped(address: str) -> str:
-    """An IPv4 address as such where a socket for both families gives ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2)."""
+    """The IPv4 address in an IPv4-mapped one, ::ffff:192.0.2.1, as dual-stack sockets report it (RFC 4291, 2.5.5.2)."""
     if ":" not in address:
         return address
     try:
@@ -165,7 +167,7 @@ def unmapped(address: str) -> str:
 
 @lru_cache(maxsize=10_000)
 def network_of(address: str) -> str:
-    """What one caller has: an IPv4 address, or the /64 that an IPv6 customer is given whole."""
+    """The network that counts as one caller: an IPv4 address, or the /64 that one IPv6 customer is assigned."""
     try:
         parsed = ip_address(unmapped(address))
     except ValueError:

@@ -1,4 +1,4 @@
-"""One at a time for each learner: what is large comes in turn, so that a learner's memory and time are those of one."""
+"""A lock for each learner: their large requests run one at a time, so each learner uses the memory and time of one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,24 +7,24 @@ from contextlib import asynccontextmanager
 from playhead.server.limits.rates import TooFast
 
 PATIENCE_S = 10.0
-"""Longest wait for a turn."""
+"""Longest wait for the lock."""
 RETRY_AFTER_S = 2.0
 
 
 class UserLocks:
-    """Those of one process, by userId."""
+    """The locks of one process, by userId."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
         self._waiting: dict[str, tuple[asyncio.Lock, int]] = {}
-        """The lock of each learner with a turn, and how many hold it or wait for it."""
+        """Each learner's lock, and how many requests hold it or wait for it; dropped with the last of them."""
 
     @asynccontextmanager
     async def hold(self, user_id: str) -> AsyncIterator[None]:
-        """Wait for the learner's turn, and keep it for the block.
+        """Hold the learner's lock during the block.
 
         Raises:
-            TooFast: it did not come in time.
+            TooFast: the lock was not free in time.
         """
         lock, count = self._waiting.get(user_id) or (asyncio.Lock(), 0)
         self._waiting[user_id] = lock, count + 1
@@ -33,7 +33,7 @@ class UserLocks:
                 async with asyncio.timeout(self._patience_s):
                     await lock.acquire()
             except TimeoutError:
-                raise TooFast("earlier requests of this learner are not answered yet", RETRY_AFTER_S) from None
+                raise TooFast("earlier requests of this learner are still running", RETRY_AFTER_S) from None
             try:
                 yield
             finally:
@@ -44,5 +44,5 @@ class UserLocks:
                 self._waiting[user_id] = lock, count - 1
 
     def __len__(self) -> int:
-        """Learners with a turn."""
+        """The number of learners whose lock is held or waited for."""
         return len(self._waiting)
