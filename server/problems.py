@@ -22,7 +22,7 @@ PROBLEM = "playhead.problem"
 RETRY_AFTER_S = 2
 MAX_NAME = 64
 """Characters of a parameter's name that a refusal repeats."""
-NOT_KEPT = {"Cache-Control": "no-store"}
+NO_STORE = {"Cache-Control": "no-store"}
 """On every answer about a learner: no cache on the way keeps it."""
 _BY_STATUS = {404: Problem.NOT_FOUND, 405: Problem.METHOD, 413: Problem.TOO_LARGE}
 
@@ -77,7 +77,7 @@ def response(
     }
     if fields:
         body["errors"] = [{"pointer": f.pointer, "detail": f.detail, "in": where} for f in fields]
-    answer = ProblemResponse(json.dumps(body), problem.value.status, NOT_KEPT, media_type="application/problem+json")
+    answer = ProblemResponse(json.dumps(body), problem.value.status, NO_STORE, media_type="application/problem+json")
     answer.problem = problem
     if problem.value.status in (429, 503):
         answer.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))

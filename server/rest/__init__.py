@@ -1,1 +1,1 @@
-"""The HTTP routes: each takes a request apart, asks a service, and puts the answer together."""
+"""The HTTP routes: each parses a request, calls the services, and builds the response."""

@@ -1,4 +1,4 @@
-"""Reads request bodies: bounded in size and time, JSON with each key once, validated; or a RestError that says why."""
+"""Reads and validates request bodies, bounded in size and time. A JSON object with a duplicate key is refused."""
 
 import asyncio
 from typing import Any, TypeVar
@@ -11,13 +11,19 @@ from playhead.protocol.codecs import read_json
 from playhead.protocol.errors import FrameError, Problem
 from playhead.protocol.messages import Message, field_errors
 from playhead.server.limits.body_memory import Body, BodyMemory, Payer, gave_way
-from playhead.server.problems import NOT_KEPT, RestError
+from playhead.server.problems import NO_STORE, RestError
 
 M = TypeVar("M", bound=Message)
 
 
 class BodyReader:
-    """Args: the limits that every body is held to, and the room that all share."""
+    """Reads request bodies.
+
+    Args:
+        max_bytes: the largest body.
+        timeout_s: how long a body may take to arrive.
+        arriving: the memory that all bodies share.
+    """
 
     def __init__(self, max_bytes: int, timeout_s: float, arriving: BodyMemory) -> None:
         self._max_bytes = max_bytes
@@ -25,27 +31,32 @@ class BodyReader:
         self._arriving = arriving
 
     async def tree(self, request: Request, payer: Payer, *media_types: str, max_bytes: int | None = None) -> Any:
-        """The body as a JSON tree; of at most `max_bytes`, where that is less than all bodies are held to.
+        """The body as a JSON tree.
+
+        Args:
+            payer: whose share of the memory the body uses.
+            media_types: those accepted.
+            max_bytes: a limit below the general one.
 
         Raises:
-            RestError: of another media type, compressed, too large, too slow, not JSON.
-            TooFast, Busy: too much of this payer, or of all, is under way.
+            RestError: the body has another media type, is compressed, too large, too slow or not JSON.
+            TooFast, Busy: the bodies of this payer, or all bodies, use too much memory.
         """
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type not in media_types:
-            raise RestError(Problem.MEDIA_TYPE, f"the content type should be {' or '.join(media_types)}")
+            raise RestError(Problem.MEDIA_TYPE, f"the Content-Type should be {' or '.join(media_types)}")
         codings = {
             coding.strip().lower() for coding in ",".join(request.headers.getlist("content-encoding")).split(",")
         }
         if codings - {"", "identity"}:
-            raise RestError(Problem.MEDIA_TYPE, "a body with Content-Encoding is not taken: send it uncompressed")
+            raise RestError(Problem.MEDIA_TYPE, "Content-Encoding is not supported: send the body uncompressed")
         try:
             return read_json(await self._read(request, payer, min(self._max_bytes, max_bytes or self._max_bytes)))
         except FrameError as error:
             raise RestError(Problem.NOT_JSON, error.detail) from None
 
     async def message(self, request: Request, payer: Payer, model: type[M]) -> M:
-        """The body as a `model`; raises as `tree` does, and RestError with a pointer to each bad field."""
+        """The body as a `model`. Raises what `tree` raises, and a RestError with a pointer to each invalid field."""
         return validated(model, await self.tree(request, payer, "application/json"))
 
     async def _read(self, request: Request, payer: Payer, max_bytes: int) -> bytes:
@@ -57,12 +68,12 @@ class BodyReader:
                     async for chunk in request.stream():
                         body += chunk
                         if len(body) > max_bytes:
-                            raise RestError(Problem.TOO_LARGE, f"a body has at most {max_bytes} bytes")
+                            raise RestError(Problem.TOO_LARGE, f"the body should have at most {max_bytes} bytes")
                         self._arriving.grow(counted, len(chunk))
         except TimeoutError:
             if counted is not None and counted.gave_way:
                 raise gave_way() from None
-            raise RestError(Problem.TIMEOUT, f"a body arrives within {self._timeout_s:g} s") from None
+            raise RestError(Problem.TIMEOUT, f"the body did not arrive within {self._timeout_s:g} s") from None
         except ClientDisconnect:
             raise RestError(Problem.NOT_JSON, "the body ended early") from None
         return bytes(body)
@@ -77,7 +88,7 @@ def validated(model: type[M], tree: Any) -> M:
         raise RestError(Problem.INVALID, detail, fields) from None
 
 
-def answer(message: Message, status: int = 200) -> Response:
-    """A model as JSON, absent fields left out."""
+def json_response(message: Message, status: int = 200) -> Response:
+    """A model as JSON, without absent fields."""
     text = message.model_dump_json(by_alias=True, exclude_none=True)
-    return Response(text, status, NOT_KEPT, media_type="application/json")
+    return Response(text, status, NO_STORE, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Health, honestly: alive is not ready, and ready means that a heartbeat would be stored."""
+"""Health checks: `/livez` for the process, `/readyz` for whether a heartbeat would be stored."""
 
 import asyncio
 import json
@@ -9,13 +9,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from playhead.server.clock import StoreClock
-from playhead.server.problems import NOT_KEPT
+from playhead.server.problems import NO_STORE
 from playhead.server.services import Services
 from playhead.storage.store import NotDurable, StoreUnavailable
 
 
 class HealthEndpoints:
-    """`/livez`: the process answers. `/readyz`: the store does too, in every lane, and no batch is stuck."""
+    """`/livez`: the process answers. `/readyz`: so does the store on every lane, and no batch is stuck."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -29,7 +29,7 @@ class HealthEndpoints:
     async def ready(self, request: Request) -> Response:
         services = self._services
         if services.drain.begun:
-            return _status(503, "the process ends")
+            return _status(503, "the process is shutting down")
         try:
             lanes = await services.hub.lanes()
             async with asyncio.timeout(services.store.timeout_s):
@@ -46,7 +46,7 @@ class HealthEndpoints:
         if missing:
             return _status(503, f"nothing is acked: {missing}", lanes=shown)
         if trouble:
-            return _status(503, "the store does not take records", lanes=shown)
+            return _status(503, "the store does not accept records", lanes=shown)
         more: dict[str, Any] = {"lanes": shown}
         if isinstance(clock := services.clock, StoreClock):
             notes = [*notes, *([clock.note] if clock.note else [])]
@@ -60,4 +60,4 @@ class HealthEndpoints:
 
 
 def _status(code: int, text: str, **more: Any) -> Response:
-    return Response(json.dumps({"status": text, **more}), code, NOT_KEPT, media_type="application/json")
+    return Response(json.dumps({"status": text, **more}), code, NO_STORE, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Ids in the path and options in the query, each refused by name."""
+"""Validates path and query parameters; an error names each invalid one."""
 
 import re
 from collections import Counter
@@ -13,11 +13,11 @@ from playhead.server.problems import bad_parameter, bad_parameters
 _id: TypeAdapter[str] = TypeAdapter(Id)
 _DIGITS = re.compile(r"[0-9]{1,16}")
 MAX_NAMED = 10
-"""Bad parameters that one refusal names."""
+"""Invalid parameters that one error names at most."""
 
 
 class SegmentConvertor(Convertor[str]):
-    """A path segment that is no word of the contract's own, so that GET /progress/update is 405, not a bad userId."""
+    """A path segment that is none of the contract's keywords, so that GET /progress/update is 405, not a bad userId."""
 
     regex = r"(?!(?:update|sync|realtime|summary|engagement)(?:/|$))[^/]+"
 
@@ -32,25 +32,26 @@ register_url_convertor("segment", SegmentConvertor())
 
 
 def path_id(request: Request, name: str) -> str:
-    """A UUID of the path, in lower case."""
+    """A UUID in the path, in lower case."""
     try:
         return _id.validate_python(request.path_params[name])
     except ValidationError:
         raise bad_parameter(name, "should be a UUID", "path") from None
 
 
-def only_query(request: Request, *names: str) -> None:
-    """Refuse what no answer would heed: a parameter other than these, or one of these twice.
+def check_query(request: Request, *names: str) -> None:
+    """Refuse query parameters other than `names`, and those given more than once.
 
-    One that begins with _ passes: it is there for caches. Pages, files and health take no notice of any.
+    Parameters that begin with `_` are ignored, because clients add them to get past caches. Pages, files and health
+    checks ignore all parameters.
 
     Raises:
-        RestError: 422, naming each of them.
+        RestError: 422, naming the parameters.
     """
     if not request.scope["query_string"]:
         return
     said = Counter(name for name, _ in request.query_params.multi_items() if not name.startswith("_"))
-    known = f"known here: {', '.join(names)}" if names else "none is known here"
+    known = f"expected: {', '.join(names)}" if names else "this endpoint has none"
     bad = {name: f"unknown parameter; {known}" for name in said if name not in names}
     bad |= {name: "should be given once" for name in names if said[name] > 1}
     if bad:

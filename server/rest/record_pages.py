@@ -1,7 +1,7 @@
-"""All records of a learner as a REST answer: page by page, so that others are served meanwhile and little is in memory.
+"""All records of a learner as a REST response, built page by page to bound its memory and to let other requests run.
 
-What is short goes out whole, with its length. What is long is written in chunks as the client takes them: the next page
-is not made before.
+A short response is sent whole, with a Content-Length. A long one is written in chunks: the next page is built only when
+the client has taken the chunks before it.
 """
 
 import asyncio
@@ -15,20 +15,20 @@ from starlette.types import Receive, Scope, Send
 from playhead.protocol.messages import RecordView
 from playhead.protocol.record import Record
 from playhead.protocol.rest import ItemOutcome, ItemView, ProgressList, item_view, record_view
-from playhead.server.problems import NOT_KEPT
+from playhead.server.problems import NO_STORE
 from playhead.server.transport.config import TCP_CONNECTION, TcpConnection
 from playhead.storage.store import Changes, StoreUnavailable, newest_first
 
 WHOLE_BYTES = 2_097_152
-"""Most that is put together before the first byte is sent, but for HTTP/1.0, which has no chunks."""
+"""The most that is built before the first byte is sent. For HTTP/1.0, which has no chunks, the whole body is built."""
 CHUNK_BYTES = 65_536
-"""Written at once: the client must take so much within `write_timeout_s`."""
+"""The size of one write, which the client must take within `write_timeout_s`."""
 _items = TypeAdapter(list[ItemView])
 _views = TypeAdapter(list[RecordView])
 _EMPTY = b"[]"
 
 
-async def parts(
+async def json_parts(
     user_id: str,
     changes: Changes,
     now: int,
@@ -37,13 +37,13 @@ async def parts(
     delta: bool,
     outcomes: list[ItemOutcome] | None = None,
 ) -> AsyncIterator[bytes]:
-    """The JSON of a ProgressList, newest first.
+    """Generate the JSON of a ProgressList, newest record first.
 
     Args:
-        now: ms since 1970; no instant in it is later.
-        full: in full detail, with `rev` and `epoch`.
-        delta: with what was deleted.
-        outcomes: of a sync's items; only in full detail.
+        now: ms since 1970; no instant in the response is later.
+        full: whether to include full detail, `rev` and `epoch`.
+        delta: whether to include deleted records.
+        outcomes: the outcomes of a sync's items, shown in full detail only.
     """
     around = ProgressList(user_id=user_id, progress_data=[])
     if full:
@@ -70,14 +70,14 @@ def _full(records: list[tuple[str, Record]], now: int) -> bytes:
     return _views.dump_json(views, by_alias=True, exclude_none=True)[1:-1]
 
 
-class Listing(Response):
-    """An answer of which some is ready.
+class RecordsResponse(Response):
+    """A response that is built in part before it is sent.
 
     Args:
         ready: its beginning.
-        rest: what follows, None where that is nothing.
-        write_timeout_s: for the client to take a chunk.
-        on_end: called when it is written, or never will be.
+        rest: the parts that follow; None if `ready` is all.
+        write_timeout_s: how long the client may take for one chunk.
+        on_end: called once the response is written or abandoned.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Listing(Response):
         write_timeout_s: float,
         on_end: Callable[[], None],
     ) -> None:
-        super().__init__(b"", 200, NOT_KEPT, media_type="application/json")
+        super().__init__(b"", 200, NO_STORE, media_type="application/json")
         self._ready = ready
         self._rest = rest
         self._write_timeout_s = write_timeout_s
@@ -100,8 +100,8 @@ class Listing(Response):
     @classmethod
     async def begin(
         cls, request: Request, rest: AsyncIterator[bytes], write_timeout_s: float, on_end: Callable[[], None]
-    ) -> "Listing":
-        """Make as much of it as may wait. Raises StoreUnavailable."""
+    ) -> "RecordsResponse":
+        """Build the response, or as much of it as may be kept in memory. Raises StoreUnavailable."""
         ready: list[bytes] = []
         size = 0
         async for part in rest:
@@ -145,6 +145,6 @@ class Listing(Response):
                 yield part
 
     async def _write(self, send: Send, data: bytes, more: bool) -> None:
-        """Raises TimeoutError: the client does not take it."""
+        """Raises TimeoutError if the client does not take the data."""
         async with asyncio.timeout(self._write_timeout_s):
             await send({"type": "http.response.body", "body": data, "more_body": more})

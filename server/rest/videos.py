@@ -1,4 +1,4 @@
-"""What is known of a video: its catalogue entry, and who watched how much of it."""
+"""The endpoints for videos: catalogue entries, summaries and analytics."""
 
 from typing import TypeVar
 
@@ -9,8 +9,8 @@ from starlette.routing import Route
 from playhead.protocol.errors import Problem
 from playhead.protocol.rest import Analytics, Summary, VideoBody, VideoView
 from playhead.server.problems import RestError
-from playhead.server.rest.bodies import BodyReader, answer
-from playhead.server.rest.parameters import only_query, path_id
+from playhead.server.rest.bodies import BodyReader, json_response
+from playhead.server.rest.parameters import check_query, path_id
 from playhead.server.security.audit import actor_of, audited
 from playhead.server.security.identity import ANALYTICS, PROGRESS_ANY
 from playhead.server.services import Services
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class VideoEndpoints:
-    """Handlers; `routes` says which path is whose."""
+    """The handlers; `routes` maps paths to them."""
 
     def __init__(self, services: Services, bodies: BodyReader) -> None:
         self._services = services
@@ -29,26 +29,26 @@ class VideoEndpoints:
     def routes(self) -> list[Route]:
         return [
             Route("/progress/summary/{videoId}", self.summary),
-            Route("/videos/{videoId}", self.one, methods=["GET", "PUT"]),
+            Route("/videos/{videoId}", self.dispatch, methods=["GET", "PUT"]),
             Route("/analytics/videos/{videoId}", self.analytics),
         ]
 
     async def summary(self, request: Request) -> Response:
-        """O(1) in viewers: the totals are kept, not counted.
+        """Averages over a video's viewers, in O(1), because the totals are kept up to date with each commit.
 
-        Callers who may see single viewers anyway see the figures of now, others those that `min_audience` allows; with
-        fewer viewers the same as for none.
+        Callers who may read the data of single viewers get the current figures. Others get the figures that
+        `min_audience` permits; below that number of viewers the response is that of a video without viewers.
         """
         identity = await self._services.access.identify(request)
-        only_query(request)
+        check_query(request)
         video_id = path_id(request, "videoId")
         store, batch = self._services.store, self._services.settings.min_audience
         if identity.has(ANALYTICS) or identity.has(PROGRESS_ANY):
             found = await store.totals(video_id)
         else:
             found = await store.released_totals(video_id, batch)
-        totals = _sound(found, "totals")
-        return answer(
+        totals = _undamaged(found, "totals")
+        return json_response(
             Summary(
                 video_id=video_id,
                 average_watched_duration=_average(totals),
@@ -58,11 +58,11 @@ class VideoEndpoints:
 
     async def analytics(self, request: Request) -> Response:
         (await self._services.access.identify(request)).require(ANALYTICS)
-        only_query(request)
+        check_query(request)
         video_id = path_id(request, "videoId")
         found = await self._services.store.analytics(video_id, self._services.clock().wall)
-        totals, curve, watching = _sound(found, "totals")
-        return answer(
+        totals, curve, watching = _undamaged(found, "totals")
+        return json_response(
             Analytics(
                 video_id=video_id,
                 average_watched_duration=_average(totals),
@@ -75,15 +75,15 @@ class VideoEndpoints:
             )
         )
 
-    async def one(self, request: Request) -> Response:
+    async def dispatch(self, request: Request) -> Response:
         return await (self.put if request.method == "PUT" else self.get)(request)
 
     async def put(self, request: Request) -> Response:
-        """Records of the video take a new duration over at once, where there are thousands soon."""
+        """Write a catalogue entry. A new duration is also written to existing records, in the background if slow."""
         access = self._services.access
         identity = await access.identify(request)
         identity.require(PROGRESS_ANY)
-        only_query(request)
+        check_query(request)
         video_id = path_id(request, "videoId")
         body = await self._bodies.message(request, access.payer(request, identity), VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
@@ -93,31 +93,31 @@ class VideoEndpoints:
             is_same = isinstance(known, Video) and known.duration_ms == video.duration_ms
             if video.duration_ms and not is_same:
                 async with backfill.changing(video_id):
-                    _sound(await store.put_video(video_id, video), "catalogue entry")
+                    _undamaged(await store.put_video(video_id, video), "catalogue entry")
             else:
-                _sound(await store.put_video(video_id, video), "catalogue entry")
+                _undamaged(await store.put_video(video_id, video), "catalogue entry")
             act.outcome = "created" if known is None else "unchanged" if known == video else "changed"
-        return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
+        return json_response(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
     async def get(self, request: Request) -> Response:
         await self._services.access.identify(request)
-        only_query(request)
+        check_query(request)
         video_id = path_id(request, "videoId")
-        video = _sound(await self._services.store.video(video_id), "catalogue entry")
+        video = _undamaged(await self._services.store.video(video_id), "catalogue entry")
         if video is None:
-            raise RestError(Problem.NOT_FOUND, "the catalogue has no such video")
-        return answer(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
+            raise RestError(Problem.NOT_FOUND, "this video is not in the catalogue")
+        return json_response(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
 
-def _sound(found: T | Damaged, what: str) -> T:
-    """What the store has, if it can be read. Raises RestError: not until it is repaired."""
+def _undamaged(found: T | Damaged, what: str) -> T:
+    """Return what was read from the store. Raises RestError if it is damaged; a retry fails until it is repaired."""
     if isinstance(found, Damaged):
-        raise RestError(Problem.DAMAGED, f"the stored {what} of this video can't be read ({found.why})")
+        raise RestError(Problem.DAMAGED, f"the stored {what} of this video is damaged ({found.why})")
     return found
 
 
 def _average(totals: Totals) -> int:
-    """Mean s a viewer, rounded half up; 0 without viewers."""
+    """Mean seconds for each viewer, rounded half up; 0 without viewers."""
     return (2 * totals.watched + totals.viewers) // (2 * totals.viewers) if totals.viewers else 0
 
 

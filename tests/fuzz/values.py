@@ -12,7 +12,7 @@ from playhead.protocol import scalars
 from playhead.protocol.codecs import read_json
 from playhead.protocol.errors import FieldError, FrameError
 from playhead.server.problems import MAX_NAME, RestError
-from playhead.server.rest.parameters import MAX_NAMED, only_query, path_id, query_choice, query_int
+from playhead.server.rest.parameters import MAX_NAMED, check_query, path_id, query_choice, query_int
 
 _HEX = "[0-9a-f]"
 _SHAPES = {
@@ -92,7 +92,7 @@ def _parameters(data: bytes, text: str) -> None:
     request = Request(scope)
     unknown: tuple[FieldError, ...] = ()
     try:
-        only_query(request, "limit")
+        check_query(request, "limit")
     except RestError as error:
         unknown = error.fields
     assert len(unknown) <= MAX_NAMED

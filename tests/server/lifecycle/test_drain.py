@@ -133,7 +133,7 @@ async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds
         assert untaken_bytes(running.port) > 100_000
         running.kill(signal.SIGTERM)
         async with rest(running.running) as fresh:
-            assert await not_ready(fresh) == "the process ends"
+            assert await not_ready(fresh) == "the process is shutting down"
         assert not any(task.done() for task in words), "the notice comes before the goodbyes"
         async with connect(running.running.ws) as late:
             said, code = await last_words(late)
@@ -253,7 +253,7 @@ async def test_a_second_signal_ends_it_at_once(workers: int, tmp_path: Path) -> 
     ):
         below = descendants(running.process.pid)
         running.kill(signal.SIGTERM)
-        assert await not_ready(api) == "the process ends"
+        assert await not_ready(api) == "the process is shutting down"
         if workers > 1:  # its parent hears of nothing until it has told all workers
             await asyncio.gather(*(until_not_ready(running) for _ in range(8)))
         assert await running.stop(signal.SIGTERM) == 128 + signal.SIGTERM

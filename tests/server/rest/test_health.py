@@ -155,7 +155,7 @@ async def test_a_store_that_answers_and_takes_no_writes_is_told(store: PrivateRe
         await admin.config_set("maxmemory", 1)
         server.clock.advance(5)
         await player.beat(video, played=[[5, 10]], position=10, state="playing")
-        assert (await readiness(api, 503))["status"] == "the store does not take records"
+        assert (await readiness(api, 503))["status"] == "the store does not accept records"
         assert ok(await api.get(f"/progress/{user}/{video}"))["watchedDuration"] == 5
         assert player.inbox == [], "nothing is acked while nothing is stored"
         await admin.config_set("maxmemory", 0)
