@@ -92,9 +92,9 @@ async def _with_store(name: str, settings: Settings, given: dict[str, Any]) -> i
             await store.check()
             clock = await StoreClock.of(store)
             options = {option: value for option, value in given.items() if value not in (None, False)}
-            with audited(name, operator(), log=name in AUDITED and not given.get("check"), **options) as act:
+            with audited(name, operator(), log=name in AUDITED and not given.get("check"), **options) as action:
                 code = await command(store, stored, clock)
-                act.outcome = "done" if code == 0 else "incomplete"
+                action.outcome = "done" if code == 0 else "incomplete"
             return code
         except StoreUnavailable as error:
             if right := lacked_right(error):

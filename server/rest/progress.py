@@ -149,7 +149,7 @@ class ProgressEndpoints:
 
     async def _identified(self, request: Request) -> tuple[Identity, Any]:
         """The identity of the sender and the body's JSON tree. A beacon has no headers, so its body holds the token."""
-        if not self._access.authenticator.on or "authorization" in request.headers:
+        if not self._access.authenticator.enabled or "authorization" in request.headers:
             identity = await self._access.identify(request)
             return identity, await self._bodies.tree(request, self._access.payer(request, identity), *REALTIME_TYPES)
         tree = await self._bodies.tree(
@@ -187,7 +187,7 @@ class ProgressEndpoints:
         check_query(request)
         user_id, video_id = identity.act_for(path_id(request, "userId")), path_id(request, "videoId")
         of_another = identity.user_id != user_id
-        with audited("progress.delete", actor_of(identity), user=user_id, video=video_id, log=of_another) as act:
+        with audited("progress.delete", actor_of(identity), user=user_id, video=video_id, log=of_another) as action:
             await barrier(self._services.heartbeats)
             waiter = OpsWaiter(user_id, [(video_id, self._now)])
             await waiter.commit(self._services.requests)
@@ -195,7 +195,7 @@ class ProgressEndpoints:
                 raise _no_progress()
             if waiter.outcomes[0] is Outcome.FAILED:
                 raise _damaged()
-            act.outcome = "deleted"
+            action.outcome = "deleted"
         return json_response(Deleted())
 
     async def engagement(self, request: Request) -> Response:

@@ -29,7 +29,7 @@ class SessionEndpoints:
         identity.require(PROGRESS_ANY)
         check_query(request)
         user_id = path_id(request, "userId")
-        with audited("sessions.end", actor_of(identity), user=user_id) as act:
+        with audited("sessions.end", actor_of(identity), user=user_id) as action:
             damaged = await self._services.store.end_sessions(user_id, self._services.clock().wall)
             if damaged is not None:
                 detail = (
@@ -37,5 +37,5 @@ class SessionEndpoints:
                     "damaged, so processes that start later do not know of it; repair it with `playhead rebuild`"
                 )
                 raise RestError(Problem.DAMAGED, detail)
-            act.outcome = "ended"
+            action.outcome = "ended"
         return json_response(SessionsEnded())

@@ -88,7 +88,7 @@ class VideoEndpoints:
         body = await self._bodies.message(request, access.payer(request, identity), VideoBody)
         video = Video(body.title, round(body.duration * 1_000))
         store, backfill = self._services.store, self._services.duration_backfill
-        with audited("catalogue.put", actor_of(identity), video=video_id) as act:
+        with audited("catalogue.put", actor_of(identity), video=video_id) as action:
             known = await store.video(video_id)
             is_same = isinstance(known, Video) and known.duration_ms == video.duration_ms
             if video.duration_ms and not is_same:
@@ -96,7 +96,7 @@ class VideoEndpoints:
                     _undamaged(await store.put_video(video_id, video), "catalogue entry")
             else:
                 _undamaged(await store.put_video(video_id, video), "catalogue entry")
-            act.outcome = "created" if known is None else "unchanged" if known == video else "changed"
+            action.outcome = "created" if known is None else "unchanged" if known == video else "changed"
         return json_response(VideoView(video_id=video_id, title=video.title, duration=video.duration_ms / 1_000))
 
     async def get(self, request: Request) -> Response:

@@ -1,1 +1,1 @@
-"""Who is asking and what they may do: tokens, key sets, origins, rights, the audit log."""
+"""Authentication and authorization: tokens, key sets, origins, scopes, and the audit log."""

@@ -1,4 +1,4 @@
-"""Who sends this request, and whether it may come so often."""
+"""Identifies the caller of each REST request and charges it to a rate limit."""
 
 from functools import partial
 
@@ -19,24 +19,27 @@ from playhead.server.transport.config import TCP_CONNECTION
 
 
 class Access:
-    """The identity behind a REST request, and the bucket that pays for it."""
+    """Identifies callers, and charges their requests and answers to users, addresses or services."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.answer_memory = AnswerMemory(
             settings.max_unread_bytes, max(settings.max_queue_bytes, settings.max_unread_bytes_per_user)
         )
-        """What clients have asked for and not taken yet."""
+        """Answers that clients have not read yet."""
         self.authenticator = Authenticator(settings)
         self.clock = clock
-        """This machine's: of tokens, and of how often somebody comes."""
+        """This machine's clock, which the expiry of tokens and the rate limits go by."""
         self._users = Buckets(settings.requests_per_s, settings.requests_burst, "requests")
         self._addresses = Buckets(settings.address_requests_per_s, settings.address_requests_burst, "requests")
 
     async def identify(self, request: Request, token: str | None = None) -> Identity:
-        """Args: token: what the body gave, for a beacon, which has no headers.
+        """Identify the caller and charge for the request.
+
+        Args:
+            token: the token in the body, for a beacon, which has no headers.
 
         Raises:
-            PeerError: no valid token, or too many requests.
+            PeerError: there is no valid token, or the caller has sent too many requests.
         """
         identity = await self.verify(address_of(request.scope), request.headers, token)
         self.charge(request, identity)
@@ -48,38 +51,44 @@ class Access:
         return identity
 
     async def verify(self, address: str, headers: Headers, token: str | None = None) -> Identity:
-        """Who a request's header or else `token` speaks for; a bad one is paid for by the address that it came from.
+        """Identify the caller by the Authorization header, or else by `token`.
+
+        Failed attempts are charged to the address.
 
         Raises:
-            PeerError: no valid token, or too many that were not.
+            PeerError: there is no valid token, or the address has sent too many invalid ones.
         """
         try:
             return await self.authenticator.identify(
-                (bearer(headers) if self.authenticator.on else None) or token, address
+                (bearer(headers) if self.authenticator.enabled else None) or token, address
             )
         except PeerError:
             self._addresses.take(address, self._now())
             raise
 
     def charge(self, request: Request, identity: Identity, cost: float = 1.0) -> None:
-        """Raises TooFast. Users pay for themselves; where there are no tokens, addresses do; services do not."""
+        """Charge a request to its user, or to its address where there are no tokens; services are exempt.
+
+        Raises:
+            TooFast: the rate limit is exceeded.
+        """
         self._charge(self.payer(request, identity), cost)
 
     def payer(self, request: Request, identity: Identity | None = None) -> Payer:
-        """Whose share a request's body and answer take; None: not known before the body is read."""
+        """Whose share the request's body and answer use; without an identity, which a body may hold, the address's."""
         return self.payer_at(address_of(request.scope), identity)
 
     def payer_at(self, address: str, identity: Identity | None) -> Payer:
-        if identity is None or not self.authenticator.on:
+        if identity is None or not self.authenticator.enabled:
             return Payer(Kind.ADDRESS, address)
         return Payer(Kind.SERVICE if identity.has(PROGRESS_ANY) else Kind.USER, identity.subject)
 
     def large_read(self, payer: Payer, shown_bytes: int = 0, *, refuse: bool = True) -> LargeRead:
-        """A read of all that a learner has.
+        """A read of all records of a learner.
 
         Args:
-            shown_bytes: most of the answer that is in memory together.
-            refuse: where the payer's requests are used up; else the next ones wait for it.
+            shown_bytes: the largest part of the answer that is in memory at one time.
+            refuse: whether to refuse the read if the payer's requests are used up; otherwise their next requests wait.
         """
         charge = partial(self._charge if refuse else self._owe, payer)
         return LargeRead(self.answer_memory.account(payer), charge, partial(self._owe, payer), shown_bytes)
@@ -100,7 +109,7 @@ class Access:
 
 
 def address_of(scope: Scope) -> str:
-    """One caller's address; behind a trusted proxy, what that says."""
+    """The network of the client, or of the client that a trusted proxy names."""
     client = scope.get("client")
     return network_of(client[0]) if client else ""
 
@@ -109,7 +118,7 @@ HOW_TO_SEND = "send it in the header Authorization: Bearer, or over a WebSocket 
 
 
 def has_token_in_url(query: bytes) -> bool:
-    """Query strings end up in logs, histories and Referer headers: a token there is as good as published."""
+    """Whether a query string holds a token. Query strings end up in logs, histories and Referer headers."""
     if not query:
         return False
     names = (pair.partition(b"=")[0].lower() for pair in query.split(b"&"))

@@ -1,9 +1,9 @@
-"""Who used a right over others' data: one line for each such act in the log `playhead.audit`, at any --log-level.
+"""The audit log: one line in the log `playhead.audit`, at any --log-level, for each action on other users' data.
 
     event=progress.delete actor=<subject of the token> user=<id> video=<id> outcome=deleted
 
-Names of events and keys are stable. A value with anything but letters, digits and a few signs is quoted, so that no
-subject can pass for another key. There is no token and no content in a line.
+The names of events and keys are stable. A value with anything but letters, digits and a few signs is quoted, so that a
+subject cannot imitate another key. Lines contain no tokens and no content.
 """
 
 import json
@@ -22,44 +22,47 @@ logger = logging.getLogger("playhead.audit")
 _PLAIN = re.compile(r"[\w.:/@+-]{1,200}", re.ASCII)
 
 
-class Act:
-    """What is going on; whoever does it says how it ended."""
+class Action:
+    """An action under way; the code that performs it sets the outcome."""
 
     outcome = "done"
 
 
 @contextmanager
-def audited(event: str, actor: str, log: bool = True, **target: object) -> Iterator[Act]:
-    """Log the act when the block ends, however it ends; a failed one may have been done in part.
+def audited(event: str, actor: str, log: bool = True, **target: object) -> Iterator[Action]:
+    """Log the action when the block ends, also when it fails. A failed action may have taken effect in part.
 
     Args:
-        log: whether it is one that is logged: learners may do to their own data what is logged of others.
+        event: the name of the action.
+        actor: who performs it.
+        log: whether to log it; False for learners who act on their own data.
+        target: what it acts on.
     """
-    act = Act()
+    action = Action()
     try:
-        yield act
+        yield action
     except PeerError as error:
-        act.outcome = error.problem.code
+        action.outcome = error.problem.code
         raise
     except (StoreUnavailable, Full):
-        act.outcome = "unavailable"
+        action.outcome = "unavailable"
         raise
     except BaseException:
-        act.outcome = "failed"
+        action.outcome = "failed"
         raise
     finally:
         if log:
-            pairs = {"event": event, "actor": actor, **target, "outcome": act.outcome}
+            pairs = {"event": event, "actor": actor, **target, "outcome": action.outcome}
             logger.info("%s", " ".join(f"{name}={_quoted(value)}" for name, value in pairs.items()))
 
 
 def actor_of(identity: Identity) -> str:
-    """The subject of a caller's token; `anybody`, where the service asks for none."""
+    """The subject of the caller's token, or `anybody` where the service runs without tokens."""
     return identity.subject or "anybody"
 
 
 def operator() -> str:
-    """Whoever runs a command on this machine."""
+    """The user who runs a command on this machine."""
     return f"uid:{os.getuid()}" if hasattr(os, "getuid") else "operator"
 
 

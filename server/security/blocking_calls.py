@@ -1,7 +1,8 @@
-"""Blocking calls in threads that nobody waits for.
+"""Runs blocking calls in daemon threads.
 
-The event loop's own threads are joined when the process ends: one in which a peer sends a byte now and then, so that no
-timeout of a read ever comes, would keep the process from ending. And they are few, so that some such would stop all.
+The event loop's own executor threads are joined when the process ends. A peer that sends one byte now and then, so that
+no read ever times out, would keep such a thread busy and the process from ending. There are also few of them, so a few
+such calls would block all others.
 """
 
 import asyncio
@@ -12,21 +13,26 @@ from typing import TypeVar
 
 T = TypeVar("T")
 MOST = 4
-"""Threads that were given up and have not ended."""
+"""The most threads at a time, including those of abandoned calls; beyond it, calls are refused."""
 
 
 class BlockingCalls:
-    """Calls of one kind. Args: name: of its threads."""
+    """Runs the blocking calls of one kind.
+
+    Args:
+        name: the name of the threads.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._threads: set[threading.Thread] = set()
 
     async def run(self, call: Callable[[], T], within_s: float) -> T:
-        """What it returns, or raises.
+        """Run `call` in a thread, and return or raise what it does.
 
         Raises:
-            TimeoutError: it has not ended in time, and goes on alone; or too many earlier ones still do.
+            TimeoutError: the call has not ended in time, and continues in the background; or too many earlier calls
+                still do.
         """
         self._threads = {thread for thread in self._threads if thread.is_alive()}
         if len(self._threads) >= MOST:
@@ -36,7 +42,7 @@ class BlockingCalls:
 
         def settle(result: T | None, error: Exception | None) -> None:
             if outcome.done():
-                return  # nobody waits any more
+                return  # the caller has given up
             if error is not None:
                 outcome.set_exception(error)
             else:
@@ -48,7 +54,7 @@ class BlockingCalls:
                 result = call()
             except Exception as error:
                 failure = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(settle, result, failure)
 
         thread = threading.Thread(target=work, name=self._name, daemon=True)

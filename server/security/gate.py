@@ -1,4 +1,4 @@
-"""The first that a request meets: refuses foreign origins, and tokens in the URL, before anything else is looked at."""
+"""The outermost middleware: refuses foreign origins and tokens in the URL before anything else is done."""
 
 from typing import Any
 
@@ -15,7 +15,11 @@ CORS_MAX_AGE_S = 600
 
 
 class Gate:
-    """ASGI middleware. Refuses a WebSocket before it is accepted; a token in its URL, the endpoint explains."""
+    """ASGI middleware that refuses requests by their origin or URL.
+
+    A WebSocket from a foreign origin is refused before it is accepted. One with a token in its URL is accepted, so that
+    the endpoint can send an error that explains the problem.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings, refusals: Refusals) -> None:
         self._app = app
@@ -28,17 +32,17 @@ class Gate:
             await self._app(scope, receive, send)
         elif (objection := self._origins.objection(scope)) is not None:
             self._refusals.add(objection.reason, "Refused %s", objection.sentence)
-            detail = "allow this origin by the setting allowed_origins, and call the service by a name of its own"
+            detail = "the origin should be in the setting allowed_origins, and the Host one of the service's own names"
             await _refuse(Problem.ORIGIN, detail, scope, receive, send)
         elif scope["type"] == "http" and has_token_in_url(scope["query_string"]):
             self._refusals.add("token_in_url", "Refused a request with a token in its URL: %s", HOW_TO_SEND)
-            await _refuse(Problem.UNAUTHORIZED, f"a token has no place in the URL: {HOW_TO_SEND}", scope, receive, send)
+            await _refuse(Problem.UNAUTHORIZED, f"the URL must not hold a token: {HOW_TO_SEND}", scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
 def cors(settings: Settings) -> dict[str, Any]:
-    """What Starlette's CORSMiddleware tells the browsers of other origins' pages: the same list, and no cookies."""
+    """The arguments for Starlette's CORSMiddleware: the same list of origins, and no cookies."""
     return {
         "allow_origins": settings.allowed_origins,
         "allow_methods": ["GET", "POST", "PUT", "DELETE"],

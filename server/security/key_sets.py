@@ -1,6 +1,7 @@
-"""Keys that verify tokens: one that is configured, or a key set (RFC 7517) that is fetched and looked up by `kid`.
+"""The keys that verify tokens: one configured key, or a key set (RFC 7517) that is fetched and searched by `kid`.
 
-Invariant: a key comes from the configuration alone; what a token says is compared, never followed or opened.
+Invariant: keys come from the configured source only. The values in a token are compared; a URL, file or key in a token
+is never used.
 """
 
 import asyncio
@@ -31,21 +32,22 @@ logger = logging.getLogger(__name__)
 REFRESH_S = 300.0
 """A key set older than this is fetched again."""
 TRUST_S = 900.0
-"""A key set that could not be fetched again for so long is trusted no more."""
+"""A key set that could not be fetched again for this long is no longer trusted."""
 COOLDOWN_S = 10.0
-"""Between two fetches for unknown key ids of one address, and after a failed fetch; on average also of all."""
+"""The pause after a failed fetch, and between two fetches that one address causes by unknown key ids. It is also the
+average pause between the fetches that all addresses cause so."""
 FETCH_BURST = 5
-"""Fetches for unknown key ids at once, of all addresses together."""
+"""Fetches that all addresses together may cause at once by unknown key ids."""
 MAX_REMEMBERED = 10_000
-"""Refused tokens, and their addresses, that are remembered; beyond it FETCH_BURST still limits the fetches."""
+"""Refused tokens, and addresses, that are remembered; beyond it FETCH_BURST still limits the fetches."""
 RETRY_S = 1.0
-"""For a caller whose token arrived during a fetch that did not find its key."""
+"""The retry delay for a token that arrived during a fetch which did not find its key."""
 FETCH_TIMEOUT_S = 5.0
 MIN_RSA_BITS = 2_048
 
 
 class KeysUnavailable(PeerError):
-    """Nobody can say now whether a token is good; come back after `retry_after_s`."""
+    """A token cannot be verified now; the client may retry after `retry_after_s`."""
 
     def __init__(self, detail: str, retry_after_s: float) -> None:
         super().__init__(Problem.KEYS, detail)
@@ -53,12 +55,12 @@ class KeysUnavailable(PeerError):
 
 
 class Cooldown:
-    """Who or what has to wait: bounded, and forgotten after COOLDOWN_S."""
+    """Names that must wait for COOLDOWN_S. Their number is bounded by MAX_REMEMBERED."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._until: dict[str, float] = {}
-        """Oldest first, as all wait equally long."""
+        """When each name's wait ends, the first to end first, because all waits are equally long."""
 
     def __len__(self) -> int:
         return len(self._until)
@@ -79,16 +81,16 @@ class KeySource(Protocol):
     algorithm: str
 
     async def key(self, kid: str | None, token: str = "", address: str = "") -> Any:
-        """The key with this id, for a `token` that came from `address`.
+        """The key with the id `kid`, to verify `token`, which came from `address`.
 
         Raises:
-            PeerError: there is none (UNAUTHORIZED), or nobody can say now (KEYS).
+            PeerError: there is no such key (UNAUTHORIZED), or whether there is one cannot be known now (KEYS).
         """
         ...
 
 
 class FixedKey:
-    """The one that is configured, whatever id a token gives."""
+    """The one configured key, used for all tokens whatever their `kid`."""
 
     def __init__(self, key: Any, algorithm: str) -> None:
         self._key = key
@@ -99,7 +101,7 @@ class FixedKey:
 
 
 def algorithm_of(key: object) -> str | None:
-    """The algorithm that a public key is for; None where we take no such key, or it is too weak."""
+    """The algorithm that a public key is for; None if its kind is not supported, or the key is too weak."""
     if isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         return "RS256"
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
@@ -108,40 +110,42 @@ def algorithm_of(key: object) -> str | None:
 
 
 def key_from_file(path: Path, algorithm: str | None) -> FixedKey:
-    """A PEM public key.
+    """Read a public key from a PEM file.
 
     Raises:
-        ValueError: no such file, no public key in it, not one for `algorithm`, or anybody can put another one there.
+        ValueError: the file cannot be read, holds no public key or not one for `algorithm`, or is writable by everyone.
     """
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
-                raise ValueError(f"jwt_key_file {path}: everybody can write to it: take that right away (chmod o-w)")
+                raise ValueError(f"jwt_key_file {path}: the file is writable by everyone; run chmod o-w on it")
             text = file.read()
     except OSError as error:
         raise ValueError(f"jwt_key_file {path}: {error.strerror}") from None
     try:
         key = load_pem_public_key(text)
     except (ValueError, TypeError):
-        raise ValueError(f"jwt_key_file {path}: there is no PEM public key in it") from None
+        raise ValueError(f"jwt_key_file {path}: the file contains no PEM public key") from None
     fits = algorithm_of(key)
     if fits is None:
-        raise ValueError(f"jwt_key_file {path}: should be RSA of {MIN_RSA_BITS} bits or more, P-256 or Ed25519")
+        raise ValueError(
+            f"jwt_key_file {path}: the key should be RSA with {MIN_RSA_BITS} bits or more, P-256 or Ed25519"
+        )
     if algorithm not in (None, fits):
         raise ValueError(f"jwt_key_file {path}: the key is for {fits}, but jwt_algorithm is {algorithm}")
     return FixedKey(key, fits)
 
 
 class KeySet:
-    """A JWKS behind a URL, fetched off the loop, one fetch at a time, when it is old or lacks a key id.
+    """A JSON Web Key Set at a URL. It is fetched when it is old or lacks a key id, in a thread, one fetch at a time.
 
-    An id that the set lacks may belong to a key that was just rotated in, so only a fetch that began after the token
-    arrived decides about that token. Fetches are limited, since anybody can make up key ids: an address whose id a
-    fetch did not find causes no other fetch for COOLDOWN_S, and all addresses share FETCH_BURST. Where these limits, or
-    a failed fetch, prevent a fetch, the answer is KEYS (come back later), never UNAUTHORIZED.
+    An unknown id may belong to a key that was just rotated in, so a token is refused only after a fetch that began when
+    the token had arrived. Fetches are limited, because anyone can make up key ids: an address whose id a fetch did not
+    find causes no other fetch for COOLDOWN_S, and all addresses share FETCH_BURST. If a fetch is prevented by these
+    limits or fails, the error is KEYS (retry later), never UNAUTHORIZED.
 
     Raises:
-        ValueError: `url` is not https, nor http to this machine.
+        ValueError: `url` is neither https nor http to this machine.
     """
 
     def __init__(self, url: str, algorithm: str, now: Callable[[], float] = time.monotonic) -> None:
@@ -157,59 +161,59 @@ class KeySet:
         self._fetched: float | None = None
         self._tried = -COOLDOWN_S
         self.failures = 0
-        """Of fetches, since the process began."""
+        """Failed fetches since the process began."""
         self._outage = Outage(logger, "The key set can't be used", "The key set can be used again")
         self._failed = False
-        """Whether the last fetch brought no news."""
+        """Whether the last fetch failed."""
         self._fetching: asyncio.Task[None] | None = None
         self._requested = False
-        """Whether the fetch under way has sent its request: what arrives later may be newer than its answer."""
+        """Whether the fetch under way has sent its request: the key of a later token may be newer than the response."""
         self._budget = Bucket(1 / COOLDOWN_S, FETCH_BURST, now())
-        self._refused = Cooldown(now)
-        """Digests of tokens, not key ids: a stranger can guess the id of the next key, but not sign a token by it."""
-        self._barred = Cooldown(now)
-        """Addresses."""
+        self._refused_tokens = Cooldown(now)
+        """By digest, not by key id: a stranger can guess the id of the next key, but not sign a token with it."""
+        self._refused_addresses = Cooldown(now)
+        """Addresses whose last unknown key id was not found by a fetch."""
 
     async def key(self, kid: str | None, token: str = "", address: str = "") -> Any:
         if kid is None:
             raise PeerError(Problem.UNAUTHORIZED, "the token has no kid")
         if self._age() > REFRESH_S and not self._under_way and not self._cooling:
-            self._start_fetch()  # nobody waits as long as the keys are still trusted
+            self._start_fetch()  # in the background, because the known keys are still trusted
         if kid not in self._keys or self._age() > TRUST_S:
-            await self._decide(kid, sha256(token.encode()).hexdigest(), address)
+            await self._look_up(kid, sha256(token.encode()).hexdigest(), address)
         return self._keys[kid]
 
-    async def _decide(self, kid: str, token: str, address: str) -> None:
-        """Return once `kid` is known.
+    async def _look_up(self, kid: str, token: str, address: str) -> None:
+        """Fetch the key set if needed, and return once `kid` is known.
 
         Raises:
-            PeerError: the issuer does not know it (UNAUTHORIZED), or nobody can say now (KEYS).
+            PeerError: the issuer has no such key (UNAUTHORIZED), or whether it has cannot be known now (KEYS).
         """
-        if self._refused.left_s(token):
+        if self._refused_tokens.left_s(token):
             raise _unknown_key()
         if not self._under_way:
             if wait_s := self._wait_s(address):
-                raise KeysUnavailable("the token's key is not known yet, and its issuer was asked moments ago", wait_s)
+                raise KeysUnavailable("the token's key is unknown, and the key set was fetched moments ago", wait_s)
             self._start_fetch()
         decisive = not self._requested
         assert self._fetching is not None  # noqa: S101 under way, or started above
-        await asyncio.shield(self._fetching)  # others wait too: a caller that gives up does not end it for them
+        await asyncio.shield(self._fetching)  # a caller that gives up must not cancel the fetch for others
         if self._age() > TRUST_S or (self._failed and kid not in self._keys):
             raise KeysUnavailable("the key set can't be fetched", COOLDOWN_S)
         if kid in self._keys:
             return
         if not decisive:
-            raise KeysUnavailable("the token's key is not known yet", RETRY_S)
-        self._refused.add(token)
-        self._barred.add(address)
+            raise KeysUnavailable("the token's key was not in the key set that was being fetched", RETRY_S)
+        self._refused_tokens.add(token)
+        self._refused_addresses.add(address)
         raise _unknown_key()
 
     def _wait_s(self, address: str) -> float:
-        """How long until a token from `address` may cause a fetch; 0: it may now, and has paid for it."""
+        """Seconds until a token from `address` may cause a fetch; 0 if it may now, which is then counted."""
         now = self._now()
         if self._cooling:
             return self._tried + COOLDOWN_S - now
-        if left_s := self._barred.left_s(address):
+        if left_s := self._refused_addresses.left_s(address):
             return left_s
         return 0.0 if self._budget.take(now) else self._budget.wait_s()
 
@@ -219,7 +223,7 @@ class KeySet:
 
     @property
     def _cooling(self) -> bool:
-        """Whether a fetch has failed a moment ago: an issuer in trouble is left alone, whoever asks."""
+        """Whether a fetch failed less than COOLDOWN_S ago; until then no fetch starts, to spare the issuer."""
         return self._failed and self._now() - self._tried < COOLDOWN_S
 
     def _age(self) -> float:
@@ -232,10 +236,11 @@ class KeySet:
     async def _fetch(self) -> None:
         self._requested = True
         try:
-            # The client's own timeout holds for each read only.
+            # The client's own timeout limits each read only, not the whole fetch.
             keys = await self._blocking.run(lambda: self._client.get_signing_keys(True), 2 * FETCH_TIMEOUT_S)
         except Exception as error:
-            # Unreachable, not JSON, no keys: no news. Its type alone is logged: a URL may hold secrets.
+            # The issuer is unreachable, or its response is not JSON or has no keys. Only the error's type is logged,
+            # because its text may hold the URL, and that may hold secrets.
             self._failed = True
             self.failures += 1
             self._outage.failed(type(error).__name__)

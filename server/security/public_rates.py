@@ -1,4 +1,4 @@
-"""What asks nobody for a token, files and health: held to a rate by address, each kind apart."""
+"""Rate limits by address for the endpoints that need no token: files and health checks, each kind separately."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -15,14 +15,18 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class PublicRates:
-    """Args: clock: this machine's."""
+    """Adds rate limits to routes.
+
+    Args:
+        clock: this machine's clock.
+    """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
 
     def limited(self, what: str, routes: Iterable[Route]) -> Iterator[Route]:
-        """The same routes, with one bucket of an address for all of them; `what` names them in a refusal."""
+        """Limit the routes, with one bucket for each address. `what` names the kind of request in the error."""
         settings = self._settings
         buckets = Buckets(settings.public_requests_per_s, settings.public_requests_burst, what)
         for route in routes:

@@ -170,8 +170,8 @@ class Conversation:
         access, headers = self._services.access, Headers(scope=scope)
         if has_token_in_url(scope["query_string"]):
             self._services.refusals.add("token_in_url", "Refused a WebSocket with a token in its URL: %s", HOW_TO_SEND)
-            raise PeerError(Problem.UNAUTHORIZED, f"a token has no place in the URL: {HOW_TO_SEND}")
-        if not access.authenticator.on:
+            raise PeerError(Problem.UNAUTHORIZED, f"the URL must not hold a token: {HOW_TO_SEND}")
+        if not access.authenticator.enabled:
             return None
         if "authorization" in headers:
             return await access.verify(self._address, headers)
