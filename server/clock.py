@@ -1,16 +1,16 @@
-"""The clocks of the service, passed to whatever needs the time.
+"""The clocks of the service, passed to the modules that need the time.
 
 Every instant that is stored, or compared with one of another node, is read from a `StoreClock`: the store's own time,
-which is the same for all nodes. It is sampled at the start and every EVERY_S, and carried from one sample to the next
-by this machine's monotonic clock. Its wall clock is never asked, so it does not matter how wrong that is, or becomes.
+which is the same for all nodes. It is sampled at startup and every EVERY_S, and extrapolated between samples by this
+machine's monotonic clock. The machine's wall clock is not used, so it does not matter how wrong it is or becomes.
 
-On a cluster the store's time is that of the primary which has the key of the epoch. After a failover it is that of the
-new primary, as if the store's clock had been set: the next sample follows it, whichever way. Where the readings are
-ahead by at most SLEW_MS they run at half the speed until they are not. By more than that they go back at once: new
-nodes, and devices that send instants of their own, are there already. What was stored meanwhile is then later than now
-and binds nobody (`protocol.record.believed`).
+On a cluster the store's time is that of the primary which has the epoch key. After a failover it is that of the new
+primary, as if the store's clock had been set: the next sample follows it in either direction. If the readings are ahead
+by at most SLEW_MS they advance at half speed until they agree. If further ahead they step back at once, because new
+nodes, and devices that send their own instants, already have the new time. Instants stored in the meantime are then in
+the future and do not outrank new reports (`protocol.record.believed`).
 
-Only tokens go by this machine's clock: a store whose clock is wrong must not prolong what has expired.
+Only tokens go by this machine's clock, so that a store with a wrong clock cannot extend the life of an expired token.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 Clock = Callable[[], Now]
 
 SAMPLES = 3
-"""Readings to a sample; the one with the shortest round trip counts."""
+"""Readings in a sample; the one with the shortest round trip is used."""
 EVERY_S = 5.0
 SLEW_MS = 1_000
-"""How far a clock that is ahead is waited for, not set back."""
+"""A clock that is ahead by up to this much is slowed down instead of stepped back."""
 FAR_MS = 2_000
-"""From here on this machine's clock is worth a warning."""
+"""An offset of this machine's clock beyond this is logged as a warning."""
 
 
 def system_clock() -> Now:
@@ -42,12 +42,12 @@ def system_clock() -> Now:
 
 
 class StoreClock:
-    """The store's time by one process; call it for a reading.
+    """The store's time as one process knows it; call the object for a reading.
 
     Args:
         store_time: asks the store for its time, ms since 1970; raises StoreUnavailable.
         machine: this machine's clocks.
-        reference: whose time it is.
+        reference: whose time this is, "store" or "machine".
     """
 
     def __init__(
@@ -57,23 +57,23 @@ class StoreClock:
         self._store_time = store_time
         self._machine = machine
         self._ahead_of_mono = 0
-        """The store's time less the monotonic clock, ms."""
+        """The store's time minus the monotonic clock, ms."""
         self._lead = self._lead_since = 0
-        """How far the readings were ahead of the store's time, and when, by the monotonic clock."""
+        """How far the readings were ahead of the store's time, ms, and when that was, by the monotonic clock."""
         self._is_far = False
         self.uncertainty_ms = 0
-        """How far the last sample may be wrong: half of its round trip."""
+        """The error bound of the last sample: half of its round trip."""
         self._sampled = 0
 
     @classmethod
     async def of(cls, store: Store, machine: Clock = system_clock, *, or_machine: bool = False) -> Self:
-        """The clock of this store, with its first sample.
+        """Create the clock of this store and take its first sample.
 
         Args:
-            or_machine: sample this machine's clock where the store's user may not ask for the store's.
+            or_machine: use this machine's clock if the store's ACL does not permit TIME.
 
         Raises:
-            StoreUnavailable: no answer.
+            StoreUnavailable: the store does not answer.
         """
         clock = cls(store.time, machine)
         try:
@@ -110,33 +110,33 @@ class StoreClock:
 
     @property
     def is_far(self) -> bool:
-        """Whether this machine's clock is worth a warning."""
+        """Whether this machine's clock is off by more than FAR_MS."""
         return abs(self.offset_ms) > FAR_MS
 
     @property
     def note(self) -> str | None:
-        """What an operator should know; None where all is well."""
+        """A sentence for the operator; None if all is well."""
         return str(self) if self.is_far or self.reference == "machine" else None
 
     def __str__(self) -> str:
         if self.reference == "machine":
             return (
-                "The store's user may not ask for its time, so records go by this machine's clock, and several nodes "
-                "by several clocks: allow +time"
+                "The store's ACL does not permit TIME, so records are timestamped by this machine's clock, and each "
+                "node uses its own: allow +time"
             )
         offset = self.offset_ms
         where = f"{abs(offset) / 1_000:.3f} s {'ahead of' if offset >= 0 else 'behind'} the store's"
-        return f"This machine's clock is {where}. Records go by the store's, the expiry of tokens by this machine's"
+        return f"This machine's clock is {where}. Records use the store's clock, the expiry of tokens this machine's"
 
     async def run(self) -> None:
-        """Sample for ever; cancel it to stop. While the store is away the readings just go on."""
+        """Take samples until cancelled. During an outage of the store the readings continue without them."""
         while True:
             await asyncio.sleep(EVERY_S)
             with suppress(StoreUnavailable):
                 await self.sample()
 
     async def sample(self) -> None:
-        """Follow the store's time. Raises StoreUnavailable."""
+        """Take a sample and adjust to it. Raises StoreUnavailable."""
         offset, error = await self._measured()
         self.uncertainty_ms = error
         if abs(offset - self._ahead_of_mono) > error:
@@ -146,7 +146,7 @@ class StoreClock:
             logger.log(logging.WARNING if self._is_far else logging.INFO, "%s", self)
 
     async def _measured(self) -> tuple[int, int]:
-        """The store's time less the monotonic clock, and how far that may be wrong; ms."""
+        """The store's time minus the monotonic clock, and the error bound of that; ms."""
         found: list[tuple[int, int]] = []
         for _ in range(SAMPLES):
             asked = self._machine().mono
@@ -163,9 +163,9 @@ class StoreClock:
         self._ahead_of_mono = offset
         self._lead, self._lead_since = (ahead, mono) if 0 < ahead <= SLEW_MS else (0, 0)
         if abs(ahead) > SLEW_MS:
-            way = "back" if ahead > 0 else "on"
-            why = "the store's clock was set, or this machine slept"
-            logger.warning("The time of new records goes %s by %.3f s: %s", way, abs(ahead) / 1_000, why)
+            way = "back" if ahead > 0 else "forward"
+            why = "the store's clock was set, or this machine was suspended"
+            logger.warning("The time of new records steps %s by %.3f s: %s", way, abs(ahead) / 1_000, why)
 
     def _at(self, mono: int) -> int:
         wall = mono + self._ahead_of_mono

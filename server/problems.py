@@ -1,4 +1,4 @@
-"""Every REST error as RFC 9457 problem details, with a stable `type` and, where fields are bad, a pointer to each."""
+"""REST errors as RFC 9457 problem details, with a stable `type` and a pointer to each invalid field."""
 
 import json
 import logging
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:playhead:problem:"
 PROBLEM = "playhead.problem"
-"""In the ASGI scope: what was answered with."""
+"""The key in the ASGI scope for the Problem that the response reports."""
 RETRY_AFTER_S = 2
 MAX_NAME = 64
-"""Characters of a parameter's name that a refusal repeats."""
+"""Characters of a parameter's name that an error repeats."""
 NO_STORE = {"Cache-Control": "no-store"}
-"""On every answer about a learner: no cache on the way keeps it."""
+"""A header on every response with data of a learner, so that no cache stores it."""
 _BY_STATUS = {404: Problem.NOT_FOUND, 405: Problem.METHOD, 413: Problem.TOO_LARGE}
 
 
 class RestError(PeerError):
-    """A problem to answer with; `where` says what its pointers point into."""
+    """An error to respond with; `where` (body, path or query) says what its pointers refer to."""
 
     def __init__(self, problem: Problem, detail: str, fields: tuple[FieldError, ...] = (), where: str = "body") -> None:
         super().__init__(problem, detail, fields)
@@ -36,7 +36,7 @@ class RestError(PeerError):
 
 
 class ProblemResponse(Response):
-    """Leaves its problem in the scope, for whoever counts."""
+    """A problem response; it leaves its Problem in the ASGI scope, where it is counted."""
 
     problem: Problem
 
@@ -46,19 +46,19 @@ class ProblemResponse(Response):
 
 
 def bad_parameter(name: str, detail: str, where: str) -> RestError:
-    """A bad value in the path or the query."""
+    """An error for an invalid value in the path or the query."""
     return bad_parameters({name: detail}, where)
 
 
 def bad_parameters(details: Mapping[str, str], where: str) -> RestError:
-    """Several, by their names, which may be anything that a client sends."""
+    """An error for several invalid values, by their names, which may be anything that a client sends."""
     fields = tuple(FieldError(f"/{_escaped(name)}", detail) for name, detail in details.items())
     detail = "; ".join(f"{name[:MAX_NAME]}: {detail}" for name, detail in details.items())
     return RestError(Problem.INVALID, detail, fields, where)
 
 
 def _escaped(name: str) -> str:
-    """RFC 6901, 3."""
+    """Escape a name for a JSON Pointer (RFC 6901, 3)."""
     return name[:MAX_NAME].replace("~", "~0").replace("/", "~1")
 
 
@@ -89,18 +89,18 @@ def response(
 
 
 async def on_peer_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, PeerError)  # noqa: S101 registered for nothing else
+    assert isinstance(error, PeerError)  # noqa: S101 registered for this class only
     retry_after_s = getattr(error, "retry_after_s", RETRY_AFTER_S)
     return response(error.problem, str(error), error.fields, getattr(error, "where", "body"), retry_after_s)
 
 
 async def on_unavailable(request: Request, error: Exception) -> Response:
-    return response(Problem.UNAVAILABLE, "the store did not take or give it in time")
+    return response(Problem.UNAVAILABLE, "the store did not answer in time")
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own: unknown path, wrong method."""
-    assert isinstance(error, HTTPException)  # noqa: S101 registered for nothing else
+    """Respond to Starlette's own errors: an unknown path or a wrong method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 registered for this class only
     problem = _BY_STATUS.get(error.status_code, Problem.INVALID)
     answer = response(problem, f"{request.method} {request.url.path[:200]}")
     for name, value in (error.headers or {}).items():
@@ -109,8 +109,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_crash(request: Request, error: Exception) -> Response:
-    """A bug of ours: nothing of it goes out."""
-    return response(Problem.INTERNAL, "this is our mistake; it has been logged")
+    """Respond to a bug without disclosing anything about it."""
+    return response(Problem.INTERNAL, "an internal error has occurred and was logged")
 
 
 HANDLERS: dict[Any, Any] = {

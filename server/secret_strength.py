@@ -1,6 +1,6 @@
-"""How hard a secret is to guess, at most: refuses those that nobody drew at random.
+"""An upper bound on how hard a secret is to guess, to refuse secrets that are not random.
 
-A statistic of the text alone. It recognizes repetitions, runs and sequences, not words: a passphrase passes.
+It is a statistic of the text alone: it detects repetitions, runs and sequences, but no words, so a passphrase passes.
 """
 
 import math
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 MIN_BITS = 64.0
-"""32 random bytes have 110 or more by this estimate, as they are or in hexadecimal or base64."""
+"""The estimate for 32 random bytes is 110 or more, whether raw, hexadecimal or base64."""
 REPETITION = 4
-"""Bytes that have occurred before, in this order, are no chance and add nothing."""
-LOOKED_AT = 1_024
-"""Of a longer secret, its first bytes."""
+"""A sequence of this many bytes that has occurred before is not chance, and adds nothing to the estimate."""
+EXAMINED_BYTES = 1_024
+"""Only this many bytes from the beginning of a longer secret are examined."""
 PLACEHOLDERS = ("changeme", "changethis", "replaceme", "yoursecret", "your256bitsecret", "placeholder", "supersecret")
-"""From the examples of many programs, ours among them; without case and punctuation."""
+"""Secrets in the examples of many programs, this one included; without case and punctuation."""
 
 
 def entropy_bits(secret: bytes) -> float:
-    """An upper estimate, by the frequency of bytes and of the steps between neighbours."""
-    novel = _without_repetitions(secret[:LOOKED_AT])
+    """Estimate an upper bound from the frequencies of the bytes and of the differences between adjacent bytes."""
+    novel = _without_repetitions(secret[:EXAMINED_BYTES])
     steps = [(after - before) % 256 for before, after in pairwise(novel)]
     return min(_bits(novel), _bits(steps))
 

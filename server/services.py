@@ -1,4 +1,4 @@
-"""What endpoints need of the process they live in; `server.app` makes the one of each process."""
+"""The services of a process that endpoints use; `server/app.py` creates them."""
 
 from dataclasses import dataclass
 
@@ -19,18 +19,18 @@ from playhead.storage.store import Flusher, Store
 class Services:
     settings: Settings
     clock: Clock
-    """Of all that is stored, or compared with what another node has stored: the store's, but where a test gives one."""
+    """The store's clock unless a test passes another: for all instants that are stored or compared across nodes."""
     access: Access
     admission: Admission
     store: Store
     hub: Hub
     heartbeats: Flusher
-    """The scheduled lane: heartbeats, batched for a flush interval."""
+    """The scheduled lane: heartbeats, batched for one flush interval."""
     requests: Flusher
-    """The immediate lane: what a REST answer waits for; concurrent requests share a commit."""
+    """The immediate lane: reports whose REST response waits for the commit; concurrent requests share one."""
     duration_backfill: DurationBackfill
     drain: Drain
     refusals: Refusals
     counts: TrafficCounts
     user_locks: UserLocks
-    """What is large, for each learner one after the other: syncs, and reads of all records."""
+    """Held while a sync is stored, so that the syncs of a learner run one at a time."""

@@ -140,7 +140,7 @@ async def test_a_reading_that_is_far_ahead_goes_back(
     line.ahead_ms -= by_ms
     await clock.sample()
     assert clock().wall == line.ahead_ms + machine.mono
-    (told,) = (record for record in caplog.records if "The time of new records goes back" in record.message)
+    (told,) = (record for record in caplog.records if "The time of new records steps back" in record.message)
     assert f"{by_ms / 1_000:.3f} s" in told.message
 
 
@@ -281,7 +281,7 @@ async def test_a_machine_whose_clock_is_wrong_says_so(tmp_path: Path) -> None:
             ready = ok(await api.get("/readyz"))
             assert abs(ready["clock"]["offsetMs"] - 3_600_000) < FAR_MS
             (note,) = (note for note in ready["notes"] if "ahead of the store's" in note)
-            assert "Records go by the store's, the expiry of tokens by this machine's" in note
+            assert "Records use the store's clock, the expiry of tokens this machine's" in note
             assert abs((await scraped(api))["playhead_clock_offset_seconds{}"] - 3_600) < FAR_MS / 1_000
             assert abs(parse_instant(player.welcome["serverTime"]) - system_clock().wall) < 60_000
             await player.play(video, 0, 10)

@@ -60,7 +60,7 @@ REFUSED = {
     "a malformed origin": (upgrade("Origin: k3yboard cat"), 403, ("malformed",)),
     "an origin with a path": (upgrade("Origin: https://evil.example/k3yboard"), 403, ("origin (malformed)",)),
     "an endless origin": (upgrade(f"Origin: https://{'evil.' * 1_000}example"), 403, ("https://evil.", "…")),
-    "two origins": (upgrade(EVIL, EVIL), 403, ("several headers",)),
+    "two origins": (upgrade(EVIL, EVIL), 403, ("several Host or Origin headers",)),
     "a foreign host": (
         upgrade().replace(b"Host: localhost", b"Host: rebound.example:8000"),
         403,
