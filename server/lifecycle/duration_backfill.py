@@ -56,7 +56,8 @@ class DurationBackfill:
             PeerError: too many videos wait already. Nothing was written; the client may retry.
         """
         if len(self._videos) + self._being_written >= MAX_VIDEOS and video_id not in self._videos:
-            raise PeerError(Problem.UNAVAILABLE, "too many videos wait for their new duration to be written to their records")
+            detail = "too many videos wait for their new duration to be written to existing records"
+            raise PeerError(Problem.UNAVAILABLE, detail)
         self._being_written += 1
         try:
             yield

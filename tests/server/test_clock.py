@@ -277,7 +277,7 @@ async def test_a_machine_whose_clock_is_wrong_says_so(tmp_path: Path) -> None:
             rest(program.running) as api,
             device(program.running, user) as player,
         ):
-            await program.logged("WARNING server.serve: This machine's clock is 3600.0")
+            await program.logged("WARNING playhead.server.commands.serve: This machine's clock is 3600.0")
             ready = ok(await api.get("/readyz"))
             assert abs(ready["clock"]["offsetMs"] - 3_600_000) < FAR_MS
             (note,) = (note for note in ready["notes"] if "ahead of the store's" in note)
@@ -290,7 +290,7 @@ async def test_a_machine_whose_clock_is_wrong_says_so(tmp_path: Path) -> None:
             wall.set(-86_400)
             assert abs(ok(await api.get("/readyz"))["clock"]["offsetMs"] + 86_400_000) < FAR_MS
             wall.set(0)
-            await program.logged("INFO server.clock: This machine's clock is 0.0")
+            await program.logged("INFO playhead.server.clock: This machine's clock is 0.0")
             ready = ok(await api.get("/readyz"))
             assert abs(ready["clock"]["offsetMs"]) < FAR_MS
             assert not [note for note in ready.get("notes", ()) if "clock" in note]

@@ -6,7 +6,7 @@ import pytest
 
 from playhead.storage.outage import Outage
 
-logger = logging.getLogger("storage.outage.test")
+logger = logging.getLogger("playhead.storage.outage.test")
 
 
 class Clock:
