@@ -21,10 +21,6 @@ START_MS = 1_764_000_000_000
 PATIENT = {"frames_burst": 1_000_000, "address_requests_burst": 1_000_000, "requests_burst": 1_000_000}
 """Tests come faster than people do, all from one address, by a clock that stands still."""
 
-BY_ASGI = "redis7"
-"""On this store fixtures serve with `direct=False`. Neither way of a frame knows which store there is, so a test that
-runs on both stores runs on both ways."""
-
 _MISTAKES = PeerMistakeFilter()
 
 
@@ -61,10 +57,51 @@ class Running:
 
 
 class _Server(uvicorn.Server):
+    """uvicorn's server without its fixed waits, which would cost each test 0.15 s of idle time.
+
+    Tests that start the real program (tests/server/program.py) run uvicorn's own loop and shutdown.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._stopping.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
-        """Signals stay pytest's."""
+        """Leave signals to pytest."""
         yield
+
+    async def main_loop(self) -> None:
+        """Run until `stop`; uvicorn looks every 0.1 s."""
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close as uvicorn does, but wait for connections in small steps instead of 0.1 s at least."""
+        for server in self.servers:
+            server.close()
+        for each in sockets or ():
+            each.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110 it has no event
+                    await asyncio.sleep(0.002)
+                for server in self.servers:
+                    await server.wait_closed()
+        except TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel()
+        await self.lifespan.shutdown()
 
 
 @contextlib.asynccontextmanager
@@ -94,8 +131,8 @@ async def serving(
         try:
             while not server.started:
                 assert not task.done(), "the server did not start"
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.002)
             yield Running(listener.getsockname()[1], chosen, clock)
         finally:
-            server.should_exit = True
+            server.stop()
             await task
