@@ -18,6 +18,12 @@ from tests import leaks
 from tests.clustered import clustered
 from tests.missing import program
 
+STORES = dict.fromkeys(("property", "storage", "stories"), ("valkey", "redis7"))
+"""The folders whose tests run on every store that we support: the embedded Valkey and Debian's Redis 7.
+
+The tests of other folders run on the embedded Valkey, unless they are marked `stores("valkey", "redis7", "cluster")`
+with the stores that they need: the server reaches a store only through storage/.
+"""
 DEFAULT_EXAMPLES = 100
 START_TIMEOUT_S = 20
 
@@ -47,11 +53,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each store that we promise to run on: the embedded Valkey and Debian's Redis 7; a cluster where a module asks."""
+    """Parametrize tests by store, and those marked `frame_paths` by the path that WebSocket frames take as well."""
     chosen = any(mark.args[0] == "store_server" for mark in metafunc.definition.iter_markers("parametrize"))
-    if "store_server" in metafunc.fixturenames and not chosen:
-        cluster = ["cluster"] if getattr(metafunc.module, "ON_CLUSTER", False) else []
-        metafunc.parametrize("store_server", ["valkey", "redis7", *cluster], indirect=True, scope="session")
+    if "store_server" not in metafunc.fixturenames or chosen:
+        return
+    folder = metafunc.definition.path.relative_to(Path(__file__).parent).parts[0]
+    mark = metafunc.definition.get_closest_marker("stores")
+    stores: tuple[str, ...] = mark.args if mark is not None else STORES.get(folder, ("valkey",))
+    if "direct" in metafunc.fixturenames and metafunc.definition.get_closest_marker("frame_paths") is not None:
+        cases = [*((store, True) for store in stores), ("valkey", False)]
+        ids = [*stores, "valkey-asgi"]
+        metafunc.parametrize(("store_server", "direct"), cases, indirect=True, ids=ids, scope="session")
+    else:
+        metafunc.parametrize("store_server", stores, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def direct(request: pytest.FixtureRequest) -> bool:
+    """Whether frames bypass ASGI, as under our own server; False only in tests marked `frame_paths`."""
+    return bool(getattr(request, "param", True))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from tests.rest import ok, rest
 from tests.security.callers import bearer, guarded
 from tests.security.issuer import token
 
-ON_CLUSTER = True
 BATCH = 5
 HIDDEN = (0, 0.0)
 """The figures of a video that nobody has watched."""

@@ -8,13 +8,12 @@ import pytest
 from playhead.server.transport.http import BoundedHttp
 from playhead.server.transport.websocket import BoundedWebSocket
 from tests.conftest import StoreServer
-from tests.serving import BY_ASGI, Running, serving
+from tests.serving import Running, serving
 
 
 @pytest.fixture
-async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
-    """A server with a clock that stands still, on each store and by each way of a frame."""
-    direct = store_server.name != BY_ASGI
+async def server(store_server: StoreServer, direct: bool, prefix: str) -> AsyncIterator[Running]:
+    """A server with a clock that stands still."""
     async with serving(redis_url=store_server.url, key_prefix=prefix, direct=direct) as running:
         yield running
 

@@ -26,7 +26,7 @@ from tests.server.program import serve
 from tests.serving import START_MS, FakeClock
 from tests.storage.own_store import as_playhead, opened, running, written_acl
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 DAY_S = 86_400
 
 

@@ -19,7 +19,7 @@ from tests.inside import keys_of, parts_of, recounted
 from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 NOW = 5_000
 MANY = 450
 """More than two script calls hold."""

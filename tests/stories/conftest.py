@@ -1,4 +1,4 @@
-"""Every story runs on each store, over the WebSocket and over REST."""
+"""Every story runs on each store, over the WebSocket, by each path of its frames, and over REST."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -8,16 +8,16 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import StoreServer
-from tests.serving import BY_ASGI, Running, serving
+from tests.serving import Running, serving
 from tests.stories.players import Learner
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(store_server: StoreServer) -> AsyncIterator[Running]:
+async def running(store_server: StoreServer, direct: bool) -> AsyncIterator[Running]:
     """One server for all stories on a store: each story has its own learner and video, and continues with the clock of
     the previous one."""
     settings = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}", "flush_interval_s": 0.01}
-    async with serving(direct=store_server.name != BY_ASGI, **settings) as server:
+    async with serving(direct=store_server.name != **settings) as server:
         yield server
 
 

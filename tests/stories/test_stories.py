@@ -10,8 +10,7 @@ import pytest
 from playhead.protocol.scalars import format_instant
 from tests.stories.players import Learner, Player
 
-ON_CLUSTER = True
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.frame_paths]
 
 DURATION = 2_700
 MINUTE_MS = 60_000

@@ -21,19 +21,19 @@ from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, PATIENCE_S, Device, device
 from tests.rest import dump, ok, rest
 from tests.server import bad_values as bad
-from tests.serving import BY_ASGI, Running, serving
+from tests.serving import Running, serving
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.frame_paths]
 
 V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 both = pytest.mark.parametrize("codec", [JSON, MSGPACK])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """One server that all bad frames go to, by each way of a frame."""
+async def server(store_server: StoreServer, direct: bool) -> AsyncIterator[Running]:
+    """One server that receives all the bad frames."""
     settings = {"redis_url": store_server.url, "key_prefix": "bad-frames", "flush_interval_s": 0.02}
-    async with serving(direct=store_server.name != BY_ASGI, **settings) as running:
+    async with serving(direct=direct, **settings) as running:
         yield running
 
 

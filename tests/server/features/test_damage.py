@@ -29,7 +29,7 @@ from tests.inside import keys_of, parts_of
 from tests.rest import ok, rest, scraped
 from tests.serving import FakeClock, Running, serving
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 ROUNDS = 6
 USERS = [str(UUID(int=n)) for n in range(4)]
 VIDEOS = [str(UUID(int=100 + n)) for n in range(5)]

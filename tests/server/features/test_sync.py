@@ -17,7 +17,7 @@ from tests.device import JSON, Device, device
 from tests.rest import ok, rest
 from tests.serving import START_MS, Running
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7")
 MANY = 3_000
 
 

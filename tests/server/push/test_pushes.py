@@ -33,9 +33,9 @@ from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device
 from tests.inside import keys_of, parts_of
 from tests.rest import ok, rest
-from tests.serving import BY_ASGI, START_MS, Running, serving
+from tests.serving import START_MS, Running, serving
 
-ON_CLUSTER = True
+pytestmark = [pytest.mark.stores("valkey", "redis7"), pytest.mark.frame_paths]
 
 
 class Nobody:
@@ -59,17 +59,18 @@ class Pair:
 
 
 @pytest.fixture(params=["one-process", "two-processes"])
-async def pair(request: pytest.FixtureRequest, store_server: StoreServer, prefix: str) -> AsyncIterator[Pair]:
+async def pair(
+    request: pytest.FixtureRequest, store_server: StoreServer, direct: bool, prefix: str
+) -> AsyncIterator[Pair]:
     """The device that changes something is connected `here`, the one that is told `there`."""
-    direct = store_server.name != BY_ASGI
     async with paired(store_server.url, prefix, two=request.param == "two-processes", direct=direct) as opened:
         yield opened
 
 
 @pytest.fixture
-async def processes(store_server: StoreServer, prefix: str) -> AsyncIterator[Pair]:
+async def processes(store_server: StoreServer, direct: bool, prefix: str) -> AsyncIterator[Pair]:
     """Two processes."""
-    async with paired(store_server.url, prefix, direct=store_server.name != BY_ASGI) as opened:
+    async with paired(store_server.url, prefix, direct=direct) as opened:
         yield opened
 
 
@@ -135,6 +136,7 @@ async def delete(http: httpx.AsyncClient, user: str, video: str) -> httpx.Respon
     return await http.delete(f"/progress/{user}/{video}")
 
 
+@pytest.mark.stores("valkey", "redis7", "cluster")
 @pytest.mark.parametrize("change", [update, realtime, sync, envelope, delete])
 async def test_a_change_by_rest_reaches_every_device_of_that_learner(pair: Pair, change: Change) -> None:
     """Each writing endpoint tells all of the learner's devices, and nobody else's."""

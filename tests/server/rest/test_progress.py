@@ -15,7 +15,6 @@ from tests.device import device
 from tests.rest import iso, ok, refused, rest
 from tests.serving import Running, serving
 
-ON_CLUSTER = True
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 U, V = "0f8fad5b-d9cb-469f-a165-70867728950e", "7c9e6679-7425-40de-944b-e07fc1f90ae7"

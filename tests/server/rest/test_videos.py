@@ -18,8 +18,7 @@ from tests.inside import keys_of, parts_of
 from tests.rest import iso, ok, refused, rest
 from tests.serving import Running, serving
 
-ON_CLUSTER = True
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.stores("valkey", "redis7")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

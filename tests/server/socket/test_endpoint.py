@@ -7,6 +7,8 @@ import pytest
 from tests.device import JSON, MSGPACK, device
 from tests.serving import Running
 
+pytestmark = pytest.mark.frame_paths
+
 
 @pytest.mark.parametrize("codec", [JSON, MSGPACK])
 async def test_a_heartbeat_is_acked_and_reaches_the_other_device_without_an_echo(server: Running, codec: str) -> None:

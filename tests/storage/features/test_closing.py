@@ -16,7 +16,7 @@ from tests.inside import parts_of
 from tests.leaks import descriptors
 from tests.ports import free_port
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 PATIENCE_S = 20.0
 SILENT_S = 0.5
 MEGABYTE = b"x" * 1_000_000

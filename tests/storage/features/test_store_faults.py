@@ -22,7 +22,7 @@ from tests.conftest import StoreServer, _await_answer
 from tests.inside import keys_of, parts_of, redis_of
 from tests.stages import BetweenStages
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 NOW = 1_764_000_000_000
 uvloop.new_event_loop().close()  # its first opens a pipe for the signals of the process, which stays
 

@@ -13,7 +13,7 @@ from tests.histories import Op, report_of
 from tests.inside import parts_of
 from tests.storage.conftest import NewStore
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 NOW = 5_000
 LIMIT = 10
 

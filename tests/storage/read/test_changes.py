@@ -30,7 +30,7 @@ from tests.histories import report_of
 from tests.inside import keys_of, parts_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 NOW = 5_000_000
 MANY = 1_300
 """More than a few slices, and some pages."""

@@ -14,7 +14,7 @@ from playhead.storage.values.damage import Damaged
 from playhead.storage.write.pending import Batch, Delta
 from tests.inside import parts_of
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 NOW = 5_000_000
 END = 12
 plays = st.lists(st.tuples(st.sampled_from("sa"), st.integers(0, 20), st.integers(1, 9)), max_size=12)

@@ -9,7 +9,7 @@ from playhead.storage.read.totals import Totals
 from tests.inside import keys_of, parts_of
 from tests.storage.conftest import NewStore
 
-ON_CLUSTER = True
+pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 BATCH = 5
 
 
