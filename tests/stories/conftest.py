@@ -17,7 +17,7 @@ async def running(store_server: StoreServer, direct: bool) -> AsyncIterator[Runn
     """One server for all stories on a store: each story has its own learner and video, and continues with the clock of
     the previous one."""
     settings = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}", "flush_interval_s": 0.01}
-    async with serving(direct=store_server.name != **settings) as server:
+    async with serving(direct=direct, **settings) as server:
         yield server
 
 
