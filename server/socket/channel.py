@@ -50,7 +50,6 @@ class SocketChannel:
         "lease",
         "missed",
         "on_end",
-        "ready",
         "rev",
         "since",
         "user_id",
@@ -74,8 +73,7 @@ class SocketChannel:
         self.since = since
         self.user_id = ""
         self.rev = 0
-        self.ready = False
-        self.missed = 0
+        self.missed: int | None = 0
         self.lease: Lease | None = None
         self.videos = 0
         """Videos whose first report in the running batch came by this connection."""

@@ -243,10 +243,8 @@ class Conversation:
             self._channel.refuse(error)
 
     async def _sync(self, sync: Sync) -> None:
-        channel = self._channel
-        channel.ready = False
         with self._large_read() as read:
-            changes = read.found(await self._services.store.changes(channel.user_id, sync.since, admit=read.admit))
+            changes = read.found(await self._services.hub.changes(self._channel, sync.since, read.admit))
             await self._send_changes(changes)
 
     @contextmanager
@@ -266,19 +264,19 @@ class Conversation:
 
         Where something can't be read, it is told so, and stays connected: a repair needs no new connection.
         """
-        pushes = self._services.hub.pushes
+        hub = self._services.hub
         if isinstance(changes, Damaged):
             rev, damaged = self._channel.rev, ["any video"]
         else:
             if len(changes):
                 self._channel.send(*greeting)
                 greeting = ()
-                await pushes.tell_all(self._channel, changes)
+                await hub.send(self._channel, changes)
             rev, damaged = changes.rev, changes.damaged
         if damaged:
             greeting = (*greeting, _damaged(damaged))
         self._channel.send(*greeting, Synced(rev=rev))
-        pushes.follow(self._channel, rev)
+        hub.follow(self._channel, rev)
 
 
 def _damaged(videos: list[str]) -> Error:

@@ -6,6 +6,7 @@ from typing import Any
 from playhead.protocol.codecs import CODECS
 from playhead.protocol.messages import Message, Progress
 from playhead.server.push.hub import Hub
+from playhead.server.push.learner import Learner
 from playhead.storage.keys import Keys
 from playhead.storage.store import open_store
 from tests.serving import FakeClock
@@ -19,12 +20,12 @@ def push(data: bytes) -> None:
     """
     hub, name = _hub()
     device = _Device()
-    hub._rooms[USER] = {device: None}
+    hub._learners[USER].devices = [device]
     before = hub._store.damaged_values["push"]
     hub._events._received(name, data)
     is_damaged = hub._store.damaged_values["push"] > before
     assert type(device.rev) is int
-    assert not is_damaged or (device.sent, device.rev, device.ready) == ([], _Device.rev, False)
+    assert not is_damaged or (device.sent, device.rev, device.missed) == ([], _Device.rev, 0)
     assert device.rev >= _Device.rev
     for message in device.sent:
         assert isinstance(message, Progress)
@@ -38,8 +39,8 @@ class _Device:
 
     user_id = USER
     rev: int = 5
-    ready = True
-    missed = 0
+    since = 0
+    missed: int | None = None
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
@@ -59,7 +60,8 @@ def _hub() -> tuple[Hub, str]:
     hub = Hub(open_store("unix:///nowhere", worker="w", key_prefix=keys.prefix), FakeClock())
     name = keys.push(USER)
     hub._events._users[name] = USER
-    hub._ending, hub._tasks = True, _NO_TASKS
+    hub._learners[USER] = Learner(USER, hub._reader)
+    hub._reader._stopped, hub._reader._tasks = True, _NO_TASKS
     return hub, name
 
 

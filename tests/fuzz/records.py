@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 from playhead.protocol.intervals import MAX_INTERVALS, cell, coverage, intersection, size, union
 from playhead.protocol.record import ABSENT, MAX_SESSIONS, SETTLE_MS, Outcome, Record, Report, delete, join
 from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
-from playhead.server.push.pushes import pages
+from playhead.server.push.progress_frames import progress_messages
 from playhead.storage.values.damage import Damaged
 from playhead.storage.values.packing import append, pack_record, unpack_record
 from tests.fuzz.frames import JSON, MSGPACK
@@ -68,7 +68,7 @@ def stored(data: bytes) -> None:
         assert type(guard.session) is str
         assert all(type(n) is int for n in (guard.seq, guard.at, guard.settle_ms, guard.buried))
     assert unpack_record(pack_record(record)) == record
-    for page in pages([("v", record)], record.rev, LAST_INSTANT):
+    for page in progress_messages([("v", record)], record.rev, LAST_INSTANT):
         JSON.encode(page)
         MSGPACK.encode(page)
 

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from playhead.server.push.hub import MOST_TOLD
+from playhead.server.push.learner import MAX_PUSHED
 from tests.conftest import StoreServer
 from tests.device import JSON, MSGPACK, PATIENCE_S, Device, device
 from tests.rest import dump, ok, rest
@@ -499,7 +499,7 @@ async def test_a_slow_reader_is_closed_and_holds_up_nobody(store_server: StoreSe
 
     Each change is small enough to be pushed: of a large one each device reads page by page what it lacks.
     """
-    user, videos = str(uuid4()), [str(uuid4()) for _ in range(MOST_TOLD // 2)]
+    user, videos = str(uuid4()), [str(uuid4()) for _ in range(MAX_PUSHED // 2)]
     raw = sockets.socket()
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4_096)
     async with (
