@@ -1,4 +1,5 @@
-"""What is true and what is said: the record and its joins, messages, codecs, the connection's state machine.
+"""The rules of the service: records and how reports join into them, messages, codecs and the connection's states.
 
-Pure by contract (import-linter enforces it): no asyncio, no redis, no starlette, no clock. Time is an argument.
+The package does no I/O, and import-linter enforces that: no asyncio, no redis, no starlette, no clock. Time is an
+argument.
 """

@@ -1,8 +1,8 @@
-"""The short way for the one message that comes all the time: a heartbeat of the video that the player is at anyway.
+"""A fast decoder for the most frequent message: a heartbeat of the video that the connection's last one was about.
 
-`messages.Heartbeat` says what a heartbeat is. This decodes the plain ones at a tenth of the cost, and answers None to
-whatever it is not sure of: then the long way judges it. Where this answers, the long way would say the same
-(`tests/property/test_beats.py`).
+`messages.Heartbeat` defines what a heartbeat is. This module decodes plain ones at a tenth of the cost, and returns
+None for any frame it is not sure of, which then takes the slow path (`codecs` and `messages.parse`). A frame that it
+does decode is decoded by the slow path to the same values (`tests/property/test_beats.py`).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _Seconds = Annotated[float, Meta(ge=0, le=MAX_MEDIA_S)]
 class Beat(
     msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, rename="camel", tag="heartbeat", tag_field="type"
 ):
-    """A heartbeat of the connection's own session. `video_id` is not validated: compare it with one that is."""
+    """A heartbeat of the connection's default session. `video_id` is not validated: compare it with one that is."""
 
     seq: Annotated[int, Meta(ge=1, le=MAX_SEQ)]
     video_id: str
@@ -36,7 +36,7 @@ class Beat(
     last_watched: ClassVar[None] = None
 
     def keys(self) -> int:
-        """How many it must have had, if none came twice or was null."""
+        """How many keys the message has if none is repeated or null."""
         return (
             3
             + (self.position is not None)
@@ -55,20 +55,20 @@ _msgpack: Callable[[bytes], Beat] = msgspec.msgpack.Decoder(Beat).decode
 
 
 def json_beat(payload: bytes) -> Beat | None:
-    """A text frame's payload, UTF-8 or not; None for what the long way must judge."""
+    """Decode the payload of a text frame, UTF-8 or not; None where the slow path has to."""
     try:
         beat = _json(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    # Each key and each text stands between two quotes: with one more, a key came twice.
+    # Every key and every string has two quotes, so a surplus means that a key is repeated.
     texts = 2 if beat.state is None else 3
     return beat if payload.count(b'"') == 2 * (beat.keys() + texts) else None
 
 
 def msgpack_beat(payload: bytes) -> Beat | None:
-    """A binary frame's payload; None for what the long way must judge."""
+    """Decode the payload of a binary frame; None where the slow path has to."""
     try:
         beat = _msgpack(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return beat if payload[0] == 0x80 | beat.keys() else None  # a map of so many keys
+    return beat if payload[0] == 0x80 | beat.keys() else None  # the header of a map with that many keys

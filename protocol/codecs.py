@@ -1,7 +1,7 @@
-"""The two subprotocols: the same messages as JSON text or as msgpack bytes.
+"""The two subprotocols, which encode the same messages as JSON text or as msgpack bytes.
 
-Decoding accepts or raises FrameError, whatever the bytes; nothing else comes out of it. NaN and Infinity pass
-as numbers on purpose: the field that holds one is then refused by name, instead of the whole frame.
+Decoding arbitrary bytes either succeeds or raises FrameError, and no other exception. NaN and Infinity are decoded as
+numbers on purpose: validation then rejects the field by name, instead of the whole frame.
 """
 
 from typing import Any, Protocol
@@ -15,33 +15,37 @@ from playhead.protocol.messages import Message
 
 
 class Codec(Protocol):
-    """How one subprotocol writes messages."""
+    """The encoding of one subprotocol."""
 
     subprotocol: str
 
     def decode(self, frame: str | bytes) -> Any:
-        """A tree of dict, list, str, bytes, int, float, bool, None; or FrameError."""
+        """Decode a frame into dict, list, str, bytes, int, float, bool and None.
+
+        Raises:
+            FrameError: the frame cannot be read.
+        """
         ...
 
     def encode(self, message: Message) -> str | bytes: ...
 
     text: bool
-    """Whether its frames are text."""
+    """Whether frames are text; else they are binary."""
 
     def beat(self, payload: bytes) -> Beat | None:
-        """A plain heartbeat, at a tenth of what `decode` and validating it cost; None for all else."""
+        """Decode a plain heartbeat at a tenth of the cost of `decode` and validation; None for anything else."""
         ...
 
     def plain_ack(self, session: str, seq: int) -> str | bytes:
-        """`Ack(session=session, seq=seq)` encoded, for a tenth: the one message that is sent all the time."""
+        """Encode `Ack(session=session, seq=seq)`, the most frequent message, at a tenth of the cost of `encode`."""
         ...
 
 
 def read_json(text: bytes) -> Any:
-    """One JSON value.
+    """Parse one JSON value.
 
     Raises:
-        FrameError: not JSON, a key twice in one object, nested deeper than the parser's 200, a half surrogate pair.
+        FrameError: not JSON, a repeated key in an object, nesting deeper than the parser's 200, a lone surrogate.
     """
     try:
         return jiter.from_json(text, allow_inf_nan=True, catch_duplicate_keys=True, cache_mode="keys")
@@ -58,7 +62,7 @@ class JsonCodec:
 
     def decode(self, frame: str | bytes) -> Any:
         if isinstance(frame, bytes):
-            raise FrameError("this subprotocol takes text frames only")
+            raise FrameError("this subprotocol accepts text frames only")
         try:
             return read_json(frame.encode())
         except UnicodeEncodeError:
@@ -68,7 +72,7 @@ class JsonCodec:
         return message.model_dump_json(by_alias=True, exclude_none=True)
 
     def plain_ack(self, session: str, seq: int) -> str:
-        return f'{{"type":"ack","session":"{session}","seq":{seq}}}'  # a session's name needs no escapes
+        return f'{{"type":"ack","session":"{session}","seq":{seq}}}'  # session names need no escaping
 
 
 class MsgpackCodec:
@@ -80,7 +84,7 @@ class MsgpackCodec:
 
     def decode(self, frame: str | bytes) -> Any:
         if isinstance(frame, str):
-            raise FrameError("this subprotocol takes binary frames only")
+            raise FrameError("this subprotocol accepts binary frames only")
         try:
             tree = msgpack.unpackb(frame, object_pairs_hook=_unique, ext_hook=_no_ext, max_ext_len=0)
         except Exception as error:
@@ -99,7 +103,7 @@ class MsgpackCodec:
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     tree = dict(pairs)
     if len(tree) != len(pairs):
-        raise ValueError("a key twice")
+        raise ValueError("a repeated key")
     return tree
 
 
@@ -108,4 +112,4 @@ def _no_ext(code: int, data: bytes) -> Any:
 
 
 CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JsonCodec(), MsgpackCodec())}
-"""By subprotocol, the preferred first."""
+"""Codecs by the name of their subprotocol, in order of preference."""

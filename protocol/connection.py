@@ -1,8 +1,8 @@
-"""The conversation on one WebSocket as a sans-I/O state machine: a frame and the time in, effects out.
+"""The state machine of one WebSocket, without I/O: a frame and the time go in, effects come out.
 
-Everything that affects its state lives here. The endpoint moves bytes and carries out effects; from a frame to
-the report for the pending buffer there is no await, so any transport can call it. A peer's mistake comes out
-as effects too; a LocalError is a bug of ours, and changes nothing.
+Everything that affects the state is in this module. The endpoint moves bytes and carries out effects. Nothing is
+awaited between a frame and its report, so any transport can use it. A peer's mistake results in effects as well; a
+LocalError is a bug in the caller and changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,10 +36,10 @@ from playhead.protocol.session import Now, Plausibility, Sessions
 class State(IntEnum):
     OPENING = auto()
     CHECKING = auto()
-    """The hello is here; the endpoint finds out who that is."""
+    """A hello was received, and the endpoint is verifying it."""
     OPEN = auto()
     ENDING = auto()
-    """What was taken will be acked; what still comes is not taken, and the client sends it again elsewhere."""
+    """Reports that were accepted will be acked. Later ones are ignored, and the client sends them elsewhere."""
     CLOSED = auto()
 
 
@@ -50,30 +50,30 @@ TRANSITIONS: dict[State, dict[type[ClientMessage], State]] = {
     State.ENDING: {},
     State.CLOSED: {},
 }
-"""What a client may say when. Anything else is its mistake."""
+"""Which messages a client may send in which state, and the state that follows. Any other message is an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Write this frame."""
+    """Write the frame."""
 
     frame: str | bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """Handle this message, which takes I/O.
+    """Handle a message that requires I/O.
 
-    - Hello: verify who it is, then `open` and send welcome, what changed after `since` and synced; or `refuse`.
-    - Sync: send what changed after `since`, then synced.
-    - Auth: verify the token; the connection then lasts as long as the token is valid.
+    - Hello: verify the token, then call `open` and send welcome, the changes after `since` and synced; or `refuse`.
+    - Sync: send the changes after `since`, then synced.
+    - Auth: verify the token, which then limits how long the connection lasts.
     """
 
     message: Hello | Sync | Auth
 
 
 class Take(msgspec.Struct, frozen=True, gc=False):
-    """Merge this report into the running batch."""
+    """Add the report to the running batch."""
 
     video_id: str
     report: Report
@@ -81,11 +81,13 @@ class Take(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """The next flush owes this connection an ack, though nothing is to be stored."""
+    """Ack after the next flush, although there is nothing to store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
+    """Close the WebSocket."""
+
     code: CloseCode
     reason: str
 
@@ -96,7 +98,7 @@ _TOUCH = (Touch(),)
 
 
 class Connection:
-    """One client's conversation."""
+    """One client's WebSocket."""
 
     __slots__ = ("_codec", "_rules", "_sessions", "state")
 
@@ -107,21 +109,21 @@ class Connection:
         self.state = State.OPENING
 
     def receive(self, frame: str | bytes, now: Now) -> Sequence[Effect]:
-        """Take one frame of the client.
+        """Process a frame of the client.
 
         Raises:
-            LocalError: the connection is closed already.
+            LocalError: the connection is already closed.
         """
         if self.state is not State.OPEN:
             if self.state is State.CLOSED:
-                raise LocalError("a frame after the close")
+                raise LocalError("a frame was received after the close")
             if self.state is State.ENDING:
                 return ()
         try:
             message = parse(self._codec.decode(frame))
             after = TRANSITIONS[self.state].get(type(message))
             if after is None:
-                raise self._misplaced()
+                raise self._unexpected()
             self.state = after
             return self._dispatch(message, now)
         except InvalidMessage as error:
@@ -130,9 +132,10 @@ class Connection:
             return self._end(error)
 
     def beat(self, payload: bytes, text: bool, now: Now) -> Sequence[Effect] | None:
-        """The short way of a frame that only says how the video plays on, as nearly all do.
+        """Process a frame on the fast path: a plain heartbeat of the same video as the last one, as nearly all are.
 
-        None, and nothing has changed, where it is anything else: `receive` it then.
+        Returns:
+            The effects; None for any other frame, which changes nothing and has to be passed to `receive`.
         """
         if self.state is not State.OPEN or text is not self._codec.text:
             return None
@@ -149,29 +152,29 @@ class Connection:
         """Accept the hello. `session` is the default session of the heartbeats that follow.
 
         Raises:
-            LocalError: no hello waits to be accepted.
+            LocalError: no hello is waiting to be accepted.
         """
         if self.state is not State.CHECKING:
-            raise LocalError("no hello waits")
+            raise LocalError("no hello is waiting")
         self._sessions = Sessions(session, self._rules)
         self.state = State.OPEN
 
     def refuse(self, error: PeerError) -> Sequence[Output]:
-        """Say what is wrong, and close; nothing for a connection that is closed already."""
+        """Report an error and close; no effects if the connection is already closed."""
         return () if self.state is State.CLOSED else self._end(error)
 
     def taken(self) -> None:
-        """The running batch is on its way to the store."""
+        """Note that the running batch is being committed."""
         if self._sessions is not None:
             self._sessions.taken()
 
     def outcome(self, session: str, seqs: Sequence[int], outcome: Outcome) -> None:
-        """The store dropped or cut a report of the batch on its way."""
+        """Note that the store dropped or capped a report of the batch being committed."""
         if self._sessions is not None:
             self._sessions.outcome(session, seqs, outcome)
 
     def stored(self) -> Iterable[str | bytes]:
-        """The batch on its way is stored: the frames that say so."""
+        """Note that the batch is stored, and return the frames of its acks."""
         if self._sessions is None:
             return ()
         codec = self._codec
@@ -181,12 +184,12 @@ class Connection:
         ]
 
     def hold(self) -> None:
-        """Take nothing more; a goodbye will follow."""
+        """Accept nothing more; a goodbye will follow."""
         if self.state is State.OPEN:
             self.state = State.ENDING
 
     def goodbye(self, problem: str, code: CloseCode, retry_after_s: float) -> Sequence[Output]:
-        """The server wants to end this; nothing for a connection that is closed already."""
+        """Send a goodbye and close; no effects if the connection is already closed."""
         if self.state is State.CLOSED:
             return ()
         self.state = State.CLOSED
@@ -194,15 +197,15 @@ class Connection:
         return (Send(self._codec.encode(message)), Close(code, problem))
 
     def no_hello(self) -> Sequence[Output]:
-        """The deadline for the first message has passed."""
-        return self._end(self._misplaced()) if self.state is State.OPENING else ()
+        """Close because the deadline for the hello has passed; no effects once a hello was received."""
+        return self._end(self._unexpected()) if self.state is State.OPENING else ()
 
     def closed(self) -> None:
-        """The transport is gone."""
+        """Note that the transport is gone, or that nothing more will be written to it."""
         self.state = State.CLOSED
 
     def encode(self, message: Message) -> str | bytes:
-        """A frame of this connection's subprotocol."""
+        """Encode a message in this connection's subprotocol."""
         return self._codec.encode(message)
 
     def _heartbeat(self, message: Heartbeat | Beat, now: Now) -> Sequence[Effect]:
@@ -221,15 +224,15 @@ class Connection:
             case _:
                 assert_never(message)
 
-    def _misplaced(self) -> FrameError:
+    def _unexpected(self) -> FrameError:
         if self.state is State.OPENING:
             return FrameError("the first message must be hello", Problem.NO_HELLO)
         if self.state is State.CHECKING:
-            return FrameError("the hello is not answered yet")
-        return FrameError("hello is said once")
+            return FrameError("the hello has not been answered yet")
+        return FrameError("hello may be sent only once")
 
     def _invalid(self, error: InvalidMessage) -> Sequence[Effect]:
-        """A bad field costs that message, not the connection; but without a hello there is no conversation."""
+        """Reject a message with invalid fields. The connection stays open, unless it is not open yet."""
         if self.state is not State.OPEN:
             return self._end(FrameError(error.detail))
         try:

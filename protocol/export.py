@@ -1,8 +1,8 @@
-"""The lines of an export: one JSON object each, with all that is kept of a record, a video or an ended session.
+"""The lines of an export. Each is a JSON object with everything stored about a record, a video or an ended session.
 
-Line 1 is the header, the last one the end. Every version is read by name of its fields; an unknown field is refused,
-because leaving it out would lose something silently. Media times are seconds, to the ms; instants ISO 8601, UTC.
-The revision stays behind: the store that a record comes into counts its own.
+The first line is the header, the last one the end. An unknown field is an error, because ignoring it would lose data
+silently. Media times are seconds with ms precision, instants are ISO 8601 in UTC. Revisions are not exported: the store
+that imports a record assigns its own.
 """
 
 from operator import lt
@@ -39,7 +39,7 @@ from playhead.protocol.scalars import (
 )
 
 MAX_LINE = 1_048_576
-"""Bytes; the largest record takes a tenth."""
+"""Bytes; the largest record needs a tenth of it."""
 
 
 def _sorted(value: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -51,7 +51,7 @@ def _sorted(value: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 Instant = Annotated[int, BeforeValidator(parse_instant), PlainSerializer(format_instant, return_type=str)]
 Ms = Annotated[Seconds, AfterValidator(lambda seconds: round(seconds * 1_000)), PlainSerializer(lambda ms: ms / 1_000)]
-"""Seconds on the line, whole ms in the model."""
+"""Seconds in the line, whole ms in the model."""
 Played = Annotated[float, Field(ge=0, le=MAX_SEQ // 1_000, allow_inf_nan=False)]
 PlayedMs = Annotated[Played, AfterValidator(lambda s: round(s * 1_000)), PlainSerializer(lambda ms: ms / 1_000)]
 Second = Annotated[int, Field(ge=0, le=MAX_MEDIA_S)]
@@ -71,11 +71,11 @@ class HeaderLine(Line):
     version: Literal[1] = 1
     exported_at: Instant
     epoch: str = Field(max_length=64)
-    """Of the store that it was made of."""
+    """The epoch of the exported store."""
 
 
 class VideoLine(Line):
-    """A catalogue entry; a duration of 0 is not known."""
+    """A catalogue entry; a duration of 0 means unknown."""
 
     type: Literal["video"] = "video"
     video_id: Id
@@ -91,7 +91,7 @@ class EndedLine(Line):
     at: Instant
 
     def later_than(self, now: int) -> list[str]:
-        """As of a record."""
+        """The fields whose instant is later than `now`, ms since 1970."""
         return ["at"] if self.at > now else []
 
 
@@ -101,19 +101,19 @@ class PositionLine(Line):
 
 
 class SessionLine(Line):
-    """What the record remembers of a session, so that a play which is sent again is not counted again."""
+    """What the record remembers about a session, so that a repeated play is not counted twice."""
 
     session: SessionId
     seq: Seq
     at: Instant
     settled: Ms
-    """Played so far, up to SETTLE_MS."""
+    """Played so far, at most SETTLE_MS."""
     buried: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
-    """Seqs up to here lie under a deletion."""
+    """Reports up to this seq were deleted."""
 
 
 class RecordLine(Line):
-    """One learner and one video. Without `lastWatched` it is a tombstone."""
+    """The record of one learner and one video. Without `lastWatched` it is a tombstone."""
 
     type: Literal["record"] = "record"
     user_id: Id
@@ -126,7 +126,7 @@ class RecordLine(Line):
     duration: Ms = 0
     position: PositionLine | None = None
     stray_position: PositionLine | None = None
-    """Of sessions that have hardly played."""
+    """The position of sessions that have not settled (`Record.unsettled_ms`)."""
     seen: Intervals = Field(default_factory=list)
     again: Intervals = Field(default_factory=list)
     sessions: Annotated[list[SessionLine], Field(max_length=MAX_SESSIONS)] = Field(default_factory=list)
@@ -136,8 +136,8 @@ class RecordLine(Line):
         if self.last_watched is None:
             if self.deleted_at is None:
                 raise ValueError("lastWatched should be given, or deletedAt")
-            told = self.model_fields_set - {"type", "user_id", "video_id", "deleted_at", "sessions", "last_watched"}
-            if any(getattr(self, name) for name in told):
+            given = self.model_fields_set - {"type", "user_id", "video_id", "deleted_at", "sessions", "last_watched"}
+            if any(getattr(self, name) for name in given):
                 raise ValueError("lastWatched should be given: only a deleted record has none")
         elif self.deleted_at is not None and self.last_watched <= self.deleted_at:
             raise ValueError("lastWatched should be after deletedAt")
@@ -165,7 +165,7 @@ class RecordLine(Line):
         )
 
     def later_than(self, now: int) -> list[str]:
-        """The fields whose instant is later than this, ms since 1970."""
+        """The fields whose instant is later than `now`, ms since 1970."""
         fields = {
             "deletedAt": self.deleted_at,
             "lastWatched": self.last_watched,
@@ -178,7 +178,7 @@ class RecordLine(Line):
 
 
 class EndLine(Line):
-    """How many lines of each kind there should have been."""
+    """How many lines of each kind the export has."""
 
     type: Literal["end"] = "end"
     videos: int
@@ -192,7 +192,7 @@ _lines: TypeAdapter[AnyLine] = TypeAdapter(Annotated[AnyLine, Field(discriminato
 
 
 def record_line(user_id: str, video_id: str, record: Record) -> bytes:
-    """The line of a record; what it does not have is left out. Shorter than MAX_LINE, without its end."""
+    """Format the line of a record without fields that it does not have; shorter than MAX_LINE, without a line break."""
 
     def position(at: int, ms: int) -> PositionLine | None:
         return PositionLine.model_construct(at=at, seconds=ms) if ms != ABSENT else None
@@ -213,7 +213,7 @@ def record_line(user_id: str, video_id: str, record: Record) -> bytes:
         sessions=[
             SessionLine.model_construct(session=g.session, seq=g.seq, at=g.at, settled=g.settle_ms, buried=g.buried)
             for g in record.guards
-            if is_session(g.session)  # no player has another, so nothing that it sends can be counted twice
+            if is_session(g.session)  # no player uses another name, so no repeat can be counted twice
         ],
     )
     return write_line(line)
@@ -225,10 +225,10 @@ def write_line(line: AnyLine) -> bytes:
 
 
 def read_line(text: bytes) -> AnyLine:
-    """A line as it was written.
+    """Parse a line.
 
     Raises:
-        ValueError: what is wrong with it, by the name of the field; nothing of the line is repeated.
+        ValueError: what is wrong, by the name of the field; the message contains no value of the line.
     """
     if len(text) > MAX_LINE:
         raise ValueError(f"should have at most {MAX_LINE} bytes")

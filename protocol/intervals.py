@@ -1,27 +1,27 @@
-"""Sets of whole seconds, kept as sorted, disjoint, half-open intervals in one flat list: [start, end, start, end, …].
+"""Sets of whole seconds as sorted, disjoint, half-open intervals in one flat list: [start, end, start, end, …].
 
-Flat, because the same lists travel through msgpack into the store's Lua, where `storage/lua/users.lua` has
-the same two merges. Invariant: strictly increasing, so neighbours never touch ([0, 5, 5, 9] is [0, 9]).
+The list is flat because it travels through msgpack into the store's Lua, where `storage/lua/users.lua` has the same
+set operations. Invariant: the values strictly increase, so intervals never touch ([0, 5, 5, 9] is written [0, 9]).
 """
 
 from collections.abc import Sequence
 
 MAX_INTERVALS = 2_048
-"""Most intervals that one set of a record may hold; what would pass it is reported as `capped`."""
+"""Most intervals in one set of a record. A report that would exceed it leaves the set as it is and is `capped`."""
 
 
 def cell(ms: int) -> int:
     """The first second whose midpoint lies at or after `ms` of media time.
 
-    A second c counts as played by [from, to) when from <= c + 0.5 < to, so a play credits the seconds
-    cell(from) to cell(to), the end excluded. Both edges use the same rule: cut anywhere, also exactly on a
-    midpoint, the pieces together credit each second once.
+    A play [from, to) credits second c when from <= c + 0.5 < to, that is the seconds cell(from) to cell(to), the end
+    excluded. Both edges follow the same rule, so a play that is cut anywhere, even at a midpoint, credits each second
+    exactly once over its pieces.
     """
     return (ms + 499) // 1_000
 
 
 def union(a: list[int], b: list[int]) -> list[int]:
-    """All seconds in `a` or `b`."""
+    """Return the seconds in `a` or `b`."""
     if not a:
         return b
     if not b:
@@ -45,7 +45,7 @@ def union(a: list[int], b: list[int]) -> list[int]:
 
 
 def intersection(a: list[int], b: list[int]) -> list[int]:
-    """The seconds in both `a` and `b`."""
+    """Return the seconds in both `a` and `b`."""
     out: list[int] = []
     i = j = 0
     while i < len(a) and j < len(b):
@@ -62,14 +62,17 @@ def intersection(a: list[int], b: list[int]) -> list[int]:
 
 
 def size(a: list[int]) -> int:
-    """How many seconds the set holds."""
+    """Return the number of seconds in the set."""
     return sum(a[1::2]) - sum(a[::2])
 
 
 def coverage(plays_ms: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """(seconds played at least once, seconds played at least twice) by plays given in ms of media time, any order.
+    """Return the seconds played at least once, and those played at least twice.
 
-    One sweep over the edges: joining play by play would take time by the square of their number.
+    The edges are swept once; joining play by play would take quadratic time.
+
+    Args:
+        plays_ms: (from, to) of each play in ms of media time, in any order.
     """
     if len(plays_ms) == 1:  # nearly always
         start, end = cell(plays_ms[0][0]), cell(plays_ms[0][1])
@@ -92,5 +95,5 @@ def coverage(plays_ms: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]
 
 
 def pairs(a: list[int]) -> list[tuple[int, int]]:
-    """The wire's form: [(start, end), …]."""
+    """Return the set as it is sent to clients: [(start, end), …]."""
     return list(zip(a[::2], a[1::2], strict=True))

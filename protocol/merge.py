@@ -1,22 +1,22 @@
-"""The join of two whole records of one learner and one video, as when a backup meets a store that has gone on.
+"""Merges two whole records of one learner and one video, for example a backup with a store that has been used since.
 
-Both may tell of the same plays, of others, or of some of each, and nothing says which: a record has sums, not their
-parts. So every field joins by a rule that may be applied twice and in either order, and the two sums are added only
-where the guards show that no play can be in both:
+Both records may contain the same plays, different ones, or some of each, and nothing tells which: a record has sums,
+not their parts. Therefore every field is merged by a rule that is idempotent and commutative, and the two sums are
+added only where the guards prove that no play is part of both:
 
-- A deletion is a generation. The record with the later `deleted_at` keeps its contents, the other gives its guards,
-  buried: nothing deleted returns. What the other store saw after a deletion of which it did not know goes with it,
-  because a record can't tell it apart.
-- Within a generation: `seen`, `claimed`, `last_watched`, `duration_ms`, both position registers and the guards, a
-  session by its newest state, are unions and maxima; `completed_at` is the earliest.
-- `played_ms` is the sum, and `again` holds what both have seen, only if both records know all sessions that they were
-  made of (their lists of guards are not full) and have none in common. Otherwise they are the maximum and the union:
-  they may count short, never double. Short: two stores that each went on from a common past, and learners with
-  MAX_SESSIONS sessions or more.
+- A deletion begins a generation. The record with the later `deleted_at` keeps its contents. The other one contributes
+  only its guards, marked as deleted, so that nothing deleted returns. What the other store recorded after a deletion
+  that it did not know about is lost too, because a record cannot distinguish it.
+- Within a generation `seen`, `claimed`, `last_watched`, `duration_ms`, both position registers and the guards (the
+  newest state of each session) are unions and maxima; `completed_at` is the earliest.
+- `played_ms` is the sum, and `again` includes what both have seen, only if both records know all their sessions (their
+  lists of guards are not full) and have no session in common. Otherwise they are the maximum and the union, which may
+  be too low but never count twice. They are too low for two stores that continued from a common past, and for learners
+  with MAX_SESSIONS sessions or more.
 
-Commutes; merging again with either side changes nothing. Associates but for `played_ms` and `again`, in the corners
-above (short by another amount, never double), for sets that pass MAX_INTERVALS, and for `completed_at` where it is
-told from the merge itself.
+The merge commutes, and merging again with either record changes nothing. It associates, except for `played_ms` and
+`again` in the cases above (too low by a different amount, never counted twice), for sets that exceed MAX_INTERVALS,
+and for `completed_at` where the merge itself completes the record.
 """
 
 from dataclasses import replace
@@ -26,11 +26,11 @@ from playhead.protocol.record import ABSENT, MAX_SESSIONS, Guard, Record, is_com
 
 
 def merge(a: Record, b: Record, catalogue_ms: int = 0, threshold_permille: int = 900) -> Record:
-    """One record of both, with the rev of `a`; both are left alone.
+    """Return one record of both, with the rev of `a`. Neither is changed.
 
     Args:
         catalogue_ms: the video's duration in the catalogue, 0 where it has none.
-        threshold_permille: complete when watched >= this part of the duration.
+        threshold_permille: the part of the duration, in thousandths, that completes the record when watched.
     """
     if a.deleted_at < b.deleted_at:
         contents, old = b, a
@@ -79,8 +79,8 @@ def _contents(a: Record, b: Record) -> Record:
 def _nothing_in_common(a: Record, b: Record) -> bool:
     """Whether no play can be part of both records' sums.
 
-    A list of guards that is not full has never been, so it names every session. A record that has played and names no
-    session for it was not made by us: of that nothing is known.
+    A list of guards that is not full has never been full, so it names every session. A record with plays but without a
+    session was not written by this service, and nothing is known about it.
     """
     if max(len(a.guards), len(b.guards)) >= MAX_SESSIONS:
         return False
@@ -93,13 +93,13 @@ def _nothing_in_common(a: Record, b: Record) -> bool:
 
 
 def _apart(one: Guard, other: Guard) -> bool:
-    """Whether what is counted of a session in two records can't be the same plays: one of them has deleted it all,
-    and that was before anything the other counts."""
+    """Whether the plays counted for a session in two records cannot be the same: one record has deleted all of them,
+    and did so before anything that the other counts."""
     return (one.seq <= one.buried or other.seq <= one.buried) and (other.seq <= other.buried or one.seq <= other.buried)
 
 
 def _guards(a: Record, b: Record) -> list[Guard]:
-    """The newest sessions of both, oldest first; of one in both, its newest state."""
+    """Return the newest sessions of both, the oldest first, each in its newest state."""
     found = {guard.session: guard for guard in a.guards}
     for guard in b.guards:
         same = found.get(guard.session, guard)
@@ -114,7 +114,7 @@ def _guards(a: Record, b: Record) -> list[Guard]:
 
 
 def _longest(seconds: list[int]) -> list[int]:
-    """The set, or its MAX_INTERVALS longest intervals: the fewest seconds lost, and the same ones every time."""
+    """Return the set, cut to its MAX_INTERVALS longest intervals: that loses the fewest seconds, always the same."""
     if len(seconds) <= 2 * MAX_INTERVALS:
         return seconds
     pairs = sorted(zip(seconds[::2], seconds[1::2], strict=True), key=lambda pair: (pair[0] - pair[1], pair[0]))

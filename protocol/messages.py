@@ -1,7 +1,10 @@
-"""Every message of the wire, one model a verb: the one source of validation.
+"""Every WebSocket message, as one pydantic model each. Validation, names and dispatch follow from these models.
+
+To add a message of the client, add its model to `ClientMessage` and a case to `Connection._dispatch`; mypy reports
+a missing case.
 
 Fields are camelCase on the wire. Unknown fields are ignored, so that a newer player can talk to an older server.
-`null` in an optional field means absent: it is what JSON makes of a NaN duration.
+`null` in an optional field means that it is absent, because JSON encodes a NaN duration as null.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,7 +40,7 @@ MAX_DETAIL = 500
 
 
 class Message(BaseModel):
-    """What all models share: strict, frozen, camelCase."""
+    """Base class of all models: strict, frozen, camelCase on the wire."""
 
     model_config = ConfigDict(
         strict=True, frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
@@ -45,9 +48,9 @@ class Message(BaseModel):
 
 
 class Hello(Message):
-    """The first message: who speaks, and what this device knows already.
+    """The first message: which learner and device this is, and which changes the device has already.
 
-    `userId` may be left out where the token says it, and must be given where the service runs without tokens.
+    `userId` is optional where the token contains it, and required where the service runs without tokens.
     """
 
     type: Literal["hello"] = "hello"
@@ -60,10 +63,10 @@ class Hello(Message):
 
 
 class Heartbeat(Message):
-    """What was played since the session's last heartbeat. The documented REST body plus `type` and `seq` is one too.
+    """What was played since the session's last heartbeat. The documented REST body plus `type` and `seq` is one.
 
-    `durationFinal` (default true) is false while the duration may still change, as of a live broadcast, a growing
-    playlist, or an advertisement in the same element. Such a duration is not stored, and completes nothing.
+    `durationFinal` (default true) is false while the duration may still change, as for a live broadcast, a growing
+    playlist, or an advertisement in the same element. Such a duration is not stored and completes no record.
     """
 
     type: Literal["heartbeat"] = "heartbeat"
@@ -83,14 +86,14 @@ class Heartbeat(Message):
 
 
 class Sync(Message):
-    """Bring everything that changed after `since`."""
+    """A request for every change after `since`."""
 
     type: Literal["sync"] = "sync"
     since: Rev
 
 
 class Auth(Message):
-    """A fresh token of the same subject, before the one in use expires."""
+    """A new token for the same subject, sent before the current one expires."""
 
     type: Literal["auth"] = "auth"
     token: Token = Field(repr=False)
@@ -116,7 +119,7 @@ _heartbeat: Callable[..., Heartbeat] = Heartbeat.__pydantic_validator__.validate
 
 
 class RecordView(Message):
-    """A whole record as readers see it; a deleted one has only `videoId`, `deletedAt` and `rev`."""
+    """A record as readers see it. A deleted one has only `videoId`, `deletedAt` and `rev`."""
 
     user_id: str | None = None
     video_id: str
@@ -125,7 +128,7 @@ class RecordView(Message):
     played_duration: float | None = None
     position: float | None = None
     resume: float | None = None
-    """Where a player should start, s."""
+    """Where a player should start, in seconds."""
     duration: float | None = None
     completed: bool | None = None
     completed_at: InstantOut | None = None
@@ -142,7 +145,7 @@ class Rejection(Message):
 
 
 class Welcome(Message):
-    """Intervals in s, `maxFrame` in bytes."""
+    """The answer to hello. Intervals are in seconds, `maxFrame` in bytes."""
 
     type: Literal["welcome"] = "welcome"
     server_time: InstantOut
@@ -154,7 +157,7 @@ class Welcome(Message):
 
 
 class Progress(Message):
-    """Records that changed elsewhere. With this frame the device has all of the user's changes up to `rev`."""
+    """Records that changed elsewhere. After this message the device has all of the user's changes up to `rev`."""
 
     type: Literal["progress"] = "progress"
     records: list[RecordView]
@@ -167,7 +170,7 @@ class Synced(Message):
 
 
 class Ack(Message):
-    """Every heartbeat of `session` up to `seq` is stored, but for those rejected, which never will be."""
+    """Every heartbeat of `session` up to `seq` is stored, except those in `rejected`, which never will be."""
 
     type: Literal["ack"] = "ack"
     session: str
@@ -177,14 +180,14 @@ class Ack(Message):
 
 
 class Expiring(Message):
-    """The token in use expires in `expiresIn` s: send `auth` with a fresh one, or be closed with 4005."""
+    """The token expires in `expiresIn` seconds; without an `auth` with a new one the connection closes with 4005."""
 
     type: Literal["expiring"] = "expiring"
     expires_in: float
 
 
 class Authorized(Message):
-    """The fresh token is in use; `expiresIn` s, absent where it is not limited."""
+    """The new token is in use and expires in `expiresIn` seconds; absent where it does not expire."""
 
     type: Literal["authorized"] = "authorized"
     expires_in: float | None = None
@@ -198,7 +201,7 @@ class Error(Message):
 
 
 class Goodbye(Message):
-    """The server is about to close; come back after `retryAfter` s."""
+    """The server is about to close the connection; reconnect after `retryAfter` seconds."""
 
     type: Literal["goodbye"] = "goodbye"
     code: str
@@ -227,16 +230,16 @@ def parse(tree: Any) -> ClientMessage:
     """Validate a decoded frame.
 
     Raises:
-        FrameError: not an object, or of no known type.
-        InvalidMessage: of a known type, but with bad fields.
+        FrameError: not an object, or an unknown type.
+        InvalidMessage: a known type with invalid fields.
     """
     try:
         if isinstance(tree, dict) and tree.get("type") == "heartbeat":
-            return _heartbeat(tree, by_alias=True, by_name=False)  # nearly always: no need to look at the others
+            return _heartbeat(tree, by_alias=True, by_name=False)  # the most frequent type skips the union
         return _client.validate_python(tree, by_alias=True, by_name=False)
     except ValidationError as error:
         if not isinstance(tree, dict):
-            raise FrameError("a message is an object") from None
+            raise FrameError("a message must be an object") from None
         kind = tree.get("type")
         if not isinstance(kind, str) or kind not in CLIENT_MESSAGES:
             raise FrameError(f"type should be one of {', '.join(CLIENT_MESSAGES)}") from None
@@ -245,7 +248,7 @@ def parse(tree: Any) -> ClientMessage:
 
 
 def _which(tree: dict[Any, Any]) -> tuple[int | None, str | None]:
-    """The seq and session of a heartbeat that has a bad field; no seq where either of the two is the bad one."""
+    """The seq and session of a heartbeat with an invalid field; no seq where one of these two is invalid."""
     try:
         name = _Named.model_validate(tree, by_alias=True, by_name=False)
     except ValidationError:
@@ -254,16 +257,19 @@ def _which(tree: dict[Any, Any]) -> tuple[int | None, str | None]:
 
 
 def field_errors(error: ValidationError, skip: int = 0) -> tuple[FieldError, ...]:
-    """pydantic's findings as JSON pointers; `skip` leading steps are pydantic's own (a union's tag).
+    """Convert pydantic's errors to JSON pointers and details.
 
-    What was sent is never repeated in a detail: it may be long, or not meant for a log.
+    The value itself is never part of a detail: it may be long, or secret.
+
+    Args:
+        skip: how many leading steps are pydantic's own (the tag of a union).
     """
     found = error.errors(include_url=False, include_input=False)
     return tuple(FieldError(_pointer(item["loc"][skip:]), _words(item)) for item in found[:20])
 
 
 def _pointer(steps: Iterable[int | str]) -> str:
-    """RFC 6901. A key that the peer made up is cut short."""
+    """Format a JSON pointer (RFC 6901); keys that the peer has chosen are cut to 64 characters."""
     return "".join(f"/{str(step)[:64].replace('~', '~0').replace('/', '~1')}" for step in steps)
 
 

@@ -1,12 +1,12 @@
-"""The record of one learner and one video, and the one rule by which reports join into it.
+"""The record of one learner and one video, and the join rule by which reports become part of it.
 
-Invariant: joins commute, associate and may be repeated. Whatever order, batching or repetition brings the same
-reports (each session's own in its order), the record comes out the same, byte for byte. Two documented corners:
-`completed_at` is told from the reports known when the threshold was passed, and `again` and `played_ms` may
-count short, never double, where a repeat can't be told from news.
+Invariant: joins commute, associate and are idempotent. The same reports result in the same record, byte for byte,
+whatever their order, batching and repetition, as long as each session's own reports keep their order. There are two
+documented exceptions: `completed_at` depends on the reports known when the threshold was passed, and `again` and
+`played_ms` may be too low, but never count twice, where a repeat cannot be distinguished from a new report.
 
-`storage/lua/users.lua` is the same rule, atomic in the store; `tests/property` holds the two against each other.
-Everything is an integer (ms or whole s), so that Lua and Python cannot differ in the last bit of a float.
+`storage/lua/users.lua` implements the same rule atomically in the store; `tests/property` compares the two. All values
+are integers (ms or whole seconds), so that Lua and Python cannot differ in the last bit of a float.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,52 +18,54 @@ import msgspec
 from playhead.protocol.intervals import MAX_INTERVALS, cell, intersection, size, union
 
 MAX_SESSIONS = 16
-"""Sessions whose last seq a record remembers: the guard against counting a repeated play twice."""
+"""Sessions whose last seq a record remembers, so that a repeated play is not counted twice."""
 SETTLE_MS = 10_000
-"""A session that has played less, without a seek, can't pull a position back by more than this (media ms)."""
+"""A session that has played less than this without a seek cannot move a position back by more than this (media ms)."""
 ABSENT = -1
-"""A position that nobody has reported."""
+"""A position that was never reported."""
 IN_SYNC = 1
-"""The `seq` of a sync's items, which have no session: the new records of a sync begin all or none."""
+"""The `seq` of the items of a sync, which have no session. A sync creates either all of its new records or none."""
 
 
 class Outcome(IntEnum):
-    """What became of one report or deletion; the store's script answers with the same numbers."""
+    """The result of one report or deletion. The store's script returns the same numbers."""
 
     JOINED = 0
     DELETED = 1
-    """Dropped: it happened before the record was deleted."""
+    """Dropped, because it happened before the record was deleted."""
     CAPPED = 2
-    """Joined, but a set of seconds would have passed MAX_INTERVALS and was left as it was."""
+    """Joined, but a set of seconds would have exceeded MAX_INTERVALS and was left unchanged."""
     NOTHING_TO_DELETE = 3
     FAILED = 4
-    """Dropped: the stored record can't be read, and stays as it is until it is repaired; a deletion starts it afresh.
-    Only the store says this, of a value that we did not write."""
+    """Dropped, because the stored record cannot be read. It stays unchanged until it is repaired; a deletion replaces
+    it. Only the store returns this, for a value that this service did not write."""
     TOO_MANY_VIDEOS = 5
-    """Dropped: it would begin a record, and the learner has as many as are allowed."""
+    """Dropped, because it would create a record and the learner already has the maximum number."""
 
 
 @dataclass(slots=True)
 class Guard:
-    """What a record remembers of one session."""
+    """What a record remembers about one session."""
 
     session: str
     seq: int
     at: int
     settle_ms: int
-    """Media ms played so far, up to SETTLE_MS; a seek fills it at once."""
+    """Media ms played so far, at most SETTLE_MS; a seek sets it to SETTLE_MS."""
     buried: int = 0
-    """Seqs up to here lie under a deletion."""
+    """Reports up to this seq were deleted."""
 
 
-class Report(msgspec.Struct, gc=False, array_like=True):  # half a dataclass' time to make, none of the collector's
-    """What one heartbeat says, or a run of a session's neighbouring heartbeats, or one REST body.
+class Report(
+    msgspec.Struct, gc=False, array_like=True
+):  # created in half the time of a dataclass, and ignored by the garbage collector
+    """One heartbeat, several consecutive heartbeats of a session, or one REST body.
 
-    Times are effective times: ms since 1970, by the server's clock, never after the receipt. A REST body has
-    no session (""), no seq and no plays, and so needs no guard.
+    Times are effective times: ms since 1970 by the server's clock, never later than the receipt. A REST body has no
+    session (""), no seq and no plays, and therefore needs no guard.
 
-    It travels to the store's script as an array of its fields in this order, and is joined there by `join` of
-    `storage/lua/users.lua`, which takes them in the same order.
+    A report is sent to the store's script as an array of its fields in this order. `join` in `storage/lua/users.lua`
+    reads them in the same order.
     """
 
     first_at: int
@@ -73,7 +75,7 @@ class Report(msgspec.Struct, gc=False, array_like=True):  # half a dataclass' ti
     seq: int = 0
     seen: list[int] = []
     again: list[int] = []
-    """Seconds that this report alone plays at least twice; always part of `seen`."""
+    """Seconds that this report alone plays at least twice; a subset of `seen`."""
     played_ms: int = 0
     position_ms: int = ABSENT
     position_at: int = 0
@@ -81,14 +83,14 @@ class Report(msgspec.Struct, gc=False, array_like=True):  # half a dataclass' ti
     claimed: int = 0
     duration_ms: int = 0
     run: list[int] = []
-    """The seqs of a joined report, where there is more than one."""
+    """The seqs of a combined report; empty where there is only one."""
 
     @property
     def seqs(self) -> list[int]:
         return self.run or [self.seq]
 
     def repeated(self, again: Self) -> Self:
-        """This report, and `again`, which came under a seq that this one has already: no play of it counts twice."""
+        """Combine this report with one whose seq it already contains: none of its plays counts twice."""
         return msgspec.structs.replace(
             self,
             seen=union(self.seen, again.seen),
@@ -97,7 +99,7 @@ class Report(msgspec.Struct, gc=False, array_like=True):  # half a dataclass' ti
         )
 
     def then(self, later: Self) -> Self:
-        """One report for both, `later` being of the same session and after this one."""
+        """Combine this report with a later one of the same session."""
         position = max((self.position_at, self.position_ms), (later.position_at, later.position_ms))
         both = intersection(self.seen, later.seen)
         return type(self)(
@@ -120,11 +122,12 @@ class Report(msgspec.Struct, gc=False, array_like=True):  # half a dataclass' ti
 
 @dataclass(slots=True)
 class Record:
-    """What is kept of one learner and one video, in integers; 0 is an instant or a duration that nobody has told.
+    """What is stored about one learner and one video, in integers; 0 is an unknown instant or duration.
 
-    The position is two registers, each "newest wins, ties: the larger": one fed by settled sessions, one by
-    sessions that have played under SETTLE_MS without a seek. `position` derives the answer from both, which
-    is what makes the settle rule commute: no report is judged by the state that it happens to meet.
+    The position consists of two registers. In each the newest report wins, and the larger position where two are
+    equally new. One register is written by settled sessions, the other by sessions that have played less than SETTLE_MS
+    without a seek. `position` derives the answer from both, which makes the settle rule commute: no report is judged by
+    the state that it happens to meet.
     """
 
     rev: int = 0
@@ -141,43 +144,43 @@ class Record:
     seen: list[int] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
-    """At most MAX_SESSIONS, oldest first by (at, session)."""
+    """At most MAX_SESSIONS, sorted by (at, session), the oldest first."""
 
     @property
     def exists(self) -> bool:
-        """False for the empty record and for a tombstone that nothing has followed."""
+        """Whether there is progress: False for the empty record, and for a tombstone without later reports."""
         return self.last_watched > 0
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the records that a learner may have: tombstones are, since they must be kept."""
+        """Whether it counts towards the maximum number of records. Tombstones do, since they have to be kept."""
         return self.last_watched > 0 or self.deleted_at > 0
 
     @property
     def watched(self) -> int:
-        """watchedDuration, whole s."""
+        """`watchedDuration` in whole seconds."""
         watched = max(size(self.seen), self.claimed)
         return min(watched, self.duration_ms // 1_000) if self.duration_ms else watched
 
     @property
     def position(self) -> int | None:
-        """ms of media time to be at, or None where no device's word counts.
+        """The position in media ms; None where no report determines one.
 
-        An unsettled report newer than every settled one counts unless it pulls back by more than SETTLE_MS;
-        where no session has settled, what it may not pull back from is watchedDuration.
+        An unsettled report that is newer than every settled one counts, unless it moves the position back by more than
+        SETTLE_MS: from the settled position, or from watchedDuration where no session has settled.
         """
         settled = self.position_ms if self.position_ms != ABSENT else None
         if self.unsettled_ms != ABSENT:
             base = settled if settled is not None else self.watched * 1_000
             if self.duration_ms:
-                base = min(base, self.duration_ms)  # who told it before the duration was known may have told more
+                base = min(base, self.duration_ms)  # it may be larger if it was reported before the duration was known
             if self.unsettled_ms >= base - SETTLE_MS:
                 return self.unsettled_ms
         return settled
 
     @property
     def resume_ms(self) -> int:
-        """Where a player should start: a reader's rule, nothing stored is changed by it."""
+        """Where a player should start, in media ms. Derived when the record is read; nothing stored depends on it."""
         at = self.position if self.position is not None else self.watched * 1_000
         if self.duration_ms and at >= self.duration_ms - max(10_000, self.duration_ms // 50):
             return 0
@@ -185,15 +188,15 @@ class Record:
 
 
 def believed(record: Record, latest: int, before: int) -> Record:
-    """The record without instants after `latest`: only a clock that was wrong can have made them, and they bind nobody.
+    """Return the record without instants after `latest`, which only a wrong clock can have produced.
 
-    Each becomes `before`, or 1 ms less where the order among them would be lost. Apply it to what is stored before
-    anything is joined: reports and deletions made since then win, and late reports still lose. Applied again it changes
-    nothing.
+    Each such instant becomes `before`, or 1 ms less where the order among them would be lost. This is applied to the
+    stored record before anything is joined: reports and deletions made since then win, and late reports still lose.
+    Applying it again changes nothing.
 
     Args:
-        latest: ms since 1970, no earlier than now by any clock that is right, nor than any report about to be joined.
-        before: ms since 1970, at most `latest`: earlier than anything that has happened since the batch began to fill.
+        latest: ms since 1970; not earlier than now by any correct clock, nor than any report about to be joined.
+        before: ms since 1970, at most `latest`; earlier than anything that happened since the batch began to fill.
     """
     newest = record.guards[-1].at if record.guards else 0
     registers = max(record.position_at, record.unsettled_at)
@@ -216,12 +219,12 @@ def believed(record: Record, latest: int, before: int) -> Record:
 def join(
     record: Record, report: Report, catalogue_ms: int, threshold_permille: int, room: bool = True
 ) -> tuple[Record, Outcome]:
-    """The record with `report` joined in; `record` itself is left alone.
+    """Return the record with `report` joined into it, and the outcome. `record` itself is not changed.
 
     Args:
         catalogue_ms: the video's duration in the catalogue, 0 where it has none; nothing beyond it is joined.
-        threshold_permille: complete when watched >= this part of the duration.
-        room: whether the learner may have one more record, which matters only where this would be a new one.
+        threshold_permille: the part of the duration, in thousandths, that completes the record when watched.
+        room: whether the learner may have another record; only a report that would create one depends on it.
     """
     if not room and not record.counts:
         return record, Outcome.TOO_MANY_VIDEOS
@@ -261,10 +264,10 @@ def join(
 
 
 def delete(record: Record, now: int) -> tuple[Record, Outcome]:
-    """A tombstone for all that the record holds. The guards stay: a late repeat of what was deleted stays deleted.
+    """Replace the record by a tombstone. The guards stay, so that a late repeat of a deleted report is dropped.
 
-    So may a deletion come twice, as when the store's answer was lost: what the record holds by then happened
-    after it, and stays.
+    A deletion may be repeated, for example after the store's answer was lost: what the record contains by then happened
+    after the deletion, and stays.
     """
     if now <= record.deleted_at:
         return record, Outcome.JOINED
@@ -275,14 +278,15 @@ def delete(record: Record, now: int) -> tuple[Record, Outcome]:
 
 
 def is_complete(watched: int, duration_ms: int, threshold_permille: int) -> bool:
-    """watched >= threshold × duration, in integers; or every whole second, so that a threshold of 1 can be met."""
+    """Whether watched >= threshold × duration in integers, or every whole second is watched: a threshold of 1 would be
+    out of reach otherwise."""
     if duration_ms <= 0 or watched <= 0:
         return False
     return watched >= duration_ms // 1_000 or watched * 1_000_000 >= threshold_permille * duration_ms
 
 
 def _clip(report: Report, video: list[int], catalogue_ms: int) -> Report:
-    """The report without what lies beyond the end of the video."""
+    """Return the report without anything beyond the end of the video."""
     return msgspec.structs.replace(
         report,
         seen=intersection(report.seen, video),
@@ -296,10 +300,10 @@ def _age(guard: Guard) -> tuple[int, str]:
 
 
 def _join_seconds(record: Record, report: Report, news: bool, video: list[int]) -> bool:
-    """Join the sets in place; True where the cap left one of them as it was.
+    """Join the sets in place; True where one of them stays unchanged because it would exceed MAX_INTERVALS.
 
-    What the record holds beyond the end, from before the catalogue knew it, goes only when its room is needed: a
-    duration that was mistyped must not cost what was watched.
+    Seconds beyond the end of the video, stored before the catalogue had its duration, are removed only when their room
+    is needed: a mistyped duration must not delete what was watched.
     """
     seen, again = _joined(record, report, news)
     if video and max(len(seen), len(again)) > 2 * MAX_INTERVALS:
@@ -315,7 +319,7 @@ def _join_seconds(record: Record, report: Report, news: bool, video: list[int]) 
 
 
 def _joined(record: Record, report: Report, news: bool) -> tuple[list[int], list[int]]:
-    """`seen` and `again` as they would be."""
+    """Return `seen` and `again` after the join."""
     seen = union(record.seen, report.seen)
     if not news:
         return seen, record.again
@@ -323,12 +327,12 @@ def _joined(record: Record, report: Report, news: bool) -> tuple[list[int], list
 
 
 def _join_position(record: Record, report: Report, settled: bool) -> None:
-    told = (report.position_at, report.position_ms)
+    reported = (report.position_at, report.position_ms)
     if report.position_ms == ABSENT:
         return
     if settled:
-        record.position_at, record.position_ms = max(told, (record.position_at, record.position_ms))
+        record.position_at, record.position_ms = max(reported, (record.position_at, record.position_ms))
     else:
-        record.unsettled_at, record.unsettled_ms = max(told, (record.unsettled_at, record.unsettled_ms))
+        record.unsettled_at, record.unsettled_ms = max(reported, (record.unsettled_at, record.unsettled_ms))
     if (record.unsettled_at, record.unsettled_ms) <= (record.position_at, record.position_ms):
         record.unsettled_at, record.unsettled_ms = 0, ABSENT

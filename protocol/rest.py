@@ -1,4 +1,4 @@
-"""Bodies of the REST contract: the documented fields, exactly, and the players' fallback envelope."""
+"""Request and response bodies of the REST contract, with exactly the documented fields, and the envelope of players."""
 
 from typing import Annotated, Any, Literal
 
@@ -24,23 +24,25 @@ class Item(Message):
 
 
 class Update(Item):
-    """Body of update, and of realtime in its documented form."""
+    """The body of `POST /progress/update`, and of `POST /progress/realtime` in its documented form."""
 
     user_id: Id
 
 
 class SyncBody(Message):
+    """The body of `POST /progress/sync`."""
+
     user_id: Id
     progress_data: list[Item] = Field(max_length=MAX_ITEMS)
 
 
 class Envelope(Message):
-    """The WebSocket's heartbeats by POST: what players send where no socket can be had, and as they unload."""
+    """WebSocket heartbeats in a POST request, which players send when no socket is available and when they unload."""
 
     user_id: Id
     session: SessionId
     heartbeats: list[Any] = Field(min_length=1, max_length=MAX_ENVELOPE)
-    """Validated one by one: a bad one is rejected by its seq, the rest stands."""
+    """Validated one by one: an invalid one is rejected by its seq, and the others are accepted."""
 
 
 def _zero_or_a_second(value: float) -> float:
@@ -50,7 +52,7 @@ def _zero_or_a_second(value: float) -> float:
 
 
 class VideoBody(Message):
-    """A catalogue entry. A duration of 0 means not known; no video is shorter than the second that records count by."""
+    """A catalogue entry. A duration of 0 means unknown. No video is shorter than a second, the unit of records."""
 
     title: Title
     duration: Annotated[Seconds, AfterValidator(_zero_or_a_second)]
@@ -69,7 +71,7 @@ class ItemView(Message):
 
 
 class ProgressView(Message):
-    """A record as documented."""
+    """The documented fields of a record."""
 
     user_id: str
     video_id: str
@@ -78,12 +80,12 @@ class ProgressView(Message):
 
 
 class ItemOutcome(Message):
-    """What became of one item of a sync.
+    """The result of one item of a sync.
 
-    - stored: it is part of the record;
-    - capped: so too, but its watchedDuration is beyond the video's duration in the catalogue and was cut;
-    - deleted: dropped, for its lastWatched is not after the deletion of this progress;
-    - failed: dropped, for the stored record can't be read.
+    - stored: the item is part of the record.
+    - capped: the item is stored, but its watchedDuration exceeded the duration in the catalogue and was cut to it.
+    - deleted: the item was dropped, because its lastWatched is not later than the deletion of this progress.
+    - failed: the item was dropped, because the stored record cannot be read.
     """
 
     index: int
@@ -92,8 +94,8 @@ class ItemOutcome(Message):
 
 
 class ProgressList(Message):
-    """With detail=full, `rev` and `epoch`: what `since` and `epoch` of the next request may be; and of a sync, what
-    became of each item, in the order of the request."""
+    """A learner's records. With detail=full it has `rev` and `epoch`, which the next request may send as `since` and
+    `epoch`, and after a sync the outcome of each item, in the order of the request."""
 
     user_id: str
     progress_data: list[ItemView] | list[RecordView]
@@ -128,13 +130,13 @@ class Engagement(Message):
 
 
 class Acks(Message):
-    """Answer to an envelope: an ack for each session in it."""
+    """The answer to an envelope: an ack for each session in it."""
 
     acks: list[Ack]
 
 
 class Analytics(Summary):
-    """A video's totals. `retention[i]`: viewers of second i; `replays[i]`: those who played it again."""
+    """A video's totals. `retention[i]` counts the viewers of second i, `replays[i]` those who played it again."""
 
     viewers: int
     completed: int
@@ -144,15 +146,15 @@ class Analytics(Summary):
 
 
 def item_view(video_id: str, record: Record, now: int) -> ItemView:
-    """The documented part of a record; `now` as for `record_view`."""
+    """Return the documented fields of a record; `now` as for `record_view`."""
     return ItemView(video_id=video_id, watched_duration=record.watched, last_watched=min(record.last_watched, now))
 
 
 def record_view(video_id: str, record: Record, now: int, user_id: str | None = None) -> RecordView:
-    """All that readers may know of a record.
+    """Return all fields of a record that readers may see.
 
     Args:
-        now: ms since 1970; a later instant was made by a clock that was wrong, and nobody is shown one.
+        now: ms since 1970; a later instant was produced by a wrong clock, and `now` is shown instead.
     """
     if not record.exists:
         deleted_at = min(record.deleted_at, now)

@@ -1,9 +1,9 @@
-"""From heartbeats to reports: plausibility, effective time, and which seqs wait for their ack.
+"""Converts heartbeats to reports: plausibility, effective time, and which seqs are waiting for an ack.
 
-A session is one player page load or one outbox; its seqs rise. One `Sessions` serves one conversation, a
-WebSocket or a single REST envelope, and never holds more than MAX_SESSIONS of them.
+A session is one page load of a player or one outbox, and its seqs rise. A `Sessions` object serves one WebSocket or
+one REST envelope, and holds at most MAX_SESSIONS of them.
 
-Invariant: a seq is acked only when everything the conversation has taken up to it was stored or rejected.
+Invariant: a seq is acked only when every accepted heartbeat of the session up to it is stored or rejected.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,26 +18,28 @@ from playhead.protocol.messages import Ack, Heartbeat, Rejection
 from playhead.protocol.record import ABSENT, Outcome, Report
 
 MAX_SESSIONS = 64
-"""Sessions of one conversation whose seqs are remembered; a drained outbox brings a few old ones along."""
+"""Most sessions per connection whose seqs are remembered; an outbox that is sent may contain several old ones."""
 MAX_REJECTED = 512
-"""Rejections that one ack of a session may carry. A peer that makes more is sent away; of the store's, the first."""
+"""Most rejections in one ack of a session. A peer that causes more with invalid heartbeats is disconnected; of more
+that the store causes, the first are reported."""
 SHORTEST_MS = 1_000
-"""A duration below this is no duration: nobody could have seen a whole second of that video, and its totals would
-count seconds of no viewer."""
+"""A shorter duration counts as unknown: nobody could see a whole second of such a video, so its totals would contain
+seconds that no viewer has."""
 MAX_CAPPED = 512
-"""Seqs that one ack of a session may tell to have been cut; of more, the first."""
+"""Most capped seqs in one ack of a session; of more, the first are reported."""
 _REFUSALS = {
     Outcome.DELETED: Problem.DELETED,
     Outcome.FAILED: Problem.DAMAGED,
     Outcome.TOO_MANY_VIDEOS: Problem.TOO_MANY_VIDEOS,
 }
-"""What the ack says of a report that the store did not join."""
+"""The problem that the ack reports for a report which the store did not join."""
 OVERRUN_MS = 2_000
-"""How far a position or a play may lie beyond the duration without a word: players round, and encoders disagree."""
+"""How far a position or a play may lie beyond the duration without being reported as capped: players round, and the
+durations of encoders differ."""
 
 
 class Now(msgspec.Struct, frozen=True, gc=False):
-    """One moment on the server's two clocks, ms."""
+    """One moment on the server's wall clock and on its monotonic clock, in ms."""
 
     wall: int
     mono: int
@@ -45,7 +47,7 @@ class Now(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Plausibility:
-    """How much watching a session is believed."""
+    """Limits on how much played time a session may report."""
 
     max_rate: float = 4.0
     slack_ms: int = 2_000
@@ -53,11 +55,11 @@ class Plausibility:
 
 
 class Refused(Exception):
-    """A heartbeat that contradicts itself; becomes a rejection with the pointer to the field."""
+    """A heartbeat contradicts itself; the message starts with a pointer to the field and becomes the rejection."""
 
 
-class _Waiting(msgspec.Struct):
-    """What the next ack of a session says, or the one after it."""
+class _PendingAck(msgspec.Struct):
+    """The content of a session's next ack, or of the one after it."""
 
     seq: int = 0
     rejected: list[Rejection] | None = None
@@ -69,7 +71,7 @@ class _Waiting(msgspec.Struct):
         self.capped.extend(seqs[: max(0, MAX_CAPPED - len(self.capped))])
 
     def reject(self, rejections: Sequence[Rejection]) -> None:
-        """As many of them as there is room for."""
+        """Add as many of the rejections as there is room for."""
         if self.rejected is None:
             self.rejected = []
         self.rejected.extend(rejections[: max(0, MAX_REJECTED - len(self.rejected))])
@@ -78,13 +80,13 @@ class _Waiting(msgspec.Struct):
 class _Session(msgspec.Struct):
     allowance_ms: float = 0.0
     last_event: int | None = None
-    """Event time of the newest report so far, on the server's monotonic clock."""
-    filling: _Waiting | None = None
-    flushing: _Waiting | None = None
+    """When the newest report so far happened, on the server's monotonic clock; None before the first."""
+    filling: _PendingAck | None = None
+    flushing: _PendingAck | None = None
 
 
 class Sessions:
-    """The sessions of one conversation. Heartbeats go in, reports come out; acks follow the flushes."""
+    """The sessions of one connection. Heartbeats go in, reports come out; acks follow the flushes."""
 
     __slots__ = ("_default", "_rules", "_sessions", "video_id")
 
@@ -93,83 +95,92 @@ class Sessions:
         self._rules = rules
         self._sessions: dict[str, _Session] = {}
         self.video_id = ""
-        """Of the last heartbeat, "" before the first: one string for all that follow it."""
+        """The video of the last heartbeat, "" before the first. Later heartbeats share this string."""
 
     def heartbeat(self, message: Heartbeat | Beat, now: Now) -> Report | None:
-        """What `message` says about its record; None where it changes nothing or was rejected (the ack tells).
+        """Convert a heartbeat to a report.
+
+        Returns:
+            The report; None where the heartbeat changes nothing or is rejected, which the next ack reports.
 
         Raises:
-            PeerError: more sessions wait for their ack than one conversation may have, or more rejections than one ack
-                may carry. Nothing was taken.
+            PeerError: too many sessions are waiting for an ack, or one ack would have too many rejections. The
+                heartbeat is not accepted.
         """
         if message.video_id != self.video_id:
             self.video_id = message.video_id
         name = message.session or self._default
-        session, waiting = self._take(name)
+        session, pending = self._take(name)
         try:
-            report = self._report(name, session, waiting, message, now)
+            report = self._report(name, session, pending, message, now)
         except Refused as refusal:
-            _reject(waiting, message.seq, str(refusal))
+            _reject(pending, message.seq, str(refusal))
             return None
-        if message.seq > waiting.seq:
-            waiting.seq = message.seq
+        if message.seq > pending.seq:
+            pending.seq = message.seq
         return report
 
     def refuse(self, error: InvalidMessage) -> bool:
-        """Reject a heartbeat that didn't validate; False where it can't be told which one it was. Raises as above."""
+        """Reject a heartbeat with invalid fields in the next ack.
+
+        Returns:
+            False where its seq or session is invalid, so that no ack can name it.
+
+        Raises:
+            PeerError: as for `heartbeat`.
+        """
         if error.seq is None:
             return False
-        _, waiting = self._take(error.session or self._default)
-        _reject(waiting, error.seq, error.detail)
+        _, pending = self._take(error.session or self._default)
+        _reject(pending, error.seq, error.detail)
         return True
 
     def taken(self) -> None:
-        """The batch with all that came so far is on its way to the store."""
+        """Note that the batch with every report so far is being committed."""
         for session in self._sessions.values():
             if session.flushing is None:
                 session.flushing, session.filling = session.filling, None
 
     def outcome(self, name: str, seqs: Sequence[int], outcome: Outcome) -> None:
-        """The store's word on a report of the batch on its way, where that word was not "joined"."""
+        """Note the outcome of a report of the batch being committed, where it is not JOINED."""
         session = self._sessions.get(name)
         if session is None or session.flushing is None:
             return
-        waiting = session.flushing
+        pending = session.flushing
         if outcome is Outcome.CAPPED:
-            waiting.cap(seqs)
+            pending.cap(seqs)
         elif (problem := _REFUSALS.get(outcome)) is not None:
             detail = problem.value.title
-            told = seqs[:MAX_REJECTED]
-            waiting.reject([Rejection(seq=seq, code=problem.code, detail=detail) for seq in told])
+            pending.reject([Rejection(seq=seq, code=problem.code, detail=detail) for seq in seqs[:MAX_REJECTED]])
 
     def stored(self) -> Iterable[Ack]:
-        """The batch is stored: one ack for each session that had something in it."""
-        return (told if told is not None else Ack(session=name, seq=seq) for name, seq, told in self.acked())
+        """Note that the batch is stored, and return an ack for each session that had reports in it."""
+        return (Ack(session=name, seq=seq) if ack is None else ack for name, seq, ack in self.acked())
 
     def acked(self) -> Iterable[tuple[str, int, Ack | None]]:
-        """What `stored` says, as (session, seq, the ack itself where it says more than that)."""
+        """Like `stored`, but yield (session, seq, ack), with ack None where nothing was rejected or capped."""
         for name, session in self._sessions.items():
-            waiting, session.flushing = session.flushing, None
-            if waiting is None:
+            pending, session.flushing = session.flushing, None
+            if pending is None:
                 continue
             ack = None
-            if waiting.rejected or waiting.capped:
+            if pending.rejected or pending.capped:
                 ack = Ack(
                     session=name,
-                    seq=waiting.seq,
-                    rejected=sorted(waiting.rejected or (), key=lambda r: r.seq) or None,
-                    capped=sorted(set(waiting.capped or ())) or None,
+                    seq=pending.seq,
+                    rejected=sorted(pending.rejected or (), key=lambda r: r.seq) or None,
+                    capped=sorted(set(pending.capped or ())) or None,
                 )
-            yield name, waiting.seq, ack
+            yield name, pending.seq, ack
 
-    def _take(self, name: str) -> tuple[_Session, _Waiting]:
+    def _take(self, name: str) -> tuple[_Session, _PendingAck]:
         session = self._sessions.get(name)
         if session is None:
             if len(self._sessions) >= MAX_SESSIONS:
                 self._forget_one()
             session = self._sessions[name] = _Session()
         if session.filling is None:
-            session.filling = _Waiting()
+            session.filling = _PendingAck()
         return session, session.filling
 
     def _forget_one(self) -> None:
@@ -180,7 +191,7 @@ class Sessions:
         raise PeerError(Problem.TOO_MANY_SESSIONS, f"at most {MAX_SESSIONS} sessions may wait for their ack")
 
     def _report(
-        self, name: str, session: _Session, waiting: _Waiting, message: Heartbeat | Beat, now: Now
+        self, name: str, session: _Session, pending: _PendingAck, message: Heartbeat | Beat, now: Now
     ) -> Report | None:
         duration_ms = round(message.duration * 1_000) if message.duration else 0
         if duration_ms < SHORTEST_MS or message.duration_final is False:
@@ -193,13 +204,13 @@ class Sessions:
                 end_ms = max(end_ms, position_ms)
                 position_ms = duration_ms
         if duration_ms and end_ms > duration_ms + OVERRUN_MS:
-            waiting.cap((message.seq,))
+            pending.cap((message.seq,))
         age_ms = round(message.age) if message.age else 0
         self._allow(session, now.mono - age_ms, message.span)
         if played_ms > session.allowance_ms:
             played_ms = int(session.allowance_ms)
             plays = _cut(plays, played_ms)
-            waiting.cap((message.seq,))
+            pending.cap((message.seq,))
         session.allowance_ms -= played_ms
         claimed = message.watched_duration or 0
         if not (played_ms or message.seek or message.state == "playing"):
@@ -229,10 +240,10 @@ class Sessions:
         )
 
     def _allow(self, session: _Session, event: int, span_ms: float | None) -> None:
-        """Add what the session may be credited for the time since its last report, media ms.
+        """Add to the session's allowance (media ms) what the time since its last report permits.
 
-        What one report leaves of its time the next may use: after a stall of the network several heartbeats
-        arrive at once, and the second of them is as true as the first. Slack is given once a session.
+        What one report leaves unused the next may use: after a network stall several heartbeats arrive at once, and
+        the second is as true as the first. Slack is granted once per session.
         """
         rules, last = self._rules, session.last_event
         if last is None:
@@ -243,15 +254,15 @@ class Sessions:
             session.last_event = event
 
 
-def _reject(waiting: _Waiting, seq: int, detail: str) -> None:
-    if waiting.rejected is not None and len(waiting.rejected) >= MAX_REJECTED:
-        raise PeerError(Problem.TOO_MANY_BAD, f"more than {MAX_REJECTED} bad heartbeats between two acks")
-    waiting.seq = max(waiting.seq, seq)
-    waiting.reject((Rejection(seq=seq, code=Problem.INVALID.code, detail=detail[:200]),))
+def _reject(pending: _PendingAck, seq: int, detail: str) -> None:
+    if pending.rejected is not None and len(pending.rejected) >= MAX_REJECTED:
+        raise PeerError(Problem.TOO_MANY_BAD, f"more than {MAX_REJECTED} invalid heartbeats between two acks")
+    pending.seq = max(pending.seq, seq)
+    pending.reject((Rejection(seq=seq, code=Problem.INVALID.code, detail=detail[:200]),))
 
 
 def _plays(played: list[tuple[float, float]], duration_ms: int) -> tuple[list[tuple[int, int]], int, int]:
-    """Plays in ms without what lies beyond the duration (0: not known), their sum, and the last end before the cut."""
+    """Return the plays in ms, cut at the duration (0: unknown), their sum, and the last end beyond the duration."""
     plays: list[tuple[int, int]] = []
     total = last_ms = 0
     for index, (start, end) in enumerate(played):
@@ -267,7 +278,7 @@ def _plays(played: list[tuple[float, float]], duration_ms: int) -> tuple[list[tu
 
 
 def _cut(plays: list[tuple[int, int]], allowed_ms: int) -> list[tuple[int, int]]:
-    """The first `allowed_ms` of what was played."""
+    """Return the first `allowed_ms` of the plays."""
     kept = []
     for start, end in plays:
         end = min(end, start + allowed_ms)

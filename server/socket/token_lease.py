@@ -46,7 +46,7 @@ class Lease:
             PeerError: it is of another subject.
         """
         if identity.subject != self.identity.subject:
-            raise PeerError(Problem.FORBIDDEN, "the fresh token is of another subject")
+            raise PeerError(Problem.FORBIDDEN, "the new token has a different subject")
         self.cancel()
         self.identity = identity
         self._start()
