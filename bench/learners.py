@@ -6,8 +6,7 @@ from zlib import crc32
 
 from bench.load.spec import learner, video
 from playhead.protocol.record import Report
-from playhead.storage.store import Store
-from playhead.storage.write.pending import Batch, Committed, Delta, Key
+from playhead.storage.store import Batch, Committed, Delta, Key, Store
 
 DURATION_MS = 10_800_000
 AT_ONCE = 10_000

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import redis
 
 from bench.processes import ROOT, START_S, Failed, await_port, cpu_s, python, running
-from playhead.storage.embedded.valkey import HASHES, EmbeddedValkey, server_binary
-from playhead.storage.guarantees.durability import Level
+from playhead.storage.embedded.valkey import HASHES, server_binary
+from playhead.storage.store import EmbeddedValkey, Level
 from tests.clustered import clustered
 from tests.ports import free_port
 

@@ -41,6 +41,7 @@ from playhead.storage.read.changes import (
     PAGE_RECORDS,
     RECORD_BYTES,
     Changes,
+    RecordPage,
     newest_first,
     oldest_change_first,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "NotDurable",
     "Origin",
     "Outage",
+    "RecordPage",
     "RecordsChanged",
     "RecordsMissed",
     "SessionsEnded",

@@ -6,9 +6,11 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from playhead.protocol.intervals import pairs
+from playhead.protocol.record import Record
 from playhead.storage.connection.link import Single
 from playhead.storage.keys import Keys
 from playhead.storage.parts import Parts
+from playhead.storage.read.changes import Changes
 from playhead.storage.read.curves import Curve, Points
 from playhead.storage.read.totals import Totals
 from playhead.storage.store import Store
@@ -31,6 +33,12 @@ def redis_of(store: Store | Parts) -> Redis:
     link = (store if isinstance(store, Parts) else parts_of(store)).link
     assert isinstance(link, Single), "a cluster has no one server"
     return link.primary.redis
+
+
+def records_in(changes: Changes | Damaged) -> list[tuple[str, Record]]:
+    """(videoId, record) of all changes, in no order; for a few, which are all in memory."""
+    assert isinstance(changes, Changes)
+    return changes._decoded(changes._values.items())
 
 
 async def recounted(store: Store | Parts, video_id: str) -> tuple[Totals, Curve]:

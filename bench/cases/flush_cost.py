@@ -25,9 +25,7 @@ from bench.report import Row, Section
 from bench.servers import store
 from playhead.protocol.session import Now
 from playhead.server.lifecycle.gc_schedule import Garbage
-from playhead.storage.embedded.valkey import EmbeddedValkey
-from playhead.storage.store import Store, open_store
-from playhead.storage.write.flusher import Flusher
+from playhead.storage.store import EmbeddedValkey, Flusher, Store, open_store
 from tests.inside import parts_of
 
 RECORDS = 20_000

@@ -56,7 +56,7 @@ RETRY_S = 0.005, 0.1
 VIDEOS, USERS = "v", "u"
 
 
-class Page(NamedTuple):
+class ExportPage(NamedTuple):
     """A part of an export."""
 
     lines: list[bytes]
@@ -80,7 +80,7 @@ class Export:
         self.failed: list[str] = []
         """What can't be read, and is left out; of this run, while `counts` has all."""
 
-    async def pages(self, now: int, after: str = "") -> AsyncIterator[Page]:
+    async def pages(self, now: int, after: str = "") -> AsyncIterator[ExportPage]:
         """All of it. Raises StoreUnavailable: go on after the last place that is known.
 
         Args:
@@ -90,18 +90,20 @@ class Export:
         side, _, place = after.partition(":")
         if not after:
             header = HeaderLine.model_construct(exported_at=now, epoch=await self._parts.epoch.current())
-            yield Page([_line(write_line(header))], "", 0)
+            yield ExportPage([_line(write_line(header))], "", 0)
         if side != USERS:
             async for page in self._videos(place):
                 yield page
-            yield Page(await self._ended(now), f"{USERS}:", 0)
+            yield ExportPage(await self._ended(now), f"{USERS}:", 0)
             place = START
         async for page in self._records(place):
             yield page
         c = self.counts
-        yield Page([_line(write_line(EndLine(videos=c["videos"], ended=c["ended"], records=c["records"])))], "", 1)
+        yield ExportPage(
+            [_line(write_line(EndLine(videos=c["videos"], ended=c["ended"], records=c["records"])))], "", 1
+        )
 
-    async def _videos(self, after: str) -> AsyncIterator[Page]:
+    async def _videos(self, after: str) -> AsyncIterator[ExportPage]:
         async for page in self._parts.scanning.keys(self._parts.keys.all_of("v", "catalogue"), after):
             found = await self._parts.run_each([("HMGET", name, "title", "duration_ms") for name in page.names])
             lines = []
@@ -115,14 +117,14 @@ class Export:
                     )
                     lines.append(_line(write_line(line)))
             self.counts["videos"] += len(lines)
-            yield Page(lines, f"{VIDEOS}:{page.place}" if page.place else "", 0)
+            yield ExportPage(lines, f"{VIDEOS}:{page.place}" if page.place else "", 0)
 
     async def _ended(self, now: int) -> list[bytes]:
         ended = [(user, at) for user, at in await self._parts.endings.recent() if at > now - KEEP_MS]
         self.counts["ended"] += len(ended)
         return [_line(write_line(EndedLine.model_construct(user_id=user, at=at))) for user, at in ended]
 
-    async def _records(self, after: str) -> AsyncIterator[Page]:
+    async def _records(self, after: str) -> AsyncIterator[ExportPage]:
         async for page in self._parts.scanning.keys(self._parts.keys.all_of("u", "progress"), after):
             async for fields in self._parts.scanning.fields(page.names):
                 for key in fields.foreign:
@@ -137,8 +139,8 @@ class Export:
                     else:
                         lines.append(_line(record_line(id_of(key), video_id, record)))
                 self.counts["records"] += len(lines)
-                yield Page(lines, "", page.part)
-            yield Page([], f"{USERS}:{page.place}" if page.place else "", page.part)
+                yield ExportPage(lines, "", page.part)
+            yield ExportPage([], f"{USERS}:{page.place}" if page.place else "", page.part)
 
     def _failed(self, what: str) -> None:
         self.failed.append(what)

@@ -44,7 +44,9 @@ def newest_first(now: int) -> Order:
     return lambda rev, last_watched: -min(last_watched, now)
 
 
-class Page(NamedTuple):
+class RecordPage(NamedTuple):
+    """Some of the changes, in order."""
+
     records: list[tuple[str, Record]]
     """(videoId, record)"""
     last: int
@@ -85,17 +87,6 @@ class Changes:
         """How many; tombstones too."""
         return len(self._values)
 
-    @property
-    def records(self) -> list[tuple[str, Record]]:
-        """(videoId, record) of all, in no order, at once: for those of which there are a few.
-
-        Raises:
-            ValueError: they are not all in memory.
-        """
-        if any(isinstance(value, tuple) for value in self._values.values()):
-            raise ValueError("too large to be had at once: go through `pages`")
-        return self._decoded(self._values.items())
-
     def take(self, found: Sequence[Any]) -> None:
         """Add what a call of `lua/changes.lua` found: videoId, value, …"""
         for i in range(0, len(found), 2):
@@ -114,7 +105,7 @@ class Changes:
             self.stored_bytes += _size(value)
             self._values[video] = value
 
-    async def pages(self, order: Order = oldest_change_first) -> AsyncIterator[Page]:
+    async def pages(self, order: Order = oldest_change_first) -> AsyncIterator[RecordPage]:
         """All of them, tombstones too, ordered, then by videoId; others run between two pages.
 
         Raises:
@@ -132,10 +123,10 @@ class Changes:
             page.append(video)
             size += _size(self._values[video])
             if len(page) >= PAGE_RECORDS or size >= PAGE_BYTES:
-                yield Page(await self._decode(page), key)
+                yield RecordPage(await self._decode(page), key)
                 page, size = [], 0
         if page:
-            yield Page(await self._decode(page), key)
+            yield RecordPage(await self._decode(page), key)
 
     def _key(self, video: str, order: Order) -> int:
         value = self._values[video]

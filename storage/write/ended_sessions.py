@@ -17,9 +17,9 @@ _PUBLISHED = re.compile(r"([0-9]{1,15}) (.+)")
 class Endings:
     """Args: run_each: the store's round trip of commands."""
 
-    def __init__(self, run_each: Run, keys: Keys, damage: DamageLog | None = None) -> None:
+    def __init__(self, run_each: Run, keys: Keys, damage: DamageLog) -> None:
         self._run_each = run_each
-        self._damage = damage or DamageLog()
+        self._damage = damage
         self.channel = keys.ended
 
     async def add(self, user_id: str, at: int) -> Damaged | None:

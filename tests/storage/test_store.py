@@ -15,7 +15,7 @@ from playhead.storage.write.pending import Batch, Committed, Delta, Key
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import Op, report_of
-from tests.inside import keys_of, parts_of, recounted
+from tests.inside import keys_of, parts_of, records_in, recounted
 from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
@@ -64,7 +64,7 @@ async def test_store_that_lost_its_data_is_another(private_server: PrivateServer
     second = await commit(store, (("u", "x"), play()))
     assert second.epoch != first.epoch
     changes = await store.changes("u", since=2, epoch=first.epoch)
-    assert (changes.epoch, [video for video, _ in changes.records]) == (second.epoch, ["x"])
+    assert (changes.epoch, [video for video, _ in records_in(changes)]) == (second.epoch, ["x"])
     assert changes.rev > 2, "what is new is newer than what was lost"
     await store.close()
 
@@ -102,7 +102,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> 
     await commit(store, (("u", "v"), play(2, 200)))
     await everywhere(store, "SCRIPT", "FLUSH")
     changes = await store.changes("u")
-    assert [(video, record.played_ms, record.rev) for video, record in changes.records] == [("v", 10_000, 2)]
+    assert [(video, record.played_ms, record.rev) for video, record in records_in(changes)] == [("v", 10_000, 2)]
     assert await store.totals("v") == Totals(1, 0, 5)
 
 
@@ -118,7 +118,7 @@ async def test_changes_after_a_revision(store: Store) -> None:
     async def seen(since: int | None = None, of: str | None = None) -> dict[str, int]:
         changes = await store.changes("u", since, of)
         assert (changes.epoch, changes.rev) == (epoch, 5)
-        return {video: record.rev for video, record in changes.records}
+        return {video: record.rev for video, record in records_in(changes)}
 
     everything = {"a": 1, "b": 4, "c": 5}
     assert await seen() == everything
@@ -129,7 +129,7 @@ async def test_changes_after_a_revision(store: Store) -> None:
     assert await seen(3, "of another store") == everything
     assert await seen(5, "of another store") == everything
     assert await seen(6, epoch) == everything
-    deleted = dict((await store.changes("u", 3)).records)["b"]
+    deleted = dict(records_in(await store.changes("u", 3)))["b"]
     assert (deleted.exists, deleted.deleted_at) == (False, 150)
 
 
@@ -137,7 +137,7 @@ async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
     """No error, and nothing is made by reading."""
     assert await store.record("u", "v") == Record()
     changes = await store.changes("u", 7)
-    assert (changes.rev, changes.records) == (0, [])
+    assert (changes.rev, records_in(changes)) == (0, [])
     assert await store.totals("v") == Totals()
     keys = (keys_of(store).progress("u"), keys_of(store).summary("v"))
     assert await parts_of(store).run([("EXISTS", key) for key in keys]) == [0, 0]
@@ -221,8 +221,8 @@ async def test_batch_of_several_script_calls(store: Store, keys: list[Key]) -> N
             assert sorted(own) == list(range(first + 1, last + 1))
     for user_id in {user_id for user_id, _ in keys}:
         changes = await store.changes(user_id)
-        assert {video for video, _ in changes.records} == {video for user, video in keys if user == user_id}
-        assert {(record.seen[1], record.played_ms) for _, record in changes.records} == {(5, 10_000)}
+        assert {video for video, _ in records_in(changes)} == {video for user, video in keys if user == user_id}
+        assert {(record.seen[1], record.played_ms) for _, record in records_in(changes)} == {(5, 10_000)}
     for video_id in {video_id for _, video_id in keys}:
         viewers = sum(video == video_id for _, video in keys)
         totals, curve, _ = await store.analytics(video_id, NOW)
@@ -338,7 +338,7 @@ async def test_record_that_cannot_be_read_costs_itself_alone(store: Store, value
         assert committed.results[key].outcomes == ()
         assert (await store.record(*key)).seen == [0, 5]
     assert await store.totals("v") == Totals(2, 0, 10)
-    assert dict((await store.changes("bad")).records).keys() == {"w"}
+    assert dict(records_in(await store.changes("bad"))).keys() == {"w"}
 
 
 @pytest.mark.parametrize("what", ["a string", "a list", "no revision", "an empty revision"])

@@ -25,7 +25,7 @@ from playhead.storage.values.packing import pack_record, unpack_record
 from tests.conftest import StoreServer
 from tests.device import Device, device
 from tests.harm import Harm
-from tests.inside import keys_of, parts_of
+from tests.inside import keys_of, parts_of, records_in
 from tests.rest import ok, rest, scraped
 from tests.serving import FakeClock, Running, serving
 
@@ -179,7 +179,7 @@ async def everything_mended(world: World, want: Seen) -> None:
     for user, body in want.records.items():
         changes = await store.changes(user)
         assert not isinstance(changes, Damaged)
-        assert {video for video, _ in changes.records} == {view["videoId"] for view in body["progressData"]}
+        assert {video for video, _ in records_in(changes)} == {view["videoId"] for view in body["progressData"]}
         assert changes.damaged == []
 
 

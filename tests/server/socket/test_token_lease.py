@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from playhead.protocol.scalars import parse_instant
 from playhead.server.clock import system_clock
 from playhead.storage.keys import Keys
+from playhead.storage.values.damage import DamageLog
 from playhead.storage.write.ended_sessions import Endings
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device
@@ -317,7 +318,7 @@ async def test_what_was_ended_while_a_process_could_not_hear_it_ends_when_it_can
                     await asyncio.sleep(0.01)
 
         async with learner(server, token(USER)) as player, learner(server, token(OTHER), OTHER) as other:
-            await Endings(unheard, keys).add(USER, player_time(player) + 1)
+            await Endings(unheard, keys, DamageLog()).add(USER, player_time(player) + 1)
             await stands(player)
             await cut()
             assert await refusal(player.socket) == ("ended", 4500)

@@ -21,7 +21,7 @@ from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Committed, Delta
 from playhead.storage.write.script_calls import WEIGHT_PER_CALL
 from tests.clustered import ClusterServers, Member, at_once, by_keys, clustered, until
-from tests.inside import keys_of, parts_of, recounted
+from tests.inside import keys_of, parts_of, records_in, recounted
 from tests.storage.own_store import read_example
 
 NOW = 1_764_000_000_000
@@ -119,7 +119,7 @@ async def all_is_there(store: Store, seconds: int) -> None:
     """Every second of every learner that was told stored; totals that equal a recount and leave nobody out."""
     all_changes = await asyncio.gather(*(store.changes(user_id) for user_id in LEARNERS))
     for user_id, changes in zip(LEARNERS, all_changes, strict=True):
-        ((_, record),) = changes.records
+        ((_, record),) = records_in(changes)
         assert record.seen[0] == 0
         assert record.seen[1] >= seconds, user_id
     for number in range(7):
@@ -319,7 +319,7 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
             assert (await commit(store, batch(3))).epoch == after.epoch
             assert (await commit(stranger, batch(3))).epoch == after.epoch
             changes = await stranger.changes(lost, 2, before.epoch)
-            assert (changes.epoch, len(changes.records)) == (after.epoch, 1)
+            assert (changes.epoch, len(records_in(changes))) == (after.epoch, 1)
     finally:
         let_follow(replica)
 

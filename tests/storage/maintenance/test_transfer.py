@@ -25,7 +25,7 @@ from playhead.storage.write.pending import Batch, Delta
 from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import report_of
-from tests.inside import keys_of, parts_of, recounted, redis_of
+from tests.inside import keys_of, parts_of, records_in, recounted, redis_of
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 NOW = 1_764_000_000_000
@@ -83,7 +83,7 @@ async def records(store: Store) -> dict[tuple[str, str], bytes]:
     """All of them, without their revs."""
     found = {}
     for user in U:
-        for video, record in (await store.changes(user)).records:
+        for video, record in records_in(await store.changes(user)):
             found[user, video] = pack_record(replace(record, rev=0))
     return found
 
@@ -164,7 +164,7 @@ async def test_after_a_loss_what_is_imported_is_newer_than_what_was_lost(private
     await everywhere(store, "FLUSHALL")
     await commit(store, (U[1], V[1], play("e", 1, 0, 9)))  # which notices it
     await imported(store, lines)
-    assert all(record.rev > before for _, record in (await store.changes(U[0])).records)
+    assert all(record.rev > before for _, record in records_in(await store.changes(U[0])))
     assert await sound(store)
     await store.close()
 

@@ -28,7 +28,7 @@ from playhead.storage.write.ended_sessions import parse_ending
 from playhead.storage.write.pending import Batch, Committed, Delta
 from tests.conftest import StoreServer
 from tests.histories import report_of
-from tests.inside import keys_of, parts_of, recounted, redis_of
+from tests.inside import keys_of, parts_of, records_in, recounted, redis_of
 from tests.storage.conftest import NewStore
 
 NOW = 5_000
@@ -322,7 +322,7 @@ async def test_a_field_that_is_no_text_costs_itself(store: Store) -> None:
     )
     changes = await store.changes("u")
     assert isinstance(changes, Changes)
-    assert dict(changes.records).keys() == {"v", "w"}
+    assert dict(records_in(changes)).keys() == {"v", "w"}
     assert changes.damaged == ["\ufffd\x00"]
 
 

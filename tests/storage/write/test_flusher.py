@@ -14,6 +14,7 @@ from playhead.storage.store import Store, StoreUnavailable
 from playhead.storage.write.flusher import Flusher, until_next
 from playhead.storage.write.pending import Batch, Committed, Full
 from tests.histories import report_of
+from tests.inside import parts_of, records_in
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 NOW = Now(5_000, 5_000)
@@ -223,7 +224,7 @@ async def test_full_takes_nothing(store: Counting) -> None:
         flusher.add("u", "x", play(), late)
     assert await flusher.drain(PATIENCE_S)
     assert (sender.told, late.told) == (["taken", "stored"], [])
-    assert {video for video, _ in (await store.changes("u")).records} == {"v", "w"}
+    assert {video for video, _ in records_in(await store.changes("u"))} == {"v", "w"}
 
 
 # Who is told what
@@ -278,7 +279,7 @@ async def test_who_is_gone_is_not_told(frail: Counting, private_server: PrivateS
         private_server.resume()
     assert await flusher.drain(PATIENCE_S)
     assert (waiting.told, on_its_way.told) == ([], ["taken"])
-    assert {video for video, _ in (await frail.changes("u")).records} == {"v", "w"}
+    assert {video for video, _ in records_in(await frail.changes("u"))} == {"v", "w"}
 
 
 # The store fails
@@ -370,7 +371,7 @@ async def test_commit_that_was_cancelled_is_made_again_by_drain(frail: Counting,
     """Stopping in the middle of a commit, which the store may have made, loses and doubles nothing."""
     flusher = flusher_on(frail)
     sender = Sender()
-    await frail.catalogue.durations({"v"})
+    await parts_of(frail).catalogue.durations({"v"})
     private_server.pause()
     async with running(flusher) as task:
         flusher.add("u", "v", play(1), sender)

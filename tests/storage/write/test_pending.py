@@ -12,7 +12,7 @@ from playhead.protocol.record import Outcome, Record, Report, delete, join
 from playhead.server.lifecycle.waiters import Waiter
 from playhead.storage.values.instants import Instants
 from playhead.storage.values.packing import pack_record
-from playhead.storage.write.pending import APART, MAX_RUN, MAX_WAITING, Batch, Committed, Delta, Full, Origin, Pending
+from playhead.storage.write.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Origin, Pending
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000
@@ -328,4 +328,4 @@ def test_a_batch_knows_its_latest_instant_and_when_its_first_report_came() -> No
     ids=["as ever", "set back behind a report", "set back behind all", "not noted", "at the beginning of time"],
 )
 def test_what_a_commit_believes(since: int, latest: int, now: int, want: tuple[int, int]) -> None:
-    assert Instants.of(Batch(since=since, latest=latest), now) == want
+    assert Instants.of(since, latest, now) == want
