@@ -1,7 +1,8 @@
 """Sets of whole seconds as sorted, disjoint, half-open intervals in one flat list: [start, end, start, end, …].
 
-The list is flat because it travels through msgpack into the store's Lua, where `storage/lua/users.lua` has the same
-set operations. Invariant: the values strictly increase, so intervals never touch ([0, 5, 5, 9] is written [0, 9]).
+The list is flat because it travels through msgpack into the store's Lua, where `storage/lua/intervals.lua` has the
+same functions in the same order. Invariant: the values strictly increase, so intervals never touch ([0, 5, 5, 9] is
+written [0, 9]).
 """
 
 from collections.abc import Sequence

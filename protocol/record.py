@@ -5,8 +5,9 @@ whatever their order, batching and repetition, as long as each session's own rep
 documented exceptions: `completed_at` depends on the reports known when the threshold was passed, and `again` and
 `played_ms` may be too low, but never count twice, where a repeat cannot be distinguished from a new report.
 
-`storage/lua/users.lua` implements the same rule atomically in the store; `tests/property` compares the two. All values
-are integers (ms or whole seconds), so that Lua and Python cannot differ in the last bit of a float.
+`storage/lua/record.lua` implements the same rule atomically in the store, by the same functions in the same order;
+`tests/property` compares the two. All values are integers (ms or whole seconds), so that Lua and Python cannot differ
+in the last bit of a float.
 """
 
 from dataclasses import dataclass, field, replace
@@ -64,8 +65,8 @@ class Report(
     Times are effective times: ms since 1970 by the server's clock, never later than the receipt. A REST body has no
     session (""), no seq and no plays, and therefore needs no guard.
 
-    A report is sent to the store's script as an array of its fields in this order. `join` in `storage/lua/users.lua`
-    reads them in the same order.
+    A report is sent to the store's script as an array of its fields in this order, which is also that of the parameters
+    of `join` in `storage/lua/record.lua`.
     """
 
     first_at: int

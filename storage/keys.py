@@ -42,7 +42,7 @@ class Keys:
         return f"{self.prefix}:{{u{partition(user_id)}}}:progress:{user_id}"
 
     def push(self, user_id: str) -> str:
-        """Channel of a user's changes; users.lua derives the same name from the progress key."""
+        """Channel of a user's changes; lua/push_messages.lua derives the same name from the progress key."""
         return f"{self.prefix}:{{u{partition(user_id)}}}:push:{user_id}"
 
     def shard(self, video_id: str, user_id: str) -> str:

@@ -1,14 +1,13 @@
-"""Which right the store's user lacks, as far as the store's errors tell.
+"""Which permission the store's user lacks, as far as the store's errors say.
 
-Inside a script Redis 7.0 names the script and the line, and not the command that it refuses there.
+For a command refused inside a script, Redis 7.0 names the script and the line, and not the command.
 """
 
-import importlib.resources
 import re
 
 from redis.exceptions import RedisError
 
-from playhead.storage.scripts import Script
+from playhead.storage.scripts import PARTS, Script
 
 _COMMAND = re.compile(r"no permissions to run the '([^']+)' command")
 _LINE = re.compile(r"can't run this command or subcommand script: ([0-9a-f]{40}), on @user_script:(\d+)")
@@ -17,7 +16,7 @@ _CALL = re.compile(r"call\('([A-Z]+)'")
 
 
 def lacked_right(error: BaseException | None) -> str | None:
-    """A command in capitals, or what it was refused for; None where `error` says nothing of rights.
+    """A command in capitals, or the kind of argument that was refused; None if `error` is not about permissions.
 
     Args:
         error: the store's own, or one that it is the cause of.
@@ -34,10 +33,10 @@ def lacked_right(error: BaseException | None) -> str | None:
     return None
 
 
-def _command_at(sha: str, line: int) -> str:
-    for file in importlib.resources.files("playhead.storage").joinpath("lua").iterdir():
-        script = Script(file.name.removesuffix(".lua"))
+def _command_at(sha: str, number: int) -> str:
+    for script in map(Script, PARTS):
         if script.sha == sha:
-            found = _CALL.search(script.text.splitlines()[line - 1])
-            return found[1] if found else f"a command of {file.name}, line {line}"
+            place, line = script.line(number)
+            found = _CALL.search(line)
+            return found[1] if found else f"a command of {place}"
     return "a command of a script"

@@ -19,12 +19,11 @@ from typing import Any
 from playhead.storage.connection.link import Link, checked
 from playhead.storage.connection.pipeline import Command
 from playhead.storage.keys import Keys
-from playhead.storage.scripts import Script
+from playhead.storage.scripts import BEHIND, NO_COUNT, Script
 from playhead.storage.values.damage import Damaged, DamageLog
 
 KEEP_S = 86_400
 """How long the count of a process outlives its last commit."""
-BEHIND, NO_COUNT = -1, -2
 
 
 class Fence:

@@ -1,17 +1,18 @@
--- Take out of the totals of a video what its recount found too much. Safe to apply twice: repairs are numbered.
+-- Subtracts from the totals of a video what its recount found too much. Safe to repeat: repairs are numbered.
 --
--- KEYS[1]  summary    KEYS[2]  curve    KEYS[3]  before: see recount.lua
+-- KEYS[1]  summary    KEYS[2]  curve    KEYS[3]  before (recount.lua)
 -- ARGV[1]  token    ARGV[2]  number of this repair, from 0
--- ARGV[3]  msgpack {fields of summary, fields of curve}, each {field, by how much it is too large, …}; false: away with it
--- ARGV[4]  1: it is the last, the recount is over
--- returns  1; 0 where the recount was over before
+-- ARGV[3]  msgpack { fields of the summary, fields of the curve }, each { field, by how much it is too large, … };
+--          false: remove the field
+-- ARGV[4]  1: this is the last repair, and the recount is over
+-- returns  1; 0 if the recount was over before
 
 local summary, curve, before = KEYS[1], KEYS[2], KEYS[3]
 
 local token, number = ARGV[1], tonumber(ARGV[2])
-local left = redis.call('PTTL', before)
-local of, made = string.match(redis.call('HGET', before, '') or '', '^(.*) (%d+)$')
-if of ~= token then return 0 end
+local expires_ms = redis.call('PTTL', before)
+local owner, made = string.match(redis.call('HGET', before, '') or '', '^(.*) (%d+)$')
+if owner ~= token then return 0 end
 if tonumber(made) > number then return 1 end
 if redis.call('HGET', summary, 'recount') ~= token then return 0 end
 
@@ -27,5 +28,5 @@ if ARGV[4] == '1' then
   redis.call('HDEL', summary, 'recount')
 end
 redis.call('HSET', before, '', token .. ' ' .. (number + 1))
-redis.call('PEXPIRE', before, left)
+redis.call('PEXPIRE', before, expires_ms)
 return 1

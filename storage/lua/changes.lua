@@ -1,19 +1,19 @@
--- What changed in some users' records after a revision: of each user all of it, or a slice where there is much to look at.
+-- Which records of some users changed after a revision: for each user all of them, or a slice if there are many to look at.
 --
--- KEYS[i]  the progress hash of user i, as users.lua has it
--- ARGV     for each key three: the revision that its reader has, -1 for none; the cursor of the slice, "0" to begin; and
---          about how many records to look at, fewer where they are large
--- returns  for each key {rev, cursor, fields, server, video, value, …}, in no order; {} where the key is not ours
---          cursor: "0" where no slice follows    fields: about how many records there are to look at, in all slices
---          server: its run_id, "" where the first slice is all there is: a cursor means nothing to another server
---          value: a longer one than LARGE as {its first bytes, its length}, so that a slice has a bound in bytes
+-- KEYS[i]  the progress hash of user i (progress.lua)
+-- ARGV     three for each key: the revision that its reader has, -1 for none; the cursor of the slice, "0" for the first;
+--          and about how many records to look at, fewer if they are large
+-- returns  for each key { rev, cursor, fields, server, video, value, … }, in no order; {} if the key is not ours
+--          cursor: "0" if no slice follows    fields: about how many records there are to look at, in all slices
+--          server: its run_id, "" if the first slice is the only one: a cursor means nothing to another server
+--          value: one longer than LARGE as { its first bytes, its length }, so that the bytes of a slice are bounded
 --
--- The rev of the first slice is the reader's: what changes while the others are read has a higher one.
+-- The reader takes the rev of the first slice: records that change while the other slices are read have a higher one.
 
-local LARGE, HEAD, MAX_REV = 2048, 32, 2 ^ 53 - 2 ^ 32
-local STEP, MAX_BYTES = 25, 262144 -- records that are looked at together; bytes after which a slice takes no more
+local LARGE = 2048
+local STEP, MAX_BYTES = 25, 262144 -- records of one HSCAN; bytes after which a slice ends
 
--- The rev that a value begins with, read from its bytes: a third of what unpack_one costs; nil where it is none.
+-- The revision that a value starts with, read from its bytes, for a third of the cost of unpack_one; nil if there is none.
 local function rev_of(value)
   local a, b, c, d, e = string.byte(value, 1, 5)
   if not a then return nil end
@@ -25,39 +25,20 @@ local function rev_of(value)
   return ok and type(rev) == 'number' and rev or nil
 end
 
--- Of which videos the revisions after `since` were; nil where the trail does not go back so far, or is none of ours.
-local function on_trail(trail, since, rev)
-  local videos, told, at, newer = {}, {}, 1, rev + 1
-  while true do
-    local from, to, video, first = string.find(trail, '^([^,;]+),(%d+);', at)
-    first = tonumber(first)
-    if not from or first >= newer then return nil end
-    if not told[video] then
-      told[video] = true
-      videos[#videos + 1] = video
-    end
-    at, newer = to + 1, first
-    if first <= since + 1 then
-      local older = tonumber(string.match(trail, '^[^,;]+,(%d+);', at) or -1)
-      return older < newer and videos or nil
-    end
-  end
-end
-
--- Some records: {videoId, value, …}
+-- The records of these videos: { videoId, value, … }
 local function records(key, videos)
   local values, out = redis.call('HMGET', key, unpack(videos)), {}
   for i, video in ipairs(videos) do out[2 * i - 1], out[2 * i] = video, values[i] end
   return out
 end
 
--- {where to go on, {videoId, value, …}}: about `count` records, fewer where they are large.
+-- { next cursor, { videoId, value, … } } of about `count` records, fewer if they are large.
 local function slice(key, cursor, count)
   local found, n, bytes = {}, 0, 0
   repeat
-    local some = redis.call('HSCAN', key, cursor, 'COUNT', STEP)
-    cursor = some[1]
-    for _, part in ipairs(some[2]) do
+    local page = redis.call('HSCAN', key, cursor, 'COUNT', STEP)
+    cursor = page[1]
+    for _, part in ipairs(page[2]) do
       n, bytes = n + 1, bytes + #part
       found[n] = part
     end
@@ -72,12 +53,12 @@ local function server()
 end
 
 local function changes(key, since, cursor, count)
-  local head = redis.pcall('HMGET', key, 'rev', 'trail')
-  local rev = not head.err and tonumber(head[1] or 0)
-  if not rev or not (rev >= 0 and rev <= MAX_REV and rev % 1 == 0) then return {} end
+  local stored = redis.pcall('HMGET', key, 'rev', 'trail')
+  local rev = not stored.err and read_rev(stored[1])
+  if not rev then return {} end
   local out, n = { rev, '0', 0, '' }, 4
   if rev == since then return out end
-  local videos, found = cursor == '0' and on_trail(head[2] or '', since, rev), nil
+  local videos, found = cursor == '0' and videos_on_trail(stored[2] or '', since, rev), nil
   if videos then
     found = records(key, videos)
     out[3] = #videos
@@ -90,8 +71,8 @@ local function changes(key, since, cursor, count)
     local video, value = found[i], found[i + 1]
     if value and video ~= 'rev' and video ~= 'trail' then
       local record_rev = rev_of(value)
-      if not (record_rev and record_rev >= 0 and record_rev <= since) then -- what is no revision is read, and told
-        if #value > LARGE then value = { string.sub(value, 1, HEAD), #value } end
+      if not (record_rev and record_rev >= 0 and record_rev <= since) then -- damaged ones too: the reader reports them
+        if #value > LARGE then value = { string.sub(value, 1, VALUE_HEAD), #value } end
         out[n + 1], out[n + 2], n = video, value, n + 2
       end
     end

@@ -28,11 +28,11 @@ from playhead.protocol.record import Record
 from playhead.storage.errors import StoreUnavailable
 from playhead.storage.keys import NOT_VIDEOS, id_of
 from playhead.storage.maintenance.recount import Recount, Spoilt
-from playhead.storage.maintenance.repair import FOREIGN_KEY, MAX_REV, Mending
+from playhead.storage.maintenance.repair import FOREIGN_KEY, Mending
 from playhead.storage.parts import Parts
 from playhead.storage.values.audience import Entry, entry_of, unpack_entry
 from playhead.storage.values.damage import Damaged, is_foreign
-from playhead.storage.values.packing import unpack_record
+from playhead.storage.values.packing import MAX_REV, unpack_record
 
 FORGOTTEN = 50
 """Entries that one script takes out."""

@@ -23,8 +23,6 @@ from playhead.storage.values.packing import pack_record, unpack_record
 DERIVED = ("audience", "summary", "curve", "before", "released")
 """Hashes that are made of records; `live` is, too."""
 FOREIGN_KEY = "a key of another Redis type"
-MAX_REV = 2**53 - 2**32
-"""The scripts count on from no higher one."""
 NO_RECORD = "a record that can't be read"
 NO_REV = "a learner's revision that can't be read, or is behind a record"
 

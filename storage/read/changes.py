@@ -14,7 +14,7 @@ import msgpack
 from playhead.protocol.record import Record
 from playhead.storage.read.pieces import Pieces
 from playhead.storage.values.damage import Damaged, DamageLog, named
-from playhead.storage.values.packing import MAX_VALUE, NOT_MSGPACK, unpack_record
+from playhead.storage.values.packing import MAX_VALUE, NOT_MSGPACK, VALUE_HEAD, unpack_record
 
 PAGE_RECORDS = 100
 """Records that are decoded, and shown, without a break: a few ms of this process."""
@@ -26,8 +26,6 @@ KEPT_BYTES = 1_048_576
 """Of stored values that are kept for their page."""
 RECORD_BYTES = 250
 """What a record takes in memory besides, about."""
-HEAD = 32
-"""Bytes at the beginning of a value that tell its rev and instants."""
 
 Order = Callable[[int, int], int]
 """From a record's rev and lastWatched to what it is ordered by."""
@@ -96,7 +94,7 @@ class Changes:
             if isinstance(value, list):
                 value = value[0], value[1]
             elif self._kept + len(value) > KEPT_BYTES:
-                value = value[:HEAD], len(value)
+                value = value[:VALUE_HEAD], len(value)
             else:
                 self._kept += len(value)
             if _size(value) > MAX_VALUE:
@@ -176,7 +174,7 @@ def _size(value: bytes | Large) -> int:
 def _instants(value: bytes) -> tuple[int, int]:
     """The rev and lastWatched of a stored value, from its first bytes."""
     unpacker = msgpack.Unpacker()
-    unpacker.feed(value[:HEAD])
+    unpacker.feed(value[:VALUE_HEAD])
     rev = unpacker.unpack()
     unpacker.read_array_header()
     unpacker.skip()

@@ -30,7 +30,7 @@ def entry_of(record: Record) -> Entry:
 
 
 def state_of(record: Record) -> bytes:
-    """What stage 2 takes of a record: as `state` in `lua/users.lua`."""
+    """What stage 2 takes of a record: as `state_of` in `lua/users.lua`."""
     rev, *entry = entry_of(record)
     state: bytes = b"".join(map(msgpack.packb, (record.last_watched, rev, entry)))
     return state

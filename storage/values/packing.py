@@ -1,7 +1,7 @@
 """Records and reports as the store's scripts read and write them: msgpack arrays in a fixed order.
 
-A record's order is that of RECORD in `lua/users.lua`, a report's that of its fields. A stored value is the rev, then
-the record.
+A record's order is that of its fields without the rev, a report's that of its fields; `storage/scripts.py` gives the
+scripts the same. A stored value is the rev, then the record.
 """
 
 from collections.abc import Callable
@@ -48,6 +48,10 @@ def pack_record(record: Record) -> bytes:
     return value
 
 
+MAX_REV = 2**53 - 2**32
+"""The highest revision that the scripts count on from: there is room for as many again."""
+VALUE_HEAD = 32
+"""Bytes at the beginning of a stored value that hold its rev and its instants."""
 FIELDS = 13
 """Of a record without its rev; the last three are lists."""
 MAX_VALUE = 65_536
@@ -91,7 +95,7 @@ def check_seconds(seconds: Any) -> None:
 
 def _check(r: Record) -> None:
     """Types, bounds and order, as readers rely on them: what else can be shown of a record can't fail. The same as
-    `read_record` of `lua/users.lua` checks.
+    `check` of `lua/packing.lua` checks.
 
     Raises:
         ValueError: another type, a set that is not sorted, an instant that no calendar has.

@@ -1,6 +1,6 @@
 """What a learner's channel carries: which revisions a change spans, and the records that it changed.
 
-`lua/users.lua` and `lua/swap.lua` write the same; whoever finds a message damaged reads what it lacks from the store.
+`lua/push_messages.lua` writes the same; whoever finds a message damaged reads what it lacks from the store.
 """
 
 from typing import Any, NamedTuple

@@ -265,7 +265,7 @@ def test_the_limit_of_videos_is_the_same_in_both(bench: Bench, limit: int, data:
                 item = Report(first_at=90, at=90, seq=IN_SYNC, claimed=9)
                 batch.deltas.setdefault((user_id, video), Delta()).ops.append(item)
             batch.syncs[user_id] = frozenset(names)
-        want, instants = {}, Instants.of(batch, NOW)
+        want, instants = {}, Instants.of(batch.since, batch.latest, NOW)
         for user_id in dict.fromkeys(user for user, _ in batch.deltas):
             synced = batch.syncs.get(user_id, frozenset())
             fits = reference.fits(user_id, synced)
@@ -411,7 +411,7 @@ def test_crash_between_the_stages_heals(bench: Bench, data: st.DataObject) -> No
         if not kept:
             continue
         batch = batch_of(((user_id, video_id), op) for op in kept)
-        reference.apply((user_id, video_id), kept, Instants.of(batch, NOW))
+        reference.apply((user_id, video_id), kept, Instants.of(batch.since, batch.latest, NOW))
         crashing = data.draw(st.booleans())
         bench.store.alive = not crashing
         if crashing:
@@ -423,7 +423,7 @@ def test_crash_between_the_stages_heals(bench: Bench, data: st.DataObject) -> No
             bench.commit(batch)
     probe = Report(first_at=NOW, at=NOW, session="z", first_seq=1, seq=1, seen=[0, 1], played_ms=1_000)
     last = batch_of([((user_id, video_id), probe)])
-    reference.apply((user_id, video_id), [probe], Instants.of(last, NOW))
+    reference.apply((user_id, video_id), [probe], Instants.of(last.since, last.latest, NOW))
     bench.runner.run(bench.stores[1].commit(last, NOW, nobody))
     got = bench.record(user_id, video_id)
     assert got == reference.records[user_id, video_id]

@@ -115,7 +115,7 @@ def test_damaged_value_is_told_as_such(value: bytes) -> None:
 
 @given(report=wild_ops(["a"]).filter(lambda op: isinstance(op, Report)))
 def test_report_is_packed_in_the_scripts_order(report: Report) -> None:
-    """As `join` of users.lua takes it: integers, text, lists of integers, and one boolean."""
+    """As `join` of record.lua takes it: integers, text, lists of integers, and one boolean."""
     packed = bytearray(b"before")
     append(report, packed, -1)
     assert packed.startswith(b"before")
