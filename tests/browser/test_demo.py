@@ -1,4 +1,4 @@
-"""The demo page, as a person meets it: what it shows is true, and every hand, eye and screen can use it."""
+"""The demo page as people use it: what it shows is correct, and it works with any input device and on any screen."""
 
 import os
 import re
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.browser
 
 DURATION_S = 90
 FRAME_S = 1 / 12
-"""The film's: a seek shows one, and says its time."""
+"""The duration of a frame of the film: a seek shows one frame and its time."""
 LEAST_CONTRAST = 4.5
-"""Of text on its background: WCAG 2.2, 1.4.3."""
+"""The minimum contrast of text: WCAG 2.2, 1.4.3."""
 
 CONTRAST = """element => {
     const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -43,16 +43,16 @@ CONTRAST = """element => {
 
 
 class Demo:
-    """The page in one tab, and a learner's hands."""
+    """The page in one tab, and what a learner does with it."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
-        self.asked: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
+        self.requested: list[str] = []
+        page.on("request", lambda request: self.requested.append(request.url))
         page.goto(url)
 
     def ready(self) -> "Demo":
-        """Connected, told what is known, the film loaded."""
+        """Wait until the page is connected and synchronised and the film is loaded."""
         expect(self["#state"]).to_have_text("Stored")
         self.wait("[...document.querySelectorAll('#frames li')].some((line) => line.textContent.includes('synced'))")
         self.wait("document.querySelector('video').readyState >= 2")
@@ -68,22 +68,22 @@ class Demo:
         return self.page.evaluate(f"() => {{ const video = document.querySelector('video'); {script} }}")
 
     def wait(self, condition: str) -> None:
-        self.page.wait_for_function(f"() => {condition}")  # a function: eval is not allowed to the page
+        self.page.wait_for_function(f"() => {condition}")  # a function, because the page may not use eval
 
     def play_until(self, second: float) -> None:
-        """Play, not jump, to a place ahead."""
+        """Play, without seeking, until this second."""
         self.do("void video.play()")
         self.wait(
             f"!document.querySelector('video').seeking && document.querySelector('video').currentTime >= {second}"
         )
 
     def pause(self) -> None:
-        """And wait until all is stored, and shown as that."""
+        """Pause, and wait until everything is stored and the page shows it."""
         self.do("video.pause()")
         expect(self["#pending"]).to_have_text("nothing")
 
     def at(self, second: float) -> None:
-        """The film shows this second."""
+        """Wait until the film shows this second."""
         self.wait(
             "!document.querySelector('video').seeking"
             f" && Math.abs(document.querySelector('video').currentTime - {second}) <= {FRAME_S}"
@@ -98,7 +98,7 @@ class Demo:
         return bool(self.do("return video.paused"))
 
     def drawn(self, kind: str) -> list[tuple[int, int]]:
-        """The stretches of a kind, measured on the strip: seconds, from and to."""
+        """The ranges of a kind, measured on the strip: start and end in seconds."""
         script = """segments => {
             const strip = document.querySelector("#strip").getBoundingClientRect();
             const second = (x) => (90 * (x - strip.left)) / strip.width;
@@ -108,7 +108,7 @@ class Demo:
         return [(round(start), round(end)) for start, end in self[f"#seconds .{kind}"].evaluate_all(script)]
 
     def marked(self, selector: str) -> float:
-        """The second that a mark's middle is at."""
+        """The second at the middle of a mark."""
         script = """mark => {
             const strip = document.querySelector("#strip").getBoundingClientRect();
             const { left, width } = mark.getBoundingClientRect();
@@ -126,7 +126,7 @@ class Demo:
 def patience() -> Iterator[None]:
     expect.set_options(timeout=1000 * STEP_WITHIN_S)
     yield
-    expect.set_options(timeout=5_000)  # Playwright's own
+    expect.set_options(timeout=5_000)  # the default of Playwright
 
 
 @pytest.fixture
@@ -141,13 +141,13 @@ def video() -> str:
 
 @pytest.fixture
 def open_demo(server: Server, new_page: Callable[[], Page], learner: str, video: str) -> Callable[[], Demo]:
-    """Each call is another device of one learner with one video."""
+    """Each call opens another device of the same learner and the same video."""
     return lambda: Demo(new_page(), f"{server.url}/?user={learner}&video={video}").ready()
 
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that asks for tokens."""
+    """A server that requires tokens."""
     monkeypatch.setenv("PLAYHEAD_JWT_SECRET", SECRET)
     server = Server(tmp_path / "guarded")
     server.start()
@@ -160,21 +160,21 @@ def covered(seen: list[tuple[int, int]]) -> set[int]:
 
 
 def freeze(server: Server) -> None:
-    """It takes what is sent, and answers nothing."""
+    """Stop the server: it accepts data but answers nothing."""
     assert server._process is not None
     os.kill(server._process.pid, signal.SIGSTOP)
 
 
-def stretches(record: dict[str, Any], kind: str) -> list[tuple[int, int]]:
+def ranges(record: dict[str, Any], kind: str) -> list[tuple[int, int]]:
     return [(start, end) for start, end in record[kind]]
 
 
 def test_the_status_light_shows_whether_everything_is_stored(
     server: Server, open_demo: Callable[[], Demo], learner: str, video: str
 ) -> None:
-    """Stored; waiting while no answer comes; offline when the server is gone; stored again, with nothing lost.
+    """Stored; waiting while the server does not answer; offline without a server; stored again, with nothing lost.
 
-    Each state has a word of its own, a colour of its own, and says in words what that means.
+    Each state has its own word and colour, and a text that explains it.
     """
     demo = open_demo()
     light, words = demo["#state"], demo["#detail"]
@@ -213,13 +213,13 @@ def test_the_status_light_shows_whether_everything_is_stored(
     expect(light).to_have_text("Stored")
     expect(words).to_have_text("all you watched")
     expect(demo["#seconds .unstored"]).to_have_count(0)
-    assert covered(stretches(server.progress(learner, video), "seen")) == covered(shown)
+    assert covered(ranges(server.progress(learner, video), "seen")) == covered(shown)
 
 
 def test_the_heat_strip_shows_the_record(
     server: Server, open_demo: Callable[[], Demo], learner: str, video: str
 ) -> None:
-    """Seen, seen again, where the playhead is and where it will go on: as the server has it, to the second."""
+    """Seconds seen and seen again, the playhead and the resume point are those of the server, to the second."""
     demo = open_demo()
     assert not demo.drawn("seen")
     expect(demo["#seen-words"]).to_have_text("Nothing seen yet.")
@@ -232,11 +232,11 @@ def test_the_heat_strip_shows_the_record(
 
     record = server.progress(learner, video)
     expect(demo["#watched"]).to_have_text(f"{record['watchedDuration']} of {DURATION_S} s")
-    assert demo.drawn("seen") == stretches(record, "seen")
-    assert demo.drawn("again") == stretches(record, "again")
+    assert demo.drawn("seen") == ranges(record, "seen")
+    assert demo.drawn("again") == ranges(record, "again")
     assert [start for start, _ in demo.drawn("seen")] == [0, 45]
     assert [start for start, _ in demo.drawn("again")] == [1]
-    again = sum(end - start for start, end in stretches(record, "again"))
+    again = sum(end - start for start, end in ranges(record, "again"))
     expect(demo["#again"]).to_have_text(f"{again} s")
     expect(demo["#resume"]).to_have_text("0:48")
     assert demo.marked("#head") == pytest.approx(demo.position, abs=0.5)
@@ -255,11 +255,11 @@ def test_the_heat_strip_shows_the_record(
     expect(demo["#bubble"]).to_have_text("1:10 · not seen")
 
 
-@pytest.mark.parametrize("says", ["Continue", "Start again"])
+@pytest.mark.parametrize("answer", ["Continue", "Start again"])
 def test_the_second_visit_asks_where_to_continue(
-    server: Server, open_demo: Callable[[], Demo], learner: str, video: str, says: str
+    server: Server, open_demo: Callable[[], Demo], learner: str, video: str, answer: str
 ) -> None:
-    """The first visit is not asked; the second is, and nothing changes before the answer, which is then obeyed."""
+    """The first visit is not asked. The second is: nothing changes before the answer, which is then obeyed."""
     demo = open_demo()
     expect(demo.page.get_by_role("dialog")).to_be_hidden()
     demo.do("video.currentTime = 40")
@@ -269,32 +269,32 @@ def test_the_second_visit_asks_where_to_continue(
 
     demo.page.reload()
     demo.ready()
-    asked = demo.page.get_by_role("dialog", name="Continue from 0:42?")
-    expect(asked).to_be_visible()
-    expect(asked).to_contain_text(f"You have watched {before['watchedDuration']} of {DURATION_S} seconds.")
+    question = demo.page.get_by_role("dialog", name="Continue from 0:42?")
+    expect(question).to_be_visible()
+    expect(question).to_contain_text(f"You have watched {before['watchedDuration']} of {DURATION_S} seconds.")
     expect(demo.button("Continue")).to_be_focused()
     assert demo.position == 0
     assert demo.paused
     assert server.progress(learner, video) == before
 
-    demo.button(says).click()
-    expect(asked).to_be_hidden()
-    starts_at = before["resume"] if says == "Continue" else 0
+    demo.button(answer).click()
+    expect(question).to_be_hidden()
+    starts_at = before["resume"] if answer == "Continue" else 0
     demo.wait(f"document.querySelector('video').currentTime > {starts_at + 1}")
     demo.pause()
     assert starts_at < demo.position < starts_at + 10
     record = server.progress(learner, video)
-    if says == "Continue":
+    if answer == "Continue":
         assert record["position"] == pytest.approx(demo.position, abs=0.1)
         assert [start for start, _ in record["seen"]] == [40]
-    else:  # the position follows when it has settled: a moment at the start takes nobody's place away
+    else:  # the position follows once it has settled: a moment at the start does not lose the old place
         assert [start for start, _ in record["seen"]] == [0, 40]
 
 
 def test_the_link_opens_the_same_learner_on_another_device(
     open_demo: Callable[[], Demo], new_page: Callable[[], Page]
 ) -> None:
-    """Copied or clicked, it opens where the first device is; from then on each tells the other."""
+    """Copied or clicked, it opens where the first device is; then each device shows the changes of the other."""
     first = open_demo()
     first.do("video.currentTime = 20")
     first.play_until(22)
@@ -308,7 +308,7 @@ def test_the_link_opens_the_same_learner_on_another_device(
 
     second = Demo(new_page(), link).ready()
     expect(second.page.get_by_role("dialog", name="Continue from 0:22?")).to_be_visible()
-    assert second.drawn("seen") == first.drawn("seen")
+    until(lambda: second.drawn("seen") == first.drawn("seen"), "the same seconds on both devices")
     second.button("Continue").click()
     second.wait("document.querySelector('video').currentTime > 22")
     second.pause()
@@ -318,16 +318,16 @@ def test_the_link_opens_the_same_learner_on_another_device(
     first.pause()
     expect(second["#elsewhere"]).to_contain_text("Another device is at 1:01.")
     assert second.marked("#there") == pytest.approx(first.position, abs=0.5)
-    assert second.drawn("seen") == first.drawn("seen")
+    until(lambda: second.drawn("seen") == first.drawn("seen"), "the same seconds on both devices")
     second.button("Go there").click()
     second.at(first.position)
     expect(second["#elsewhere"]).to_be_hidden()
 
-    expect(first["#elsewhere"]).to_be_hidden()  # the same place: nowhere to go
+    expect(first["#elsewhere"]).to_be_hidden()  # both are at the same place
 
 
 def test_everything_works_with_the_keyboard(open_demo: Callable[[], Demo]) -> None:
-    """Every control is reached by Tab with a ring to see and a name to hear; space and arrows work anywhere."""
+    """Tab reaches every control, with a visible focus ring and an accessible name; the space and arrow keys work."""
     demo = open_demo()
     keyboard = demo.page.keyboard
     keyboard.press("Space")
@@ -360,7 +360,7 @@ def test_everything_works_with_the_keyboard(open_demo: Callable[[], Demo]) -> No
         if not focused.count():
             break
         reached.append(focused.evaluate("element => element.id || element.tagName"))
-        assert demo.page.evaluate(ring) >= 2, f"no ring around {reached[-1]}"
+        assert demo.page.evaluate(ring) >= 2, f"no focus ring around {reached[-1]}"
     assert reached == [
         "strip",
         "play",
@@ -391,12 +391,12 @@ def test_everything_works_with_the_keyboard(open_demo: Callable[[], Demo]) -> No
         expect(demo.page.get_by_role(role, name=name)).to_be_visible()  # type: ignore[arg-type]
 
     demo.button("Play").focus()
-    keyboard.press("Space")  # the button's own: once, not twice
+    keyboard.press("Space")  # handled by the button alone: once, not twice
     demo.wait("!document.querySelector('video').paused")
 
 
 def test_a_phone_needs_no_horizontal_scrolling(open_demo: Callable[[], Demo]) -> None:
-    """At 360 px all of it is inside the screen: controls, question, notice and frames."""
+    """At 360 px everything is inside the screen: controls, question, notice and frames."""
     other = open_demo()
     other.do("video.currentTime = 30")
     other.play_until(31)
@@ -423,11 +423,11 @@ def test_a_phone_needs_no_horizontal_scrolling(open_demo: Callable[[], Demo]) ->
     fits()
     play = demo.button("Play").bounding_box()
     assert play is not None
-    assert (play["width"], play["height"]) == (48, 48), "big enough for a thumb, and round"
+    assert (play["width"], play["height"]) == (48, 48), "large enough for a thumb, and round"
 
 
 def test_the_page_follows_the_system_colour_scheme(open_demo: Callable[[], Demo]) -> None:
-    """Light or dark as the system is, and every text can be read in both: that of each light too."""
+    """Light or dark like the system, and every text is legible in both, including that of each status."""
     demo = open_demo()
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     grounds = {}
@@ -447,7 +447,7 @@ def test_the_page_follows_the_system_colour_scheme(open_demo: Callable[[], Demo]
 
 
 def test_a_developer_sees_the_most_recent_frames(open_demo: Callable[[], Demo]) -> None:
-    """One line with the newest, and behind it those before, newest first."""
+    """One line shows the newest frame; its details list the earlier ones, newest first."""
     demo = open_demo()
     demo.play_until(1)
     demo.pause()
@@ -461,7 +461,7 @@ def test_a_developer_sees_the_most_recent_frames(open_demo: Callable[[], Demo]) 
 
 
 def sign_in(demo: Demo, made: str) -> None:
-    """Paste a token where the page asks for it."""
+    """Paste a token into the form of the page."""
     demo.page.get_by_label("The service asks for a token").fill(made)
     demo.page.get_by_role("button", name="Sign in").click()
 
@@ -470,7 +470,7 @@ def sign_in(demo: Demo, made: str) -> None:
 def test_a_pasted_token_identifies_the_learner(
     guarded: Server, new_page: Callable[[], Page], learner: str, video: str, page: str
 ) -> None:
-    """It reports as the token's learner, also after a reload; the token is in no URL, and on no line of the page."""
+    """The page reports as that learner, also after a reload; the token appears in no URL and nowhere on the page."""
     made = token(learner, iss=None, aud=None)
     demo = Demo(new_page(), f"{guarded.url}/{page}?video={video}")
     sign_in(demo, made)
@@ -481,7 +481,7 @@ def test_a_pasted_token_identifies_the_learner(
     headers = {"Authorization": f"Bearer {made}"}
     url = f"{guarded.url}/progress/{learner}/{video}?detail=full"
     until(lambda: httpx.get(url, headers=headers).status_code == httpx.codes.OK, "the record")
-    assert not [url for url in demo.asked if made in url]
+    assert not [url for url in demo.requested if made in url]
     assert made not in demo["body"].inner_text()
     assert made not in demo.page.content()
     assert made not in demo.page.evaluate("location.href")
@@ -493,7 +493,7 @@ def test_a_pasted_token_identifies_the_learner(
 def test_a_token_in_the_url_is_ignored_and_removed_from_the_address_bar(
     guarded: Server, new_page: Callable[[], Page], learner: str, video: str
 ) -> None:
-    """URLs are copied, synchronized and remembered; it would also be the learner that a stranger's link chooses."""
+    """URLs are copied, synchronised and remembered, and a stranger's link could choose the learner."""
     made = token(learner, iss=None, aud=None)
     demo = Demo(new_page(), f"{guarded.url}/?video={video}#token={made}")
     expect(demo["#state"]).to_have_text("Refused")
@@ -501,7 +501,7 @@ def test_a_token_in_the_url_is_ignored_and_removed_from_the_address_bar(
 
 
 def test_a_refused_token_is_announced(guarded: Server, new_page: Callable[[], Page], learner: str) -> None:
-    """No endless trying: the light says Refused, an alert says why, and another token may be pasted."""
+    """There are no endless retries: the status is Refused, an alert explains it, and another token can be pasted."""
     made = token(learner, iss=None, aud=None, key="another-secret-that-is-long-enough-for-any-hash-of-the-family")
     demo = Demo(new_page(), guarded.url)
     for wrong in (made, "no token at all"):
@@ -513,7 +513,7 @@ def test_a_refused_token_is_announced(guarded: Server, new_page: Callable[[], Pa
 
 
 def test_the_page_makes_no_requests_to_other_hosts(server: Server, new_page: Callable[[], Page]) -> None:
-    """Everything comes from the server, so it works without the internet; also where the browser stores nothing."""
+    """Everything comes from the server, so the page works offline, and also where the browser stores nothing."""
     page = new_page()
     forbidden = "Object.defineProperty(window, '{}', {{ get() {{ throw new DOMException('no', 'SecurityError') }} }})"
     for name in ("localStorage", "indexedDB"):
@@ -522,12 +522,12 @@ def test_the_page_makes_no_requests_to_other_hosts(server: Server, new_page: Cal
     demo.play_until(1.6)
     demo.pause()
     expect(demo["#watched"]).to_have_text(f"2 of {DURATION_S} s")
-    until(lambda: any("progress/" in url for url in demo.asked), "the record")
-    assert {httpx.URL(url).host for url in demo.asked if not url.startswith("data:")} == {"127.0.0.1"}
+    until(lambda: any("progress/" in url for url in demo.requested), "the record")
+    assert {httpx.URL(url).host for url in demo.requested if not url.startswith("data:")} == {"127.0.0.1"}
 
 
 def test_the_page_without_the_sdk_is_a_click_away(open_demo: Callable[[], Demo], learner: str) -> None:
-    """And it is the same learner there."""
+    """The link keeps the learner."""
     demo = open_demo()
     demo.page.get_by_role("link", name="the same without the SDK").click()
     demo.page.wait_for_url(f"**/wire.html?user={learner}&*")
@@ -540,7 +540,7 @@ def test_the_page_without_the_sdk_is_a_click_away(open_demo: Callable[[], Demo],
 def test_pages_comply_with_their_content_security_policy(
     server: Server, new_page: Callable[[], Page], path: str
 ) -> None:
-    """Neither page of the demo; but what is inline is refused, and so is another page that shows ours in a frame."""
+    """Neither page violates it. Inline scripts are refused, and so is another page that shows ours in a frame."""
     page = new_page()
     page.add_init_script("window.refused = []; addEventListener('securitypolicyviolation', (e) => refused.push(e))")
     page.goto(f"{server.url}/{path}")
@@ -553,4 +553,6 @@ def test_pages_comply_with_their_content_security_policy(
     page.goto("about:blank")
     page.set_content(f'<iframe src="{server.url}/{path}"></iframe>')
     expect(page.frame_locator("iframe").locator("video")).to_have_count(0)
-    until(lambda: page.evaluate("() => 1") and page.frames[1].url.startswith("chrome-error:"), "the frame is refused")
+    until(
+        lambda: page.evaluate("() => 1") and page.frames[1].url.startswith("chrome-error:"), "the refusal of the frame"
+    )

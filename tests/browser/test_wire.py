@@ -1,7 +1,7 @@
-"""The page that speaks the wire by hand, end to end: what Chromium says it has played is what the server has stored.
+"""The page without the SDK, end to end: the server has stored what Chromium says it has played.
 
-The browser keeps its own account of what it played, `video.played`, and never shows it to the server. These
-tests drive the player as a learner would and then hold the server's record against that account.
+The browser keeps its own account of what it played, `video.played`, which the server never receives. These tests use
+the player as a learner would, and then compare the server's record with that account.
 """
 
 import json
@@ -18,15 +18,15 @@ from tests.browser.conftest import Server, until
 
 pytestmark = pytest.mark.browser
 
-EDGE_S = 1  # the server keeps whole seconds, so each edge may be rounded away from the browser's by this much
-JOIN_S = 0.05  # ranges of one playback that was cut by a reload
+EDGE_S = 1  # the server keeps whole seconds, so each edge may differ from that of the browser by this much
+JOIN_S = 0.05  # between two ranges of one playback that a reload has cut
 DURATION_S = 90
 
 Ranges = list[tuple[float, float]]
 
 
 class Player:
-    """The page in one tab, and the few things a learner does with it."""
+    """The page in one tab, and what a learner does with it."""
 
     def __init__(self, page: Page, server: Server, user: str, video: str) -> None:
         self.page, self._server, self._user, self._video = page, server, user, video
@@ -34,7 +34,7 @@ class Player:
         self.socket: WebSocket
         page.on("websocket", self._listen)
         page.goto(f"{server.url}/wire.html?user={user}&video={video}")
-        self.settled()
+        self.wait_until_ready()
 
     def _listen(self, socket: WebSocket) -> None:
         self.socket = socket
@@ -42,10 +42,10 @@ class Player:
 
     def reload(self) -> None:
         self.page.reload()
-        self.settled()
+        self.wait_until_ready()
 
-    def settled(self) -> None:
-        """Connected, the film loaded, and the automatic resume done, if there is one to do."""
+    def wait_until_ready(self) -> None:
+        """Wait until the page is connected, the film is loaded, and the automatic resume, if any, is done."""
         self.page.wait_for_function(
             """() => {
                 const video = document.querySelector("video");
@@ -56,7 +56,7 @@ class Player:
         )
 
     def play_until(self, second: float) -> None:
-        """Play, not jump, to a place ahead."""
+        """Play, without seeking, until this second."""
         self.page.evaluate("document.querySelector('video').play()")
         self.page.wait_for_function(
             """second => {
@@ -67,7 +67,7 @@ class Player:
         )
 
     def seek(self, second: float) -> None:
-        """Jump. A `timeupdate` that was under way may come before `seeking`: here one always does."""
+        """Seek. A pending `timeupdate` may arrive before `seeking`: here one always does."""
         self.page.evaluate(
             """second => {
                 const video = document.querySelector("video");
@@ -82,11 +82,11 @@ class Player:
         self.page.evaluate("rate => { document.querySelector('video').playbackRate = rate }", rate)
 
     def pause(self) -> None:
-        """Pause, and wait until the server has said that everything is stored."""
+        """Pause, and wait until the server has acknowledged everything."""
         self.page.evaluate("document.querySelector('video').pause()")
-        self.acked()
+        self.wait_for_acks()
 
-    def acked(self) -> None:
+    def wait_for_acks(self) -> None:
         self.page.wait_for_function("() => window.playhead.pending.length === 0")
 
     @property
@@ -96,7 +96,7 @@ class Player:
 
     @property
     def played(self) -> Ranges:
-        """The browser's own account, for this page load."""
+        """What the browser says it has played since this page was loaded."""
         script = """() => {
             const { played } = document.querySelector("video");
             return Array.from({ length: played.length }, (_, i) => [played.start(i), played.end(i)]);
@@ -113,7 +113,7 @@ class Player:
 
 @pytest.fixture
 def open_player(server: Server, new_page: Callable[[], Page]) -> Callable[[], Player]:
-    """Players of one learner and one video, each on a device of its own."""
+    """Each call opens a player of the same learner and the same video, on a device of its own."""
     user, video = str(uuid.uuid4()), str(uuid.uuid4())
     return lambda: Player(new_page(), server, user, video)
 
@@ -129,7 +129,7 @@ def union(ranges: Ranges) -> Ranges:
 
 
 def assert_same_seconds(seen: list[list[int]], played: Ranges) -> None:
-    """As many stretches as the browser played, and each edge within a second of the browser's."""
+    """Check that there are as many ranges as the browser played, each edge within a second of the browser's."""
     expected = union(played)
     assert len(seen) == len(expected), f"stored {seen}, played {expected}"
     for stored, real in zip(seen, expected, strict=True):
@@ -137,7 +137,7 @@ def assert_same_seconds(seen: list[list[int]], played: Ranges) -> None:
 
 
 def test_the_stored_seconds_are_those_the_browser_played(open_player: Callable[[], Player]) -> None:
-    """Play, skip ahead and back, double the speed, pause, reload, go on: the same seconds are stored."""
+    """Play, seek forwards and backwards, double the speed, pause, reload, continue: the same seconds are stored."""
     player = open_player()
     player.play_until(3.4)
     player.seek(30)
@@ -166,15 +166,15 @@ def test_the_stored_seconds_are_those_the_browser_played(open_player: Callable[[
     assert stored["playedDuration"] == pytest.approx(sum(end - start for start, end in played), abs=1)
 
 
-@pytest.mark.parametrize("socket_is_mute", [False, True], ids=["by socket", "by beacon"])
+@pytest.mark.parametrize("socket_is_silent", [False, True], ids=["by socket", "by beacon"])
 def test_a_reload_in_the_middle_of_playing_loses_nothing(
-    open_player: Callable[[], Player], socket_is_mute: bool
+    open_player: Callable[[], Player], socket_is_silent: bool
 ) -> None:
-    """What was played since the last heartbeat goes out with the page, if need be without the socket."""
+    """What was played since the last heartbeat is sent when the page closes, without the WebSocket if necessary."""
     player = open_player()
     player.play_until(3.6)
     played = player.played
-    if socket_is_mute:
+    if socket_is_silent:
         player.page.evaluate("WebSocket.prototype.send = () => {}")
     player.page.reload()
     last = math.floor(played[0][1])
@@ -186,7 +186,7 @@ def test_a_reload_in_the_middle_of_playing_loses_nothing(
 
 
 def test_seconds_watched_twice_are_seen_and_seen_again(open_player: Callable[[], Player]) -> None:
-    """Seconds played twice, which `video.played` cannot tell, are known, and end where the seek began."""
+    """Seconds played twice, which `video.played` does not show, are recorded, and end where the seek began."""
     player = open_player()
     player.play_until(6)
     player.seek(2)
@@ -202,7 +202,7 @@ def test_seconds_watched_twice_are_seen_and_seen_again(open_player: Callable[[],
 
 
 def test_a_second_device_sees_the_change_without_asking(open_player: Callable[[], Player]) -> None:
-    """A device that only looks on is told, and has said nothing but hello and ping."""
+    """A passive device receives the change, and has sent nothing but hello and ping."""
     watching, looking_on = open_player(), open_player()
     watching.play_until(2.6)
     watching.seek(42)
@@ -220,7 +220,7 @@ def test_a_second_device_sees_the_change_without_asking(open_player: Callable[[]
 
 
 def test_a_page_receives_the_record_that_its_own_report_made(server: Server, new_page: Callable[[], Page]) -> None:
-    """Also where it is stored in one flush with another device's, whose push says "all up to here" before the ack."""
+    """Also where it shares a flush with a report of another device, whose push covers all revisions before the ack."""
     user, video, other = (str(uuid.uuid4()) for _ in range(3))
     tv = Player(new_page(), server, user, other)
     tv.play_until(0.5)
@@ -236,20 +236,20 @@ def test_a_page_receives_the_record_that_its_own_report_made(server: Server, new
 
 
 def test_dragging_to_the_end_is_not_watching(open_player: Callable[[], Player]) -> None:
-    """Dragged over the whole film to its end: nothing in between is seen, nothing is complete."""
+    """After dragging over the whole film to its end, nothing in between is seen and nothing is complete."""
     player = open_player()
     player.play_until(2)
     for tenth in range(2, 10):
         player.seek(DURATION_S * tenth / 10)
     player.seek(DURATION_S - 1.6)
     player.page.wait_for_function("() => document.querySelector('video').ended")
-    player.acked()
+    player.wait_for_acks()
 
     stored = player.stored
     assert not stored["completed"]
     assert stored["watchedDuration"] <= 2 + 2 + 2 * EDGE_S
     assert not [(a, b) for a, b in stored["seen"] if b > 2 + EDGE_S and a < DURATION_S - 2 - EDGE_S]
-    assert stored["resume"] == 0, "at the end of the film it starts over"
+    assert stored["resume"] == 0, "at the end of the film, playback starts over"
 
 
 def test_opening_the_page_changes_nothing(open_player: Callable[[], Player]) -> None:
@@ -273,7 +273,7 @@ def test_opening_the_page_changes_nothing(open_player: Callable[[], Player]) -> 
 
 
 def test_a_killed_server_loses_nothing(server: Server, open_player: Callable[[], Player]) -> None:
-    """Played through a kill: what was not acked waits in the page, and is stored when the server is back."""
+    """Heartbeats that were not acked before the kill wait in the page, and are stored when the server is back."""
     player = open_player()
     player.play_until(2)
     player.seek(20)
@@ -287,14 +287,14 @@ def test_a_killed_server_loses_nothing(server: Server, open_player: Callable[[],
     player.page.wait_for_function("() => window.playhead.pending.length > 0")
 
     server.start()
-    player.acked()
+    player.wait_for_acks()
     assert_same_seconds(player.stored["seen"], player.played)
     numbers = {heartbeat["seq"] for heartbeat in player.sent_of_type("heartbeat")}
-    assert numbers == set(range(1, len(numbers) + 1)), "a number was left out"
+    assert numbers == set(range(1, len(numbers) + 1)), "a seq was skipped"
 
 
 def test_the_page_shows_the_stored_record(open_player: Callable[[], Player], tmp_path: Path) -> None:
-    """The words and the bar are the record's; the picture is kept beside the test's other files."""
+    """The texts and the bar match the record; a screenshot is kept with the other files of the test."""
     player = open_player()
     page = player.page
     page.get_by_role("status").filter(has_text="Live").wait_for()
@@ -320,4 +320,4 @@ def test_the_page_shows_the_stored_record(open_player: Callable[[], Player], tmp
 
     picture = tmp_path / "player.png"
     page.screenshot(path=picture, full_page=True)
-    assert picture.stat().st_size > 10_000, f"an empty picture: {picture}"
+    assert picture.stat().st_size > 10_000, f"an empty screenshot: {picture}"
