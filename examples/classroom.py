@@ -39,7 +39,7 @@ async def learn(url: str, video: str, seconds: float, dice: random.Random) -> tu
             await asyncio.sleep(max(0.0, BEAT_S - waits[-1]))
         await p.flush()
         record = await p.rest.get(video)
-    return len(seen), record.watched_duration, waits
+    return len(seen), record.watched_duration or 0, waits
 
 
 async def classroom(url: str, learners: int, seconds: float, seed: int) -> int:

@@ -283,4 +283,5 @@ def at_once(source: Member, target: Member, slot: int) -> Iterator[None]:
 
 async def everywhere(store: Store, *command: str) -> list[Any]:
     """A command to each primary of a store, of whatever kind it is."""
-    return [await primary.redis.execute_command(*command) for primary in await parts_of(store).link.primaries()]
+    primaries = await parts_of(store).link.primaries()
+    return [await primary.redis.execute_command(*command) for primary in primaries]  # type: ignore[no-untyped-call] # redis-py has no types here

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import redis
 
-from tests.clustered import PRIMARIES, ClusterServers, Secure, rewriting
+from tests.clustered import PRIMARIES, ClusterServers, Member, Secure, rewriting
 from tests.configurations import CONFIGURATIONS, Configuration, Kind
 from tests.ports import free_ports
 from tests.replicated import binary
@@ -90,6 +90,10 @@ class Server:
                 assert self._process.poll() is None, f"it ended: {(self.directory / 'log').read_text()[-2_000:]}"
                 assert time.monotonic() < deadline, f"not in time: {(self.directory / 'log').read_text()[-2_000:]}"
                 time.sleep(0.01)
+
+
+def _has_rewritten(member: Member) -> bool:
+    return not rewriting(member.ask("INFO", "persistence"))
 
 
 class Nodes:
@@ -241,7 +245,7 @@ class Nodes:
                 lines += [f"sentinel sentinel-user {ADMIN}", f"sentinel sentinel-pass {PASSWORDS[ADMIN]}"]
             (directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
             with (directory / "log").open("ab") as log:
-                words = [binary(self.kind), directory / "sentinel.conf", "--sentinel"]
+                words = [str(binary(self.kind)), str(directory / "sentinel.conf"), "--sentinel"]
                 self._watching.append(subprocess.Popen(words, stdout=log, stderr=log))
 
     def _is_whole(self) -> bool:
@@ -326,7 +330,7 @@ class Cluster:
     def rewrite(self) -> None:
         for member in self.members.members:
             member.ask("BGREWRITEAOF")
-            until(lambda member=member: not rewriting(member.ask("INFO", "persistence")))
+            until(functools.partial(_has_rewritten, member))
 
     def resync(self) -> None:
         for member in self.members.replicas():

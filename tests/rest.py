@@ -94,4 +94,5 @@ async def dump(store: "redis.asyncio.Redis", prefix: str) -> dict[bytes, bytes]:
     But for the counts of commits, which one that changes nothing raises too.
     """
     keys = [key async for key in store.scan_iter(match=f"{prefix}:*", count=1_000) if b":fence:" not in key]
-    return {key: await store.dump(key) for key in sorted(keys)}
+    dumped = {key: await store.dump(key) for key in sorted(keys)}
+    return {key: value for key, value in dumped.items() if value is not None}

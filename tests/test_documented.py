@@ -161,7 +161,7 @@ def test_each_promise_names_the_stores_that_its_cases_run_on() -> None:
     left = {promise for case in CASES for promise in case.promises}
     for sentence, _, cell in table("docs/promises.md", "# What you can rely on"):
         told = set(re.findall(r"`([\w-]+)`", cell)) if cell not in ("any", "all") else {cell}
-        (promise,) = [name for name in left if sentence.startswith(name)] or [None]
+        promise = next((name for name in left if sentence.startswith(name)), None)
         if promise is None:
             assert told <= {"any"} | ALL_STORES, sentence
             assert told, sentence

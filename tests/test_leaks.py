@@ -76,7 +76,17 @@ async def test_of_what_only_the_end_finds():
 def run(tmp_path: Path, tests: str, processes: list[str]) -> "subprocess.CompletedProcess[str]":
     """pytest over these tests, with the settings of this project and its watch."""
     (tmp_path / "test_it.py").write_text(tests)
-    words = ["-q", "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "tests.leaks", "-p", "no:cacheprovider"]
+    words = [
+        "-q",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(tmp_path),
+        "-p",
+        "tests.leaks",
+        "-p",
+        "no:cacheprovider",
+    ]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *words, *processes, tmp_path / "test_it.py"],
         cwd=tmp_path,

@@ -24,7 +24,7 @@ from bench.processes import Failed, cpu_s
 from bench.report import Row, Section
 from bench.servers import store
 from playhead.protocol.session import Now
-from playhead.server.lifecycle.gc_schedule import Garbage
+from playhead.server.lifecycle.gc_schedule import GcSchedule
 from playhead.storage.store import EmbeddedValkey, Flusher, Store, open_store
 from tests.inside import parts_of
 
@@ -43,7 +43,7 @@ async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
     target = open_store(valkey.url, worker="bench", durability="fsync", timeout_s=60)
     bench = _Flushes(target)
     await bench.fill_and_drain()  # makes the records
-    Garbage()  # no collections of its own accord, as in the service
+    GcSchedule()  # no collections of its own accord, as in the service
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(ROUNDS):

@@ -76,7 +76,8 @@ class Generator:
         steady = await self._burst_over()
         sent, acked, frames, cpu = tally.sent, tally.acked, tally.ack_frames, _cpu_s()
         self.lags.clear()
-        tally.latencies = latencies = []
+        latencies: list[float] = []
+        tally.latencies = latencies
         _print(Mark("begin"))
         await asyncio.sleep(load.window_s)
         steady = await self._burst_over() and steady

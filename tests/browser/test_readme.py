@@ -18,6 +18,7 @@ USER, VIDEO = "0b6f1f8e-0f1d-4a8e-9d65-3f5a5b1c2d3e", "5b1f0c1e-9d3a-4c57-8a44-2
 def block(document: str, language: str, word: str, server: Server) -> str:
     """The one code block in this language with this word, with the address of the test's server."""
     text = (ROOT / document).read_text()
+    found: str
     (found,) = [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.S) if word in block]
     return found.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
 

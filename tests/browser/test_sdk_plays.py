@@ -118,7 +118,12 @@ def test_a_long_pause_says_nothing(open_sdk: Open) -> None:
     page.pause()
     page.stored()
     before, sent = page.record, len(page.sent)
-    until(lambda: page.page.wait_for_timeout(50) or len(page.sent) > sent, "the ping")
+
+    def another_frame() -> bool:
+        page.page.wait_for_timeout(50)
+        return len(page.sent) > sent
+
+    until(another_frame, "the ping")
     assert {frame for frame in page.sent[sent:]} == {'{"type":"ping"}'}
     assert page.record == before
     page.play_until(4.4)

@@ -149,6 +149,7 @@ async def test_what_the_store_has_lost_is_not_kept(server: Running, wire: Line, 
         await p.refresh()
         assert p.record(video).seen == [(0, 10)]  # type: ignore[union-attr]
         wire.cut()
+        assert older is not None
         await redis.restore(key, 0, older, replace=True)
         wire.up = True
         await p.refresh()

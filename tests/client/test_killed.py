@@ -73,7 +73,7 @@ async def test_the_next_process_stores_what_a_killed_one_had_reported(
         assert not path.exists()
         for video, count in reported.items():
             record = await stored(server, user, video)
-            ((start, end),) = record["seen"]  # type: ignore[misc]
+            ((start, end),) = record["seen"]
             assert start == 0
             assert end in (2 * count, 2 * count + 2)  # the last may be in the file and not yet on the screen
             assert record == {"seen": [[0, end]], "again": [], "playedDuration": float(end), "position": float(end)}

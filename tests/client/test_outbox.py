@@ -62,6 +62,7 @@ def test_what_was_sent_never_changes_and_is_sent_again_after_a_disconnect() -> N
     put(outbox, play(5, 10))
     outbox.disconnected()
     again, second = outbox.take(NOW + 65_000)
+    assert first.age is not None
     assert again == first.model_copy(update={"age": first.age + 60_000})
     assert (second.seq, second.played) == (2, [(5, 10)])
 

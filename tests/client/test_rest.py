@@ -64,8 +64,10 @@ async def test_problems_are_typed(server: Running) -> None:
 async def test_too_many_videos_are_no_deletion(store_server: StoreServer, prefix: str) -> None:
     """The same status, another error; and reports of a device are refused for good, by the same code."""
     user = str(uuid4())
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
-    async with serving(**store, max_videos_per_user=1) as server, client(server.http, user) as p:
+    async with (
+        serving(redis_url=store_server.url, key_prefix=prefix, max_videos_per_user=1) as server,
+        client(server.http, user) as p,
+    ):
         await p.rest.update(str(uuid4()), 5)
         for call in (p.rest.update(str(uuid4()), 5), p.rest.sync([(str(uuid4()), 5, None)])):
             with pytest.raises(TooManyVideos) as refused:

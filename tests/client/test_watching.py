@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,7 +18,7 @@ NOWHERE = "http://127.0.0.1:1"
 CODECS = pytest.mark.parametrize("codec", ["json", "msgpack"])
 
 
-async def stored(server: Running, user: str, video: str) -> dict[str, object]:
+async def stored(server: Running, user: str, video: str) -> dict[str, Any]:
     """What matters of the record, by plain REST."""
     async with rest(server) as http:
         record = ok(await http.get(f"/progress/{user}/{video}?detail=full"))

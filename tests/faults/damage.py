@@ -15,6 +15,7 @@ from playhead.storage.embedded.valkey import server_binary
 from playhead.storage.keys import NOT_VIDEOS
 from playhead.storage.values.packing import unpack_record
 from tests.faults.ledger import Key
+from tests.intact import intact
 from tests.server.program import END_S, START_S
 
 FOLDER, SNAPSHOT = "appendonlydir", "dump.rdb"
@@ -66,7 +67,7 @@ def held(directory: Path) -> dict[Key, Record]:
                     assert time.monotonic() < deadline, "the copy does not start"
                     time.sleep(0.02)
                 return {
-                    (key.decode().rpartition(":")[2], video.decode()): unpack_record(value)
+                    (key.decode().rpartition(":")[2], video.decode()): intact(unpack_record(value))
                     for key in client.scan_iter(match="*:progress:*", count=1_000)
                     for video, value in client.hgetall(key).items()
                     if video not in NOT_VIDEOS

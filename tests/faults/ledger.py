@@ -69,7 +69,10 @@ class Expected:
         newest = max(earliest for earliest, _, _ in self.told)
         found: set[int | None] = {position for _, latest, position in self.told if latest >= newest}
         if self.record.position_ms == ABSENT:
-            found = {replace(self.record, unsettled_ms=position).position for position in found}
+            found = {
+                replace(self.record, unsettled_ms=ABSENT if position is None else position).position
+                for position in found
+            }
         return {None if position is None else position / 1_000 for position in found}
 
 

@@ -55,4 +55,4 @@ class Place(Protocol):
 def throw_out(client: "redis.Redis") -> None:
     """All clients but this one, and servers."""
     for kind in ("pubsub", "normal"):
-        client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")  # type: ignore[no-untyped-call] # redis-py has no types here

@@ -21,6 +21,7 @@ from tests.faults.relay import Relay, relay
 from tests.faults.scene import Row, Scene, scene
 from tests.faults.test_faults import missing_is_told
 from tests.inside import keys_of, parts_of
+from tests.intact import intact
 
 Damage = Callable[[Store, Scene], Awaitable[object]]
 
@@ -38,7 +39,7 @@ async def drop_record(store: Store, s: Scene) -> None:
 
 async def count_twice(store: Store, s: Scene) -> None:
     user, video = somebody(s)
-    record = await store.record(user, video)
+    record = intact(await store.record(user, video))
     record.played_ms += 5_000
     await parts_of(store).run([("HSET", keys_of(store).progress(user), video, pack_record(record))])
 

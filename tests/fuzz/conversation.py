@@ -105,7 +105,7 @@ class _Talk:
                 self.connection.open("page")
             return
         self.connection.open(self.session)
-        assert self.connection.state is State.OPEN
+        assert self.connection.state.name == "OPEN"
 
     def _do_refuse(self, words: list[str]) -> None:
         problem = next((p for p in Problem if p.code == words[0]), Problem.FORBIDDEN)

@@ -4,7 +4,9 @@ from functools import cache
 from typing import Any
 
 from playhead.protocol.codecs import CODECS
+from playhead.protocol.errors import PeerError
 from playhead.protocol.messages import Message, Progress
+from playhead.server.limits.large_reads import LargeRead
 from playhead.server.push.hub import Hub
 from playhead.server.push.learner import Learner
 from playhead.storage.keys import Keys
@@ -45,12 +47,17 @@ class _Device:
     def __init__(self) -> None:
         self.sent: list[Message] = []
 
-    def send(self, message: Message) -> None:
-        self.sent.append(message)
+    def send(self, *messages: Message) -> None:
+        self.sent.extend(messages)
+
+    def large_read(self) -> LargeRead:
+        raise NotImplementedError
 
     async def drained(self) -> None: ...
 
     def restart(self) -> None: ...
+
+    def refuse(self, error: PeerError) -> None: ...
 
 
 @cache

@@ -21,6 +21,7 @@ from playhead.storage.values.damage import Damaged
 from playhead.storage.values.packing import append, pack_record, unpack_record
 from tests.fuzz.frames import JSON, MSGPACK
 from tests.fuzz.values import LAST_INSTANT
+from tests.intact import intact
 
 MAX_MEDIA_MS = MAX_MEDIA_S * 1_000
 MAX_LINES, MAX_WORK = 80, 25_000
@@ -187,8 +188,8 @@ def _sound(record: Record) -> None:
     assert record.position is None or 0 <= record.position <= MAX_MEDIA_MS
     assert 0 <= record.resume_ms <= MAX_MEDIA_MS
     value = pack_record(record)
-    assert unpack_record(value) == record
-    assert pack_record(unpack_record(value)) == value
+    assert intact(unpack_record(value)) == record
+    assert pack_record(intact(unpack_record(value))) == value
 
 
 def _deleted(record: Record, at: int) -> Record:

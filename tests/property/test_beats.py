@@ -37,7 +37,7 @@ edges = st.sampled_from(
     [0, -0.0, -1, 1, 0.5, 12.0, MAX_MEDIA_S, MAX_MEDIA_S + 1, MAX_AGE_MS, MAX_SEQ, MAX_SEQ + 1, 2**70]
 )
 scalars = st.one_of(st.none(), st.booleans(), edges, st.integers(), st.floats(), st.text(max_size=8))
-odd = st.one_of(scalars, st.just([]), st.just({}), st.binary(max_size=4))
+odd: st.SearchStrategy[Any] = st.one_of(scalars, st.just([]), st.just({}), st.binary(max_size=4))
 videos = st.sampled_from([VIDEO, VIDEO.upper(), "x"])
 seconds = st.one_of(st.floats(0, MAX_MEDIA_S), st.integers(0, MAX_MEDIA_S), edges)
 likely = st.fixed_dictionaries(

@@ -5,6 +5,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -34,6 +35,7 @@ from tests.histories import (
     with_repeats,
 )
 from tests.inside import keys_of, parts_of, recounted
+from tests.intact import intact
 from tests.stages import BetweenStages
 
 NOW = 5_000
@@ -111,12 +113,12 @@ class Bench:
             self.runner.run(store.close())
 
     def record(self, user_id: str, video_id: str) -> Record:
-        return self.runner.run(self.store.record(user_id, video_id))
+        return intact(self.runner.run(self.store.record(user_id, video_id)))
 
     def totals(self, video_id: str) -> tuple[Totals, Curve]:
         """As kept by difference; checked against the recount from the audience."""
-        kept = self.runner.run(self.store.totals(video_id))
-        all_kept, curve, _ = self.runner.run(self.store.analytics(video_id, NOW))
+        kept = intact(self.runner.run(self.store.totals(video_id)))
+        all_kept, curve, _ = intact(self.runner.run(self.store.analytics(video_id, NOW)))
         assert (all_kept, curve) == self.runner.run(recounted(self.store, video_id))
         assert kept == all_kept
         return kept, curve
@@ -389,9 +391,9 @@ def test_commit_applied_twice_changes_nothing(bench: Bench, data: st.DataObject)
         assert all(before == after for before, after in second.revs.values())
         assert [bench.totals(video_id) for _, video_id in batch.deltas] == totals
         for key, result in first.results.items():
-            was, now = outcomes_of(result.outcomes), outcomes_of(second.results[key].outcomes)
+            before, after = outcomes_of(result.outcomes), outcomes_of(second.results[key].outcomes)
             gone = (Outcome.DELETED, Outcome.NOTHING_TO_DELETE)
-            assert all(code in gone for i, code in now.items() if was.get(i) != code)
+            assert all(code in gone for i, code in after.items() if before.get(i) != code)
 
 
 def outcomes_of(flat: tuple[int, ...]) -> dict[int, int]:
@@ -439,7 +441,7 @@ def test_deletion_that_arrives_twice_spares_what_came_after_it(bench: Bench) -> 
     batch = batch_of([(key, 200), (key, new)])
     value = bench.commit(batch).results[key].value
     assert bench.commit(batch).results[key].value == value
-    record = unpack_record(value)
+    record = intact(unpack_record(value))
     assert (record.deleted_at, record.seen, record.played_ms) == (200, [5, 9], 4_000)
 
 
@@ -458,19 +460,19 @@ def test_what_a_fast_clock_made_binds_nobody(bench: Bench) -> None:
     bench.commit(batch_of((key, op) for op in fast), now + day + 20)
     late = Report(now - 60_000, now - 60_000, "late", 1, 1, [60, 70], [], 10_000, 5_000, now - 60_000, True)
     new = Report(now, now, "new", 1, 1, [70, 80], [], 10_000, 80_000, now)
-    record = unpack_record(bench.commit(batch_of([(key, late)]), now).results[key].value)
+    record = intact(unpack_record(bench.commit(batch_of([(key, late)]), now).results[key].value))
     assert (record.position, record.seen) == (600_000, [0, 70])
     assert record.last_watched <= now
-    record = unpack_record(bench.commit(batch_of([(key, new)]), now).results[key].value)
+    record = intact(unpack_record(bench.commit(batch_of([(key, new)]), now).results[key].value))
     assert (record.position, record.last_watched, record.played_ms) == (80_000, now, 20 * 60_000 + 10_000)
     bench.commit(batch_of((key, op) for op in [now + day]), now + day)
     after = Report(now + 5, now + 5, "new", 2, 2, [80, 90], [], 10_000, 90_000, now + 5)
     result = bench.commit(batch_of([(key, after)]), now + 5).results[key]
-    record = unpack_record(result.value)
+    record = intact(unpack_record(result.value))
     assert (result.outcomes, record.seen, record.position, record.last_watched) == ((), [80, 90], 90_000, now + 5)
     assert record.deleted_at < now
     result = bench.commit(batch_of([(key, now + 9)]), now + 9).results[key]
-    assert (result.outcomes, unpack_record(result.value).deleted_at) == ((), now + 9)
+    assert (result.outcomes, intact(unpack_record(result.value)).deleted_at) == ((), now + 9)
 
 
 def every_other(first: int, count: int) -> list[int]:
@@ -478,7 +480,7 @@ def every_other(first: int, count: int) -> list[int]:
     return [edge for n in range(count) for edge in (first + 2 * n, first + 2 * n + 1)]
 
 
-def plain(seq: int, seen: list[int], again: list[int] | None = None, **more: int) -> Report:
+def plain(seq: int, seen: list[int], again: list[int] | None = None, **more: Any) -> Report:
     return Report(first_at=seq, at=seq, session="a", first_seq=seq, seq=seq, seen=seen, again=again or [], **more)
 
 

@@ -1,5 +1,6 @@
 """The join of whole records: order and repetition don't matter, no play counts twice, and what was deleted stays so."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from tests.histories import Op, interleaved, report_of, sessions_of, wild_ops
 THRESHOLD = 900
 
 
-def after(ops: list[Op], record: Record | None = None) -> Record:
+def after(ops: Sequence[Op], record: Record | None = None) -> Record:
     record = record or Record()
     for op in ops:
         record, _ = join(record, op, 0, THRESHOLD) if isinstance(op, Report) else delete(record, op)
@@ -112,7 +113,7 @@ def test_no_play_ever_counts_twice(data: st.DataObject) -> None:
         [report_of(f"s{n}", seq, 10 * seq + n, [(1_000 * a, 1_000 * (a + 3))]) for seq, a in enumerate(starts, 1)]
         for n, starts in enumerate(data.draw(st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=number)))
     ]
-    stores = []
+    stores: list[Record] = []
     for _ in range(data.draw(st.integers(2, 4))):
         parts = [stream[: data.draw(st.integers(0, len(stream)))] for stream in streams]
         stores.append(after(data.draw(interleaved(parts))))

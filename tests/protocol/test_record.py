@@ -175,7 +175,7 @@ def test_forgotten_sessions_count_short_and_never_double(data: st.DataObject) ->
     record = Record()
     for name in data.draw(st.lists(st.sampled_from(names), min_size=30, max_size=60)):
         again = [report for report in given_so_far if report.session == name]
-        if again and data.draw(st.booleans()):
+        if len(again) > 0 and data.draw(st.booleans()):
             arriving = again[data.draw(st.integers(0, len(again) - 1)) :]
         else:
             last[name] += 1
@@ -329,7 +329,7 @@ def test_nothing_that_happened_before_a_deletion_returns(data: st.DataObject) ->
         assert (outcome is Outcome.DELETED) or op.at > record.deleted_at
         if outcome is not Outcome.DELETED:
             allowed.append(op)
-        assert record.seen == reduce(union, (report.seen for report in allowed), [])
+        assert record.seen == reduce(union, (report.seen for report in allowed), list[int]())
         assert record.played_ms <= sum(report.played_ms for report in allowed)
         assert record.last_watched == max((report.at for report in allowed), default=0)
         assert not record.exists or record.last_watched > record.deleted_at

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Origin, Subprotocol
 
 from playhead.server.clock import system_clock
 from tests.conftest import StoreServer
@@ -63,9 +64,9 @@ async def socket(
 ) -> AsyncIterator[ClientConnection]:
     """A WebSocket as the server's own page opens it; `token` is sent in the handshake, as programs do."""
     all_headers = {**headers, **(bearer(token) if token is not None else {})}
-    where = server.http if origin else None
+    where = Origin(server.http) if origin else None
     async with connect(
-        server.ws + path, origin=where, subprotocols=[JSON], additional_headers=all_headers, proxy=None
+        server.ws + path, origin=where, subprotocols=[Subprotocol(JSON)], additional_headers=all_headers, proxy=None
     ) as opened:
         yield opened
 

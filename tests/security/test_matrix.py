@@ -110,7 +110,7 @@ OF_A_LEARNER = [row for row in ROWS if "403" in row.expected["other's"]]
 @dataclass
 class Scene:
     server: Running
-    store: "redis.Redis[bytes]"
+    store: redis.Redis
     prefix: str
 
     async def stored(self) -> dict[bytes, bytes]:

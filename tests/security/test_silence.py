@@ -120,8 +120,8 @@ async def test_an_internal_error_is_logged_without_request_content(
         raise RuntimeError(f"{PAYLOAD}\n{FORGED}")
 
     monkeypatch.setattr("playhead.server.rest.progress._one", broken)
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
-    async with serving(**store) as server, rest(server) as api, device(server, str(uuid4())) as player:
+    where = serving(redis_url=store_server.url, key_prefix=prefix)
+    async with where as server, rest(server) as api, device(server, str(uuid4())) as player:
         await player.play(V, 0, 1)
         answer = await api.get(f"/progress/{player.user_id}/{V}")
         assert answer.status_code == 500

@@ -80,7 +80,8 @@ async def state_of(api: httpx.AsyncClient) -> State:
         for sample in family.samples:
             samples[sample.name] += int(sample.value)
     names = ("playhead_connections", "playhead_pending_reports", "playhead_tasks", "process_open_fds")
-    return State(*(samples[name] for name in names), samples["process_resident_memory_bytes"])
+    connections, waiting, tasks, descriptors = (samples[name] for name in names)
+    return State(connections, waiting, tasks, descriptors, samples["process_resident_memory_bytes"])
 
 
 async def settled(api: httpx.AsyncClient, base: State | None = None) -> State:

@@ -16,8 +16,8 @@ from tests.stories.players import Learner
 async def running(store_server: StoreServer, direct: bool) -> AsyncIterator[Running]:
     """One server for all stories on a store: each story has its own learner and video, and continues with the clock of
     the previous one."""
-    settings = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}", "flush_interval_s": 0.01}
-    async with serving(direct=direct, **settings) as server:
+    prefix = f"t{uuid4().hex}"
+    async with serving(direct=direct, redis_url=store_server.url, key_prefix=prefix, flush_interval_s=0.01) as server:
         yield server
 
 

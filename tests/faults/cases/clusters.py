@@ -100,7 +100,11 @@ async def _lose(s: Scene, change: Change, count: int) -> int:
     await cluster.answers()
     servers = cluster.servers
     shards = {primary: servers.replica_of(primary) for primary in s.dice.sample(servers.primaries(), count)}
-    users = {each.user for each in (*s.ledger.sent.values(), *s.ledger.claims)} | {user for user, _ in s.ledger.base}
+    users = (
+        {each.user for each in s.ledger.sent.values()}
+        | {each.user for each in s.ledger.claims}
+        | {user for user, _ in s.ledger.base}
+    )
     theirs = {user for user in users if servers.primary_of(KEYS.progress(user)) in shards}
 
     async def damage(directories: list[Path]) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import functools
 import signal
 from pathlib import Path
+from typing import cast
 
 import redis
 
@@ -103,7 +104,10 @@ async def _same_on_both(s: Scene, stores: Nodes) -> None:
 
 
 def _records(client: "redis.Redis") -> dict[bytes, dict[bytes, bytes]]:
-    return {key: client.hgetall(key) for key in client.scan_iter(match="ph:{u*:progress:*", count=1_000)}
+    return {
+        key: cast(dict[bytes, bytes], client.hgetall(key))
+        for key in client.scan_iter(match="ph:{u*:progress:*", count=1_000)
+    }
 
 
 def _stores(s: Scene) -> Stores:
