@@ -24,6 +24,10 @@ def read(document: str) -> str:
     return (ROOT / document).read_text()
 
 
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 def links(document: str) -> list[tuple[Path, str]]:
     """The file and the heading's anchor of each link within the repository; the anchor may be empty."""
     found = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", re.sub(r"```.*?```", "", read(document), flags=re.S))
@@ -72,6 +76,19 @@ def test_every_setting_and_metric_that_a_document_names_exists(document: str) ->
     sources = "\n".join(path.read_text() for path in (ROOT / "server").rglob("*.py"))
     metrics = {name.removesuffix("_total") for name in re.findall(r"`(playhead_\w+)`", text)} - {"playhead_client"}
     assert {name for name in metrics if f'"{name}"' not in sources} == set()
+
+
+def test_operators_find_each_logger_in_the_documentation() -> None:
+    """Every module that logs, except those that log at the level debug alone."""
+    logs = re.compile(r"^ *logger\.(?:info|warning|error|critical|exception|log)\(|\bOutage\(\s*logger\b", re.M)
+    modules = [path for package in ("server", "storage") for path in (ROOT / package).rglob("*.py")]
+    loggers = {
+        name[1] if (name := re.search(r'getLogger\("([\w.]+)"\)', text)) else "playhead." + dotted(path)
+        for path in modules
+        if logs.search(text := path.read_text())
+    }
+    documented = set(re.findall(r"^\| `(playhead\.[\w.]+)`", read("docs/operations.md"), re.M))
+    assert loggers == documented
 
 
 def test_operators_find_each_metric_in_the_documentation() -> None:
