@@ -1,8 +1,9 @@
-"""The end of a process, in the order that costs nobody a second: say so, store what was taken, ack it, say goodbye.
+"""The graceful shutdown of a process: become unready, store and ack accepted reports, send goodbyes.
 
-uvicorn on its own closes all sockets at once when it is told to stop, before the app hears of it. So the signal comes
-here first, and is handed on to uvicorn when the sockets are gone; requests under way are its to finish. Until then the
-port stays open, and who comes is told to come back later: a listener that closes resets whom it had not yet accepted.
+On its own uvicorn closes all sockets at once when it receives a signal, before the app is notified. Therefore this
+module handles the signal first, and passes it on to uvicorn once the sockets are gone; uvicorn then finishes the
+requests in progress. Until then the port stays open and new connections are told to reconnect later, because closing
+the listener would reset connections that are not accepted yet.
 """
 
 import asyncio
@@ -25,13 +26,13 @@ from playhead.storage.store import Flusher, StoreUnavailable
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2.0
-"""The shortest time before a player that was sent away should reconnect; the longest is twice that."""
+"""Shortest delay before a player reconnects after a goodbye; the longest is twice that."""
 AT_ONCE = 200
-"""Sockets that are told goodbye after one flush; the flushes of thousands pace them."""
+"""Sockets that are sent a goodbye after one flush; with thousands of sockets the flushes pace the goodbyes."""
 PEER_S = 5.0
-"""For a peer to take our goodbye and answer the close."""
+"""How long peers may take to read the goodbye and answer the close."""
 ABORT_S = 1.0
-"""For aborted connections to be forgotten."""
+"""How long the cleanup of aborted connections may take."""
 
 
 class Drain:
@@ -101,24 +102,24 @@ class Drain:
 
 @contextlib.contextmanager
 def drained_first(drain: Drain, settings: Settings) -> Iterator[None]:
-    """Within the block the first SIGTERM, SIGINT or SIGHUP drains, and then goes to whoever handled it before; SIGHUP
-    as SIGTERM, which uvicorn knows.
+    """Drain on the first SIGTERM, SIGINT or SIGHUP during the block, then call the previous handler of the signal.
+    SIGHUP is passed on as SIGTERM, because uvicorn does not handle it.
 
-    A second SIGTERM or SIGINT ends the process at once, with 128 and its number. Not that of a worker: its parent, the
-    shell and the service manager may all send it the same first signal, so the parent decides. SIGINT comes from a
-    person, whom no balancer waits for: it gives no notice.
+    A second SIGTERM or SIGINT ends the process at once with exit code 128 plus its number. This does not apply to
+    workers: the parent, the shell and the service manager may each send the same first signal, so the parent decides.
+    SIGINT is sent by a person and skips the notice for load balancers.
     """
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
     before: dict[int, Any] = {}
 
-    async def end(number: int, hand_on: Callable[[int, FrameType | None], Any]) -> None:
+    async def end(number: int, previous: Callable[[int, FrameType | None], Any]) -> None:
         try:
             await drain.run(0 if number == signal.SIGINT else settings.drain_notice_s)
         finally:
-            hand_on(number, None)
+            previous(number, None)
 
-    def heard(number: int) -> None:
+    def handle(number: int) -> None:
         if not tasks:
             known = signal.SIGTERM if number == HANGUP else number
             tasks.add(loop.create_task(end(known, before[known])))
@@ -126,7 +127,7 @@ def drained_first(drain: Drain, settings: Settings) -> Iterator[None]:
             raise SystemExit(128 + number)
 
     for number in ending():
-        before[number] = signal.signal(number, lambda number, _: loop.call_soon_threadsafe(heard, number))
+        before[number] = signal.signal(number, lambda number, _: loop.call_soon_threadsafe(handle, number))
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""Changes of records on their way to every connection of a learner, whichever process committed them."""
+"""Pushes of changed records to every connected device of a learner, whichever process committed the change."""

@@ -1,1 +1,1 @@
-"""The WebSocket channel: one connection from its first frame to its last. protocol/ has the rules."""
+"""The WebSocket endpoint: one connection from its first frame to its last. Its rules are in protocol/."""

@@ -1,6 +1,6 @@
-"""One connection's conversation: carries out the effects of `protocol.connection`, frame by frame.
+"""The receiving side of one WebSocket: passes frames to `protocol.connection` and carries out the effects.
 
-From a received frame to the pending buffer nothing is awaited.
+Nothing is awaited between a received frame and the pending buffer.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from playhead.storage.store import Changes, Damaged, Full, StoreUnavailable
 
 NO_HEADERS = Headers()
 BEARER = (
-    "a client that is no browser page, and so sends no Origin, has to send its token with the handshake, in the header "
-    "Authorization: Bearer <token>; hello needs none then"
+    "a client that sends no Origin, because it is not a browser page, has to send its token with the handshake in the "
+    "header Authorization: Bearer <token>; hello then needs none"
 )
 NAMED = 5
-"""Videos that one error names."""
+"""Most videos that one error names."""
 
 
 class Conversation:
-    """One connection's frames and effects.
+    """The frames of one connection and their effects.
 
     Args:
-        direct: the transport, where it can hand frames over by itself.
+        direct: the transport, where it passes frames on directly (the fast path).
         tcp: the TCP connection; None under a server other than ours.
     """
 
@@ -49,7 +49,7 @@ class Conversation:
         "_channel",
         "_connection",
         "_direct",
-        "_known",
+        "_identity",
         "_left",
         "_payer",
         "_services",
@@ -73,15 +73,16 @@ class Conversation:
         self._channel = channel
         self._direct = direct
         self._bucket = Bucket(settings.frames_per_s, settings.frames_burst, services.clock().mono / 1_000)
-        self._known: Identity | None = None
+        self._identity: Identity | None = None
+        """The caller as of the handshake; None where the hello has the token."""
         self._payer: Payer | None = None
         self._left: Sequence[Effect] = ()
-        """Effects that a frame which came the short way left for `run`."""
+        """Effects of a frame on the fast path that require I/O, for `run` to carry out."""
 
     async def run(self, scope: Scope, receive: Receive, deadline: asyncio.Timeout) -> None:
-        """Take frames until the client is gone. After our own close the transport says so too."""
+        """Process frames until the connection is closed, by the client or by this side."""
         try:
-            self._known = await self._handshake_identity(scope)
+            self._identity = await self._handshake_identity(scope)
         except PeerError as error:
             self._channel.refuse(error)
         if self._direct is not None:
@@ -104,11 +105,12 @@ class Conversation:
                 self._direct.listen(self._listen)
 
     def _listen(self, payload: bytes, text: bool) -> bool:
-        """A frame that came the short way. What must be waited for is left to `run`, and so is what follows.
+        """Process a frame on the fast path. Effects that require I/O are left to `run`, as are the frames behind them.
 
-        False where it is text that is no UTF-8.
+        Returns:
+            False where the frame is text but not UTF-8.
         """
-        assert self._direct is not None  # noqa: S101 it is who calls
+        assert self._direct is not None  # noqa: S101 it is the caller
         if self._connection.state is State.CLOSED:
             self._direct.ignore()
             return True
@@ -162,10 +164,10 @@ class Conversation:
                 assert_never(message)
 
     async def _handshake_identity(self, scope: Scope) -> Identity | None:
-        """Who the handshake says this is; None where the hello will.
+        """Verify the token of the handshake; None where the hello has to contain it.
 
         Raises:
-            PeerError: a token that is not valid, or is in the URL, or none where no browser guards the Origin.
+            PeerError: the token is not valid or is in the URL, or there is neither a token nor an Origin.
         """
         access, headers = self._services.access, Headers(scope=scope)
         if has_token_in_url(scope["query_string"]):
@@ -194,7 +196,7 @@ class Conversation:
 
     async def _greet(self, hello: Hello) -> None:
         services, settings, channel = self._services, self._services.settings, self._channel
-        identity = self._known
+        identity = self._identity
         try:
             if identity is None or hello.token is not None:
                 identity = await services.access.verify(self._address, NO_HEADERS, hello.token)
@@ -205,11 +207,11 @@ class Conversation:
                 services.refusals.add(error.problem.code, "Refused a WebSocket: %s", error)
             channel.refuse(error)
             return
-        channel.user_id = user_id  # so that `leave` follows
+        channel.user_id = user_id  # from here on `Admission.leave` has to count it down
         if self._tcp is not None:
             self._tcp.mark_authenticated()
         if self._connection.state is not State.CHECKING:
-            return  # we have said goodbye meanwhile
+            return  # closed in the meantime
         self._connection.open(hello.session)
         clock = services.access.clock
         channel.lease = Lease(identity, clock, settings.token_notice_s, channel.send, channel.refuse)
@@ -229,7 +231,7 @@ class Conversation:
 
     async def _renew(self, auth: Auth) -> None:
         """Renew the lease. A token that is not valid changes nothing: the one in use stays valid until it expires."""
-        assert self._channel.lease is not None  # noqa: S101 by the table: auth comes only after hello
+        assert self._channel.lease is not None  # noqa: S101 TRANSITIONS allows auth only after hello
         try:
             identity = await self._services.access.verify(self._address, NO_HEADERS, auth.token)
         except PeerError as error:
@@ -249,8 +251,8 @@ class Conversation:
 
     @contextmanager
     def _large_read(self) -> Iterator[LargeRead]:
-        """What can't be read, or paid for, ends the connection, and it may come back later."""
-        assert self._payer is not None  # noqa: S101 reads come only after hello
+        """Close the connection where the read fails or exceeds a limit; the client may reconnect later."""
+        assert self._payer is not None  # noqa: S101 records are read only after hello
         with self._services.access.large_read(self._payer) as read:
             try:
                 yield read
@@ -260,9 +262,10 @@ class Conversation:
                 self._channel.refuse(error)
 
     async def _send_changes(self, changes: Changes | Damaged, *greeting: Message) -> None:
-        """Tell what the device lacks, after `greeting`: where it lacks nothing, all in one write.
+        """Send `greeting`, the changes and synced; all in one write where there are no changes.
 
-        Where something can't be read, it is told so, and stays connected: a repair needs no new connection.
+        Records that cannot be read are reported as an error. The connection stays open, so that a repair does not
+        require a new one.
         """
         hub = self._services.hub
         if isinstance(changes, Damaged):
@@ -282,5 +285,5 @@ class Conversation:
 def _damaged(videos: list[str]) -> Error:
     """The error that reports records which cannot be read."""
     more = "" if len(videos) <= NAMED else f" and {len(videos) - NAMED} more"
-    detail = f"the stored progress of {', '.join(videos[:NAMED])}{more} can't be read, and nothing is added to it"
+    detail = f"the stored progress of {', '.join(videos[:NAMED])}{more} cannot be read, and no progress is added to it"
     return error_message(PeerError(Problem.DAMAGED, detail))

@@ -1,4 +1,4 @@
-"""The WebSocket endpoint: accepts a connection, counts it, and lets go of it when its conversation is over."""
+"""The WebSocket endpoint: accepts and counts a connection, and cleans up when its conversation is over."""
 
 import asyncio
 
@@ -39,7 +39,7 @@ class SocketEndpoint:
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol if codec else None})
         if offered and codec is None:
             services.refusals.add(
-                "subprotocol", "Refused a WebSocket that offers no subprotocol of ours: those are %s", ", ".join(CODECS)
+                "subprotocol", "Refused a WebSocket without a supported subprotocol (%s)", ", ".join(CODECS)
             )
             await send({"type": "websocket.close", "code": CloseCode.VERSION, "reason": "unknown subprotocol"})
             return
@@ -56,7 +56,7 @@ class SocketEndpoint:
         conversation = Conversation(services, connection, channel, direct, address, scope.get(TCP_CONNECTION))
         try:
             async with asyncio.timeout(settings.hello_timeout_s) as deadline:
-                channel.on_end = lambda: deadline.reschedule(0)  # nothing can be answered: stop reading
+                channel.on_end = lambda: deadline.reschedule(0)  # no answer can be written any more: stop reading
                 await conversation.run(scope, receive, deadline)
         except TimeoutError:
             channel.on_end = None
@@ -70,10 +70,10 @@ class SocketEndpoint:
             services.admission.leave(channel, address, channel.user_id)
             if channel.lease is not None:
                 channel.lease.cancel()
-                channel.lease = None  # it holds the channel
+                channel.lease = None  # it refers to the channel, and a reference cycle would stay in memory
 
     async def _upgrade_required(self, request: Request) -> Response:
-        """RFC 9110, 15.5.22, and RFC 6455, 4.4."""
+        """Answer 426 to a request without a handshake (RFC 9110, 15.5.22, and RFC 6455, 4.4)."""
         self._services.refusals.add("no_handshake", "Refused a request to %s: %s", SOCKET_PATH, NEEDED)
         answer = response(Problem.UPGRADE_REQUIRED, NEEDED)
         answer.headers.update({"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"})

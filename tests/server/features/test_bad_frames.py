@@ -509,7 +509,7 @@ async def test_a_slow_reader_is_closed_and_holds_up_nobody(store_server: StoreSe
     ):
         raw.connect(("127.0.0.1", own.port))
         raw.setblocking(False)
-        async with connect(own.ws, sock=raw, proxy=None, max_queue=1) as socket:
+        async with connect(own.ws, sock=raw, proxy=None, max_queue=1, ping_interval=None) as socket:
             slow = Device(socket, user, "slow", JSON)
             await slow.hello()
             pushed = 0
