@@ -1,8 +1,8 @@
-"""`python -m bench.scale [--write]`: what a number of viewers at once needs, from the unit costs in results.json.
+"""`python -m bench.scale [--write]`: what a number of simultaneous viewers needs, from the unit costs in results.json.
 
-A simulation of one worker, beat by beat, gives what cannot be read off a unit cost: how many beats share a record and
-an ack, and how long an ack takes. The rest is multiplication. `--write` puts the tables into docs/scale.md; a test
-holds the page against them.
+A simulation of one worker, heartbeat by heartbeat, gives what the unit costs alone do not: how many heartbeats share a
+record and an ack, and how long an ack takes. The rest is multiplication. `--write` puts the tables into docs/scale.md;
+a test compares the page with them.
 """
 
 import argparse
@@ -21,29 +21,29 @@ VIEWERS = (10_000, 1_000_000, 50_000_000)
 PLANS = ((5, 1), (5, 5), (15, 5), (30, 15))
 """(heartbeat interval, flush interval), s."""
 BUSY = 0.6
-"""Of a core, at most: the rest is for herds, failovers and bad days."""
+"""The largest share of a core; the rest is reserved for reconnects, failovers and bad days."""
 PRIMARY_GIB = 16
-"""Of data that one primary of the store holds, at most. With more, what needs all of it takes too long: a load after a
-restart and the copy to a new replica take minutes, each fork (for that copy, or to rewrite the append-only file) some
-tenths of a second in which nothing is answered. Operators' rules of thumb; not measured here."""
+"""The most data that one primary of the store holds. With more, operations on all of it take too long: a load after a
+restart and the copy to a new replica take minutes, and each fork (for that copy, or to rewrite the append-only file)
+some tenths of a second in which nothing is answered. Operators' rules of thumb, not measured here."""
 PARTITIONS = len(TAGS)
-"""Of users and of videos: slots of a cluster, which primaries share out among them; taken to weigh the same."""
+"""Partitions of users and of videos, the slots of a cluster, spread over the primaries; assumed to be equally busy."""
 CONNECTIONS = int(Settings.model_fields["max_connections"].default)
 HELLOS_PER_S = float(Settings.model_fields["hellos_per_s"].default)
-"""The service's own bounds of one worker: a worker's death is an event for few, and its herd is paced."""
+"""The limits of one worker: its death affects few players, and their reconnects are rate-limited."""
 RECORDS = 20
-"""Of each learner in the store."""
+"""Records of each learner in the store."""
 AWAY = 10
-"""Learners with records for each that watches now."""
+"""Learners with records for each learner who is watching now."""
 ROUND_TRIP_S, SYNC_S = 0.001, 0.004
-"""To the store over a network, and a sync of its disk; a commit takes two of each."""
+"""A round trip to the store over a network, and a sync of its disk; a commit takes two of each."""
 SIMULATED = 2_000
-"""Connections of the simulated worker; its costs are scaled to as many."""
+"""Connections of the simulated worker; its costs are scaled to this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What a worker's simulation found."""
+    """The result of simulating one worker."""
 
     records_a_beat: float
     p50_s: float
@@ -52,7 +52,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one line of the table says."""
+    """One line of the table."""
 
     viewers: int
     beat_s: float
@@ -118,25 +118,25 @@ class Plan:
 
     @property
     def mbit(self) -> tuple[float, float]:
-        """From and to players."""
+        """Traffic from and to players."""
         return 8e-6 * self.beats * self.costs.beat_b, 8e-6 * self.records * self.costs.ack_b
 
     @property
-    def herd_s(self) -> float:
-        """Until all of a worker's players are back, on a spare one, by the part of its core that others leave."""
+    def reconnect_s(self) -> float:
+        """How long one spare worker takes to greet all players of a dead one, with the rest of its core."""
         return min(CONNECTIONS, self.viewers) * max(1e-6 * self.costs.return_us / (1 - BUSY), 1 / HELLOS_PER_S)
 
 
 def _primaries(whole: float, most: float) -> int:
-    """So many that none has more than `most` of the whole, by whole partitions."""
+    """The number of primaries of which none has more than `most` of the whole, in whole partitions."""
     each = math.floor(most * PARTITIONS / whole)
     return math.ceil(PARTITIONS / min(each, PARTITIONS)) if each else PARTITIONS + 1
 
 
 def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> Worker:
-    """Players of one worker that beat at random phases, for a minute at least.
+    """Simulate the players of one worker, with random phases, for at least a minute.
 
-    On a primary that `workers` share, who all flush at once: so nobody's acks come later.
+    `workers` share the primary and all flush at the same moment, the worst case for acks.
     """
     dice = random.Random(1)
     phases = [dice.uniform(0, beat_s) for _ in range(SIMULATED)]
@@ -160,8 +160,8 @@ def simulate(beat_s: float, flush_s: float, workers: int, costs: UnitCosts) -> W
 
 
 def planned(viewers: int, beat_s: float, flush_s: float, costs: UnitCosts) -> Plan:
-    """With acks as late as on primaries that as many workers share as there are to each. A cluster's costs where one
-    server is not enough."""
+    """The plan for this many viewers. Acks wait for every worker that shares the primary; the costs are those of a
+    cluster where one server is not enough."""
     alone = Plan(viewers, beat_s, flush_s, simulate(beat_s, flush_s, 1, costs), costs)
     if alone.primaries > 1:
         costs = costs.on_cluster()
@@ -173,9 +173,9 @@ def planned(viewers: int, beat_s: float, flush_s: float, costs: UnitCosts) -> Pl
 def plans(costs: UnitCosts) -> str:
     """Markdown."""
     lines = [
-        "| viewers at once | beat every | flush every | beats/s | records/s | workers | primaries, for what "
-        "| memory a primary | ack p50, p99 | memory, workers | memory, store | from, to players "
-        "| a worker's players are back in |",
+        "| simultaneous viewers | heartbeat interval | flush interval | heartbeats/s | records/s | workers "
+        "| primaries, limited by | memory per primary | ack p50, p99 | memory, workers | memory, store "
+        "| traffic from, to players | a worker's players are back in |",
         "|" + "---:|" * 13,
     ]
     for viewers in VIEWERS:
@@ -185,8 +185,8 @@ def plans(costs: UnitCosts) -> str:
 
 
 def crowds(costs: UnitCosts) -> str:
-    """Most viewers at once of one video, by what the store takes for it; Markdown."""
-    lines = ["| beat every | on one server | on a cluster of 16 primaries or more |", "|---:|---:|---:|"]
+    """The largest number of simultaneous viewers of one video, by the store's cost; Markdown."""
+    lines = ["| heartbeat interval | on one server | on a cluster of 16 primaries or more |", "|---:|---:|---:|"]
     for beat_s in sorted({beat_s for beat_s, _ in PLANS}):
         server = BUSY * 1e6 * beat_s / costs.crowd_us
         lines.append(f"| {beat_s:g} s | {_thousands(server)} | {_thousands(server * VIDEO_SHARDS)} |")
@@ -212,7 +212,7 @@ def _line(plan: Plan) -> str:
         f"{_round(plan.server_gib)} GiB",
         f"{_round(plan.store_gib)} GiB",
         f"{_round(incoming)}, {_round(outgoing)} Mbit/s",
-        f"{plan.herd_s:.0f} s",
+        f"{plan.reconnect_s:.0f} s",
     )
     return "| " + " | ".join(cells) + " |"
 
@@ -222,7 +222,7 @@ def _round(value: float) -> str:
 
 
 def filled(page: str, costs: UnitCosts) -> str:
-    """The page, with what these costs come to between its marks."""
+    """The page with the tables of these costs between its marks."""
     for name, made in (("plan", plans(costs)), ("crowds", crowds(costs))):
         begin, end = f"<!-- {name}: made by python -m bench.scale -->\n", "<!-- end -->\n"
         head, _, rest = page.partition(begin)
@@ -232,7 +232,7 @@ def filled(page: str, costs: UnitCosts) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.scale")
-    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/scale.md")
     costs = UnitCosts.load()
     if parser.parse_args().write:
         PAGE.write_text(filled(PAGE.read_text(), costs))

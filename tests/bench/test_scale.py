@@ -43,7 +43,7 @@ def test_a_worker_has_no_more_players_than_the_service_takes_by_default() -> Non
     assert f"at most {CONNECTIONS:,} connections" in PAGE.read_text()
     idle = Plan(1_000_000, 600, 1, Worker(1.0, 0.5, 1.0), COSTS)
     assert idle.viewers / idle.workers <= CONNECTIONS
-    assert idle.herd_s >= CONNECTIONS / HELLOS_PER_S
+    assert idle.reconnect_s >= CONNECTIONS / HELLOS_PER_S
 
 
 @pytest.mark.parametrize(
