@@ -1,6 +1,6 @@
-"""What our documents say of stores, and what the tests run.
+"""The stores that the documents name are those that the tests run.
 
-A store that a document names and no test restarts fails here, and so does a promise that names other stores than its
+A test here fails if a document names a store that no test restarts, or if a promise names other stores than those its
 cases run on.
 """
 
@@ -66,7 +66,7 @@ NAMED: dict[str, Holds] = {
     "replicas:N": lambda store: "replicas:1" in levels(store),
     "replicas:1": lambda store: "replicas:1" in levels(store),
 }
-"""What a document may name of a store, and which rows of the table have it."""
+"""What a document may name about a store, and which configurations have it."""
 
 URL = re.compile(r"\b((?:redis|valkey|unix)s?(?:\+\w+)?://)")
 OPTION = re.compile(
@@ -80,7 +80,7 @@ LEVEL = re.compile(
 SENTINEL = re.compile(r"\b(sentinel_username)=")
 FILE = re.compile(r"examples/([\w-]+)\.acl")
 NOT_A_STORE = {"--cluster", "--user"}
-"""Of redis-cli."""
+"""Options of redis-cli."""
 
 
 def levels(store: Configuration) -> set[str]:
@@ -88,7 +88,7 @@ def levels(store: Configuration) -> set[str]:
 
 
 def named(text: str) -> set[str]:
-    """Of stores, what a document names."""
+    """What a document names about stores."""
     found = set(URL.findall(text)) | set(SENTINEL.findall(text))
     found |= {f"--{option}" for option in OPTION.findall(text)}
     found |= {f"--appendfsync {policy}" for policy in FSYNC.findall(text)}
@@ -101,7 +101,7 @@ def documents() -> str:
 
 
 def table(document: str, heading: str) -> list[list[str]]:
-    """The rows of the first table under a heading of a document, without its head."""
+    """The rows of the first table under a heading of a document, without the header."""
     text = (ROOT / document).read_text()
     lines = iter(text[text.index(f"{heading}\n") :].splitlines())
     rows: list[list[str]] = []
@@ -113,10 +113,10 @@ def table(document: str, heading: str) -> list[list[str]]:
     return rows[2:]
 
 
-def test_whatever_the_documents_name_is_a_store_that_is_run() -> None:
-    """Each kind of address, option and level is in a row of the table, and each row is put under faults."""
+def test_every_store_that_the_documents_name_is_tested() -> None:
+    """Each kind of address, option and durability level belongs to a configuration that is tested."""
     for name in sorted(named(documents())):
-        assert name in NAMED, f"{name} is documented, and no store of tests/configurations.py has it"
+        assert name in NAMED, f"{name} is documented, but no store in tests/configurations.py has it"
         assert any(NAMED[name](store) for store in CONFIGURATIONS.values()), f"no store has {name}"
 
 
@@ -132,7 +132,7 @@ def test_whatever_the_documents_name_is_a_store_that_is_run() -> None:
         ("redis+ring://a,b", "redis+ring://"),
     ],
 )
-def test_a_store_that_is_documented_and_not_run_would_be_found(sentence: str, name: str) -> None:
+def test_a_documented_store_without_a_test_would_be_found(sentence: str, name: str) -> None:
     assert named(sentence) - NAMED.keys() == {name}
 
 
@@ -141,35 +141,35 @@ def test_the_table_of_stores_has_a_row_for_each_store_that_is_tested_and_no_othe
     assert sorted(name for first, *_ in rows for name in re.findall(r"`([\w-]+)`", first)) == sorted(ALL_STORES)
 
 
-def test_each_store_is_restarted_and_killed_by_a_case() -> None:
-    """On every kind of server that can be it; nothing else is a place."""
-    of = {place for case in CASES if STORES in case.promises for place in case.places}
-    assert {CONFIGURATION_OF[place] for place in of} == ALL_STORES
-    assert {f"{store.name}-{kind}" for store in CONFIGURATIONS.values() for kind in store.kinds} <= of
+def test_each_store_is_restarted_and_killed_by_a_fault_case() -> None:
+    """The cases cover every kind of server of each configuration, and have no other places."""
+    places = {place for case in CASES if STORES in case.promises for place in case.places}
+    assert {CONFIGURATION_OF[place] for place in places} == ALL_STORES
+    assert {f"{store.name}-{kind}" for store in CONFIGURATIONS.values() for kind in store.kinds} <= places
     assert CONFIGURATION_OF.keys() == PLACES.keys()
     assert set(CONFIGURATION_OF.values()) == ALL_STORES
 
 
-def test_the_files_that_are_shipped_are_those_that_the_stores_are_run_with() -> None:
+def test_the_shipped_acl_files_are_those_that_the_tests_use() -> None:
     shipped = {path.stem for path in (ROOT / "examples").glob("*.acl")}
     assert shipped == {*SHIPPED, "sentinel"}
     assert set(FILE.findall(documents())) == shipped
 
 
-def test_each_promise_names_the_stores_that_its_cases_run_on() -> None:
-    """And each case shows a promise."""
+def test_each_promise_names_the_stores_its_cases_run_on() -> None:
+    """Each case also proves a promise."""
     left = {promise for case in CASES for promise in case.promises}
     for sentence, _, cell in table("docs/promises.md", "# What you can rely on"):
-        told = set(re.findall(r"`([\w-]+)`", cell)) if cell not in ("any", "all") else {cell}
+        named_stores = set(re.findall(r"`([\w-]+)`", cell)) if cell not in ("any", "all") else {cell}
         promise = next((name for name in left if sentence.startswith(name)), None)
         if promise is None:
-            assert told <= {"any"} | ALL_STORES, sentence
-            assert told, sentence
+            assert named_stores <= {"any"} | ALL_STORES, sentence
+            assert named_stores, sentence
             continue
         left.discard(promise)
         run = frozenset[str]().union(*(case.configurations for case in CASES if promise in case.promises))
-        assert told == ({"all"} if run == ALL_STORES else run), sentence
-    assert not left, "no promise in docs/promises.md begins like this"
+        assert named_stores == ({"all"} if run == ALL_STORES else run), sentence
+    assert not left, "docs/promises.md has no promise that begins like this"
 
 
 def test_the_readme_makes_ten_promises_and_each_links_to_its_proof() -> None:

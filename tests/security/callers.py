@@ -116,5 +116,5 @@ async def verdict(server: Running, made: str) -> tuple[str, str, int | None]:
 
 def payload(**raw: str) -> str:
     """The claims of a valid token, with some replaced by these JSON texts."""
-    said = {name: json.dumps(value) for name, value in claims(USER).items()} | raw
-    return "{" + ", ".join(f'"{name}": {value}' for name, value in said.items()) + "}"
+    texts = {name: json.dumps(value) for name, value in claims(USER).items()} | raw
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in texts.items()) + "}"

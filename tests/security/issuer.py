@@ -57,8 +57,8 @@ def jwk(kind: str, kid: str, name: str = "first", **members: Any) -> dict[str, A
 def claims(sub: object, **more: Any) -> dict[str, Any]:
     """The claims of a valid token, for an hour; `more` replaces or adds claims, None removes one."""
     now = int(time.time())
-    said = {"sub": sub, "iat": now, "exp": now + 3_600, "iss": ISSUER, "aud": AUDIENCE, **more}
-    return {name: value for name, value in said.items() if value is not None}
+    all_claims = {"sub": sub, "iat": now, "exp": now + 3_600, "iss": ISSUER, "aud": AUDIENCE, **more}
+    return {name: value for name, value in all_claims.items() if value is not None}
 
 
 def token(
