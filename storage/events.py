@@ -13,7 +13,7 @@ from playhead.protocol.record import Record
 from playhead.storage.connection.lanes import Lane, lanes
 from playhead.storage.connection.link import Link
 from playhead.storage.connection.pipeline import Run
-from playhead.storage.connection.subscriptions import Listening
+from playhead.storage.connection.subscriptions import Subscriptions
 from playhead.storage.errors import StoreUnavailable
 from playhead.storage.guarantees.epoch import Epoch, parse_epoch
 from playhead.storage.keys import Keys
@@ -64,7 +64,7 @@ class EpochChanged(NamedTuple):
 
 Event = RecordsChanged | RecordsMissed | Subscribed | SessionsEnded | EndingsMissed | EpochChanged
 
-Listen = Callable[[Callable[[str, bytes], None], Callable[[str], None]], Listening]
+Listen = Callable[[Callable[[str, bytes], None], Callable[[str], None]], Subscriptions]
 
 
 class EventStream:
@@ -117,7 +117,7 @@ class EventStream:
     async def run(self) -> None:
         """Listen for ever; cancel it to stop."""
         for name in (self._catalogue.channel, self._keys.epoch, self._keys.ended):
-            self._channels.want(name)
+            self._channels.subscribe(name)
         await self._channels.run()
 
     async def follow(self, user_id: str) -> None:
@@ -130,7 +130,7 @@ class EventStream:
         self._users[name], self._names[user_id] = user_id, name
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._channels.want(name).wait()
+                await self._channels.subscribe(name).wait()
         except TimeoutError:
             raise StoreUnavailable("the store confirms no subscription") from None
 
@@ -139,7 +139,7 @@ class EventStream:
         self._seen.discard(user_id)
         name = self._names.pop(user_id)
         del self._users[name]
-        self._channels.drop(name)
+        self._channels.unsubscribe(name)
 
     def is_following(self, user_id: str) -> bool:
         """Whether the store sends this process what is published on the learner's channel."""

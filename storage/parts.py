@@ -13,11 +13,11 @@ from redis.exceptions import RedisError
 from playhead.storage.backoff import Backoff
 from playhead.storage.connection.address import parse_address
 from playhead.storage.connection.cluster import Cluster
-from playhead.storage.connection.cluster_subscriptions import ClusterChannels
+from playhead.storage.connection.cluster_subscriptions import ClusterSubscriptions
 from playhead.storage.connection.link import Link, Single, checked
 from playhead.storage.connection.pipeline import Command, Run
 from playhead.storage.connection.primary import RETRY_S, Primary, pool_of, sentinel_pool
-from playhead.storage.connection.subscriptions import Channels, Listening
+from playhead.storage.connection.subscriptions import ServerSubscriptions, Subscriptions
 from playhead.storage.connection.url_options import check_tls
 from playhead.storage.errors import StoreUnavailable
 from playhead.storage.events import Event, EventStream
@@ -108,13 +108,13 @@ class Parts:
             timeout_s=self.timeout_s,
         )
 
-    def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Listening:
+    def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Subscriptions:
         """Subscriptions to channels of this store."""
         if isinstance(self.link, Cluster):
-            return ClusterChannels(self.link, on_message, on_confirmed)
+            return ClusterSubscriptions(self.link, on_message, on_confirmed)
         if isinstance(self.link, Single):
             pool = self.link.primary.pool
-            return Channels(pool, on_message, on_confirmed, clustered=False, timeout_s=self.timeout_s)
+            return ServerSubscriptions(pool, on_message, on_confirmed, clustered=False, timeout_s=self.timeout_s)
         raise TypeError(f"{type(self.link).__name__} has no channels")
 
     async def runs(self) -> list[Run]:

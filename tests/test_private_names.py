@@ -32,7 +32,7 @@ from playhead.server.transport.config import ServiceConfig
 from playhead.server.transport.fast_path import DirectWebSocket
 from playhead.server.transport.http import BoundedHttp
 from playhead.server.transport.websocket import BoundedWebSocket
-from playhead.storage.connection.pipeline import _Exchanging
+from playhead.storage.connection.pipeline import _PipelineConnection
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,7 +120,7 @@ SUBCLASSES: dict[str, tuple[type, ...]] = {
     "uvicorn WebSocketsSansIOProtocol": (BoundedWebSocket, DirectWebSocket),
     "uvicorn Multiprocess": (Workers,),
     "websockets connect": (_Direct,),
-    "redis Connection": (_Exchanging,),
+    "redis Connection": (_PipelineConnection,),
 }
 
 LATER = {"url", "scope"}

@@ -1,1 +1,1 @@
-"""The way to the servers: addresses, pools, pipelines, a cluster, subscriptions. Nothing here knows a record."""
+"""Connections to the store's servers: addresses, pools, pipelines, clusters, subscriptions. It knows no records."""

@@ -1,4 +1,4 @@
-"""A cancellation is never lost."""
+"""Makes sure that a cancellation is not lost."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def kept_cancellation() -> Iterator[None]:
-    """Raise a cancellation that came during the block and was swallowed in it.
+    """Raise CancelledError if the task was cancelled during the block and the cancellation was swallowed there.
 
-    redis-py sends under asyncio.wait_for, which before Python 3.12 could swallow one; a task that goes on regardless
-    is waited for in vain.
+    redis-py sends under asyncio.wait_for, which could swallow a cancellation before Python 3.12. A task that continues
+    regardless would be awaited forever.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

@@ -1,8 +1,8 @@
-"""A cluster: which primary has which slot, and commands sent to each, all at once, wherever their keys are just then.
+"""The link to a cluster: it knows which primary has which slot, and sends commands to all primaries concurrently.
 
-redis-py's own cluster client is not used: at each look at the topology its NodesManager connects anew to every node,
-and its pools refuse where ours wait. Of the protocol it needs, this is all: CLUSTER SLOTS, and the answers MOVED, ASK,
-TRYAGAIN and CLUSTERDOWN. Everything that is sent may be sent twice.
+redis-py's own cluster client is not used: its NodesManager reconnects to every node whenever it reads the topology, and
+its pools raise an error when they are exhausted, where ours wait. The part of the cluster protocol used here is small:
+CLUSTER SLOTS, and the error replies MOVED, ASK, TRYAGAIN and CLUSTERDOWN. Any command may be sent twice.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 
 from playhead.storage.backoff import Backoff
 from playhead.storage.connection.address import Address
-from playhead.storage.connection.link import Seal
-from playhead.storage.connection.pipeline import Command, closing
+from playhead.storage.connection.link import StageGuard
+from playhead.storage.connection.pipeline import Command, close_pool
 from playhead.storage.connection.primary import Primary, node_pool
 from playhead.storage.errors import StoreUnavailable
 from playhead.storage.keys import TAGS
 
 SLOTS = 16_384
 MOST_RANGES = 3
-"""Of slots, that a primary is called by."""
-LOOK_PARTS = 20
-"""Of the timeout: after one of them without an answer the next node is asked too for the topology."""
+"""Ranges of slots in a primary's description."""
+REFRESH_PARTS = 20
+"""After this fraction of the timeout without an answer, the next node is asked for the topology as well."""
 PAUSE_S = 0.05, 0.5
-"""The first and the longest before a question is put again: to a slot that is on its way, or a cluster that is down."""
+"""The first pause and the longest before commands are sent again while a slot moves or the cluster is down."""
 REDIRECTIONS = (MovedError, AskError, TryAgainError, ClusterDownError)
 
 
@@ -35,7 +35,7 @@ class Cluster:
     """The primaries of a cluster.
 
     Args:
-        timeout_s: how long a command may be sent after its slot, and the longest wait for each answer.
+        timeout_s: how long redirections are followed, and the longest wait for each answer.
         retrying: as for `pool_of`.
     """
 
@@ -47,54 +47,54 @@ class Cluster:
         self.timeout_s = timeout_s
         self._scripts = scripts
         self._owners: list[str] = []
-        """By slot, host:port of its primary; "" where nobody has it."""
+        """For each slot, host:port of its primary; "" if no primary has it."""
         self._members: list[str] = [f"{host}:{port}" for host, port in address.hosts]
         self._primaries: dict[str, Primary] = {}
-        self._looks = 0
-        self._unseen: StoreUnavailable | None = None
-        """Why the last look saw nothing."""
+        self._refreshes = 0
+        self._refresh_error: StoreUnavailable | None = None
+        """Why the last refresh of the topology failed."""
         self._closed = False
         self.retries = 0
-        """How often commands had to be sent again, to another node or later."""
+        """How often commands were sent again, to another node or later."""
         self.changes = 0
-        """How often slots had other primaries than before."""
-        self._looking = asyncio.Lock()
+        """How often a refresh found slots at other primaries than before."""
+        self._refreshing = asyncio.Lock()
         self.on_change: list[Callable[[], None]] = []
         """Called after each change."""
 
     def primary_of(self, key: str) -> str:
-        """ "" where it is not known."""
+        """ "" if it is unknown."""
         return self._owners[key_slot(key.encode())] if self._owners else ""
 
-    def home_of(self, channel: str) -> str:
-        """Whom to ask for the channel: if its primary is not known, any node; it sends us on."""
+    def node_for(self, channel: str) -> str:
+        """The node to ask for a channel: its primary, or any node if that is unknown, which then redirects."""
         return self.primary_of(channel) or self._members[0]
 
     def primary(self, name: str) -> Primary:
-        """The node of this name, host:port."""
+        """The node with this name, host:port."""
         found = self._primaries.get(name)
         if found is None:
             host, _, port = name.rpartition(":")
             pool = node_pool(self._address, host, int(port), self.timeout_s, self._retrying)
             found = self._primaries[name] = Primary(name, pool, self._scripts)
             if self._closed:
-                closing(pool)
+                close_pool(pool)
         return found
 
     async def primaries(self) -> list[Primary]:
         if not self._owners:
-            await self.look()
+            await self.refresh_topology()
         return [self.primary(name) for name in sorted(set(self._owners) - {""})]
 
-    async def home(self, key: str) -> Primary:
+    async def primary_for(self, key: str) -> Primary:
         if not self.primary_of(key):
-            await self.look()
+            await self.refresh_topology()
         if not (name := self.primary_of(key)):
             raise StoreUnavailable("no primary is known for a slot")
         return self.primary(name)
 
-    def places(self) -> dict[str, str]:
-        """The slots of each; "" is nobody, where some have no primary."""
+    def locations(self) -> dict[str, str]:
+        """The slots of each primary; "" stands for the slots without a primary, if there are any."""
         starts = [slot for slot in range(len(self._owners)) if not slot or self._owners[slot - 1] != self._owners[slot]]
         ranges: dict[str, list[str]] = {}
         for start, after in zip(starts, [*starts[1:], SLOTS], strict=True):
@@ -105,13 +105,15 @@ class Cluster:
         self._closed = True
         await _aclose(self._primaries.values())
 
-    async def ask(self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()) -> list[Any]:
-        """As `Link.ask`: one pipeline for each primary, again for what has to be asked elsewhere.
+    async def ask(
+        self, commands: list[Command], guard: StageGuard | None = None, also: Iterable[str] = ()
+    ) -> list[Any]:
+        """Like `Link.ask`, with one pipeline for each primary. Redirected commands are sent again.
 
-        PING goes to every primary. Without a `seal`, a primary that is away fails its own commands alone.
+        PING is sent to every primary. Without a `guard`, a primary that does not answer fails its own commands only.
         """
         if not self._owners:
-            await self.look()
+            await self.refresh_topology()
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + self.timeout_s, Backoff(*PAUSE_S)
         replies: list[Any] = [None] * len(commands)
@@ -119,12 +121,12 @@ class Cluster:
         while True:
             routes = self._routes(commands, todo, asking, also)
             round_ = _Round(replies)
-            answers = await _gather([self._ask_one(name, route, seal) for name, route in routes.items()])
+            answers = await _gather([self._ask_one(name, route, guard) for name, route in routes.items()])
             for (name, route), answer in zip(routes.items(), answers, strict=True):
-                round_.read(name, route, answer, seal)
+                round_.read(name, route, answer, guard)
             if round_.is_stale:
-                await self._look_again(first=round_.moved, last=round_.failed)
-            if round_.error is not None and seal is not None:
+                await self._refresh_after(moved=round_.moved, failed=round_.failed)
+            if round_.error is not None and guard is not None:
                 raise round_.error
             if not round_.again:
                 return replies
@@ -152,27 +154,32 @@ class Cluster:
                 route.append((index, command))
         return routes
 
-    async def _ask_one(self, name: str, route: "Route", seal: Seal | None) -> list[Any] | Exception:
+    async def _ask_one(self, name: str, route: "Route", guard: StageGuard | None) -> list[Any] | Exception:
         if not name:
             return ClusterDownError("no primary is known for a slot")
-        ends = seal.at(name) if seal is not None else []
+        ends = guard.commands(name) if guard is not None else []
         try:
             return await self.primary(name).ask([command for _, command in route] + ends)
         except (RedisError, OSError) as error:
             return error
 
-    async def look(self, first: Iterable[str] = (), last: Iterable[str] = ()) -> None:
-        """Learn who has which slot, from whichever node answers; those that we talk to anyhow are asked before others.
-        Who comes while another looks shares what they see, or that they see nothing: no wait is longer than two looks.
+    async def refresh_topology(self, first: Iterable[str] = (), last: Iterable[str] = ()) -> None:
+        """Read the topology from the first node that answers. Nodes with open connections are asked before others.
+
+        Callers that arrive during a refresh share its result, or its failure, so no caller waits for more than two.
+
+        Args:
+            first: nodes to ask first.
+            last: nodes to ask last.
 
         Raises:
-            StoreUnavailable: none does.
+            StoreUnavailable: no node answers.
         """
-        looks = self._looks
-        async with self._looking:
-            if self._looks != looks:
-                if self._unseen is not None:
-                    raise StoreUnavailable(str(self._unseen)) from self._unseen
+        refreshes = self._refreshes
+        async with self._refreshing:
+            if self._refreshes != refreshes:
+                if self._refresh_error is not None:
+                    raise StoreUnavailable(str(self._refresh_error)) from self._refresh_error
                 return
             seeds = [f"{host}:{port}" for host, port in self._address.hosts]
             others = random.sample(self._members, len(self._members))
@@ -181,19 +188,22 @@ class Cluster:
             try:
                 owners, members = await self._first_topology(names)
             except StoreUnavailable as error:
-                self._looks, self._unseen = self._looks + 1, error
+                self._refreshes, self._refresh_error = self._refreshes + 1, error
                 raise
-            self._looks, self._unseen = self._looks + 1, None
+            self._refreshes, self._refresh_error = self._refreshes + 1, None
             changed, self._owners, self._members = owners != self._owners, owners, members
             await _aclose([self._primaries.pop(name) for name in self._primaries.keys() - {*members, *seeds}])
         if changed:
             self.changes += 1
-            for tell in self.on_change:
-                tell()
+            for callback in self.on_change:
+                callback()
 
     async def _first_topology(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
-        """As `_topology`, of whoever answers first: they are asked in turn, each a moment after the one before, or as
-        soon as that has failed, so that silent ones cost a moment each."""
+        """The topology by the first node that answers.
+
+        Nodes are asked in turn, each a fraction of the timeout after the one before, or as soon as that one has failed.
+        So a silent node costs only that fraction.
+        """
         left, asked, why = iter(names), set[asyncio.Task[tuple[list[str], list[str]]]](), ""
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -203,8 +213,8 @@ class Cluster:
                         asked.add(asyncio.create_task(self._topology_at(name)))
                     elif not asked:
                         raise StoreUnavailable(f"no node of the cluster answers: {why}")
-                    moment_s = None if name is None else self.timeout_s / LOOK_PARTS
-                    done, asked = await asyncio.wait(asked, timeout=moment_s, return_when=asyncio.FIRST_COMPLETED)
+                    wait_s = None if name is None else self.timeout_s / REFRESH_PARTS
+                    done, asked = await asyncio.wait(asked, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         try:
                             return task.result()
@@ -221,20 +231,21 @@ class Cluster:
         (reply,) = await self.primary(name).pipeline([("CLUSTER", "SLOTS")])
         return _topology(reply, name)
 
-    async def _look_again(self, first: list[str], last: list[str]) -> None:
+    async def _refresh_after(self, moved: list[str], failed: list[str]) -> None:
+        """Refresh after a round. If nodes have failed, their errors are reported instead of the refresh's."""
         try:
-            await self.look(first, last)
+            await self.refresh_topology(moved, failed)
         except StoreUnavailable:
-            if not last:
+            if not failed:
                 raise
 
 
 Route = list[tuple[int | None, Command]]
-"""Commands to one primary, each with its place; ASKING has none."""
+"""The commands for one primary, each with its index; ASKING has none."""
 
 
 class _Round:
-    """What the primaries have answered to one round of questions, and what follows from it."""
+    """The primaries' answers to one round of commands, and what to do next."""
 
     def __init__(self, replies: list[Any]) -> None:
         self._replies = replies
@@ -246,7 +257,7 @@ class _Round:
         self.why: Exception | None = None
         self.error: StoreUnavailable | None = None
 
-    def read(self, name: str, route: Route, answer: list[Any] | Exception, seal: Seal | None) -> None:
+    def read(self, name: str, route: Route, answer: list[Any] | Exception, guard: StageGuard | None) -> None:
         if isinstance(answer, Exception):
             self.failed.append(name)
             self.is_stale = True
@@ -259,17 +270,17 @@ class _Round:
         for (index, _), reply in zip(route, answer, strict=False):
             if index is not None:
                 self._take(name, index, reply)
-        if seal is not None:
+        if guard is not None:
             ends = answer[len(route) :]
             self.is_stale |= any(isinstance(reply, REDIRECTIONS) for reply in ends)
             try:
-                seal.read(name, ends)
+                guard.check(name, ends)
             except StoreUnavailable as error:
                 self.error = error
 
     def _take(self, name: str, index: int, reply: Any) -> None:
         if not isinstance(reply, REDIRECTIONS):
-            if not isinstance(self._replies[index], Exception):  # else another primary has failed
+            if not isinstance(self._replies[index], Exception):  # keep the error if another primary has failed
                 self._replies[index] = reply
             return
         self.again.append(index)
@@ -288,7 +299,7 @@ async def _aclose(primaries: Iterable[Primary]) -> None:
 
 
 async def _gather(questions: list[Any]) -> list[Any]:
-    """All at once; one alone without a task of its own."""
+    """Await all concurrently; a single one is awaited without a task."""
     return [await questions[0]] if len(questions) == 1 else await asyncio.gather(*questions)
 
 
@@ -298,12 +309,12 @@ def _shortened(ranges: list[str]) -> str:
 
 
 def _name(host: str, port: int, asked: str) -> str:
-    """host:port. A node that does not know its own host leaves it out: it is the one that was asked."""
+    """host:port. A node that does not know its own host omits it; it is then the host of the node that was asked."""
     return f"{host or asked.rpartition(':')[0]}:{port}"
 
 
 def _topology(reply: Any, asked: str) -> tuple[list[str], list[str]]:
-    """Owners by slot, and all members, of an answer to CLUSTER SLOTS."""
+    """Parse a reply to CLUSTER SLOTS: the primary of each slot, and all nodes."""
     if isinstance(reply, Exception):
         raise reply
     owners = [""] * SLOTS

@@ -1,10 +1,10 @@
-"""An event that somebody may wait for, at a tenth of asyncio.Event's memory: there is one for each who is connected."""
+"""An event with a tenth of the memory of asyncio.Event, because there is one for each connection."""
 
 import asyncio
 
 
 class Latch:
-    """As asyncio.Event, for a few waiters at most."""
+    """Like asyncio.Event, for a few waiters at most."""
 
     __slots__ = ("_set", "_waiters")
 
@@ -26,7 +26,7 @@ class Latch:
         self._set = False
 
     async def wait(self) -> None:
-        """Until it is set; returns also if it was cleared again before the waiter got its turn."""
+        """Wait until the latch is set. Also returns if it was cleared again before the waiter could run."""
         if self._set:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

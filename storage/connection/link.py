@@ -1,4 +1,4 @@
-"""How commands get to the servers that answer them: the same questions for one server and for a cluster."""
+"""Sends commands to the servers that have their keys: one interface for a single server and for a cluster."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -10,15 +10,15 @@ from playhead.storage.connection.primary import Primary
 from playhead.storage.errors import StoreUnavailable
 
 
-class Seal(Protocol):
-    """What a round trip of a commit ends with at each primary, on the connection that its commands took."""
+class StageGuard(Protocol):
+    """Commands that end a stage of a commit at each primary, on the same connection, and the check of their replies."""
 
-    def at(self, primary: str) -> list[Command]:
-        """Commands to send there."""
+    def commands(self, primary: str) -> list[Command]:
+        """The commands to append at this primary."""
         ...
 
-    def read(self, primary: str, replies: list[Any]) -> None:
-        """Their replies. Raises StoreUnavailable: it is not sealed."""
+    def check(self, primary: str, replies: list[Any]) -> None:
+        """Check the replies to the commands. Raises StoreUnavailable if the stage does not count as committed."""
         ...
 
 
@@ -26,35 +26,38 @@ class Link(Protocol):
     """One server, or the primaries of a cluster."""
 
     tags: tuple[str, ...]
-    """Hash tags that keys of one call must share; without any, a call may touch all keys."""
+    """The hash tags of which the keys of one script call must share one; if there are none, a call may use any keys."""
 
     retries: int
-    """How often commands had to be sent again because they were at the wrong server, or too early."""
+    """How often commands were sent again, because they had reached the wrong server or came too early."""
 
-    async def ask(self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()) -> list[Any]:
-        """Replies in the order of the commands, each of them an error where its command failed.
+    async def ask(
+        self, commands: list[Command], guard: StageGuard | None = None, also: Iterable[str] = ()
+    ) -> list[Any]:
+        """Send commands and return their replies in order. The reply to a failed command is the error.
 
         Args:
-            seal: applied to every primary that was sent something, and to those of `also`.
+            guard: applied at every primary that receives commands, and at those in `also`.
 
         Raises:
-            StoreUnavailable: no answer, not in time, or not sealed; any of the commands may have been carried out.
+            StoreUnavailable: there was no answer in time, or the guard's check failed. Any of the commands may have
+                been executed.
         """
         ...
 
     def primary_of(self, key: str) -> str:
-        """The name of who has the key, as far as we know."""
+        """The name of the primary that has the key, by the last known topology."""
         ...
 
     async def primaries(self) -> list[Primary]:
-        """All of them. Raises StoreUnavailable."""
+        """All primaries. Raises StoreUnavailable."""
         ...
 
-    async def home(self, key: str) -> Primary:
-        """Who has the key, as far as we know. Raises StoreUnavailable: nobody is known to."""
+    async def primary_for(self, key: str) -> Primary:
+        """The primary that has the key, by the last known topology. Raises StoreUnavailable if none is known."""
 
-    def places(self) -> dict[str, str]:
-        """By the name of each primary, as far as we know, what everybody may be told of where it is: no address."""
+    def locations(self) -> dict[str, str]:
+        """For each known primary, by its name: a description that contains no address, so that anyone may see it."""
         ...
 
     async def aclose(self) -> None:
@@ -63,7 +66,7 @@ class Link(Protocol):
 
 
 def checked(replies: list[Any]) -> list[Any]:
-    """Raises StoreUnavailable: one of them is an error."""
+    """Return the replies. Raises StoreUnavailable if one of them is an error."""
     for reply in replies:
         if isinstance(reply, Exception):
             raise unavailable(reply)
@@ -71,7 +74,7 @@ def checked(replies: list[Any]) -> list[Any]:
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
-    """What a reply that is an error comes to."""
+    """The StoreUnavailable for a reply that is an error."""
     if isinstance(error, StoreUnavailable):
         return error
     raised = StoreUnavailable(str(error))
@@ -80,7 +83,7 @@ def unavailable(error: Exception) -> StoreUnavailable:
 
 
 class Single:
-    """One server."""
+    """The link to a single server."""
 
     tags: tuple[str, ...] = ()
     retries = 0
@@ -88,14 +91,16 @@ class Single:
     def __init__(self, primary: Primary) -> None:
         self.primary = primary
 
-    async def ask(self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()) -> list[Any]:
-        ends = seal.at("") if seal is not None else []
+    async def ask(
+        self, commands: list[Command], guard: StageGuard | None = None, also: Iterable[str] = ()
+    ) -> list[Any]:
+        ends = guard.commands("") if guard is not None else []
         try:
             replies = await self.primary.ask(commands + ends)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-        if seal is not None:
-            seal.read("", replies[len(commands) :])
+        if guard is not None:
+            guard.check("", replies[len(commands) :])
         return replies[: len(commands)]
 
     def primary_of(self, key: str) -> str:
@@ -104,10 +109,10 @@ class Single:
     async def primaries(self) -> list[Primary]:
         return [self.primary]
 
-    async def home(self, key: str) -> Primary:
+    async def primary_for(self, key: str) -> Primary:
         return self.primary
 
-    def places(self) -> dict[str, str]:
+    def locations(self) -> dict[str, str]:
         return {"": ""}
 
     async def aclose(self) -> None:

@@ -1,7 +1,7 @@
-"""Commands for the store, packed in C and exchanged under one timer.
+"""Pipelines to the store: commands are packed in C, and their replies are read under one timer.
 
-redis-py packs for asyncio in Python, makes a task for what it sends and a timer for each reply: more than the rest of
-a commit.
+redis-py packs asyncio commands in Python, and creates a task for sending and a timer for each reply. That costs more
+than the rest of a commit.
 """
 
 import asyncio
@@ -15,31 +15,31 @@ from redis.exceptions import ConnectionError, ResponseError
 
 Command = tuple[Any, ...]
 Run = Callable[[list[Command]], Awaitable[list[Any]]]
-"""A round trip: the replies of some commands."""
+"""Sends commands in one round trip and returns their replies."""
 
 
-class _Exchanging:
-    """Of a connection, how a pipeline goes; the same bytes (RESP) and errors as by redis-py's own.
+class _PipelineConnection:
+    """A mixin for redis-py's connections that adds `exchange`. Bytes (RESP) and errors are the same as redis-py's.
 
-    And how it ends: one that is given up, or whose pool is closed, is cut and not waited for. What it had not sent yet
-    would else stay in memory, and the connection open, for as long as the kernel tries to send to a peer that is gone.
+    A connection that is given up, or whose pool is closed, is aborted without waiting. Otherwise its unsent data would
+    stay in memory, and the connection open, for as long as the kernel tries to send to a dead peer.
     """
 
     closed = False
-    """Of the pool, whose connections have a class of their own."""
+    """Whether the pool is closed; each pool has a connection class of its own."""
 
     async def _connect(self: Any) -> None:
-        """Raises ConnectionError: the pool is closed, perhaps while this took place; nothing is left open."""
+        """Raises ConnectionError if the pool is closed, or was closed in the meantime. Nothing is left open."""
         if not self.closed:
-            await super()._connect()  # type: ignore[misc] # of the class that this is mixed into
+            await super()._connect()  # type: ignore[misc] # defined by the class that this is mixed into
         if self.closed:
             await self.disconnect()
-            raise ConnectionError("its pool is closed")
+            raise ConnectionError("the connection pool is closed")
 
     async def _send_packed_command(self: Any, command: Iterable[bytes]) -> None:
-        """Raises ConnectionError: somebody has ended the connection meanwhile, such as who closes the pool."""
+        """Raises ConnectionError if the connection was closed in the meantime, for example with its pool."""
         if self._writer is None:
-            raise ConnectionError("it was disconnected")
+            raise ConnectionError("the connection was closed")
         await super()._send_packed_command(command)  # type: ignore[misc] # as above
 
     async def disconnect(self: Any, nowait: bool = False, **why: Any) -> None:
@@ -51,11 +51,11 @@ class _Exchanging:
         return [b"".join([hiredis.pack_command(_words(command)) for command in commands])]
 
     async def exchange(self: Any, commands: Sequence[Command]) -> list[Any]:
-        """The replies; an error that the store answers is among them. Each is waited for as long as redis-py would."""
+        """Send commands and return the replies, error replies included. Each reply may take the socket timeout."""
         loop, timeout_s = asyncio.get_running_loop(), self.socket_timeout
         replies: list[Any] = []
         try:
-            await self.connect()  # again, after a failure
+            await self.connect()  # reconnects after a failure
             async with asyncio.timeout(timeout_s) as deadline:
                 await self._send_packed_command(self.pack_commands(commands))
                 while len(replies) < len(commands):
@@ -66,17 +66,17 @@ class _Exchanging:
                     if timeout_s is not None:
                         deadline.reschedule(loop.time() + timeout_s)
         except BaseException as error:
-            await self.disconnect(nowait=True)  # a reply that nobody has read would be the next command's
-            if isinstance(error, OSError | RuntimeError):  # a TimeoutError; uvloop, of a socket that was just reset
+            await self.disconnect(nowait=True)  # otherwise an unread reply would be taken for the next command's
+            if isinstance(error, OSError | RuntimeError):  # TimeoutError; uvloop's error for a socket that was reset
                 raise ConnectionError(f"{type(error).__name__}: {error}") from error
             raise
         return replies
 
 
-async def exchange(redis: Redis, commands: Sequence[Command]) -> list[Any]:
-    """A pipeline on a pool that `exchanging` was told of: the replies as redis-py gives them, errors among them.
+async def run_pipeline(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    """Run a pipeline on a pool prepared by `use_pipelining`. The replies are in redis-py's form, errors included.
 
-    Tried as often as the connection's `retry` says.
+    It is retried as the connection's `retry` says.
 
     Raises:
         RedisError, OSError: the store can't be reached, or does not answer in time.
@@ -95,18 +95,17 @@ async def exchange(redis: Redis, commands: Sequence[Command]) -> list[Any]:
     ]
 
 
-def exchanging(pool: ConnectionPool) -> None:
-    """Make the pool's connections, whatever their kind, do so."""
-    pool.connection_class = type("Connection", (_Exchanging, pool.connection_class), {})
+def use_pipelining(pool: ConnectionPool) -> None:
+    """Add `_PipelineConnection` to the pool's connection class, whatever that is."""
+    pool.connection_class = type("Connection", (_PipelineConnection, pool.connection_class), {})
 
 
-def closing(pool: ConnectionPool) -> None:
-    """From now on nothing is connected any more by a pool that `exchanging` was told of, nor by whoever waits for a
-    connection that is on its way."""
-    pool.connection_class.closed = True  # type: ignore[attr-defined] # one of _Exchanging
+def close_pool(pool: ConnectionPool) -> None:
+    """Refuse new connections of a pool prepared by `use_pipelining`, including those being established."""
+    pool.connection_class.closed = True  # type: ignore[attr-defined] # one of _PipelineConnection
 
 
 def _words(command: tuple[Any, ...]) -> tuple[Any, ...]:
-    """redis-py writes some commands of two words as one argument."""
+    """Split the name of a two-word command, which redis-py passes as one argument."""
     name = command[0]
     return (*name.split(), *command[1:]) if isinstance(name, str) and " " in name else command

@@ -1,4 +1,4 @@
-"""One server that takes writes, by its address or as sentinels name it: pipelines over a pool of connections."""
+"""One server that accepts writes, found by its address or through sentinels: pipelines over a connection pool."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -12,35 +12,37 @@ from redis.exceptions import NoScriptError
 from playhead.storage.backoff import Backoff
 from playhead.storage.connection.address import Address
 from playhead.storage.connection.cancellation import kept_cancellation
-from playhead.storage.connection.pipeline import Command, closing, exchange, exchanging
+from playhead.storage.connection.pipeline import Command, close_pool, run_pipeline, use_pipelining
 
 MAX_CONNECTIONS = 64
-"""To one server, from one process; who finds none free waits."""
+"""Connections to one server from one process; callers wait for a free one."""
 RETRIES, RETRY_S = 1, (0.01, 0.01)
-"""Of redis-py, for a connection and for a pipeline: what was only a connection that had gone stale works then. All else
-is for loops of ours, which wait longer."""
+"""redis-py's retries of a connection attempt and of a pipeline. They suffice if a connection had only gone stale; all
+other failures are left to our own retry loops, which wait longer."""
 
 
 class Primary:
-    """A pool, and what goes through it.
+    """One server and its connection pool.
 
     Args:
         name: "" for a single server, host:port on a cluster.
-        scripts: Lua texts that the server must know.
+        scripts: the Lua scripts to load when the server does not have them.
     """
 
     def __init__(self, name: str, pool: ConnectionPool, scripts: Sequence[str]) -> None:
-        exchanging(pool)
+        use_pipelining(pool)
         self.name = name
         self.pool = pool
         self.redis: Redis = Redis.from_pool(pool)
         self._scripts = scripts
 
     async def ask(self, commands: list[Command]) -> list[Any]:
-        """Replies, or in their places the errors, of one round trip; forgotten scripts are loaded, and all sent again.
+        """Send commands in one round trip and return the replies, error replies included.
+
+        If the server has no longer got a script, the scripts are loaded and all commands are sent again.
 
         Raises:
-            RedisError, OSError: no answer, or not in time; any of them may have been carried out.
+            RedisError, OSError: there was no answer in time. Any of the commands may have been executed.
         """
         replies = await self.pipeline(commands)
         if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -49,24 +51,24 @@ class Primary:
         return replies
 
     async def pipeline(self, commands: list[Command]) -> list[Any]:
-        """As `ask`, without a word about scripts."""
+        """Like `ask`, without loading scripts."""
         with kept_cancellation():
-            return await exchange(self.redis, commands)
+            return await run_pipeline(self.redis, commands)
 
     async def aclose(self) -> None:
-        """Cut all connections, and let none come; whoever waits for an answer gets an error."""
+        """Abort all connections and refuse new ones; callers that wait for an answer get an error."""
         sentinels = self.pool.sentinel_manager.sentinels if isinstance(self.pool, SentinelConnectionPool) else []
         for client in (self.redis, *sentinels):
-            closing(client.connection_pool)
+            close_pool(client.connection_pool)
             await client.aclose()
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Asks the sentinels at each new connection; who finds none free waits."""
+    """Asks the sentinels for the address of each new connection; callers wait for a free one."""
 
 
-class _Counted(AbstractBackoff):
-    """redis-py's delays are ours, and counted, of all connections together."""
+class _SharedBackoff(AbstractBackoff):
+    """Gives redis-py the delays of our Backoff, which counts the retries of all connections together."""
 
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
@@ -75,20 +77,21 @@ class _Counted(AbstractBackoff):
         return self._backoff.next_s()
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Each connection makes a copy."""
+        """Return this object, because redis-py copies the backoff for each connection."""
         return self
 
 
 def pool_of(options: Mapping[str, Any], timeout_s: float, retrying: Backoff) -> ConnectionPool:
-    """Connections to one server. retrying: of RETRY_S, told how often something was tried again."""
+    """A pool of connections to one server. `retrying` has the delays RETRY_S and counts the retries."""
     return BlockingConnectionPool(**{**_bounds(timeout_s, retrying), **options})
 
 
 def sentinel_pool(address: Address, timeout_s: float, retrying: Backoff) -> ConnectionPool:
-    """Connections to the server that the sentinels of `address` name.
+    """A pool of connections to the server that the sentinels of `address` name.
 
-    They are asked in turn, each once and for its share of the time: one that is silent does not hide the others.
-    Where it is no primary any more it refuses to write; redis-py then drops the connection and asks again.
+    The sentinels are asked in turn, each once and for its share of the timeout, so that a silent one does not use up
+    the time for the others. A server that is no longer the primary refuses writes; redis-py then drops the connection
+    and asks the sentinels again.
     """
     ours = _bounds(timeout_s, retrying)
     share_s = timeout_s / (len(address.hosts) + 1)
@@ -97,7 +100,7 @@ def sentinel_pool(address: Address, timeout_s: float, retrying: Backoff) -> Conn
         address.hosts, sentinel_kwargs={**bounds, **address.sentinel_options}
     )
     for client in sentinels.sentinels:
-        exchanging(client.connection_pool)
+        use_pipelining(client.connection_pool)
     options = dict(address.options)
     secure = options.pop("connection_class", None) is not None
     for name in ("host", "port"):
@@ -107,7 +110,7 @@ def sentinel_pool(address: Address, timeout_s: float, retrying: Backoff) -> Conn
 
 
 def node_pool(address: Address, host: str, port: int, timeout_s: float, retrying: Backoff) -> ConnectionPool:
-    """Connections to one node of the cluster of `address`."""
+    """A pool of connections to one node of the cluster of `address`."""
     return pool_of({**address.options, "host": host, "port": port}, timeout_s, retrying)
 
 
@@ -117,5 +120,5 @@ def _bounds(timeout_s: float, retrying: Backoff) -> dict[str, Any]:
         "timeout": timeout_s,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "retry": Retry(_Counted(retrying), RETRIES),
+        "retry": Retry(_SharedBackoff(retrying), RETRIES),
     }

@@ -1,6 +1,6 @@
-"""Which permission the store's user lacks, as far as the store's errors say.
+"""Finds the permission that the store's user lacks, from the store's error messages.
 
-For a command refused inside a script, Redis 7.0 names the script and the line, and not the command.
+For a command in a script, Redis 7.0 names the script and the line instead of the command.
 """
 
 import re
@@ -16,10 +16,10 @@ _CALL = re.compile(r"call\('([A-Z]+)'")
 
 
 def lacked_right(error: BaseException | None) -> str | None:
-    """A command in capitals, or the kind of argument that was refused; None if `error` is not about permissions.
+    """The command that was refused, in capitals, or the kind of argument; None if the error is not about permissions.
 
     Args:
-        error: the store's own, or one that it is the cause of.
+        error: the store's error, or one that was raised from it.
     """
     while error is not None and not isinstance(error, RedisError):
         error = error.__cause__

@@ -1,13 +1,13 @@
-"""Subscriptions to the store's channels, which are sharded: one connection to a server, owned by one task.
+"""Subscriptions to the store's sharded channels: one connection to each server, owned by one task.
 
-redis-py's own PubSub may be reconnected by whoever uses it next, reader or subscriber, both at once and without a
-word. Here a broken connection ends both directions, everything counts as unsubscribed until the store has confirmed it
-anew, and whoever listens is told: `is_confirmed` is honest.
+redis-py's own PubSub is reconnected silently by its next user, reader or subscriber, even by both at once. Here a
+broken connection ends both directions, and every channel counts as unsubscribed until the store has confirmed it again;
+the owner is then notified. So `is_confirmed` can be relied on.
 
-A connection may also be open and carry nothing, in one direction or both: a firewall that has forgotten it, a machine
-that is gone. So something is always under way that the server must answer, at least a PING (allowed among
-subscriptions in RESP2 and RESP3), and where no answer comes in time the connection is given up. Messages are no
-answer: they prove that the server reaches us, not that we reach it.
+A connection may also stay open and carry nothing, in one direction or both, for example when a firewall has forgotten
+it or a machine has died. So there is always a command that the server has to answer, at least a PING (which RESP2 and
+RESP3 allow among subscriptions), and the connection is closed when no answer arrives in time. Published messages do not
+count as answers: they prove that the server reaches us, not that we reach the server.
 """
 
 import asyncio
@@ -30,56 +30,57 @@ from playhead.storage.outage import Outage
 logger = logging.getLogger(__name__)
 
 RECONNECT_S = 0.05, 2.0
-"""The first delay and the longest. It never gives up: until then devices are told of changes too late or by reading."""
+"""The first delay and the longest. Retries never end; until one succeeds, devices get changes late or by reading."""
 NAMES_PER_COMMAND = 500
-LOOKS = 4
-"""How often within a timeout it is looked whether the server answers. What is counted is looks and not seconds: a
-process that was held up has not read what is there."""
+CHECKS = 4
+"""How often in one timeout the connection is checked for answers. Checks are counted instead of seconds, because a
+process that was suspended has not read the answers that are there."""
 
 
-class Silent(Exception):
+class NoAnswer(Exception):
     """The server did not answer in time."""
 
 
-class Listening(Protocol):
-    """What one process listens to."""
+class Subscriptions(Protocol):
+    """The channels to which one process subscribes."""
 
     def is_confirmed(self, name: str) -> bool:
-        """Whether the store sends us what is published there."""
+        """Whether the store has confirmed the subscription, so that messages on the channel arrive."""
         ...
 
-    def want(self, name: str) -> Latch:
-        """Subscribe; the latch is set while the subscription is confirmed."""
+    def subscribe(self, name: str) -> Latch:
+        """Subscribe to a channel. The latch is set while the subscription is confirmed."""
         ...
 
-    def drop(self, name: str) -> None:
-        """Unsubscribe."""
+    def unsubscribe(self, name: str) -> None:
+        """Unsubscribe from a channel."""
         ...
 
     @property
     def resubscriptions(self) -> int:
-        """How often channels were lost, or could not be had."""
+        """How often subscriptions were lost or could not be made."""
         ...
 
-    async def unheard(self) -> list[str]:
-        """Names of primaries that confirm no subscription now: asked anew, each given as long as its timeout."""
+    async def unconfirmed_primaries(self) -> list[str]:
+        """The names of the primaries that do not confirm subscriptions now; each is probed for at most its timeout."""
         ...
 
     async def run(self) -> None:
-        """Listen for ever; cancel it to stop."""
+        """Receive messages until cancelled."""
         ...
 
 
-class Channels:
-    """What one process listens to at one server.
+class ServerSubscriptions:
+    """The subscriptions of one process at one server.
 
     Args:
-        pool: whose connections are made like the one that is needed here; may be replaced by another to the server.
-        on_message: told the channel's name and what was published.
-        on_confirmed: told a name when the store has confirmed it; again after each lost connection.
-        on_astray: told when the server, one of a cluster, has not or no longer some of the channels (`astray`).
-        clustered: a command may only name channels of one slot.
-        name: of the server, "" where there is one alone.
+        pool: makes the connection. It may be replaced by another pool for the same server.
+        on_message: called with the channel's name and each message.
+        on_confirmed: called with the channel's name when the store confirms a subscription, also after a reconnect.
+        on_misplaced: called when this server of a cluster does not have some channels, or no longer; they are in
+            `misplaced`.
+        clustered: whether a command may only name channels of one slot.
+        name: the server's name, "" for a single server.
         timeout_s: the longest wait for an answer.
     """
 
@@ -88,7 +89,7 @@ class Channels:
         pool: ConnectionPool,
         on_message: Callable[[str, bytes], None],
         on_confirmed: Callable[[str], None],
-        on_astray: Callable[[], None] = lambda: None,
+        on_misplaced: Callable[[], None] = lambda: None,
         clustered: bool = True,
         name: str = "",
         timeout_s: float = 5.0,
@@ -98,26 +99,28 @@ class Channels:
         self._timeout_s = timeout_s
         self._on_message = on_message
         self._on_confirmed = on_confirmed
-        self._on_astray = on_astray
+        self._on_misplaced = on_misplaced
         self._clustered = clustered
-        self.astray: set[str] = set()
+        self.misplaced: set[str] = set()
         self._wanted: dict[str, Latch] = {}
         self._sent: deque[tuple[str, set[str]]] = deque()
-        """Commands that are not fully answered yet, and the names whose answers are due."""
+        """Commands that are not fully answered yet, each with the names whose answers are due."""
         self._commands: list[tuple[str, str]] = []
         self._wake = asyncio.Event()
         self._pings = 0
-        """Asked for, by all connections: a PING is known by its number."""
+        """The number of the last PING, over all connections; each PING carries its number."""
         self._probes: list[tuple[int, Latch]] = []
-        """Who waits for which PING, or a later one, to be answered."""
+        """Callers of `probe`, each with the number of the PING that must be answered, that one or a later one."""
         self._answers = 0
-        """Of whatever kind, to commands."""
+        """Replies to commands of any kind."""
         self._unconfirmed: dict[str, int] = {}
-        """SSUBSCRIBEs not confirmed yet: the confirmation of one that was dropped since proves nothing."""
+        """SSUBSCRIBEs not confirmed yet for each channel: only the reply to the last of them confirms the channel."""
         self.backoff = Backoff(*RECONNECT_S)
         where = f" at {name}" if name else ""
         self.outage = Outage(
-            logger, f"Lost the store's channels{where}, subscribing again", f"Subscribed to the store's channels{where}"
+            logger,
+            f"Lost the subscriptions to the store's channels{where}, resubscribing",
+            f"Subscribed to the store's channels{where} again",
         )
 
     def is_confirmed(self, name: str) -> bool:
@@ -131,30 +134,30 @@ class Channels:
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def want(self, name: str, latch: Latch | None = None) -> Latch:
-        """As `Listening.want`; `latch`: of one that was released elsewhere."""
+    def subscribe(self, name: str, latch: Latch | None = None) -> Latch:
+        """Like `Subscriptions.subscribe`; `latch` is that of a channel released by another server."""
         event = self._wanted.get(name)
         if event is None:
             event = self._wanted[name] = latch or Latch()
             self._queue("SSUBSCRIBE", name)
         return event
 
-    def drop(self, name: str) -> None:
+    def unsubscribe(self, name: str) -> None:
         if self._wanted.pop(name, None) is not None:
-            self.astray.discard(name)
+            self.misplaced.discard(name)
             self._queue("SUNSUBSCRIBE", name)
 
     def release(self, name: str) -> Latch:
-        """Unsubscribe from one that is wanted, and let go of its latch: somebody else goes on with it."""
+        """Unsubscribe from a channel and return its latch, for the server that takes the channel over."""
         latch = self._wanted[name]
         latch.clear()
-        self.drop(name)
+        self.unsubscribe(name)
         return latch
 
     async def probe(self) -> bool:
-        """Whether a subscription would be confirmed now: the server answers, and so it has all that was asked before.
+        """Whether the server answers a PING now, which it does after all earlier commands.
 
-        Where it has none just now, there is time for a connection.
+        If there is no connection at the moment, one may be made within the timeout.
         """
         answered = Latch()
         probe = (self._ping(), answered)
@@ -168,7 +171,7 @@ class Channels:
             self._probes.remove(probe)
         return True
 
-    async def unheard(self) -> list[str]:
+    async def unconfirmed_primaries(self) -> list[str]:
         return [] if await self.probe() else [self.name]
 
     async def run(self) -> None:
@@ -177,7 +180,7 @@ class Channels:
             try:
                 await self._converse(connection)
             except Exception as error:
-                # Whatever a broken connection makes redis-py raise; the loop and its log are the handling.
+                # A broken connection may make redis-py raise anything; it is logged and the loop reconnects.
                 self.outage.failed(_named(error))
             finally:
                 with suppress(Exception):
@@ -192,7 +195,7 @@ class Channels:
         self._unconfirmed = dict.fromkeys(self._wanted, 1)
         self._commands = [("SSUBSCRIBE", name) for name in sorted(self._wanted)]
         self._sent.clear()
-        self.astray.clear()
+        self.misplaced.clear()
         self._ping()
         async with asyncio.TaskGroup() as all_:
             all_.create_task(self._read(connection))
@@ -222,16 +225,16 @@ class Channels:
                 self._lose([name])
 
     async def _watch(self) -> None:
-        """Raises Silent: what is due has not been answered, however much is published meanwhile."""
-        looks = 0
+        """Raises NoAnswer if a command stays unanswered, whether or not messages arrive meanwhile."""
+        checks = 0
         while True:
             answers, due = self._answers, len(self._sent) + len(self._commands)
             if not due:
                 self._ping()
-            await asyncio.sleep(self._timeout_s / LOOKS)
-            looks = looks + 1 if self._answers == answers else 0
-            if looks == LOOKS:
-                raise Silent(f"the server has not answered for {self._timeout_s:g} s")
+            await asyncio.sleep(self._timeout_s / CHECKS)
+            checks = checks + 1 if self._answers == answers else 0
+            if checks == CHECKS:
+                raise NoAnswer(f"the server has not answered for {self._timeout_s:g} s")
 
     async def _write(self, connection: AbstractConnection) -> None:
         while True:
@@ -244,7 +247,7 @@ class Channels:
                     await connection.send_command(command, *names, check_health=False)
 
     def _is_answered(self, command: str, name: str) -> bool:
-        """Whether this is the answer that was due next: else the server has let the channel go by itself."""
+        """Whether this is the answer due next; if not, the server has dropped the channel by itself."""
         if not self._sent or self._sent[0][0] != command or name not in self._sent[0][1]:
             return False
         due = self._sent[0][1]
@@ -254,9 +257,9 @@ class Channels:
         return True
 
     def _refused(self, error: ResponseError) -> None:
-        """The oldest command has failed: its slot is not, or not now, at this server, or a PING is not allowed.
+        """Handle an error reply to the oldest command: its slot is not at this server, or PING is not permitted.
 
-        Raises whatever else it is.
+        Other errors are raised.
         """
         command, names = self._sent.popleft() if self._sent else ("", set[str]())
         if command == "PING":
@@ -273,11 +276,11 @@ class Channels:
         for name in lost:
             self._wanted[name].clear()
         if lost:
-            self.astray.update(lost)
-            self._on_astray()
+            self.misplaced.update(lost)
+            self._on_misplaced()
 
     def _pong(self, number: int) -> None:
-        """All that was asked before this PING is answered too."""
+        """Handle the reply to a PING; all commands sent before it have been answered as well."""
         self.backoff.reset()
         self.outage.worked()
         for wanted, answered in self._probes:
@@ -305,9 +308,9 @@ class Channels:
 
 
 def _runs(commands: list[tuple[str, str]], clustered: bool) -> list[tuple[str, list[str]]]:
-    """Neighbouring commands of a kind as one, in order; on a cluster only where their names share a hash tag.
+    """Merge adjacent commands of a kind, keeping the order; on a cluster only if their channels share a hash tag.
 
-    A PING is one alone.
+    PINGs are not merged.
     """
     runs: list[tuple[str, list[str]]] = []
     last = ("", "")
@@ -321,14 +324,15 @@ def _runs(commands: list[tuple[str, str]], clustered: bool) -> list[tuple[str, l
 
 
 def _kind_and_name(reply: Any) -> tuple[bytes, str]:
-    """Of a reply that is no error; what answers PING has three forms.
+    """The kind and the channel, or the text of a PING, of a reply that is not an error.
 
-    RESP2 answers [pong, text] on a connection with subscriptions and the text alone on one without, RESP3 always that.
+    In RESP2 the reply to PING is [pong, text] on a connection with subscriptions, and the text alone without. In RESP3
+    it is always the text alone.
     """
     return (b"pong", reply.decode()) if isinstance(reply, bytes) else (reply[0], reply[1].decode())
 
 
 def _named(error: Exception) -> str:
-    """The cause inside a task group's wrapping."""
+    """Describe an error, or the cause inside a task group's exception."""
     cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
     return f"{type(cause).__name__}: {cause}"

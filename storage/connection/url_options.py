@@ -1,7 +1,7 @@
-"""What may stand behind the `?` of a store's URL: options of redis-py's connections, each checked before it is used.
+"""The query parameters of a store's URL: options of redis-py's connections, each validated before use.
 
-redis-py takes any name, and fails with a traceback when it connects, or reads another value than was meant. Here a bad
-option ends the start with a sentence that names it. No sentence repeats a value, which may be a secret.
+redis-py accepts any name, and then fails with a traceback on connecting or misinterprets the value. Here an invalid
+option ends startup with a sentence that names it. No sentence repeats a value, because it may be a secret.
 """
 
 import math
@@ -22,7 +22,7 @@ TLS = "ssl_"
 
 
 class _Wrong(ValueError):
-    """A value; the text says what it should be."""
+    """A value is invalid; the text says what it should be."""
 
 
 def _text(value: str) -> str:
@@ -75,7 +75,7 @@ def _verify_flags(value: str) -> Any:
     try:
         return parse_ssl_verify_flags(value)  # type: ignore[no-untyped-call] # redis-py has no types here
     except ValueError:
-        raise _Wrong("names of ssl.VerifyFlags with commas between, such as VERIFY_X509_STRICT") from None
+        raise _Wrong("comma-separated names of ssl.VerifyFlags, such as VERIFY_X509_STRICT") from None
 
 
 READERS: Mapping[str, Callable[[str], Any]] = {
@@ -109,34 +109,38 @@ READERS: Mapping[str, Callable[[str], Any]] = {
 }
 _CHECKED_TOGETHER: Mapping[tuple[str, ...], str] = {
     ("certfile", "keyfile", "password"): "the options ssl_certfile and ssl_keyfile should be a certificate and its key",
-    ("ca_certs",): "the option ssl_ca_certs should be a file of certificates, as PEM",
-    ("ca_data",): "the option ssl_ca_data should be certificates, as PEM",
-    ("ciphers",): "the option ssl_ciphers should be ciphers as OpenSSL names them",
+    ("ca_certs",): "the option ssl_ca_certs should be a file of PEM certificates",
+    ("ca_data",): "the option ssl_ca_data should be PEM certificates",
+    ("ciphers",): "the option ssl_ciphers should be OpenSSL's names of ciphers",
 }
 NOT_BY_SOCKET_FILE = ("socket_keepalive",)
 
 
 def read_options(query: str, scheme: str) -> dict[str, Any]:
-    """Args: scheme: redis, rediss or unix.
+    """Parse and validate a query string.
+
+    Args:
+        query: the part of the URL after the `?`.
+        scheme: redis, rediss or unix.
 
     Raises:
-        ValueError: an option is unknown, has no or no such value, is given twice, or is not for this scheme.
+        ValueError: an option is unknown, has no value or an invalid one, is given twice, or is not for this scheme.
     """
-    # The end of a password that has a bare ? in it holds an @ and looks like options: nothing of it is repeated.
-    hidden = "an option is not one that a store's URL can have (write %3F for a ? and %40 for an @ that is none)"
+    # After an unescaped ? in a password, the rest of the password looks like options and holds an @: do not repeat it.
+    hidden = "it has an unknown option (in user and password write %3F for ? and %40 for @)"
     options: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name == "decode_responses":
-            raise ValueError("decode_responses can't be asked for: records are not text")
+            raise ValueError("the option decode_responses is not supported, because records are binary")
         if name not in READERS:
             known = ", ".join(READERS)
-            raise ValueError(hidden if "@" in query else f"there is no option {name[:40]!r}; there are {known}")
+            raise ValueError(hidden if "@" in query else f"it has an unknown option {name[:40]!r}; known are {known}")
         if not value:
             raise ValueError(f"the option {name} has no value")
         if name in options:
             raise ValueError(f"the option {name} is given twice")
         if name.startswith(TLS) and scheme != "rediss":
-            raise ValueError(f"the option {name} is for rediss:// only, which speaks TLS")
+            raise ValueError(f"the option {name} is for rediss:// (TLS) only")
         if scheme == "unix" and name in NOT_BY_SOCKET_FILE:
             raise ValueError(f"the option {name} is not for a unix socket")
         try:
@@ -147,10 +151,10 @@ def read_options(query: str, scheme: str) -> dict[str, Any]:
 
 
 def check_tls(options: Mapping[str, Any]) -> None:
-    """Read the files that TLS options name, as each connection will.
+    """Read the files that TLS options name, as each connection will do.
 
     Raises:
-        ValueError: one can't be read, or doesn't hold what it should.
+        ValueError: a file can't be read, or does not have the expected contents.
     """
     tls = {name.removeprefix(TLS): value for name, value in options.items() if name.startswith(TLS)}
     if not tls:
@@ -162,7 +166,7 @@ def check_tls(options: Mapping[str, Any]) -> None:
     for names, wrong in _CHECKED_TOGETHER.items():
         part = {name: value for name, value in tls.items() if name in names}
         if "certfile" in part:
-            part.setdefault("password", "")  # else a key with a pass phrase would ask for it on the terminal
+            part.setdefault("password", "")  # otherwise OpenSSL would ask for a key's passphrase on the terminal
         try:
             if part:
                 RedisSSLContext(**part).get()

@@ -88,8 +88,8 @@ class Fences:
         return self._script.call([fence.key], fence.proven(), 1_000 * KEEP_S)
 
 
-class Mark:
-    """Counts one stage of a commit (a `Seal`).
+class FenceGuard:
+    """Counts one stage of a commit (a `StageGuard`).
 
     Args:
         wait: what to send behind the count, such as WAITAOF: it waits for the last write of its own connection, and
@@ -105,11 +105,11 @@ class Mark:
         self._judge = judge
         self._sent: dict[str, list[Fence]] = {}
 
-    def at(self, primary: str) -> list[Command]:
+    def commands(self, primary: str) -> list[Command]:
         fences = self._sent[primary] = self._fences.at(primary)
         return [self._fences.count(fence) for fence in fences] + self._wait
 
-    def read(self, primary: str, replies: list[Any]) -> None:
+    def check(self, primary: str, replies: list[Any]) -> None:
         checked(replies)
         for fence, count in zip(self._sent[primary], replies, strict=False):
             self._fences.learn(fence, count, primary)

@@ -14,7 +14,7 @@ async def store_time(link: Link, keys: Keys) -> int:
         TimeNotAllowed: the store's user may not run TIME.
         StoreUnavailable: no answer.
     """
-    primary = await link.home(keys.epoch)
+    primary = await link.primary_for(keys.epoch)
     try:
         seconds, us = map(int, checked(await primary.ask([("TIME",)]))[0])
     except (RedisError, OSError, TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from playhead.storage.connection.pipeline import Command
 from playhead.storage.errors import StoreUnavailable
 from playhead.storage.guarantees.durability import Durability
 from playhead.storage.guarantees.epoch import Epoch
-from playhead.storage.guarantees.fences import Fences, Mark
+from playhead.storage.guarantees.fences import FenceGuard, Fences
 from playhead.storage.keys import Keys, partition
 from playhead.storage.read.catalogue import Catalogue
 from playhead.storage.scripts import Script
@@ -83,7 +83,11 @@ class Commits:
         """As `Store.commit`."""
         if not batch.deltas:
             return Committed(self._epoch.known or await self._epoch.current())
-        mark, lowest_rev, instants = Mark(self._fences), self._epoch.floor, Instants.of(batch.since, batch.latest, now)
+        guard, lowest_rev, instants = (
+            FenceGuard(self._fences),
+            self._epoch.floor,
+            Instants.of(batch.since, batch.latest, now),
+        )
         commands: list[Command] = [("GET", self._keys.epoch)]
         calls: list[UserCall] = []
         for done, part in enumerate(slices(batch, self._partition)):
@@ -97,7 +101,7 @@ class Commits:
                     limits = *instants, self._max_videos, call.synced
                     arguments = self._threshold_permille, self._worker, call.packed, lowest_rev, *limits
                     commands.append(self._users.call(keys, *arguments))
-        stored_epoch, *answers = await self._link.ask(commands, mark, self._fences.moved())
+        stored_epoch, *answers = await self._link.ask(commands, guard, self._fences.moved())
         (stored_epoch,) = checked(or_damaged([stored_epoch]))
         epoch = await self._epoch.recognise(stored_epoch, went_back=self._fences.went_back)
         committed = Committed(epoch, damage=self._damage)
@@ -155,8 +159,8 @@ class Commits:
             StoreUnavailable: not, or not surely, done.
         """
         waits = self._durability.wait()
-        mark = Mark(self._fences, waits, self._durability.judge if waits else None)
-        replies = checked(await self._link.ask(commands, mark, written | self._fences.moved()))
+        guard = FenceGuard(self._fences, waits, self._durability.judge if waits else None)
+        replies = checked(await self._link.ask(commands, guard, written | self._fences.moved()))
         for command, (_, *damaged) in zip(commands, replies, strict=True):
             for place, user, why in zip(damaged[::3], damaged[1::3], damaged[2::3], strict=True):
                 self._met_damaged(video_of_call(self._keys, command, place), user, why)

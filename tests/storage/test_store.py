@@ -183,7 +183,7 @@ async def test_change_is_published(new_store: NewStore) -> None:
     listening = parts_of(store).listen(lambda name, data: heard.put_nowait((name, data)), lambda name: None)
     task = asyncio.create_task(listening.run())
     async with asyncio.timeout(PATIENCE_S):
-        await listening.want(parts_of(store).catalogue.channel).wait()
+        await listening.subscribe(parts_of(store).catalogue.channel).wait()
         await new_store().put_video("v", Video("A film", 1_000))
         assert await heard.get() == (parts_of(store).catalogue.channel, b"v")
     task.cancel()

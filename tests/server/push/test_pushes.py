@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from playhead.protocol.record import Report
 from playhead.protocol.scalars import format_instant
 from playhead.server.push.hub import Hub
-from playhead.storage.connection.link import Seal
+from playhead.storage.connection.link import StageGuard
 from playhead.storage.connection.pipeline import Command
 from playhead.storage.embedded.valkey import EmbeddedValkey
 from playhead.storage.keys import Keys
@@ -390,14 +390,14 @@ class Overtaken(Store):
         self._ask, link.ask = link.ask, self._overtaken  # type: ignore[method-assign]
 
     async def _overtaken(
-        self, commands: list[Command], seal: Seal | None = None, also: Iterable[str] = ()
+        self, commands: list[Command], guard: StageGuard | None = None, also: Iterable[str] = ()
     ) -> list[Any]:
         scripts = [i for i, command in enumerate(commands) if command[0] == "EVALSHA"]
         if len(scripts) < 2:
-            return await self._ask(commands, seal, also)
+            return await self._ask(commands, guard, also)
         before = await self._ask(commands[: scripts[0] + 1])
         await commit_unheard(self.intruder, self.user, new_id(), 1)
-        return before + await self._ask(commands[scripts[0] + 1 :], seal, also)
+        return before + await self._ask(commands[scripts[0] + 1 :], guard, also)
 
 
 async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> None:

@@ -188,7 +188,7 @@ async def test_the_user_of_the_example_needs_two_rights_more(servers: ClusterSer
         listening = parts_of(limited).listen(lambda name, data: None, lambda name: None)
         task = asyncio.create_task(listening.run())
         async with asyncio.timeout(PATIENCE_S):
-            await listening.want(keys_of(limited).push("u0")).wait()
+            await listening.subscribe(keys_of(limited).push("u0")).wait()
         await commit(limited, batch(0))
         await limited.put_video("v0", Video("A film", 60_000))
         source = servers.primary_of(keys_of(store).progress("new"))
@@ -313,7 +313,7 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
             assert (await commit(stranger, batch(2, [lost]))).epoch == before.epoch
             assert (await stranger.record(lost, "v0")).seen == [0, 1, 2, 3], "there was nothing to notice"
             assert isinstance(parts_of(store).link, Cluster)
-            await parts_of(store).link.look()
+            await parts_of(store).link.refresh_topology()
             after = await commit(store, batch(3, [other]))
             assert after.epoch != before.epoch
             assert (await commit(store, batch(3))).epoch == after.epoch
@@ -346,7 +346,7 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
             victim.kill()
             await asyncio.to_thread(until, lambda: home(lost) is replica)
             assert isinstance(parts_of(store).link, Cluster)
-            await parts_of(store).link.look()
+            await parts_of(store).link.refresh_topology()
             assert (await commit(store, batch(0, [other]))).epoch != before.epoch
             finish = parts_of(stranger).commits.finish
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis.asyncio as redis
 
-from playhead.storage.connection.subscriptions import Channels
+from playhead.storage.connection.subscriptions import ServerSubscriptions
 from tests.conftest import StoreServer
 
 PATIENCE_S = 15.0
@@ -19,7 +19,7 @@ class Listener:
     def __init__(self, client: redis.Redis) -> None:
         self.heard: list[tuple[str, bytes]] = []
         self.confirmed: list[str] = []
-        self.channels = Channels(
+        self.channels = ServerSubscriptions(
             client.connection_pool,
             lambda name, data: self.heard.append((name, data)),
             self.confirmed.append,
@@ -56,14 +56,14 @@ async def test_a_channel_counts_as_subscribed_only_when_the_store_has_confirmed_
     """And what is published from then on is heard, in order; after a drop nothing is."""
     name = f"{prefix}:a"
     async with listening(client) as listener:
-        event = listener.channels.want(name)
+        event = listener.channels.subscribe(name)
         assert not listener.channels.is_confirmed(name)
         await asyncio.wait_for(event.wait(), PATIENCE_S)
         for number in range(3):
             assert await client.spublish(name, str(number)) == 1
         await until(lambda: len(listener.heard) == 3)
         assert listener.heard == [(name, b"0"), (name, b"1"), (name, b"2")]
-        listener.channels.drop(name)
+        listener.channels.unsubscribe(name)
         assert not listener.channels.is_confirmed(name)
         async with asyncio.timeout(PATIENCE_S):
             while await client.spublish(name, "late"):  # noqa: ASYNC110
@@ -77,15 +77,15 @@ async def test_one_that_is_dropped_and_wanted_again_at_once_is_confirmed_by_its_
     async with listening(client) as listener:
         for turn in range(50):
             name = f"{prefix}:b"
-            event = listener.channels.want(name)
+            event = listener.channels.subscribe(name)
             if turn % 3 == 0:
                 await asyncio.sleep(0)
-            listener.channels.drop(name)
-            event = listener.channels.want(name)
+            listener.channels.unsubscribe(name)
+            event = listener.channels.subscribe(name)
             await asyncio.wait_for(event.wait(), PATIENCE_S)
             assert await client.spublish(name, str(turn)) == 1
             await until(lambda turn=turn: (f"{prefix}:b", str(turn).encode()) in listener.heard)  # type: ignore[misc]
-            listener.channels.drop(name)
+            listener.channels.unsubscribe(name)
 
 
 async def test_subscribing_while_the_connection_is_lost_again_and_again_kills_nothing(
@@ -96,7 +96,7 @@ async def test_subscribing_while_the_connection_is_lost_again_and_again_kills_no
     async with listening(client) as listener:
         names = [f"{prefix}:{number}" for number in range(300)]
         for index, name in enumerate(names):
-            listener.channels.want(name)
+            listener.channels.subscribe(name)
             if index % 10 == 0:
                 for entry in await client.client_list(_type="pubsub"):
                     await client.client_kill_filter(_id=entry["id"])
@@ -118,7 +118,7 @@ async def test_a_user_who_may_not_ping_is_subscribed_all_the_same(
         await admin.execute_command("ACL", "SETUSER", prefix, *may)
         user = {"username": prefix, "password": "", "protocol": protocol}
         async with redis.Redis.from_url(store_server.url, **user) as client, listening(client) as listener:
-            event = listener.channels.want(f"{prefix}:a")
+            event = listener.channels.subscribe(f"{prefix}:a")
             await asyncio.wait_for(event.wait(), PATIENCE_S)
             assert await listener.channels.probe()
             assert await admin.spublish(f"{prefix}:a", "x") == 1
@@ -136,9 +136,9 @@ async def test_one_that_has_no_channel_knows_whether_it_could(
         listening(client) as listener,
     ):
         assert await listener.channels.probe()
-        event = listener.channels.want(f"{prefix}:a")
+        event = listener.channels.subscribe(f"{prefix}:a")
         await asyncio.wait_for(event.wait(), PATIENCE_S)
         assert await listener.channels.probe()
-        listener.channels.drop(f"{prefix}:a")
+        listener.channels.unsubscribe(f"{prefix}:a")
         assert await listener.channels.probe()
         assert listener.channels.resubscriptions == 0

@@ -125,8 +125,8 @@ async def unsubscribed(store: Store) -> None:
     task = asyncio.create_task(channels.run())
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await channels.want(name).wait()
-            channels.drop(name)
+            await channels.subscribe(name).wait()
+            channels.unsubscribe(name)
             while (await parts_of(store).run([("PUBSUB", "SHARDNUMSUB", name)]))[0][1]:  # noqa: ASYNC110 nothing tells us
                 await asyncio.sleep(0.01)
     finally:

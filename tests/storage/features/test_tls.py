@@ -90,7 +90,7 @@ async def test_a_cluster_speaks_tls_at_every_node_that_it_names(tmp_path: Path) 
             task = asyncio.create_task(listening.run())
             channel = keys_of(store).push(LEARNERS[0])
             async with asyncio.timeout(PATIENCE_S):
-                await listening.want(channel).wait()
+                await listening.subscribe(channel).wait()
             key = keys_of(store).progress(LEARNERS[0])
             source = servers.primary_of(key)
             target = next(member for member in servers.primaries() if member is not source)
