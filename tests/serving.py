@@ -12,6 +12,7 @@ import uvicorn
 
 from playhead.protocol.session import Now
 from playhead.server.app import create_app
+from playhead.server.clock import Clock
 from playhead.server.commands.serve import bound, uvicorn_config
 from playhead.server.settings import Settings
 from playhead.server.transport.config import PeerMistakeFilter
@@ -106,11 +107,12 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving(
-    clock: FakeClock | None = None, *, direct: bool = True, dual_stack: bool = False, **settings: Any
+    clock: Clock | None = None, *, direct: bool = True, dual_stack: bool = False, **settings: Any
 ) -> AsyncIterator[Running]:
     """Serve until the block ends; `settings` as the environment could give them, `redis_url` among them.
 
     Args:
+        clock: a `FakeClock` of its own by default.
         direct: False: frames go by ASGI alone, as under a server that is not ours.
         dual_stack: listen as `--host ::` does.
     """
@@ -132,7 +134,7 @@ async def serving(
             while not server.started:
                 assert not task.done(), "the server did not start"
                 await asyncio.sleep(0.002)
-            yield Running(listener.getsockname()[1], chosen, clock)
+            yield Running(listener.getsockname()[1], chosen, clock if isinstance(clock, FakeClock) else FakeClock())
         finally:
             server.stop()
             await task

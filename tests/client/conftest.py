@@ -22,7 +22,7 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServ
 async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
     """A server whose clock runs: so does a client's, and of two moments the later one must be so for both."""
     clock = system_clock
-    async with serving(clock, redis_url=store_server.url, key_prefix=prefix) as running:  # type: ignore[arg-type]
+    async with serving(clock, redis_url=store_server.url, key_prefix=prefix) as running:
         yield running
 
 

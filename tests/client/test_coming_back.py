@@ -69,7 +69,7 @@ async def test_the_store_is_away_for_a_while(tmp_path: Path) -> None:
     """`watch` waits as long as the store does not take it, and returns when it has; it counts once."""
     user, video = str(uuid4()), str(uuid4())
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
-        async with serving(system_clock, redis_url=valkey.url, store_timeout_s=0.2) as server:  # type: ignore[arg-type]
+        async with serving(system_clock, redis_url=valkey.url, store_timeout_s=0.2) as server:
             async with client(server.http, user) as p:
                 await p.watch(video, [(0, 5)], 5)
                 os.kill(valkey.pid, signal.SIGSTOP)

@@ -6,6 +6,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -59,8 +60,8 @@ async def test_the_next_process_stores_what_a_killed_one_had_reported(
     dice = random.Random(5)
     user, path = str(uuid4()), tmp_path / "outbox"
     reported: dict[str, int] = {}
-    settings = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.03}
-    async with serving(system_clock, **settings) as server:  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.03}
+    async with serving(system_clock, **settings) as server:
         for _ in range(3):
             video = str(uuid4())
             url = server.http if online else NOWHERE

@@ -33,7 +33,7 @@ async def guarded(store: StoreServer, prefix: str, **settings: Any) -> AsyncIter
     if not any(name.startswith("jwt_") and name[4:] in ("secret", "key_file", "jwks_url") for name in settings):
         settings["jwt_secret"] = SECRET
     chosen = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "redis_url": store.url, "key_prefix": prefix} | settings
-    async with serving(clock=system_clock, **chosen) as server:  # type: ignore[arg-type]
+    async with serving(clock=system_clock, **chosen) as server:
         yield server
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -55,7 +56,7 @@ async def server(store_server: StoreServer) -> AsyncIterator[Running]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def local(store_server: StoreServer) -> AsyncIterator[Running]:
     """Asks for no tokens, as on a developer's machine."""
-    settings = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}"}
+    settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}"}
     async with serving(allowed_origins=ALLOWED, **settings) as running:
         yield running
 

@@ -38,7 +38,7 @@ WEAK = {
 def test_a_secret_that_is_not_random_is_refused(name: str) -> None:
     """By name, with the remedy, and without the secret."""
     with pytest.raises(ValueError, match="jwt_secret") as refused:
-        Settings(jwt_secret=WEAK[name])  # type: ignore[arg-type] # as the environment gives it
+        Settings(jwt_secret=WEAK[name])
     assert "openssl rand -hex 32" in str(refused.value)
     assert WEAK[name] not in str(refused.value)
 
@@ -59,7 +59,7 @@ def test_a_secret_that_is_not_random_is_refused(name: str) -> None:
 def test_a_random_secret_is_accepted(text: Callable[[bytes], str]) -> None:
     draw = random.Random(1)
     for _ in range(2_000):
-        Settings(jwt_secret=text(draw.randbytes(32)))  # type: ignore[arg-type]
+        Settings(jwt_secret=text(draw.randbytes(32)))
 
 
 def test_random_bytes_are_far_above_the_bound() -> None:

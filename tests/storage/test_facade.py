@@ -20,7 +20,7 @@ FOR_THE_FLUSHER = {"Committed.results", "Committed.damage"}
 def public_callables(cls: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     """The methods of a class that the server may call, and what reads its properties; of storage's classes only."""
     for name, member in inspect.getmembers(cls):
-        function = member.fget if isinstance(member, property) else member
+        function: Any = member.fget if isinstance(member, property) else member
         if not name.startswith("_") and getattr(function, "__module__", "").startswith("playhead.storage"):
             yield f"{cls.__name__}.{name}", function
 
@@ -37,7 +37,9 @@ def types_in(hint: Any) -> Iterator[Any]:
 
 def boundary() -> Iterator[tuple[str, Any]]:
     """(method, type) of whatever the exported classes and functions take and answer."""
-    functions = [(name, thing) for name, thing in EXPORTED.items() if inspect.isfunction(thing)]
+    functions: list[tuple[str, Callable[..., Any]]] = [
+        (name, thing) for name, thing in EXPORTED.items() if inspect.isfunction(thing)
+    ]
     methods = [item for cls in CLASSES if cls not in FILES for item in public_callables(cls)]
     for name, function in [*functions, *methods]:
         for hint in get_type_hints(inspect.unwrap(function)).values():

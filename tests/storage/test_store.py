@@ -16,6 +16,7 @@ from tests.clustered import everywhere
 from tests.conftest import StoreServer
 from tests.histories import Op, report_of
 from tests.inside import keys_of, parts_of, records_in, recounted
+from tests.intact import intact
 from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
@@ -53,7 +54,7 @@ async def test_epoch_is_made_once(new_store: NewStore) -> None:
     epochs = await asyncio.gather(*(store.epoch() for store in stores))
     assert len(set(epochs)) == 1
     assert (await commit(stores[0], (("u", "v"), play()))).epoch == epochs[0]
-    assert (await stores[1].changes("u")).epoch == epochs[0]
+    assert intact(await stores[1].changes("u")).epoch == epochs[0]
 
 
 async def test_store_that_lost_its_data_is_another(private_server: PrivateServer) -> None:
@@ -63,7 +64,7 @@ async def test_store_that_lost_its_data_is_another(private_server: PrivateServer
     await everywhere(store, "FLUSHALL")
     second = await commit(store, (("u", "x"), play()))
     assert second.epoch != first.epoch
-    changes = await store.changes("u", since=2, epoch=first.epoch)
+    changes = intact(await store.changes("u", since=2, epoch=first.epoch))
     assert (changes.epoch, [video for video, _ in records_in(changes)]) == (second.epoch, ["x"])
     assert changes.rev > 2, "what is new is newer than what was lost"
     await store.close()
@@ -101,7 +102,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> 
     await everywhere(store, "SCRIPT", "FLUSH")
     await commit(store, (("u", "v"), play(2, 200)))
     await everywhere(store, "SCRIPT", "FLUSH")
-    changes = await store.changes("u")
+    changes = intact(await store.changes("u"))
     assert [(video, record.played_ms, record.rev) for video, record in records_in(changes)] == [("v", 10_000, 2)]
     assert await store.totals("v") == Totals(1, 0, 5)
 
@@ -116,7 +117,7 @@ async def test_changes_after_a_revision(store: Store) -> None:
     await commit(store, (("other", "a"), play()))
 
     async def seen(since: int | None = None, of: str | None = None) -> dict[str, int]:
-        changes = await store.changes("u", since, of)
+        changes = intact(await store.changes("u", since, of))
         assert (changes.epoch, changes.rev) == (epoch, 5)
         return {video: record.rev for video, record in records_in(changes)}
 
@@ -129,14 +130,14 @@ async def test_changes_after_a_revision(store: Store) -> None:
     assert await seen(3, "of another store") == everything
     assert await seen(5, "of another store") == everything
     assert await seen(6, epoch) == everything
-    deleted = dict(records_in(await store.changes("u", 3)))["b"]
+    deleted = dict(records_in(intact(await store.changes("u", 3))))["b"]
     assert (deleted.exists, deleted.deleted_at) == (False, 150)
 
 
 async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
     """No error, and nothing is made by reading."""
     assert await store.record("u", "v") == Record()
-    changes = await store.changes("u", 7)
+    changes = intact(await store.changes("u", 7))
     assert (changes.rev, records_in(changes)) == (0, [])
     assert await store.totals("v") == Totals()
     keys = (keys_of(store).progress("u"), keys_of(store).summary("v"))
@@ -194,7 +195,7 @@ async def test_catalogues_duration_is_the_records(store: Store) -> None:
     """From the next report on: it completes, and nothing beyond its end counts."""
     await store.put_video("v", Video("A film", 5_000))
     await commit(store, (("u", "v"), play(seconds=60)))
-    record = await store.record("u", "v")
+    record = intact(await store.record("u", "v"))
     assert (record.duration_ms, record.seen, record.completed_at) == (5_000, [0, 5], 100)
     assert await store.totals("v") == Totals(1, 1, 5)
 
@@ -217,15 +218,15 @@ async def test_batch_of_several_script_calls(store: Store, keys: list[Key]) -> N
         committed = await commit(store, *((key, play(seq, 100 * seq)) for key in keys))
         assert set(committed.results) == set(keys)
         for user_id, (first, last) in committed.revs.items():
-            own = [unpack_record(committed.results[key].value).rev for key in keys if key[0] == user_id]
+            own = [intact(unpack_record(committed.results[key].value)).rev for key in keys if key[0] == user_id]
             assert sorted(own) == list(range(first + 1, last + 1))
     for user_id in {user_id for user_id, _ in keys}:
-        changes = await store.changes(user_id)
+        changes = intact(await store.changes(user_id))
         assert {video for video, _ in records_in(changes)} == {video for user, video in keys if user == user_id}
         assert {(record.seen[1], record.played_ms) for _, record in records_in(changes)} == {(5, 10_000)}
     for video_id in {video_id for _, video_id in keys}:
         viewers = sum(video == video_id for _, video in keys)
-        totals, curve, _ = await store.analytics(video_id, NOW)
+        totals, curve, _ = intact(await store.analytics(video_id, NOW))
         assert (totals, curve) == await recounted(store, video_id)
         assert (totals, curve.viewers) == (Totals(viewers, 0, 5 * viewers), [viewers] * 5)
 
@@ -234,9 +235,9 @@ async def test_delta_heavier_than_a_call(store: Store) -> None:
     """An envelope of old heartbeats for one record goes in whole, between others."""
     heavy = [(("u", "v"), report_of("a", seq, seq, [(seq * 1_000, seq * 1_000 + 1_000)])) for seq in range(1, MANY)]
     await commit(store, (("u", "first"), play()), *heavy, (("u", "last"), play()), (("w", "v"), play()))
-    record = await store.record("u", "v")
+    record = intact(await store.record("u", "v"))
     assert (record.seen, record.played_ms, record.guards[0].seq) == ([1, MANY], (MANY - 1) * 1_000, MANY - 1)
-    assert (await store.changes("u")).rev == 3
+    assert intact(await store.changes("u")).rev == 3
 
 
 # Several writers
@@ -250,7 +251,7 @@ async def test_hundred_commits_at_once_count_a_hundred_revisions(new_store: NewS
     )
     spans = sorted(committed.revs["u"] for committed in done)
     assert spans == [(n, n + 1) for n in range(100)]
-    assert (await stores[0].changes("u")).rev == 100
+    assert intact(await stores[0].changes("u")).rev == 100
 
 
 @pytest.mark.parametrize("newer", [play(9, 900, "b", 20), 900], ids=["played on", "deleted"])
@@ -262,7 +263,7 @@ async def test_a_stage_2_that_comes_late_takes_nothing_back(new_store: NewStore,
     await commit(store, (("u", "v"), newer))
     slow.go_on.set()
     await late
-    totals, curve, _ = await store.analytics("v", NOW)
+    totals, curve, _ = intact(await store.analytics("v", NOW))
     assert totals == (Totals(2, 0, 25) if isinstance(newer, Report) else Totals(1, 0, 5))
     assert (totals, curve) == await recounted(store, "v")
     assert (await store.record("u", "v")).watched == (20 if isinstance(newer, Report) else 0)
@@ -291,10 +292,10 @@ async def test_span_of_revisions_holds_nobody_elses_changes(new_store: NewStore)
         )
     )
     for committed in done:
-        own = {unpack_record(result.value).rev for result in committed.results.values()}
+        own = {intact(unpack_record(result.value)).rev for result in committed.results.values()}
         first, last = committed.revs["u"]
         assert set(range(first + 1, last + 1)) <= own
-    assert (await stores[0].changes("u")).rev == 6 * MANY
+    assert intact(await stores[0].changes("u")).rev == 6 * MANY
 
 
 async def test_values_come_for_who_wants_them_and_with_bad_news(store: Store) -> None:
@@ -309,8 +310,8 @@ async def test_values_come_for_who_wants_them_and_with_bad_news(store: Store) ->
         "late": (0, Outcome.DELETED),
     }
     for (user_id, video_id), result in committed.results.items():
-        assert unpack_record(result.value) == await store.record(user_id, video_id)
-    assert (await store.record("doesn't", "v")).seen == [0, 5]
+        assert intact(unpack_record(result.value)) == intact(await store.record(user_id, video_id))
+    assert intact(await store.record("doesn't", "v")).seen == [0, 5]
     assert await store.totals("v") == Totals(2, 0, 10)
 
 
@@ -336,9 +337,9 @@ async def test_record_that_cannot_be_read_costs_itself_alone(store: Store, value
     assert await parts_of(store).run([("HGET", keys_of(store).progress("bad"), "v")]) == [value]
     for key in (("good", "v"), ("bad", "w"), ("fine", "v")):
         assert committed.results[key].outcomes == ()
-        assert (await store.record(*key)).seen == [0, 5]
+        assert intact(await store.record(*key)).seen == [0, 5]
     assert await store.totals("v") == Totals(2, 0, 10)
-    assert dict(records_in(await store.changes("bad"))).keys() == {"w"}
+    assert dict(records_in(intact(await store.changes("bad")))).keys() == {"w"}
 
 
 @pytest.mark.parametrize("what", ["a string", "a list", "no revision", "an empty revision"])
@@ -357,7 +358,7 @@ async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, wha
     assert committed.revs["bad"] == (0, 0)
     for user_id in ("good", "fine"):
         assert committed.results[user_id, "v"].outcomes == ()
-        assert (await store.record(user_id, "v")).seen == [0, 5]
+        assert intact(await store.record(user_id, "v")).seen == [0, 5]
     assert await store.totals("v") == Totals(2, 0, 10)
 
 
@@ -365,7 +366,7 @@ async def test_empty_value_is_no_record(store: Store) -> None:
     """In the script as in `unpack_record`: the first report begins one."""
     await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "v", b"")])
     assert (await damaged(store)).results["bad", "v"].outcomes == ()
-    assert (await store.record("bad", "v")).seen == [0, 5]
+    assert intact(await store.record("bad", "v")).seen == [0, 5]
 
 
 @pytest.mark.parametrize("entry", [b"\xc1", b"", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x94" + bytes(4)])
@@ -373,7 +374,7 @@ async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store
     """The learners' records are the truth and are stored; the video's other viewers are counted."""
     await parts_of(store).run([("HSET", keys_of(store).audience(keys_of(store).shard("v", "bad")), "bad", entry)])
     await damaged(store)
-    assert (await store.record("bad", "v")).seen == [0, 5]
+    assert intact(await store.record("bad", "v")).seen == [0, 5]
     assert await store.totals("v") == Totals(2, 0, 10)
     assert await store.totals("w") == Totals(1, 0, 5)
 
@@ -406,7 +407,7 @@ async def test_killed_server_is_unavailable_and_has_all_it_acked_when_it_is_back
     private_server.start()
     after = await commit(store, (("u", "v"), play(2, 200)))
     assert (after.epoch, after.revs) == (before.epoch, {"u": (1, 2)})
-    assert (await store.record("u", "v")).played_ms == 10_000
+    assert intact(await store.record("u", "v")).played_ms == 10_000
     await store.close()
 
 
@@ -420,7 +421,7 @@ async def test_server_that_does_not_answer_is_given_up_in_time(private_server: P
     private_server.resume()
     patient = open_store(private_server.url, worker="x")
     await commit(patient, (("u", "v"), play(2, 200)))
-    record = await patient.record("u", "v")
+    record = intact(await patient.record("u", "v"))
     assert (record.played_ms, record.rev) == (10_000, 2)
     await store.close()
     await patient.close()
@@ -440,7 +441,7 @@ async def test_cancelled_commit_does_not_confuse_the_next(private_server: Privat
     private_server.resume()
     for n in range(10):
         committed = await commit(store, (("u", "v"), play(n + 2, 200 + n)))
-        assert unpack_record(committed.results["u", "v"].value).guards[0].seq == n + 2
+        assert intact(unpack_record(committed.results["u", "v"].value)).guards[0].seq == n + 2
     await store.close()
 
 
@@ -454,7 +455,7 @@ async def test_read_only_server_is_unavailable(private_server: PrivateServer) ->
             await commit(store, (("u", "v"), play(2, 200)))
         await admin.config_set("maxmemory", "0")
     await commit(store, (("u", "v"), play(2, 200)))
-    assert (await store.record("u", "v")).played_ms == 10_000
+    assert intact(await store.record("u", "v")).played_ms == 10_000
     await store.close()
 
 

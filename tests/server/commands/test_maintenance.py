@@ -24,6 +24,7 @@ from tests.conftest import StoreServer
 from tests.device import device
 from tests.histories import report_of
 from tests.inside import keys_of, parts_of, recounted, redis_of
+from tests.intact import intact
 from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.server.program import ROOT, environment, serve
@@ -95,7 +96,7 @@ async def fill(store: Store, learners: int) -> None:
 
 
 async def kept_is_counted(store: Store) -> bool:
-    kept = (await store.analytics(VIDEO, START_MS))[:2]
+    kept = intact(await store.analytics(VIDEO, START_MS))[:2]
     return kept == await recounted(store, VIDEO)
 
 
@@ -136,7 +137,7 @@ async def test_beside_a_service_under_load(
     backup = tmp_path / "backup"
     async with opened(store_server, prefix) as store:
         await fill(store, 1_500)
-        settings = {"redis_url": store_server.url, "key_prefix": prefix, "max_rate": 16, **PATIENT}
+        settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "max_rate": 16, **PATIENT}
         async with serving(**settings) as server, asyncio.TaskGroup() as tasks:
             over = asyncio.Event()
             players = [tasks.create_task(learner(server, n, over)) for n in range(LEARNERS)]
@@ -163,7 +164,7 @@ async def test_beside_a_service_under_load(
                     record = ok(await http.get(f"/progress/{UUID(int=50_000 + number)}/{VIDEO}?detail=full"))
                     assert (record["playedDuration"], record["seen"]) == (played, [[0, min(played, 50)]])
                     assert record["again"] == ([[0, min(50, played - 50)]] if played > 50 else [])
-        assert (await store.totals(VIDEO)).viewers == 1_500 + LEARNERS
+        assert intact(await store.totals(VIDEO)).viewers == 1_500 + LEARNERS
         assert await kept_is_counted(store)
 
 
@@ -238,8 +239,8 @@ async def everything(store: Store) -> list[Any]:
     """The records, without their revs; and what is counted of them."""
     keys = [keys_of(store).progress(str(UUID(int=10_000 + n))) for n in range(KILLED_LEARNERS)]
     values = await parts_of(store).run([("HGET", key, VIDEO) for key in keys])
-    records = [replace(unpack_record(value or b""), rev=0) for value in values]
-    return [records, (await store.analytics(VIDEO, START_MS))[:2]]
+    records = [replace(intact(unpack_record(value or b"")), rev=0) for value in values]
+    return [records, intact(await store.analytics(VIDEO, START_MS))[:2]]
 
 
 def lines(file: Path) -> list[str]:
@@ -258,7 +259,7 @@ async def test_export_and_import_by_pipe(
         code, said, err = await operator_elsewhere.run("import", stdin=out.encode())
         assert (code, said) == (0, "50 records, 50 of them news; 0 videos, 0 ended sessions; 0 lines refused\n")
         assert (err.count("\n"), "event=import" in err) == (1, True)
-        assert (await other.analytics(VIDEO, 0))[:2] == (await store.analytics(VIDEO, 0))[:2]
+        assert intact(await other.analytics(VIDEO, 0))[:2] == intact(await store.analytics(VIDEO, 0))[:2]
 
 
 async def test_an_export_goes_on_right_behind_what_its_cursor_vouches_for(
@@ -330,7 +331,7 @@ async def test_bad_files_are_refused(
         assert "line 4: claimed: " in err
         assert "line 6: should have at most" in err
         assert "no end line" in err
-        assert (await store.totals(VIDEO)).viewers == 18
+        assert intact(await store.totals(VIDEO)).viewers == 18
         code, _, err = await operator.run("import", tmp_path / "none")
         assert (code, "none can't be read" in err) == (2, True)
 
@@ -350,7 +351,7 @@ async def test_a_file_whose_end_line_is_off_is_imported_and_told(
         assert f"the end line counts 20 records, 0 videos and 0 ended sessions, but the file has {held}, 0 and 0" in err
         assert "All that it has are imported. If you edited it, nothing is wrong" in err
     async with opened(store_server, prefix) as store:
-        assert (await store.totals(VIDEO)).viewers == 21
+        assert intact(await store.totals(VIDEO)).viewers == 21
 
 
 async def test_a_backup_of_what_a_fast_clock_made_comes_back(
@@ -382,8 +383,8 @@ async def test_a_backup_of_what_a_fast_clock_made_comes_back(
     ):
         (number,) = (n for n, line in enumerate(every, 1) if f'"type":"{kind}","userId":"{user}"' in line)
         assert f"playhead: line {number}: {names}: later than now, taken for 20" in err
-    settings = {"redis_url": store_server.url, "key_prefix": f"{prefix}e"}
-    async with serving(system_clock, **settings) as server, rest(server) as http:  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": f"{prefix}e"}
+    async with serving(system_clock, **settings) as server, rest(server) as http:
         record = ok(await http.get(f"/progress/{users[0]}/{VIDEO}?detail=full"))
         assert (record["position"], record["seen"]) == (60, [[0, 60]])
         for user in users[:3]:

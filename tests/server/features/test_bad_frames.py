@@ -32,7 +32,7 @@ both = pytest.mark.parametrize("codec", [JSON, MSGPACK])
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer, direct: bool) -> AsyncIterator[Running]:
     """One server that receives all the bad frames."""
-    settings = {"redis_url": store_server.url, "key_prefix": "bad-frames", "flush_interval_s": 0.02}
+    settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": "bad-frames", "flush_interval_s": 0.02}
     async with serving(direct=direct, **settings) as running:
         yield running
 

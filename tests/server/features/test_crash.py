@@ -25,6 +25,7 @@ from playhead.storage.store import open_store
 from tests.conftest import StoreServer
 from tests.device import JSON, Device, device
 from tests.inside import parts_of, recounted
+from tests.intact import intact
 from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.server.program import Program, alive, descendants, gone, serve
@@ -197,7 +198,7 @@ async def test_the_server_is_killed_and_the_store_lives_on(tmp_path: Path, seed:
             assert len(audiences) == 3
             for key in audiences:
                 video = key.decode().rpartition(":")[2]
-                totals, curve, _ = await store.analytics(video, 0)
+                totals, curve, _ = intact(await store.analytics(video, 0))
                 assert (totals, curve) == await recounted(store, video)
         finally:
             await store.close()

@@ -115,4 +115,4 @@ def test_what_is_mapped(store_server: StoreServer, address: str, expected: str, 
 def test_a_mapped_network_is_one_of_ipv4_as_a_setting(store_server: StoreServer) -> None:
     given = "::ffff:10.0.0.0/104, ::ffff:192.0.2.1, 127.0.0.1, 2001:db8::/32, ::/0"
     expected = ("10.0.0.0/8", "192.0.2.1/32", "127.0.0.1/32", "2001:db8::/32", "::/0")
-    assert Settings(trusted_proxies=given).trusted_proxies == expected  # type: ignore[arg-type] # as the environment
+    assert Settings(trusted_proxies=given).trusted_proxies == expected

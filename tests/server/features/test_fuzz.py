@@ -165,8 +165,8 @@ async def test_a_mutated_frame_is_answered_or_ends_the_connection_as_documented(
     server: Running, codec: str, seed: int
 ) -> None:
     """An ack, an error, or 4501 or 1007 for what can't be read; other connections don't notice."""
-    dice, codes = random.Random(f"{codec}{seed}"), set()
-    hello = {"type": "hello", "device": "test", "session": "s", "userId": U, "since": 0, "epoch": "x"}
+    dice, codes = random.Random(f"{codec}{seed}"), set[int | None]()
+    hello: dict[str, Any] = {"type": "hello", "device": "test", "session": "s", "userId": U, "since": 0, "epoch": "x"}
     async with device(server, str(uuid4()), codec=codec) as bystander:
         for n in range(MUTATIONS):
             message = dice.choice([HEARTBEAT, HEARTBEAT, hello, {"type": "sync", "since": 0}, {"type": "ping"}])
@@ -184,10 +184,11 @@ async def test_a_mutated_frame_is_answered_or_ends_the_connection_as_documented(
                     await socket.send(frame, text=codec == JSON)
                     ping = {"type": "ping"}
                     await socket.send(json.dumps(ping) if codec == JSON else msgpack.packb(ping))
-                    kinds = []
+                    kinds: list[str] = []
                     while kinds[-1:] != ["pong"]:
                         told = await socket.recv()
-                        kinds.append((json.loads(told) if codec == JSON else msgpack.unpackb(told))["type"])
+                        tree = json.loads(told) if isinstance(told, str) else msgpack.unpackb(told)
+                        kinds.append(tree["type"])
                     codes.add(None)
                     assert set(kinds) <= {"welcome", "progress", "synced", "ack", "error", "pong"}
                 except ConnectionClosed:

@@ -1,5 +1,6 @@
 """An outbox that drains at once: each heartbeat is judged by itself, and the ack says what became of it."""
 
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -11,7 +12,7 @@ from tests.rest import ok
 from tests.serving import Running
 
 
-async def post(server: Running, **body: object) -> dict[str, object]:
+async def post(server: Running, **body: object) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=server.http) as api:
         answer = await api.post("/progress/realtime", json=body, timeout=30)
         assert answer.status_code == 200, answer.text
@@ -56,7 +57,7 @@ async def test_an_outbox_that_straddles_a_deletion_loses_nothing_that_came_after
     half = count // 2
     await deleted_in_between(server, user, video, half * 5)
     heartbeats = [beat(seq, video, (count - seq) * 5) for seq in range(1, count + 1)]
-    (ack,) = (await post(server, userId=user, session="s", heartbeats=heartbeats))["acks"]  # type: ignore[misc]
+    (ack,) = (await post(server, userId=user, session="s", heartbeats=heartbeats))["acks"]
     assert ack["seq"] == count
     assert [(each["seq"], each["code"]) for each in ack["rejected"]] == [(seq, "deleted") for seq in range(1, half + 1)]
     assert (await record(server, user, video))["seen"] == [[half * 5, count * 5]]
@@ -67,7 +68,7 @@ async def test_a_rejection_names_no_heartbeat_of_another_video(server: Running) 
     user, gone, kept = str(uuid4()), str(uuid4()), str(uuid4())
     await deleted_in_between(server, user, gone, 1)
     heartbeats = [beat(seq, gone if seq % 2 else kept, 600) for seq in range(1, 41)]
-    (ack,) = (await post(server, userId=user, session="s", heartbeats=heartbeats))["acks"]  # type: ignore[misc]
+    (ack,) = (await post(server, userId=user, session="s", heartbeats=heartbeats))["acks"]
     assert [each["seq"] for each in ack["rejected"]] == list(range(1, 41, 2))
     assert (await record(server, user, kept))["watchedDuration"] == 100
 

@@ -14,6 +14,7 @@ from playhead.storage.store import Store, open_store
 from tests.conftest import StoreServer
 from tests.device import Device, device
 from tests.inside import keys_of, parts_of, recounted
+from tests.intact import intact
 from tests.rest import ok, rest
 from tests.server.poisons import (
     DURATION,
@@ -86,7 +87,7 @@ async def audience_entry(store: Store, learner: Learner) -> bytes:
 async def totals_in_bounds(store: Store, http: httpx.AsyncClient, video: str, duration: int) -> dict[str, Any]:
     """The video's analytics, after a look at all that must hold of them whatever was reported."""
     analytics: dict[str, Any] = ok(await http.get(f"/analytics/videos/{video}"))
-    totals, curve, _ = await store.analytics(video, 0)
+    totals, curve, _ = intact(await store.analytics(video, 0))
     assert (totals, curve) == await recounted(store, video)
     assert (analytics["retention"], analytics["replays"]) == (curve.viewers, curve.replays)
     assert 0 <= analytics["completed"] <= analytics["viewers"]
@@ -125,7 +126,7 @@ async def test_another_learner_is_not_harmed(
     clean = await totals_in_bounds(store, http, control.video, DURATION)
     assert poisoned["viewers"] - clean["viewers"] in (0, 1)
     assert poisoned["completed"] - clean["completed"] in (0, 1)
-    watched = (await store.totals(honest.video)).watched - (await store.totals(control.video)).watched
+    watched = intact(await store.totals(honest.video)).watched - intact(await store.totals(control.video)).watched
     assert 0 <= watched <= DURATION
     for name in ("retention", "replays"):
         shorter = clean[name] + [0] * (len(poisoned[name]) - len(clean[name]))

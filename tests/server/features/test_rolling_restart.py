@@ -18,6 +18,7 @@ from playhead.client import Playhead
 from playhead.storage.embedded.valkey import EmbeddedValkey
 from playhead.storage.store import open_store
 from tests.client.line import PATIENCE_S, client, until
+from tests.intact import intact
 from tests.ports import free_port
 from tests.server.program import serve
 
@@ -154,7 +155,7 @@ async def test_two_nodes_are_replaced_and_nobody_notices_more_than_a_reconnect(
         store = open_store(valkey.url, worker="w")
         for each in learners:
             assert each.watched < LONGEST_S
-            record = await store.record(each.user, each.video)
+            record = intact(await store.record(each.user, each.video))
             assert (record.seen, record.again) == ([0, each.watched], [])
             assert record.played_ms == 1_000 * each.watched
         await store.close()

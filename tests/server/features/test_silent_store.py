@@ -122,7 +122,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @contextlib.asynccontextmanager
 async def served(place: Place, prefix: str) -> AsyncIterator[tuple[Running, Running, httpx.AsyncClient]]:
     """A server behind the relay and a client of it; another server, past the relay where there is a way."""
-    chosen = {"key_prefix": prefix, "store_timeout_s": TIMEOUT_S, "flush_interval_s": 0.02}
+    chosen: dict[str, Any] = {"key_prefix": prefix, "store_timeout_s": TIMEOUT_S, "flush_interval_s": 0.02}
     async with (
         serving(redis_url=place.url, **chosen) as here,
         serving(redis_url=place.past, **chosen) as there,
@@ -215,7 +215,12 @@ async def test_a_long_outage_is_told_in_as_many_lines_as_a_short_one(
 ) -> None:
     """Of each lane: when it was lost, and when it is back, after how long and how many failures."""
     video, counts = str(uuid4()), []
-    chosen = {"redis_url": place.url, "key_prefix": prefix, "store_timeout_s": TIMEOUT_S, "flush_interval_s": 0.02}
+    chosen: dict[str, Any] = {
+        "redis_url": place.url,
+        "key_prefix": prefix,
+        "store_timeout_s": TIMEOUT_S,
+        "flush_interval_s": 0.02,
+    }
     async with serving(**chosen) as server, rest(server) as api:
         for failures in (1, 5):
             caplog.clear()

@@ -112,7 +112,7 @@ async def test_a_deletion_makes_no_room(api: httpx.AsyncClient) -> None:
 
 async def test_long_syncs_near_the_limit_are_whole_too(store_server: StoreServer, prefix: str) -> None:
     """More than one call of the script would take by itself, from an almost empty start."""
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with serving(**store, max_videos_per_user=600) as server, rest(server) as api:
         user, videos = await with_videos(api, 400)
         too_many = [item(uuid()) for _ in range(201)]
@@ -123,7 +123,7 @@ async def test_long_syncs_near_the_limit_are_whole_too(store_server: StoreServer
 
 async def test_syncs_by_several_processes_race_for_the_last_places(store_server: StoreServer, prefix: str) -> None:
     """Whoever is answered 200 is stored whole, whoever is refused not at all."""
-    store = {"redis_url": store_server.url, "key_prefix": prefix, "max_videos_per_user": 10}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "max_videos_per_user": 10}
     async with serving(**store) as one, serving(**store) as two, rest(one) as here, rest(two) as there:
         user, _ = await with_videos(here, 3)
         syncs = [[uuid() for _ in range(3)] for _ in range(12)]

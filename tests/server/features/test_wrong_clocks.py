@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -34,9 +35,9 @@ class Nodes:
     right: Running
 
 
-@pytest.fixture(params=AHEAD_S.values(), ids=AHEAD_S)
+@pytest.fixture(params=list(AHEAD_S.values()), ids=list(AHEAD_S))
 async def nodes(request: pytest.FixtureRequest, store_server: StoreServer, prefix: str) -> AsyncIterator[Nodes]:
-    chosen = {"redis_url": store_server.url, "key_prefix": prefix}
+    chosen: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with serving(FakeClock(START_MS + 1_000 * request.param), **chosen) as fast, serving(**chosen) as right:
         yield Nodes(fast, right)
 
@@ -138,7 +139,7 @@ async def test_a_process_that_was_idle_takes_the_first_play_after_such_a_deletio
 ) -> None:
     """Its last batch was long ago, and this one is as young as the play."""
     user, video = fresh()
-    chosen = {"redis_url": store_server.url, "key_prefix": prefix}
+    chosen: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
         serving(FakeClock(START_MS + 3_600_000), **chosen) as fast,
         serving(**chosen) as right,
@@ -162,7 +163,7 @@ async def test_a_clock_that_is_set_to_and_fro(
     """Between a report and its flush as well: what is sent is stored once, the newest position wins after each step,
     and so do a deletion and the play after it."""
     user, video = fresh()
-    settings = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.2}
+    settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.2}
     async with serving(**settings) as server, rest(server) as api, device(server, user) as player:
         position = 600
         for step_s in (0, *steps_s):
@@ -202,11 +203,11 @@ async def test_sessions_that_a_fast_clock_ended_are_ended_once(store_server: Sto
     ):
 
         async def run(commands: list[tuple[object, ...]]) -> list[object]:
-            return [await store.execute_command(*command) for command in commands if command[0] != "SPUBLISH"]
+            return [await store.execute_command(*command) for command in commands if command[0] != "SPUBLISH"]  # type: ignore[no-untyped-call] # redis-py has no types here
 
         async def cut() -> None:
             """Cut every subscription, and wait until they are back."""
-            assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
+            assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1  # type: ignore[no-untyped-call] # redis-py has no types here
             async with asyncio.timeout(PATIENCE_S):
                 while not dict(await store.pubsub_shardnumsub(keys.ended))[keys.ended.encode()]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -239,5 +240,5 @@ async def test_sessions_that_began_before_the_clock_was_set_back_can_be_ended(
         player = await stack.enter_async_context(device(server, user))
         clock.wall = START_MS
         await store.zadd(keys.ended, {user: START_MS})
-        assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
+        assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1  # type: ignore[no-untyped-call] # redis-py has no types here
         assert await ended(player) == 4500

@@ -30,6 +30,7 @@ from playhead.storage.store import open_store
 from playhead.storage.write.flusher import Flusher
 from playhead.storage.write.pending import Batch, Committed
 from tests.device import Device, device
+from tests.intact import intact
 from tests.ports import free_port
 from tests.rest import ok, rest
 from tests.security.attacker import TEXT, Attacker, frame, upgrade
@@ -101,7 +102,7 @@ async def recorded(tmp_path: Path, seen: dict[tuple[str, str], list[int]]) -> No
     with EmbeddedValkey(tmp_path / "data", fsync=False) as valkey:
         store = open_store(valkey.url, worker="w")
         for (user, video), cells in seen.items():
-            assert (await store.record(user, video)).seen == cells
+            assert intact(await store.record(user, video)).seen == cells
         await store.close()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 from uuid import uuid4
@@ -62,9 +62,9 @@ async def test_one_too_many_is_sent_away_and_let_in_when_another_leaves(
 ) -> None:
     """Told when to come back; health and REST go on; those who are in are served; other users are not concerned."""
     user = str(uuid4())
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
-        serving(**store, **{setting: 2}) as server,
+        serving(**store | {setting: 2}) as server,
         rest(server) as api,
         device(server, user) as first,
     ):
@@ -120,7 +120,7 @@ async def test_whose_address_it_is(
     store_server: StoreServer, prefix: str, trusted: tuple[str, ...], forwarded: tuple[str, str], same: bool
 ) -> None:
     """X-Forwarded-For counts from a trusted proxy only, and then its last entry that is not a proxy's own."""
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
         serving(**store, max_connections_per_address=1, trusted_proxies=trusted) as server,
         AsyncExitStack() as stack,
@@ -135,7 +135,7 @@ async def test_whose_address_it_is(
 
 async def test_frames_beyond_the_rate_end_the_connection_and_no_other(store_server: StoreServer, prefix: str) -> None:
     """4003 with the time to wait; what was taken before is stored all the same."""
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     user = str(uuid4())
     async with (
         serving(**store, frames_burst=50) as server,
@@ -158,7 +158,7 @@ async def test_frames_beyond_the_rate_end_the_connection_and_no_other(store_serv
 
 async def test_more_videos_than_a_flush_may_bring(store_server: StoreServer, prefix: str) -> None:
     """One connection can't fill the batch with records without end."""
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
         serving(**store, max_pending_videos=3, flush_interval_s=30) as server,
         device(server, str(uuid4())) as eager,
@@ -175,7 +175,7 @@ async def test_requests_beyond_the_rate_are_429(store_server: StoreServer, prefi
     videos = [
         {"videoId": str(uuid4()), "watchedDuration": 1, "lastWatched": "2024-05-01T10:00:00Z"} for _ in range(1_000)
     ]
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with serving(**store, address_requests_burst=30) as server, rest(server) as api:
         ok(await api.post("/progress/sync", json={"userId": user, "progressData": videos}))
         one = f"/progress/{user}/{videos[0]['videoId']}"
@@ -191,7 +191,7 @@ async def test_requests_beyond_the_rate_are_429(store_server: StoreServer, prefi
 
 
 @pytest.fixture
-def many_files() -> AsyncIterator[None]:
+def many_files() -> Iterator[None]:
     """Room for the herd's sockets on both sides."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(before[1], 4 * HERD + 500)), before[1]))
@@ -206,7 +206,7 @@ async def test_a_herd_of_two_thousand_comes_back_paced(
 
     Health answers 200 all the while, and a learner who was there before is not disturbed.
     """
-    store = {"redis_url": store_server.url, "key_prefix": prefix}
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     handshakes = asyncio.Semaphore(100)
     together = asyncio.Barrier(HERD)
     sent_away: list[float] = []

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from playhead.protocol.rest import record_view
 from playhead.server.push import progress_frames
 from playhead.server.push.learner import MAX_PUSHED
 from playhead.storage.events import EventStream
@@ -32,7 +33,7 @@ async def test_a_long_sync_reaches_all_devices_in_pieces(
     """Views of records are made a page at a time, in a round of the loop for all devices together."""
     turn = 0
     made: collections.Counter[int] = collections.Counter()
-    view = progress_frames.record_view
+    view = record_view
 
     def counted(*args: Any) -> Any:
         made[turn] += 1

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from playhead.storage.keys import Keys
-from tests.clustered import ClusterServers, clustered, until
+from tests.clustered import ClusterServers, Member, clustered, until
 from tests.device import Device, device
 from tests.serving import Running, serving
 
@@ -22,10 +24,19 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers
         yield servers
 
 
+def _is_subscribed(member: Member, channel: str) -> bool:
+    return bool(member.ask("PUBSUB", "SHARDNUMSUB", channel)[1] == 1)
+
+
 @pytest.fixture
 async def processes(servers: ClusterServers, prefix: str) -> AsyncIterator[tuple[Running, Running]]:
     servers.heal()
-    chosen = {"redis_url": servers.url, "key_prefix": prefix, "flush_interval_s": 0.02, "store_timeout_s": 1.0}
+    chosen: dict[str, Any] = {
+        "redis_url": servers.url,
+        "key_prefix": prefix,
+        "flush_interval_s": 0.02,
+        "store_timeout_s": 1.0,
+    }
     async with serving(**chosen) as here, serving(**chosen) as there:
         yield here, there
 
@@ -78,6 +89,4 @@ async def test_who_only_listens_follows_the_channel_too(
         await asyncio.to_thread(until, lambda: servers.primary_of(Keys(prefix).push(users[0])) is target)
         for channel in map(Keys(prefix).push, users):
             at = servers.primary_of(channel)
-            await asyncio.to_thread(
-                until, lambda at=at, channel=channel: at.ask("PUBSUB", "SHARDNUMSUB", channel)[1] == 1
-            )  # type: ignore[misc]
+            await asyncio.to_thread(until, functools.partial(_is_subscribed, at, channel))

@@ -10,7 +10,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
@@ -76,7 +76,7 @@ async def processes(store_server: StoreServer, direct: bool, prefix: str) -> Asy
 
 @contextlib.asynccontextmanager
 async def paired(url: str, prefix: str, two: bool = True, **settings: Any) -> AsyncIterator[Pair]:
-    chosen = {"redis_url": url, "key_prefix": prefix, "flush_interval_s": 0.02, **settings}
+    chosen: dict[str, Any] = {"redis_url": url, "key_prefix": prefix, "flush_interval_s": 0.02, **settings}
     async with contextlib.AsyncExitStack() as stack:
         here = await stack.enter_async_context(serving(**chosen))
         there = await stack.enter_async_context(serving(**chosen)) if two else here
@@ -181,7 +181,7 @@ async def test_a_heartbeat_reaches_every_other_device_and_only_those(pair: Pair)
 async def test_two_devices_in_one_batch_are_told_of_each_other(store_server: StoreServer, prefix: str) -> None:
     """Where both contributed to a record in the same batch, neither knows it from itself: both are told."""
     user, video = new_id(), new_id()
-    slow = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 60}
+    slow: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 60}
     async with (
         serving(**slow) as server,
         rest(server) as http,
@@ -255,7 +255,7 @@ async def listen(server: Running, user: str, until: asyncio.Future[int]) -> dict
     async with device(server, user) as listener:
         while not until.done() or listener.rev < until.result():
             receiving = asyncio.ensure_future(listener.receive())
-            await asyncio.wait({receiving, until}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(cast(set[asyncio.Future[Any]], {receiving, until}), return_when=asyncio.FIRST_COMPLETED)
             if not receiving.done() and listener.rev < until.result():
                 await receiving
             elif not receiving.done():
@@ -336,7 +336,7 @@ async def test_a_process_that_lost_its_channels_unaware_does_not_keep_a_change_t
     """A process that still believes itself subscribed is no reason not to publish: a commit made between the death of
     its channels and its noticing reaches the other process as well."""
     user, video = new_id(), new_id()
-    chosen = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.02}
+    chosen: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.02}
     store = open_store(store_server.url, worker="nobody", key_prefix=prefix)
     async with contextlib.aclosing(parts_of(store).link) as link:
         named = {primary.name: primary for primary in await link.primaries()}

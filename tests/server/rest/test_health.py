@@ -209,7 +209,7 @@ async def test_acks_wait_for_the_replica_and_readiness_says_why(kind: str, tmp_p
     """
     user, video = str(uuid4()), str(uuid4())
     with replicated(kind, tmp_path) as nodes:
-        settings = {"redis_url": nodes.url, "durability": "replicas:1", "store_timeout_s": 0.5}
+        settings: dict[str, Any] = {"redis_url": nodes.url, "durability": "replicas:1", "store_timeout_s": 0.5}
         async with serving(**settings) as server, rest(server) as api, device(server, user) as player:
             await player.beat(video, played=[[0, 5]], position=5, state="playing")
             await held_back(api, player)

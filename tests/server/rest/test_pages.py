@@ -155,7 +155,7 @@ async def test_pages_have_nothing_inline(store_server: StoreServer) -> None:
 async def test_who_may_show_a_page_in_a_frame_is_a_setting(
     store_server: StoreServer, prefix: str, given: str, said: list[str]
 ) -> None:
-    settings = {"redis_url": store_server.url, "key_prefix": prefix, "frame_ancestors": given}
+    settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "frame_ancestors": given}
     async with serving(**settings) as server, rest(server) as api:
         assert policy(await api.get("/"))["frame-ancestors"] == said
         assert policy(await api.get("/livez"))["frame-ancestors"] == ["'none'"]
@@ -164,7 +164,7 @@ async def test_who_may_show_a_page_in_a_frame_is_a_setting(
 @pytest.mark.parametrize("given", ["*", "https:", "academy.example", "https://a.example/path", "'none'; script-src *"])
 async def test_a_frame_ancestor_is_an_origin(store_server: StoreServer, given: str) -> None:
     with pytest.raises(ValidationError, match="frame_ancestors"):
-        Settings(frame_ancestors=given)  # type: ignore[arg-type] # as the environment gives it
+        Settings(frame_ancestors=given)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ async def test_a_frame_ancestor_is_an_origin(store_server: StoreServer, given: s
     ],
 )
 async def test_the_demo_is_served_where_only_this_machine_reaches_it_or_by_the_setting(
-    store_server: StoreServer, prefix: str, settings: dict[str, str], served: bool
+    store_server: StoreServer, prefix: str, settings: dict[str, Any], served: bool
 ) -> None:
     """The SDK always."""
     async with serving(redis_url=store_server.url, key_prefix=prefix, **settings) as server, rest(server) as api:
@@ -201,8 +201,12 @@ async def test_health_and_metrics_are_kept_by_no_cache(server: Running) -> None:
 
 async def test_what_asks_nobody_is_held_to_a_rate_by_address(store_server: StoreServer, prefix: str) -> None:
     """Files and health apart, and each address for itself; the refusal says when to come back."""
-    settings = {"public_requests_burst": 3, "public_requests_per_s": 0.1, "trusted_proxies": "127.0.0.1"}
-    store = {"redis_url": store_server.url, "key_prefix": prefix, "demo": True}
+    settings: dict[str, Any] = {
+        "public_requests_burst": 3,
+        "public_requests_per_s": 0.1,
+        "trusted_proxies": "127.0.0.1",
+    }
+    store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "demo": True}
     async with serving(**store, **settings) as server, rest(server) as api:
         stranger, other = {"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": "203.0.113.7"}
 

@@ -535,7 +535,9 @@ async def test_a_heartbeat_that_came_by_socket_and_by_beacon_is_taken_once(
 ) -> None:
     """An unload beacon repeats what was never acked: the same session and seq are the same play."""
     user, video = uuid(), uuid()
-    beats = [{"seq": n + 1, "videoId": video, "played": [[n * 5, n * 5 + 5]], "position": n * 5 + 5} for n in range(4)]
+    beats: list[dict[str, Any]] = [
+        {"seq": n + 1, "videoId": video, "played": [[n * 5, n * 5 + 5]], "position": n * 5 + 5} for n in range(4)
+    ]
     async with device(server, user, session="page") as player:
         for beat in beats[:2]:
             await player.beat(beat["videoId"], **{k: v for k, v in beat.items() if k != "videoId"})

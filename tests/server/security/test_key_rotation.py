@@ -234,7 +234,8 @@ async def test_a_stranger_at_another_address_changes_nothing_for_a_new_key(
         settings: dict[str, Any] = {"jwt_jwks_url": server_of_keys.url, "jwt_algorithm": "RS256"}
         async with guarded(store_server, prefix, trusted_proxies="127.0.0.1", **settings) as server:
             assert await verdict(server, signed("old")) == ACCEPTED
-            stranger, home = {"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": "203.0.113.7"}
+            stranger: dict[str, Any] = {"X-Forwarded-For": "203.0.113.9"}
+            home: dict[str, Any] = {"X-Forwarded-For": "203.0.113.7"}
             async with rest(server) as api:
                 for kid, expected in (("k1", "unauthorized"), ("k2", "keys")):
                     answer = await api.get(f"/progress/{USER}", headers=bearer(made_up(kid)) | stranger)

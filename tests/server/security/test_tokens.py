@@ -129,7 +129,7 @@ async def test_scopes_are_separated_by_spaces_and_by_nothing_else(server: Runnin
 
 
 BAD: dict[str, Callable[[], str]] = {
-    "alg none, not signed": lambda: jwt.encode(claims(USER), None, algorithm="none"),
+    "alg none, not signed": lambda: jwt.encode(claims(USER), "", algorithm="none"),
     "alg none, signature kept": lambda: by_hand('{"alg": "none", "typ": "JWT"}', payload()),
     "alg None in capitals": lambda: by_hand('{"alg": "NONE", "typ": "JWT"}', payload()),
     "alg hs256 in lower case": lambda: by_hand('{"alg": "hs256", "typ": "JWT"}', payload()),
@@ -238,7 +238,7 @@ async def test_a_huge_token_is_refused_unread(server: Running, name: str) -> Non
     assert refused.value.response.status_code == 431
 
 
-GONE = {
+GONE: dict[str, Callable[[], object]] = {
     "a minute ago": lambda: now() - 60,
     "in 1970": lambda: 1,
     "before that": lambda: -5,
@@ -298,7 +298,7 @@ async def test_what_is_not_one_bearer_header_is_refused(server: Running, name: s
     """RFC 6750, 2.1: one header, one scheme, one token; at the WebSocket's handshake too, whatever hello then says."""
     values = AUTHORIZATIONS[name]()
     async with rest(server) as api:
-        headers = [("Authorization", value.encode("latin-1")) for value in values]
+        headers = [(b"Authorization", value.encode("latin-1")) for value in values]
         response = await api.get(f"/progress/{USER}", headers=headers)
     assert (response.status_code, code_of(response)) == (401, "unauthorized")
     assert code_of(await by_rest(server, f"bEaReR  {token(USER)}")) == "ok", "schemes have no case"

@@ -232,7 +232,7 @@ async def test_auth_has_no_place_before_hello(server: Running) -> None:
 @any_store
 async def test_without_tokens_auth_is_taken_and_limits_nothing(store_server: StoreServer, prefix: str) -> None:
     """A player that always sends one works with a server that asks for none."""
-    settings = {"redis_url": store_server.url, "key_prefix": prefix}
+    settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with serving(clock=system_clock, **settings) as server, learner(server, "anything") as player:
         await player.send(type="auth", token="anything else")
         assert await player.until("authorized") == {"type": "authorized"}
@@ -308,11 +308,11 @@ async def test_what_was_ended_while_a_process_could_not_hear_it_ends_when_it_can
 
         async def unheard(commands: list[tuple[Any, ...]]) -> list[Any]:
             """All that an ending is, but for its being heard."""
-            return [await store.execute_command(*command) for command in commands if command[0] != "SPUBLISH"]
+            return [await store.execute_command(*command) for command in commands if command[0] != "SPUBLISH"]  # type: ignore[no-untyped-call] # redis-py has no types here
 
         async def cut() -> None:
             """Cut every subscription, and wait until they are back."""
-            assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
+            assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1  # type: ignore[no-untyped-call] # redis-py has no types here
             async with asyncio.timeout(PATIENCE_S):
                 while not dict(await store.pubsub_shardnumsub(keys.ended))[keys.ended.encode()]:  # noqa: ASYNC110 theirs
                     await asyncio.sleep(0.01)

@@ -132,7 +132,7 @@ async def test_one_connection_too_many_is_a_line_with_the_limit(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, limit: str
 ) -> None:
     """Each time it is told to come back; the log has it once."""
-    async with served(store_server, prefix, **{limit: 1}) as server, device(server, USER):
+    async with served(store_server, prefix, True, **{limit: 1}) as server, device(server, USER):
         for _ in range(3):
             async with connect(server.ws, subprotocols=[Subprotocol(JSON)], proxy=None) as socket:
                 await socket.send(json.dumps({"type": "hello", "device": "tv", "session": "s", "userId": USER}))

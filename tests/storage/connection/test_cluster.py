@@ -4,7 +4,8 @@ lost beyond what the durability allows, and what is lost is noticed."""
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -22,6 +23,7 @@ from playhead.storage.write.pending import Batch, Committed, Delta
 from playhead.storage.write.script_calls import WEIGHT_PER_CALL
 from tests.clustered import ClusterServers, Member, at_once, by_keys, clustered, until
 from tests.inside import keys_of, parts_of, records_in, recounted
+from tests.intact import intact
 from tests.storage.own_store import read_example
 
 NOW = 1_764_000_000_000
@@ -123,7 +125,7 @@ async def all_is_there(store: Store, seconds: int) -> None:
         assert record.seen[0] == 0
         assert record.seen[1] >= seconds, user_id
     for number in range(7):
-        totals, curve, _ = await store.analytics(f"v{number}", NOW)
+        totals, curve, _ = intact(await store.analytics(f"v{number}", NOW))
         assert (totals, curve) == await recounted(store, f"v{number}")
         assert totals.viewers == sum(each % 7 == number for each in range(len(LEARNERS)))
 
@@ -138,12 +140,12 @@ class Counted:
         self.pipelines: Counter[str] = Counter()
         self.sent: list[tuple[str, Command]] = []
         for primary in primaries:
-            primary.pipeline = self._counting(primary)  # type: ignore[method-assign]
+            primary.pipeline = self._counting(primary)  # type: ignore[method-assign, assignment]
 
-    def _counting(self, primary: Primary) -> Callable[..., object]:
+    def _counting(self, primary: Primary) -> Callable[[list[Command]], Coroutine[Any, Any, list[Any]]]:
         send = primary.pipeline
 
-        async def counted(commands: list[Command]) -> list[object]:
+        async def counted(commands: list[Command]) -> list[Any]:
             self.pipelines[primary.name] += 1
             self.sent += [(primary.name, command) for command in commands]
             return await send(commands)
@@ -311,14 +313,15 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
             assert (await commit(store, batch(1, [lost]))).revs[lost] == (1, 2)
             victim.kill()
             assert (await commit(stranger, batch(2, [lost]))).epoch == before.epoch
-            assert (await stranger.record(lost, "v0")).seen == [0, 1, 2, 3], "there was nothing to notice"
-            assert isinstance(parts_of(store).link, Cluster)
-            await parts_of(store).link.refresh_topology()
+            assert intact(await stranger.record(lost, "v0")).seen == [0, 1, 2, 3], "there was nothing to notice"
+            link = parts_of(store).link
+            assert isinstance(link, Cluster)
+            await link.refresh_topology()
             after = await commit(store, batch(3, [other]))
             assert after.epoch != before.epoch
             assert (await commit(store, batch(3))).epoch == after.epoch
             assert (await commit(stranger, batch(3))).epoch == after.epoch
-            changes = await stranger.changes(lost, 2, before.epoch)
+            changes = intact(await stranger.changes(lost, 2, before.epoch))
             assert (changes.epoch, len(records_in(changes))) == (after.epoch, 1)
     finally:
         let_follow(replica)
@@ -345,8 +348,9 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
                 await commit(store, batch(second, [lost]))
             victim.kill()
             await asyncio.to_thread(until, lambda: home(lost) is replica)
-            assert isinstance(parts_of(store).link, Cluster)
-            await parts_of(store).link.refresh_topology()
+            link = parts_of(store).link
+            assert isinstance(link, Cluster)
+            await link.refresh_topology()
             assert (await commit(store, batch(0, [other]))).epoch != before.epoch
             finish = parts_of(stranger).commits.finish
 
@@ -358,7 +362,7 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
             for process, second in ((stranger, 7), (store, 9)):
                 await commit(process, batch(second, [lost]))
                 assert not (await Rebuild(parts_of(store), mend=False, grace_s=0, now=lambda: NOW).run()).drift
-            assert (await store.record(lost, "v0")).seen == [0, 1, 7, 8, 9, 10]
+            assert intact(await store.record(lost, "v0")).seen == [0, 1, 7, 8, 9, 10]
     finally:
         let_follow(replica)
 
@@ -443,8 +447,8 @@ async def test_a_slot_that_stays_half_moved_can_still_be_read_and_written(
     for _ in move:
         pass
     for name in (LEARNERS[0], mine[0]):
-        assert (await store.record(name, "v0")).seen[0] == 0
-    assert (await store.record(LEARNERS[0], "v0")).seen == [0, 2]
+        assert intact(await store.record(name, "v0")).seen[0] == 0
+    assert intact(await store.record(LEARNERS[0], "v0")).seen == [0, 2]
 
 
 async def test_the_viewers_of_one_video_are_spread_and_its_totals_are_of_all(store: Store) -> None:
@@ -457,7 +461,7 @@ async def test_the_viewers_of_one_video_are_spread_and_its_totals_are_of_all(sto
     assert sum(sizes) == len(many)
     assert max(sizes) < len(many) / 4
     assert len({partition(shard) for shard in shards}) > len(shards) / 2
-    totals, curve, watching = await store.analytics("v0", NOW)
+    totals, curve, watching = intact(await store.analytics("v0", NOW))
     assert (totals, curve) == await recounted(store, "v0")
     assert (totals.viewers, totals.watched, watching) == (100, 300, 100)
     assert curve.viewers == [100, 100, 100]
@@ -485,6 +489,6 @@ async def test_a_rebuild_mends_each_shard(store: Store) -> None:
     assert found >= 3
     assert await drift(mend=True) >= 3
     assert await drift(mend=False) == 0
-    assert (await store.totals("v0")).viewers == 40
-    totals, curve, _ = await store.analytics("v0", NOW)
+    assert intact(await store.totals("v0")).viewers == 40
+    totals, curve, _ = intact(await store.analytics("v0", NOW))
     assert (totals, curve) == await recounted(store, "v0")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import redis.asyncio as redis
@@ -115,15 +116,15 @@ async def test_a_user_who_may_not_ping_is_subscribed_all_the_same(
     """The store's refusal is an answer too, and proves as much."""
     may = ["on", "nopass", f"&{prefix}:*", "-@all", "+ssubscribe", "+sunsubscribe", "+hello"]
     async with redis.Redis.from_url(store_server.url) as admin:
-        await admin.execute_command("ACL", "SETUSER", prefix, *may)
-        user = {"username": prefix, "password": "", "protocol": protocol}
+        await admin.execute_command("ACL", "SETUSER", prefix, *may)  # type: ignore[no-untyped-call] # redis-py has no types here
+        user: dict[str, Any] = {"username": prefix, "password": "", "protocol": protocol}
         async with redis.Redis.from_url(store_server.url, **user) as client, listening(client) as listener:
             event = listener.channels.subscribe(f"{prefix}:a")
             await asyncio.wait_for(event.wait(), PATIENCE_S)
             assert await listener.channels.probe()
             assert await admin.spublish(f"{prefix}:a", "x") == 1
             await until(lambda: listener.heard == [(f"{prefix}:a", b"x")])
-        await admin.execute_command("ACL", "DELUSER", prefix)
+        await admin.execute_command("ACL", "DELUSER", prefix)  # type: ignore[no-untyped-call] # redis-py has no types here
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

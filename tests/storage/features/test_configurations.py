@@ -39,7 +39,8 @@ def rows() -> Iterator[Any]:
 
 @pytest.fixture(params=list(rows()))
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
-    with configured(*request.param, tmp_path) as stores:
+    name, kind = request.param
+    with configured(name, kind, tmp_path) as stores:
         yield stores
 
 

@@ -20,6 +20,7 @@ from playhead.storage.values.damage import Damaged
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import StoreServer, _await_answer
 from tests.inside import keys_of, parts_of, records_in, redis_of
+from tests.intact import intact
 from tests.stages import BetweenStages
 
 pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
@@ -37,13 +38,13 @@ class PrivateValkey:
 
     def start(self) -> None:
         command = [
-            server_binary(),
+            str(server_binary()),
             "--port",
             "0",
             "--unixsocket",
             f"{self._directory}/v.sock",
             "--dir",
-            self._directory,
+            str(self._directory),
         ]
         self._process = subprocess.Popen([*command, "--save", "", *self._options], stdout=subprocess.DEVNULL)
         _await_answer(self._process, self.url)
@@ -118,7 +119,7 @@ async def test_a_store_that_went_back_in_time_gets_another_epoch(tmp_path: Path)
         after = await store.commit(batch(("u", "v", play(5))), NOW, lambda _: False)
         assert after.epoch != before
         assert (await store.commit(batch(("u", "v", play(6))), NOW, lambda _: False)).epoch == after.epoch
-        changes = await store.changes("u", 1, before)
+        changes = intact(await store.changes("u", 1, before))
         assert changes.epoch == after.epoch
         assert [record.seen for _, record in records_in(changes)] == [[1, 2, 5, 7]]
     finally:
@@ -190,7 +191,7 @@ async def test_a_commit_whose_stage_1_is_lost_before_stage_2_is_not_told_stored(
             await store.commit(news, NOW, lambda _: False)
         committed = await store.commit(news, NOW, lambda _: False)
         assert committed.epoch == await store.epoch()
-        assert (await store.record("u", "v")).seen == [7, 8]
+        assert intact(await store.record("u", "v")).seen == [7, 8]
         assert await store.analytics("v", NOW) == (Totals(1, 0, 1), Curve([0] * 7 + [1], [0] * 8), 1)
     finally:
         await store.close()
@@ -222,12 +223,12 @@ async def test_a_damaged_value_costs_itself_and_nobody_else(
         committed = await store.commit(made, NOW, lambda _: False)
         assert committed.results["healthy", "v"].outcomes == ()
         assert committed.results["damaged", "v"].outcomes == ()
-        assert (await store.record("damaged", "v")).seen == [1, 2]
-        assert (await store.totals("v")).viewers >= 1
+        assert intact(await store.record("damaged", "v")).seen == [1, 2]
+        assert intact(await store.totals("v")).viewers >= 1
         if damage:
             assert committed.results["unread", "v"].outcomes == (0, Outcome.FAILED)
             assert isinstance(await store.record("unread", "v"), Damaged)
-            changes = await store.changes("unread")
+            changes = intact(await store.changes("unread"))
             assert isinstance(changes, Changes)
             assert (records_in(changes), changes.damaged) == ([], ["v"])
     finally:

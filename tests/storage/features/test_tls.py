@@ -11,6 +11,7 @@ from playhead.storage.store import StoreUnavailable
 from tests.clustered import Secure, by_keys, clustered
 from tests.device import device
 from tests.inside import keys_of, parts_of
+from tests.intact import intact
 from tests.ports import free_port
 from tests.replicated import binary
 from tests.rest import ok, rest
@@ -107,7 +108,7 @@ async def test_a_cluster_speaks_tls_at_every_node_that_it_names(tmp_path: Path) 
             assert heard.get_nowait() == channel
             task.cancel()
             await asyncio.wait({task})
-            assert (await store.record(LEARNERS[0], "v0")).seen == [0, 3]
+            assert intact(await store.record(LEARNERS[0], "v0")).seen == [0, 3]
         stranger = Authority(tmp_path, "stranger")
         for wrong in (servers.url, f"{url}?ssl_ca_certs={quote(str(stranger.path))}"):
             async with opened(wrong, timeout_s=2.0) as store:

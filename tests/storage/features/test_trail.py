@@ -12,6 +12,7 @@ from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
 from tests.inside import keys_of, parts_of, records_in
+from tests.intact import intact
 
 VIDEOS = [f"7c9e6679-7425-40de-944b-{n:012d}" for n in range(60)]
 """More than a trail tells of."""
@@ -48,7 +49,7 @@ async def test_every_revision_is_answered_as_by_a_look_at_all(store: Store, seed
                 newest[video] = await watch(store, video, seq=10 * step + seq)
     rev = max(newest.values())
     for since in range(rev + 1):
-        changes = await store.changes("u", since)
+        changes = intact(await store.changes("u", since))
         assert changes.rev == rev
         assert {video: record.rev for video, record in records_in(changes)} == {
             video: at for video, at in newest.items() if at > since
@@ -61,7 +62,7 @@ async def test_a_batch_of_many_leaves_a_trail_of_its_last(store: Store) -> None:
     assert trail is not None
     assert 30 < trail.count(b";") < len(VIDEOS), "bounded"
     for since in (0, 20, 45, 59):
-        assert {video for video, _ in records_in(await store.changes("u", since))} == set(VIDEOS[since:])
+        assert {video for video, _ in records_in(intact(await store.changes("u", since)))} == set(VIDEOS[since:])
 
 
 async def test_few_changes_are_found_without_a_look_at_all(store: Store) -> None:
@@ -70,9 +71,9 @@ async def test_few_changes_are_found_without_a_look_at_all(store: Store) -> None
     for seq in range(2, 102):
         await watch(store, VIDEOS[3], seq=seq)
     before = await calls(store, "hscan")
-    assert [video for video, _ in records_in(await store.changes("u", rev))] == [VIDEOS[3]]
+    assert [video for video, _ in records_in(intact(await store.changes("u", rev)))] == [VIDEOS[3]]
     assert await calls(store, "hscan") == before
-    assert len(records_in(await store.changes("u", 0))) == len(VIDEOS)
+    assert len(records_in(intact(await store.changes("u", 0)))) == len(VIDEOS)
     assert await calls(store, "hscan") > before
 
 
@@ -90,5 +91,5 @@ async def test_a_learner_from_before_there_were_trails_lacks_nothing(store: Stor
     await watch(store, *VIDEOS[:5], seq=1)
     await parts_of(store).run([("HDEL", keys_of(store).progress("u"), "trail")])
     rev = await watch(store, VIDEOS[1], seq=2)
-    assert {video for video, _ in records_in(await store.changes("u", 3))} == {VIDEOS[1], VIDEOS[3], VIDEOS[4]}
-    assert {video for video, _ in records_in(await store.changes("u", rev - 1))} == {VIDEOS[1]}
+    assert {video for video, _ in records_in(intact(await store.changes("u", 3)))} == {VIDEOS[1], VIDEOS[3], VIDEOS[4]}
+    assert {video for video, _ in records_in(intact(await store.changes("u", rev - 1)))} == {VIDEOS[1]}

@@ -11,6 +11,7 @@ from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Committed, Delta, Key
 from tests.histories import Op, report_of
 from tests.inside import parts_of, records_in
+from tests.intact import intact
 from tests.storage.conftest import NewStore
 
 pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
@@ -51,12 +52,12 @@ async def commit(store: Store, *ops: tuple[Key, Op]) -> Committed:
 
 
 async def videos(store: Store) -> set[str]:
-    return {video for video, _ in records_in(await store.changes("u"))}
+    return {video for video, _ in records_in(intact(await store.changes("u")))}
 
 
 async def filled(new_store: NewStore, count: int = LIMIT) -> Store:
     """A store whose learner has so many videos."""
-    store = new_store(max_videos=LIMIT)
+    store: Store = new_store(max_videos=LIMIT)
     await commit(store, *((("u", f"v{n}"), play()) for n in range(count)))
     return store
 
@@ -68,7 +69,7 @@ async def test_no_more_records_begin_than_may_be(new_store: NewStore) -> None:
     assert refused(committed) == {f"v{n}" for n in range(LIMIT, LIMIT + 3)}
     assert await videos(store) == {f"v{n}" for n in range(LIMIT)}
     assert refused(await commit(store, (("u", "late"), play()), (("other", "w"), play()))) == {"late"}
-    assert (await store.changes("u")).rev == LIMIT, "what was refused has no revision"
+    assert intact(await store.changes("u")).rev == LIMIT, "what was refused has no revision"
 
 
 async def test_what_there_is_goes_on(new_store: NewStore) -> None:
@@ -77,7 +78,7 @@ async def test_what_there_is_goes_on(new_store: NewStore) -> None:
     smaller = new_store(max_videos=3)
     committed = await commit(smaller, *((("u", f"v{n}"), play(2, 200)) for n in range(LIMIT)), (("u", "new"), play()))
     assert refused(committed) == {"new"}
-    assert {record.last_watched for _, record in records_in(await store.changes("u"))} == {200}
+    assert {record.last_watched for _, record in records_in(intact(await store.changes("u")))} == {200}
 
 
 async def test_a_deleted_video_still_counts(new_store: NewStore) -> None:
@@ -86,7 +87,7 @@ async def test_a_deleted_video_still_counts(new_store: NewStore) -> None:
     await commit(store, (("u", "v0"), 150))
     assert refused(await commit(store, (("u", "new"), play()))) == {"new"}
     assert refused(await commit(store, (("u", "v0"), play(2, 200)))) == set()
-    assert (await store.record("u", "v0")).exists
+    assert intact(await store.record("u", "v0")).exists
 
 
 async def test_to_delete_what_was_never_there_is_no_matter_of_room(new_store: NewStore) -> None:
@@ -117,7 +118,7 @@ async def test_a_sync_is_stored_whole_or_not_at_all(new_store: NewStore) -> None
     assert refused(committed) == {"v0", "x", "y", "z"}
     assert committed.results["u", "v0"].outcomes == (0, Outcome.TOO_MANY_VIDEOS), "the play beside it is joined"
     assert await videos(store) == {f"v{n}" for n in range(LIMIT - 2)} | {"alone"}
-    assert (await store.record("u", "v0")).claimed == 0
+    assert intact(await store.record("u", "v0")).claimed == 0
     assert refused(await store.commit(sync_of("v0", "x"), NOW, nobody)) == set()
     assert len(await videos(store)) == LIMIT
     assert refused(await store.commit(sync_of("v0", "x"), NOW, nobody)) == set(), "the same again changes nothing"
@@ -157,7 +158,7 @@ async def test_an_import_is_not_held_to_the_limit(new_store: NewStore) -> None:
     )
     taking = Import(parts_of(store), threshold_permille=900, now=lambda: 1_764_000_000_000)
     assert await taking.take([(n, (line % n).encode()) for n in range(5)]) == []
-    assert len(records_in(await store.changes(user))) == 5
+    assert len(records_in(intact(await store.changes(user)))) == 5
     at = 1_764_000_000_000
     committed = await commit(
         store, ((user, "7c9e6679-7425-40de-944b-000000000003"), play(1, at)), ((user, "new"), play(1, at))

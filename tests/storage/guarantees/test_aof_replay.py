@@ -16,6 +16,7 @@ from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Delta
 from tests.conftest import _await_answer
 from tests.inside import parts_of
+from tests.intact import intact
 from tests.ports import free_port
 from tests.replicated import binary
 from tests.rest import ok, rest
@@ -36,8 +37,8 @@ class Guarded:
     def __init__(self, kind: str, directory: Path, *options: str) -> None:
         self.kind, self.directory, self.acl = kind, directory, written_acl(directory)
         self.url = as_playhead(directory / "s")
-        self._words = [binary(kind), "--port", "0", "--unixsocket", directory / "s", "--dir", directory, "--save", ""]
-        self._words += ["--appendonly", "yes", "--aclfile", self.acl, *options]
+        self._words: list[str | Path] = [binary(kind), "--port", "0", "--save", "", "--appendonly", "yes"]
+        self._words += ["--unixsocket", directory / "s", "--dir", directory, "--aclfile", self.acl, *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def users(self, *changes: tuple[str, str]) -> None:
@@ -77,7 +78,7 @@ async def commit(store: Store) -> None:
 
 async def held(store: Store) -> int:
     """How many of these records are there."""
-    return sum([(await store.record(f"u{number}", "v")).seen == [0, 30] for number in range(LEARNERS)])
+    return sum([intact(await store.record(f"u{number}", "v")).seen == [0, 30] for number in range(LEARNERS)])
 
 
 @dataclass(frozen=True)

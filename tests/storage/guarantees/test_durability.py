@@ -18,6 +18,7 @@ from playhead.storage.guarantees.durability import Level
 from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Delta
 from tests.inside import keys_of, parts_of
+from tests.intact import intact
 from tests.replicated import PATIENCE_S, Node, Replicated, replicated
 
 NOW = 1_764_000_000_000
@@ -97,7 +98,7 @@ async def test_replicas_have_a_commit_before_it_is_told(stores: tuple[str, Repli
         async with redis.asyncio.Redis.from_url(replica.url) as heir:
             assert await heir.exists(keys_of(store).progress("u")), "the store's machine is gone, its replica has all"
     async with opened(replica.url, "memory") as store:
-        assert (await store.record("u", "v")).seen == [1, 3]
+        assert intact(await store.record("u", "v")).seen == [1, 3]
 
 
 async def test_two_replicas_are_not_one(stores: tuple[str, Replicated]) -> None:
@@ -133,9 +134,10 @@ async def test_store_without_a_file_keeps_replicas_in_their_memory_and_says_so(t
         nodes.follow()
         async with opened(nodes.url, "replicas:1") as store:
             await store.check()
-            assert parts_of(store).durability.note is not None
-            assert "replicas:1 is kept in the memory of replicas" in parts_of(store).durability.note
-            assert "append-only file is off" in parts_of(store).durability.note
+            note = parts_of(store).durability.note
+            assert note is not None
+            assert "replicas:1 is kept in the memory of replicas" in note
+            assert "append-only file is off" in note
             await stored(store, 1)
             nodes.stop_replica()
             with pytest.raises(NotDurable, match="0 of 1 replicas"):
@@ -147,11 +149,9 @@ async def test_too_old_a_store_is_told(tmp_path: Path) -> None:
         nodes.follow()
         async with opened(nodes.url, "replicas:1") as store:
             await store.check()
-            assert parts_of(store).durability.note is not None
-            assert (
-                "in the memory of replicas and not on disks: it is too old for WAITAOF"
-                in parts_of(store).durability.note
-            )
+            note = parts_of(store).durability.note
+            assert note is not None
+            assert "in the memory of replicas and not on disks: it is too old for WAITAOF" in note
 
 
 async def test_fsync_on_too_old_a_store_needs_one_that_syncs_always(tmp_path: Path) -> None:
@@ -159,8 +159,9 @@ async def test_fsync_on_too_old_a_store_needs_one_that_syncs_always(tmp_path: Pa
     with replicated("redis7", tmp_path) as nodes, redis.Redis.from_url(nodes.url) as client:
         async with opened(nodes.url, "fsync") as store:
             await store.check()
-            assert parts_of(store).durability.note is not None
-            assert "appendfsync always" in parts_of(store).durability.note
+            note = parts_of(store).durability.note
+            assert note is not None
+            assert "appendfsync always" in note
             await commit(store, 1)
         client.config_set("appendfsync", "everysec")
         async with opened(nodes.url, "fsync") as store:

@@ -5,7 +5,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -22,6 +22,7 @@ from playhead.storage.values.packing import pack_record
 from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
 from tests.inside import keys_of, parts_of, recounted, redis_of
+from tests.intact import intact
 from tests.stages import WaitsBetweenStages
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
@@ -54,7 +55,7 @@ async def rebuilt(store: Store, mend: bool = True, grace_s: float = 0.01, **more
 
 
 async def kept(store: Store, video_id: str) -> tuple[Totals, Curve]:
-    totals, curve, _ = await store.analytics(video_id, NOW)
+    totals, curve, _ = intact(await store.analytics(video_id, NOW))
     return totals, curve
 
 
@@ -67,7 +68,7 @@ async def fill(store: Store, more: int = 0) -> None:
 
 async def whole(store: Store) -> dict[str, Any]:
     """All that the store holds of this test, but who watches now."""
-    keys = sorted(await redis_of(store).keys(f"{keys_of(store).prefix}:{{*"))
+    keys = sorted(cast(list[bytes], await redis_of(store).keys(f"{keys_of(store).prefix}:{{*")))
     hashes = [key for key in keys if b":live:" not in key and b":before:" not in key]
     return {key.decode(): await redis_of(store).hgetall(key) for key in hashes}
 
@@ -357,7 +358,7 @@ async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store:
     """What was seen is known there, too; the rest is lost, and is named. The next report is joined to it."""
     await fill(store)
     await parts_of(store).run([("HSET", keys_of(store).progress("u1"), "v", GARBAGE)])
-    before = await store.totals("v")
+    before = intact(await store.totals("v"))
     looked = await rebuilt(store, mend=False)
     assert (looked.drift, looked.failed) == ({NO_RECORD: 1}, {})
     assert looked.examples == [
@@ -368,7 +369,7 @@ async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store:
     assert NO_RECORD in (await rebuilt(store)).drift
     record = await sound_record(store, "u1", "v")
     assert (record.seen, record.again, record.last_watched, record.guards) == ([0, 3], [0, 2], 1, [])
-    assert await store.totals("v") == before
+    assert intact(await store.totals("v")) == before
     assert (await rebuilt(store, mend=False)).drift == {}
     await commit(store, ("u1", "v", play(3, 9)))
     assert (await sound_record(store, "u1", "v")).seen == [0, 9]
@@ -390,7 +391,7 @@ async def test_a_record_of_which_nothing_is_known_is_told_and_left(store: Store)
 
 
 async def sound_record(store: Store, user_id: str, video_id: str) -> Record:
-    record = await store.record(user_id, video_id)
+    record = intact(await store.record(user_id, video_id))
     assert isinstance(record, Record)
     return record
 

@@ -24,10 +24,11 @@ from playhead.storage.read.pieces import Pieces
 from playhead.storage.read.records import HEADERS, SLICE
 from playhead.storage.store import Store, StoreUnavailable
 from playhead.storage.values.damage import DamageLog
-from playhead.storage.values.packing import pack_record
+from playhead.storage.values.packing import pack_record, unpack_record
 from playhead.storage.write.pending import Batch, Delta
 from tests.histories import report_of
 from tests.inside import keys_of, parts_of
+from tests.intact import intact
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
@@ -70,7 +71,7 @@ async def all_pages(changes: Changes, order: changes_module.Order = oldest_chang
 
 
 async def all_of(store: Store) -> list[tuple[str, Record]]:
-    return await all_pages(await store.changes("u"))
+    return await all_pages(intact(await store.changes("u")))
 
 
 class Watched(Store):
@@ -90,7 +91,7 @@ class Watched(Store):
                     await self.after_slice()
             return replies
 
-        link.ask = watched  # type: ignore[method-assign]
+        link.ask = watched  # type: ignore[method-assign, assignment]
 
     async def after_slice(self) -> None: ...
 
@@ -101,18 +102,18 @@ async def test_all_records_come_once_and_in_slices(new_store: NewStore, count: i
     store = new_store(Watched)
     assert isinstance(store, Watched)
     rev = await filled(store, count)
-    changes = await store.changes("u")
+    changes = intact(await store.changes("u"))
     assert (changes.rev, len(changes)) == (rev, count)
     assert sorted(dict(await all_pages(changes))) == [video(n) for n in range(count)]
     assert all(len(found[HEADERS:]) / 2 <= 1.2 * SLICE for found in store.slices)
     assert len(store.slices) >= count / (1.2 * SLICE)
-    half = await store.changes("u", rev // 2)
+    half = intact(await store.changes("u", rev // 2))
     assert {record.rev for _, record in await all_pages(half)} == set(range(rev // 2 + 1, rev + 1))
 
 
 async def test_pages_are_in_order_and_bounded(store: Store) -> None:
     await filled(store)
-    changes = await store.changes("u")
+    changes = intact(await store.changes("u"))
     pages = [page async for page in changes.pages(oldest_change_first)]
     assert [record.rev for page in pages for _, record in page.records] == list(range(1, MANY + 1))
     assert all(len(page.records) <= PAGE_RECORDS for page in pages)
@@ -142,15 +143,15 @@ async def test_what_changes_between_two_slices_is_never_missed(new_store: NewSto
     assert isinstance(store, Busy)
     rev = await filled(writer)
     store.busy = True
-    changes = await store.changes("u")
+    changes = intact(await store.changes("u"))
     store.busy = False
     assert store.changed > 9, "in between"
     assert changes.rev == rev
     seen = dict(await all_pages(changes))
     assert seen.keys() >= {video(n) for n in range(MANY)}
-    later = await writer.changes("u", changes.rev)
+    later = intact(await writer.changes("u", changes.rev))
     seen |= dict(await all_pages(later))
-    assert seen == dict(await all_pages(await writer.changes("u")))
+    assert seen == dict(await all_pages(intact(await writer.changes("u"))))
 
 
 async def test_records_that_change_before_their_page_are_newer_than_promised_and_never_older(store: Store) -> None:
@@ -184,7 +185,7 @@ async def test_large_records_are_not_kept_and_not_sent_together(new_store: NewSt
         await parts_of(store).run(
             [("HSET", key, "rev", 1, *(w for n in range(start, start + 20) for w in (video(n), value)))]
         )
-    changes = await store.changes("u")
+    changes = intact(await store.changes("u"))
     assert len(changes) == 300
     assert changes._kept <= KEPT_BYTES
     assert all(sum(map(weight, found[HEADERS:])) < 100_000 for found in store.slices)
@@ -204,7 +205,7 @@ async def test_values_that_are_not_kept_are_read_again(store: Store, monkeypatch
     """Where all of them together are more than is kept; one that is gone by then is left out."""
     monkeypatch.setattr(changes_module, "KEPT_BYTES", 2_000)
     await filled(store, 400)
-    changes = await store.changes("u")
+    changes = intact(await store.changes("u"))
     assert changes._kept <= 2_000
     gone = next(name for name, value in changes._values.items() if not isinstance(value, bytes))
     await parts_of(store).run([("HDEL", keys_of(store).progress("u"), gone)])
@@ -225,7 +226,7 @@ async def test_slices_of_another_server_are_not_joined(new_store: NewStore) -> N
     await filled(new_store())
     store = new_store(Moving)
     assert isinstance(store, Moving)
-    assert len(await store.changes("u")) == MANY
+    assert len(intact(await store.changes("u"))) == MANY
     assert store.moves == 0
     store.moves = 1_000_000
     with pytest.raises(StoreUnavailable, match="took over"):
@@ -247,7 +248,7 @@ async def test_a_store_that_restarts_while_it_is_read(private_server: PrivateSer
     store = Restarted(private_server.url, worker="w")
     try:
         await filled(store)
-        assert len(await store.changes("u")) == MANY
+        assert len(intact(await store.changes("u"))) == MANY
         assert store.restarts == 0
     finally:
         await store.close()
@@ -269,7 +270,7 @@ async def test_a_reader_is_asked_before_many_are_read(new_store: NewStore) -> No
         await store.changes("u", admit=refuse)
     assert len(store.slices) == 1
     assert MANY <= asked[0] <= MANY + 2
-    assert len(await store.changes("few", admit=refuse)) == 100
+    assert len(intact(await store.changes("few", admit=refuse))) == 100
     assert len(asked) == 1
 
 
@@ -280,7 +281,7 @@ async def test_many_readers_together_decode_one_page_in_a_round_of_the_loop(
     await filled(store)
     turn = 0
     decoded: collections.Counter[int] = collections.Counter()
-    unpack = changes_module.unpack_record
+    unpack = unpack_record
 
     def counted(value: bytes) -> Any:
         decoded[turn] += 1

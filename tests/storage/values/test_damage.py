@@ -536,7 +536,7 @@ async def test_what_the_store_refuses_fails_the_commit_and_no_record(store: Stor
     """A right that is missing is not damage: nothing is told as refused for good, and the batch is made again."""
     user = f"u{uuid4().hex}"
     admin = redis_of(store)
-    await admin.execute_command("ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", f"-{command}")
+    await admin.execute_command("ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", f"-{command}")  # type: ignore[no-untyped-call] # redis-py has no types here
     url = redis_of(store).connection_pool.connection_kwargs["path"]
     limited = open_store(f"unix://{user}:x@{url}", worker="limited", key_prefix=keys_of(store).prefix)
     try:
@@ -548,4 +548,4 @@ async def test_what_the_store_refuses_fails_the_commit_and_no_record(store: Stor
         assert parts_of(limited).damage.counts["totals"] == 0
     finally:
         await limited.close()
-        await admin.execute_command("ACL", "DELUSER", user)
+        await admin.execute_command("ACL", "DELUSER", user)  # type: ignore[no-untyped-call] # redis-py has no types here

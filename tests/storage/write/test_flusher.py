@@ -15,6 +15,7 @@ from playhead.storage.write.flusher import Flusher, until_next
 from playhead.storage.write.pending import Batch, Committed, Full
 from tests.histories import report_of
 from tests.inside import parts_of, records_in
+from tests.intact import intact
 from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 NOW = Now(5_000, 5_000)
@@ -134,7 +135,7 @@ async def test_batches_leave_on_schedule(store: Counting) -> None:
             await sender.hears()
             assert sender.told == ["taken", "stored"]
     assert [list(batch.deltas) for batch in store.batches] == [[("u", "v")]] * 3
-    assert (await store.record("u", "v")).played_ms == 3_000
+    assert intact(await store.record("u", "v")).played_ms == 3_000
 
 
 @pytest.mark.parametrize(("took_s", "then_s"), [(0.0, 1.0), (0.25, 0.75), (0.5, 0.5), (0.9, 0.5), (60.0, 0.5)])
@@ -181,7 +182,7 @@ async def test_immediate_lane_groups_what_comes_together(store: Counting) -> Non
         for sender in senders:
             await sender.hears()
     assert [len(batch.deltas) for batch in store.batches] == [50, 50]
-    assert (await store.totals("v")).viewers == 100
+    assert intact(await store.totals("v")).viewers == 100
 
 
 async def test_immediate_lane_waits_for_company_where_there_was_some(
@@ -224,7 +225,7 @@ async def test_full_takes_nothing(store: Counting) -> None:
         flusher.add("u", "x", play(), late)
     assert await flusher.drain(PATIENCE_S)
     assert (sender.told, late.told) == (["taken", "stored"], [])
-    assert {video for video, _ in records_in(await store.changes("u"))} == {"v", "w"}
+    assert {video for video, _ in records_in(intact(await store.changes("u")))} == {"v", "w"}
 
 
 # Who is told what
@@ -279,7 +280,7 @@ async def test_who_is_gone_is_not_told(frail: Counting, private_server: PrivateS
         private_server.resume()
     assert await flusher.drain(PATIENCE_S)
     assert (waiting.told, on_its_way.told) == ([], ["taken"])
-    assert {video for video, _ in records_in(await frail.changes("u"))} == {"v", "w"}
+    assert {video for video, _ in records_in(intact(await frail.changes("u")))} == {"v", "w"}
 
 
 # The store fails
@@ -313,7 +314,7 @@ async def test_same_batch_is_tried_until_it_is_stored(
     assert flusher.trouble is None
     assert (first.told, second.told) == (["taken", "stored"], ["taken", "stored"])
     assert len(set(frail.same)) == 2
-    record = await frail.record("u", "v")
+    record = intact(await frail.record("u", "v"))
     assert (record.seen, record.played_ms) == ([1, 3], 2_000)
 
 
@@ -331,11 +332,11 @@ async def test_what_was_told_stored_survives_a_kill(frail: Counting, private_ser
                 acked = sum(sender.done.is_set() for sender in senders)
                 private_server.kill()
                 private_server.start()
-                assert (await frail.record("u", "v")).played_ms >= acked * 1_000
+                assert intact(await frail.record("u", "v")).played_ms >= acked * 1_000
             await asyncio.sleep(0)
         for sender in senders:
             await sender.hears()
-    record = await frail.record("u", "v")
+    record = intact(await frail.record("u", "v"))
     assert (record.seen, record.played_ms, record.again) == ([1, 121], 120_000, [])
 
 
@@ -364,7 +365,7 @@ async def test_drain_gives_up_in_time(frail: Counting, private_server: PrivateSe
     private_server.start()
     assert await flusher.drain(PATIENCE_S)
     assert sender.told == ["taken", "stored"]
-    assert (await frail.record("u", "v")).seen == [1, 2]
+    assert intact(await frail.record("u", "v")).seen == [1, 2]
 
 
 async def test_commit_that_was_cancelled_is_made_again_by_drain(frail: Counting, private_server: PrivateServer) -> None:
@@ -387,5 +388,5 @@ async def test_commit_that_was_cancelled_is_made_again_by_drain(frail: Counting,
     assert await flusher.drain(PATIENCE_S)
     assert sender.told == ["taken", "stored", "taken", "stored"]
     assert frail.batches[0] == frail.batches[1]
-    record = await frail.record("u", "v")
+    record = intact(await frail.record("u", "v"))
     assert (record.seen, record.played_ms, record.again) == ([1, 3], 2_000, [])

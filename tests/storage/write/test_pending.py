@@ -142,7 +142,7 @@ def test_nothing_is_joined_across_a_deletion() -> None:
 def test_play_after_a_deletion_does_not_join_a_repeat_from_before_it() -> None:
     """The run would have begun before the deletion, and be dropped whole."""
     first = [beat("a", seq) for seq in range(1, APART + 1)]
-    ops = [*first, SINCE + 1, first[-1], beat("a", APART + 1, at=SINCE + 2)]
+    ops: list[Op] = [*first, SINCE + 1, first[-1], beat("a", APART + 1, at=SINCE + 2)]
     assert waiting(ops) == ops
 
 
