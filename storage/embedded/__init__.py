@@ -1,1 +1,1 @@
-"""A Valkey server of our own as a child process, for installations without a store."""
+"""The embedded store: a Valkey server as a child process, for installations without a store of their own."""

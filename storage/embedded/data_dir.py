@@ -1,14 +1,13 @@
-"""The data directory of an embedded store: whose it is, and the socket at which its server answers.
+"""The data directory of an embedded store: who owns it, and the socket at which its server answers.
 
-Invariant: **at most one server writes a data directory, and it serves one owner.** Two locks keep it. The
-kernel drops both at whatever death, so no stale pid is ever trusted:
+Invariant: **at most one server writes a data directory, and it serves one owner.** Two locks ensure it. The
+kernel releases both however their holder dies, so no stale pid is ever trusted:
 
-- `playhead.lock` belongs to the owner (this process) and is not inherited: a second owner is refused.
-- `valkey.lock` is inherited by every server that the owner spawns. While it cannot be had, a server of an
-  owner that was killed still lives; it is shut down, through the socket that the file names, before ours
-  starts.
+- `playhead.lock` is held by the owner (this process) and not inherited: a second owner is refused.
+- `valkey.lock` is inherited by every server that the owner spawns. If it is taken, a server still runs whose
+  owner was killed. It is shut down, through the socket that the file names, before a new one starts.
 
-And **nobody else can look into it**: it is closed to others, or refused (`storage/embedded/private_files.py`).
+And **no other user can read it**: it is closed to others, or refused (`storage/embedded/private_files.py`).
 """
 
 import contextlib
@@ -25,17 +24,17 @@ from playhead.storage.embedded.private_files import open_directory, open_file
 
 OWNER_LOCK, SERVER_LOCK, LOG = "playhead.lock", "valkey.lock", "valkey.log"
 MARKS = frozenset((OWNER_LOCK, SERVER_LOCK, LOG, "appendonlydir"))
-"""What only a data directory of ours holds."""
+"""The names of files that only a data directory of the embedded store has."""
 SOCKET_NAME = "valkey.sock"
-SOCKET_DIR_PREFIX = "playhead-"  # of the private temporary directory that stands in for too long a path
-SOCKET_PATH_MAX_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, a NUL among them
-LOCK_GRACE_S = 1.0  # a killed owner counts as dead a moment before the last of its threads lets go of the lock
-STOP_TIMEOUT_S = 15.0  # above the 10 s that a Valkey may take to shut down
+SOCKET_DIR_PREFIX = "playhead-"  # of the private temporary directory used when the socket's path would be too long
+SOCKET_PATH_MAX_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, including a NUL
+LOCK_GRACE_S = 1.0  # a killed owner counts as dead shortly before its last thread releases the lock
+STOP_TIMEOUT_S = 15.0  # more than the 10 s that Valkey may take to shut down
 POLL_S = 0.01
 
 
 class EmbeddedStoreFailed(Exception):
-    """The embedded store cannot run; the message is one sentence for whoever started the program."""
+    """The embedded store cannot run; the message is one sentence for the user who started the program."""
 
 
 class DataDirLocked(EmbeddedStoreFailed):
@@ -43,7 +42,7 @@ class DataDirLocked(EmbeddedStoreFailed):
 
 
 class DataDir:
-    """A directory that one process owns at a time; `path` is made if it is missing."""
+    """A directory that one process owns at a time; `path` is created if it is missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -51,11 +50,11 @@ class DataDir:
         self._descriptor = -1
 
     def own(self, at_safe_point: Callable[[], None]) -> None:
-        """Close the directory to others, and take the owner's lock.
+        """Close the directory to other users, and take the owner's lock.
 
         Raises:
-            DataDirLocked: another process has it.
-            OSError: the directory can't be made or used, or others have a hand in it.
+            DataDirLocked: another process has the lock.
+            OSError: the directory can't be created or used, or other users could have changed it.
         """
         self._descriptor = open_directory(self.path, MARKS)
         self._resources.callback(os.close, self._descriptor)
@@ -67,16 +66,16 @@ class DataDir:
         if not owned:
             pid = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
             raise DataDirLocked(
-                f"The data directory {self.path} is in use by another Playhead (pid {pid}): "
-                "stop that one, or choose another directory."
+                f"The data directory {self.path} is in use by another Playhead process (pid {pid}): "
+                "stop that process, or choose another directory."
             )
         _rewrite(lock, b"%d\n" % os.getpid())
 
-    def make_way(self, at_safe_point: Callable[[], None]) -> tuple[int, Path]:
-        """End the server of an owner that was killed, and take its lock.
+    def take_server_lock(self, at_safe_point: Callable[[], None]) -> tuple[int, Path]:
+        """Take the server's lock. A server that is left over from a killed owner is shut down first.
 
         Returns:
-            The descriptor of the lock, which every server must inherit, and the path at which it must listen.
+            The descriptor of the lock, which every server must inherit, and the socket path at which it must listen.
 
         Raises:
             EmbeddedStoreFailed: the old server does not shut down.
@@ -89,7 +88,7 @@ class DataDir:
         return lock, path
 
     def release(self) -> None:
-        """Let go of both locks. Twice does no harm."""
+        """Release both locks. May be called more than once."""
         self._resources.close()
 
     def _open_file(self, name: str) -> int:
@@ -103,7 +102,7 @@ class DataDir:
         while not _try_lock(lock):
             if time.monotonic() > deadline:
                 raise EmbeddedStoreFailed(
-                    f"A valkey-server of an earlier Playhead still writes to {self.path} "
+                    f"A valkey-server of an earlier Playhead process still writes to {self.path} "
                     "and does not shut down: end it first."
                 )
             with contextlib.suppress(OSError):
@@ -112,7 +111,7 @@ class DataDir:
             time.sleep(POLL_S)
         if path.parent.name.startswith(SOCKET_DIR_PREFIX):
             try:
-                ask(path, b"PING")  # answered if this directory is a copy of one that is in use
+                ask(path, b"PING")  # answered if this directory is a copy of a directory in use
             except OSError:
                 _remove_socket(path)
 
@@ -125,10 +124,10 @@ class DataDir:
 
 
 def running_url(data_dir: Path) -> str:
-    """Where the store of a directory is that another process owns; that one may end it at any time.
+    """The URL of the embedded store that another process runs in a directory, and may end at any time.
 
     Raises:
-        EmbeddedStoreFailed: none runs there.
+        EmbeddedStoreFailed: no store runs there.
     """
     directory = data_dir.absolute()
     path = directory / SOCKET_NAME
@@ -142,12 +141,12 @@ def running_url(data_dir: Path) -> str:
 
 
 def url_of(path: Path) -> str:
-    """Of a store on a socket, as `redis.from_url` takes it."""
+    """The URL of a store at a socket, for `redis.from_url`."""
     return f"unix://{quote(os.fsencode(path))}"
 
 
 def ask(path: Path, command: bytes) -> bytes:
-    """One inline command and the head of its answer, without a client's handshake and retries."""
+    """Send one inline command and return the first bytes of the answer, without a client's handshake and retries."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
         connection.connect(os.fspath(path))
@@ -169,7 +168,7 @@ def _rewrite(descriptor: int, content: bytes) -> None:
 
 
 def _remove_socket(path: Path) -> None:
-    """Remove a socket and the private directory made for it, which by then holds nothing else."""
+    """Remove a socket and the private directory created for it, which is then empty."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
         path.parent.rmdir()

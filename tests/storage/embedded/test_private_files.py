@@ -69,7 +69,7 @@ def test_an_open_directory_that_others_use_is_left_as_it_is(tmp_path: Path) -> N
     """Such as a home, or /tmp for root. An empty one, also a new volume, is ours; a closed one may hold anything."""
     (tmp_path / "notes.txt").write_text("not ours")
     tmp_path.chmod(0o755)
-    with pytest.raises(EmbeddedStoreFailed, match=r"holds other files.*empty.*chmod 700"), EmbeddedValkey(tmp_path):
+    with pytest.raises(EmbeddedStoreFailed, match=r"contains other files.*empty.*chmod 700"), EmbeddedValkey(tmp_path):
         pass
     assert (mode(tmp_path), os.listdir(tmp_path)) == (0o755, ["notes.txt"])
     tmp_path.chmod(0o700)

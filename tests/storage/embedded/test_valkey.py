@@ -168,7 +168,7 @@ def test_killed_server_comes_back_with_what_it_acked(tmp_path: Path, caplog: pyt
             until(lambda pid=pid: valkey.pid != pid and answers(valkey.url))  # type: ignore[misc]
             assert get(valkey.url, f"key {death}") == "value"
         assert len(restarts) == 3
-    assert len([record for record in caplog.records if "ended by itself with -9" in record.message]) == 3
+    assert len([record for record in caplog.records if "exited unexpectedly with -9" in record.message]) == 3
 
 
 def test_a_server_that_cannot_start_again_is_told_once_and_so_is_its_return(
@@ -190,7 +190,7 @@ def test_a_server_that_cannot_start_again_is_told_once_and_so_is_its_return(
     lost, back = (
         record.getMessage() for record in caplog.records if record.name == "playhead.storage.embedded.supervisor"
     )
-    assert "ended by itself with -9" in lost
+    assert "exited unexpectedly with -9" in lost
     assert re.search(r"valkey answers again \(after [\d.]+ s and [4-9] failures\)", back)
 
 
@@ -246,7 +246,7 @@ def test_orphan_that_does_not_shut_down_is_reported(tmp_path: Path, monkeypatch:
     with another_owner(tmp_path, path="/nonexistent") as (owner, _, orphan):
         os.kill(orphan, signal.SIGSTOP)
         kill(owner)
-        with pytest.raises(EmbeddedStoreFailed, match="earlier Playhead still writes"):
+        with pytest.raises(EmbeddedStoreFailed, match="earlier Playhead process still writes"):
             EmbeddedValkey(tmp_path).start()
         kill(orphan)
         monkeypatch.undo()
