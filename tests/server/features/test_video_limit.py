@@ -8,12 +8,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from playhead.server.limits.user_locks import UserLocks
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import ok, refused, rest
 from tests.serving import Running, serving
-from tests.storage.conftest import PATIENCE_S
 
 LIMIT = 5
 NAMED = "max_videos_per_user"
@@ -144,37 +142,3 @@ async def test_syncs_by_several_processes_race_for_the_last_places(store_server:
                 assert not set(videos) & stored
         assert [answer.status_code for answer in answers].count(200) == 2
         assert len(stored) == 9
-
-
-async def test_turns_are_taken_one_after_the_other_and_given_up_in_time() -> None:
-    """For each learner apart; and who waits too long is told to come back, and leaves nothing behind."""
-    turns = UserLocks(patience_s=0.05)
-    order: list[str] = []
-    entered, leave = asyncio.Event(), asyncio.Event()
-
-    async def first() -> None:
-        async with turns.hold("u"):
-            entered.set()
-            await leave.wait()
-            order.append("first")
-
-    task = asyncio.create_task(first())
-    await entered.wait()
-    with pytest.raises(Exception, match="not answered yet") as late:
-        async with turns.hold("u"):
-            order.append("never")
-    assert late.value.problem.value.status == 429  # type: ignore[attr-defined]
-    async with turns.hold("other"):
-        order.append("other")
-    second = asyncio.create_task(_turn(turns, order))
-    await asyncio.sleep(0)
-    leave.set()
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(task, second)
-    assert order == ["other", "first", "second"]
-    assert len(turns) == 0
-
-
-async def _turn(turns: UserLocks, order: list[str]) -> None:
-    async with turns.hold("u"):
-        order.append("second")

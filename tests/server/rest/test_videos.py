@@ -10,11 +10,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from playhead.server.lifecycle import duration_backfill as durations
-from playhead.storage.store import open_store
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, device
-from tests.inside import keys_of, parts_of
 from tests.rest import iso, ok, refused, rest
 from tests.serving import Running, serving
 
@@ -223,34 +220,3 @@ async def test_a_new_duration_reaches_those_who_never_report_again(server: Runni
     assert (liar["duration"], liar["completed"], liar["lastWatched"]) == (90, True, "2024-05-01T10:00:00.000Z")
     assert (totals["viewers"], totals["averageWatchedDuration"]) == (449, 45)
     assert (await api.get(f"/progress/{users[-1]}/{video}")).status_code == 404
-
-
-async def test_so_many_new_durations_may_be_on_their_way_to_records(
-    store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One more is refused, and not stored, until there is room. Here they wait because the videos' audiences can't be
-    read."""
-    monkeypatch.setattr(durations, "MAX_VIDEOS", 2)
-    monkeypatch.setattr(durations, "PATIENCE_S", 0.1)
-    store = open_store(store_server.url, worker=uuid(), key_prefix=prefix)
-    videos, entry = [uuid() for _ in range(10)], {"title": "Sets", "duration": 90}
-    audiences = [keys_of(store).audience(shard) for video in videos for shard in keys_of(store).shards(video)]
-    await parts_of(store).run([("SET", key, "no hash") for key in audiences])
-    try:
-        async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as api:
-            answers = await asyncio.gather(*(api.put(f"/videos/{video}", json=entry) for video in videos))
-            turned_away = {v: answer for v, answer in zip(videos, answers, strict=True) if not answer.is_success}
-            assert len(videos) - len(turned_away) in (2, 3), "one may be at work"
-            for video, answer in turned_away.items():
-                assert "duration" in refused(answer, "unavailable")["detail"]
-                assert answer.headers["Retry-After"] == "2"
-                refused(await api.get(f"/videos/{video}"), "not_found")
-            ok(await api.put(f"/videos/{next(iter(turned_away))}", json={"title": "Sets", "duration": 0}))
-            await parts_of(store).run([("DEL", key) for key in audiences])
-            for video in turned_away:
-                async with asyncio.timeout(PATIENCE_S):
-                    while not (await api.put(f"/videos/{video}", json=entry)).is_success:  # noqa: ASYNC110
-                        await asyncio.sleep(0.1)
-                assert ok(await api.get(f"/videos/{video}"))["duration"] == 90
-    finally:
-        await store.close()

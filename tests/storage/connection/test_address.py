@@ -1,8 +1,7 @@
 """What a store's URL may say; what it may not is refused in a sentence that repeats nothing of a password."""
 
 import re
-from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import example, given
@@ -10,9 +9,6 @@ from hypothesis import strategies as st
 from redis.asyncio.connection import SSLConnection
 
 from playhead.storage.connection.address import Address, parse_address
-from playhead.storage.connection.url_options import check_tls
-from playhead.storage.store import open_store
-from tests.storage.authority import Authority
 
 
 def test_forms() -> None:
@@ -163,27 +159,3 @@ def test_no_refusal_repeats_a_piece_of_the_password(scheme: str, user: str, pass
     if found is not None:
         assert found.options["password"] == unquote(f"zq{password}")
         assert not re.search("zq|7x", f"{found.hosts} {found.service} {found.options.get('host')}")
-
-
-def test_files_of_tls_are_read_at_the_start(tmp_path: Path) -> None:
-    """Each sentence names the option, and none asks for a pass phrase on the terminal."""
-    (tmp_path / "text").write_text("no certificate")
-    authority = Authority(tmp_path, "ours")
-    certificate, key = authority.issue("client")
-    _, other = authority.issue("other")
-    good = {"ssl_ca_certs": str(authority.path), "ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
-    check_tls(good | {"ssl_cert_reqs": "required", "ssl_min_version": 771})
-    for bad in (
-        {"ssl_ca_certs": "/nowhere"},
-        {"ssl_ca_certs": str(tmp_path / "text")},
-        {"ssl_ca_path": "/nowhere"},
-        {"ssl_ca_data": "no certificate"},
-        {"ssl_certfile": "/nowhere"},
-        {"ssl_certfile": str(certificate), "ssl_keyfile": str(other)},
-        {"ssl_keyfile": str(key)},
-        {"ssl_ciphers": "ROT13"},
-    ):
-        with pytest.raises(ValueError, match=next(iter(bad))):
-            check_tls(bad)
-    with pytest.raises(ValueError, match="ssl_ca_certs"):
-        open_store(f"rediss://host?ssl_ca_certs={quote(str(tmp_path / 'text'))}", worker="w")
