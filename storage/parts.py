@@ -21,7 +21,7 @@ from playhead.storage.connection.subscriptions import ServerSubscriptions, Subsc
 from playhead.storage.connection.url_options import check_tls
 from playhead.storage.errors import StoreUnavailable
 from playhead.storage.events import Event, EventStream
-from playhead.storage.guarantees.aof_replay import Replay
+from playhead.storage.guarantees.aof_replay import ReplayCheck
 from playhead.storage.guarantees.durability import Durability
 from playhead.storage.guarantees.epoch import Epoch
 from playhead.storage.keys import VIDEO_SHARDS, Keys
@@ -34,7 +34,7 @@ from playhead.storage.read.totals import VideoTotals
 from playhead.storage.scripts import Script
 from playhead.storage.values.damage import DamageLog, is_foreign, or_damaged
 from playhead.storage.write.commits import Commits
-from playhead.storage.write.ended_sessions import Endings
+from playhead.storage.write.ended_sessions import EndedSessions
 
 MAX_VIDEOS = 10_000
 
@@ -69,13 +69,13 @@ class Parts:
         self.durability = Durability(durability, timeout_s)
         self.damage = DamageLog()
         self.catalogue = Catalogue(self.run, self.run_each, self.keys, self.damage)
-        self.endings = Endings(self.run_each, self.keys, self.damage)
+        self.endings = EndedSessions(self.run_each, self.keys, self.damage)
         self.pieces = Pieces()
         """Of long work in this process, on whatever the store holds."""
         self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage, self.pieces)
         self.released = ReleasedTotals(self.run, self.keys, self.script, self.totals)
         self.scanning = Scanning(self.run_each, self.runs, self.damage)
-        self.replay = Replay(self.link, self.keys)
+        self.replay = ReplayCheck(self.link, self.keys)
         self.epoch = Epoch(self.run, self.run_each, self.keys, self.damage)
         self.reading = Reading(self.link, self.keys, self.script, self.epoch, self.pieces, self.damage)
         self.commits = Commits(

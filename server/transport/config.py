@@ -1,8 +1,7 @@
-"""What our two protocols of uvicorn share: configuration, TCP connections counted by network, last words.
+"""What our HTTP and WebSocket protocols for uvicorn share: configuration, TCP connections by network, error responses.
 
-uvicorn waits for a request's head for ever, keeps all headers however many, and queues what a flood of small or
-control frames makes of one read. A connection that is slow, large or fast beyond reason is cut off: in
-`bounded_http.py` and `bounded_websocket.py`.
+uvicorn waits for a request's head without a deadline, keeps any number of headers, and queues every message of a flood
+of small or control frames. `http.py` and `websocket.py` cut off connections that are too slow, too large or too fast.
 """
 
 import contextlib
@@ -26,32 +25,32 @@ from playhead.server.transport.refusals import Refusals
 from playhead.server.transport.safe_headers import SAFE_HEADERS
 
 SPARE_CONNECTIONS = 1_000
-"""For REST and health beside as many WebSockets as there may be, of the process and of one address."""
+"""TCP connections for REST and health checks beside the most WebSockets, of the process and of one address."""
 TOO_MANY = (
     "more are open than max_connections and max_newcomers allow (of one address max_connections_per_address and "
     "max_newcomers_per_address), and the 2,000 beside them"
 )
 TCP_CONNECTION = "playhead.tcp_connection"
-"""In the ASGI scope: the TcpConnection of the connection that a request or WebSocket came by."""
+"""In the ASGI scope: the TcpConnection of a request or WebSocket."""
 
 
 class ServiceConfig(uvicorn.Config):
-    """uvicorn's own, and what the protocols here need to know; picklable, for it goes to worker processes."""
+    """uvicorn's configuration, and what our protocols need; picklable, since it is sent to worker processes."""
 
     def __init__(self, settings: Settings, refusals: Refusals | None = None, **options: Any) -> None:
         self.settings = settings
         self.refusals = refusals or Refusals()
         self.peers: Counter[str | None] = Counter()
-        """TCP connections of this process by network; None: of the proxies."""
+        """The number of TCP connections of this process by network; None stands for the trusted proxies."""
         self.newcomers: Newcomers[TcpConnection] = Newcomers(
             settings.max_newcomers + SPARE_CONNECTIONS, settings.max_newcomers_per_address + SPARE_CONNECTIONS
         )
-        """Those by which no valid token has come, or none for what is going on now."""
+        """Connections without a valid token, or without one for their current request."""
         self._proxies = [ip_network(network) for network in settings.trusted_proxies]
         super().__init__(**options)
 
     def network_of(self, client: tuple[str, int] | None) -> str | None:
-        """Of a peer; None for a proxy that we trust: what it forwards is counted by the address that it names."""
+        """The network of a peer; None for a trusted proxy, whose requests count for the address that it forwards."""
         if client is None:
             return ""
         network = network_of(client[0])
@@ -64,16 +63,16 @@ class ServiceConfig(uvicorn.Config):
 
 
 def most_connections(settings: Settings) -> int:
-    """TCP connections of one process: WebSockets, newcomers with REST's, and requests that are being answered."""
+    """The most TCP connections of one process: WebSockets, newcomers including REST, and requests being answered."""
     return settings.max_connections + settings.max_newcomers + 2 * SPARE_CONNECTIONS
 
 
 class TcpConnection:
-    """A TCP connection's place among those of its network.
+    """A TCP connection, counted by its network.
 
-    It is a newcomer's, which may have to give way, until a valid token comes by it; and again when that request has
-    been answered. A WebSocket stays known. So connections on which nothing, or half a request, or nothing any more is
-    sent can keep out nobody.
+    It is a newcomer, which may be closed to make room, until a valid token arrives on it, and again after that request
+    has been answered; a WebSocket stays authenticated. So connections that send nothing, or half a request, cannot keep
+    others out.
     """
 
     __slots__ = ("_account", "_config", "_counts", "_network", "_transport")
@@ -93,11 +92,11 @@ class TcpConnection:
             self._cut_off(transport)
 
     def mark_authenticated(self) -> None:
-        """A valid token has come."""
+        """Note that a valid token has arrived."""
         self._config.newcomers.leave(self)
 
     def mark_unauthenticated(self) -> None:
-        """What it came for is done."""
+        """Note that the request or WebSocket of the token is over."""
         if self._transport is None:
             return
         oldest = self._config.newcomers.enter(self, self._network)
@@ -110,12 +109,12 @@ class TcpConnection:
             self._counts.count_refusal("tcp", Problem.BUSY)
 
     def abort(self) -> None:
-        """Cut the connection off, with whatever waits to be written."""
+        """Close the connection and discard unsent bytes."""
         if self._transport is not None:
             self._transport.abort()
 
     def charge_to(self, payer: Payer, memory: AnswerMemory) -> None:
-        """What waits to be written from now on is this payer's; a proxy's connections serve many."""
+        """Charge this payer for unsent bytes from now on; a proxy's connections serve many."""
         if self._account is None or self._account.payer != payer:
             if self._account is not None:
                 self._account.hold(0)
@@ -123,12 +122,12 @@ class TcpConnection:
             self.update_unread()
 
     def update_unread(self) -> None:
-        """Look how much waits to be written."""
+        """Update how many bytes are unsent."""
         if self._account is not None:
             self._account.hold(self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
     def leave(self) -> None:
-        """The connection is gone. Once."""
+        """Note, once, that the connection is closed."""
         self._transport = None
         self.update_unread()
         self._config.newcomers.leave(self)
@@ -138,7 +137,7 @@ class TcpConnection:
             del peers[self._network]
 
     def _is_one_too_many(self) -> bool:
-        """Those that are known fill all there is: WebSockets have their limit, so these are requests."""
+        """Whether there is no room left beside authenticated connections. WebSockets have their own limit."""
         settings, peers = self._config.settings, self._config.peers
         most_of_one = settings.max_connections_per_address + settings.max_newcomers_per_address + 2 * SPARE_CONNECTIONS
         if self._network is not None and peers[self._network] > most_of_one:
@@ -146,8 +145,8 @@ class TcpConnection:
         return peers.total() > most_connections(settings)
 
 
-def last_words(problem: Problem, detail: str) -> bytes:
-    """An answer to what did not become a request."""
+def error_response(problem: Problem, detail: str) -> bytes:
+    """The response to input that did not become a request."""
     answer = response(problem, detail)
     head = [f"HTTP/1.1 {answer.status_code} {problem.value.title}\r\n".encode()]
     head += [name + b": " + value + b"\r\n" for name, value in (*answer.raw_headers, *SAFE_HEADERS)]
@@ -155,7 +154,7 @@ def last_words(problem: Problem, detail: str) -> bytes:
 
 
 class PeerMistakeFilter(logging.Filter):
-    """Keeps out of uvicorn's log what any peer can write into it at will."""
+    """Drops lines of uvicorn's log that any peer can cause at will."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("Invalid UTF-8")

@@ -1,7 +1,7 @@
-"""What was answered, refused and closed, counted as it happens; `server/rest/metrics.py` shows it.
+"""Counts responses, refusals and closed connections; `server/rest/metrics.py` exports the counts.
 
 Every label is from a bounded set, whatever a peer sends: routes by their template, known methods, codes and reasons.
-A heartbeat is not counted here and costs nothing.
+Heartbeats are not counted here, and cost nothing.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from playhead.protocol.errors import CloseCode, Problem
 from playhead.server.problems import PROBLEM
 
 TRAFFIC_COUNTS = "playhead.traffic_counts"
-"""In the ASGI lifespan state: the TrafficCounts of this process, for the protocols under the app."""
+"""In the ASGI lifespan state: the TrafficCounts of this process, for the protocols below the app."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 CODES = frozenset((*StandardCode, *CloseCode))
 REASONS = frozenset(problem.code for problem in Problem)
@@ -23,25 +23,25 @@ OTHER, NO_ROUTE = "other", "none"
 
 
 class TrafficCounts:
-    """Of one process, since it began."""
+    """Counts of one process since it started."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         """By method, route and status."""
         self.refused: Counter[tuple[str, str]] = Counter()
-        """By way (http, websocket, tcp) and the problem's code."""
+        """By transport (http, websocket, tcp) and the problem's code."""
         self.closed: Counter[tuple[str, str]] = Counter()
-        """WebSockets by who closed (server, client; network: nobody) and close code."""
+        """WebSockets by who closed them (server, client; network if neither did) and close code."""
         self._templates: dict[object, str] = {}
 
     def set_routes(self, routes: Iterable[BaseRoute]) -> None:
-        """The routes that requests are counted by."""
+        """Set the routes by which requests are counted."""
         for route in routes:
             if isinstance(route, Route):
                 self._templates[route.endpoint] = route.path.replace(":segment", "")
 
     def counting_send(self, scope: Scope, send: Send) -> Send:
-        """ASGI's `send`, for HTTP."""
+        """Wrap ASGI's `send` of an HTTP request."""
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -54,7 +54,7 @@ class TrafficCounts:
         return sending
 
     def count_problem(self, scope: Scope, way: str) -> None:
-        """Count what the scope was answered with, where that was a problem."""
+        """Count the problem that the scope was answered with, if there was one."""
         if (problem := scope.get(PROBLEM)) is not None:
             self.count_refusal(way, problem)
 
@@ -62,7 +62,7 @@ class TrafficCounts:
         self.refused[way, problem.code] += 1
 
     def count_close(self, closer: str, code: int, reason: str = "") -> None:
-        """Count the end of a WebSocket. Ours give the code of a problem as the reason."""
+        """Count a closed WebSocket. The server gives the code of a problem as the reason."""
         self.closed[closer, str(int(code)) if code in CODES else OTHER] += 1
         if closer == "server" and reason in REASONS:
             self.refused["websocket", reason] += 1

@@ -1,10 +1,10 @@
-"""The short way for what matters: a whole message goes straight from the read to who listens, an answer straight out.
+"""A fast path for messages: a whole message is passed from the read to a listener, and answers are written directly.
 
-The library's parser takes a third of what a heartbeat costs, and ASGI's queue as much again: a wake-up of a task, and
-two system calls to pause and resume reading. Here a message that arrives in one frame, as all of our players' do, takes
-neither. Everything else (control frames, fragments, whatever is odd) goes to the library, a whole frame at a time, so
-that it stands at the edge of a frame whenever one is taken past it. Where nobody listens, ASGI goes on as ever; so it
-does under another server.
+The library's parser takes a third of the cost of a heartbeat, and ASGI's queue as much again: waking a task, and two
+system calls to pause and resume reading. Messages that arrive in one frame, as all messages of our players do, bypass
+both. Everything else (control frames, fragments, malformed frames) is passed to the library, a whole frame at a time,
+so that its parser is between two frames whenever a frame bypasses it. Without a listener messages go through ASGI, as
+they do under another server.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ except ImportError:  # a platform without the compiled one
 SCOPE_KEY = "playhead.direct"
 _TEXT, _BINARY, _MASKED = 0x80 | Opcode.TEXT, 0x80 | Opcode.BINARY, 0x80
 Listener = Callable[[bytes, bool], bool]
-"""Takes a message's payload, and whether it is text; False where that is the library's to refuse."""
+"""Called with a message's payload, and whether it is text. Returns False if the library has to refuse it."""
 
 
 class DirectWebSocket(BoundedWebSocket):
-    """Offers itself to the app as `scope["playhead.direct"]`."""
+    """A WebSocket with the fast path, which the app finds as `scope["playhead.direct"]`."""
 
-    __slots__ = ("_amid", "_largest", "_listener", "_tail")  # apart from uvicorn's many, which a beat need not meet
+    __slots__ = ("_in_fragments", "_largest", "_listener", "_tail")  # apart from uvicorn's attributes: faster
 
     def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self._listener: Listener | None = None
         self._tail = b""
-        """The beginning of a frame whose rest is not here yet: at most the largest that is taken."""
+        """The beginning of a frame that has not arrived completely: at most as large as the largest accepted frame."""
         self._largest = config.settings.max_frame_bytes
-        self._amid = False
-        """A message in fragments has begun and not ended."""
-        # The same by less: what asyncio has for these is a third of what an idle connection takes.
+        self._in_fragments = False
+        """Whether a fragmented message has started and not ended."""
+        # Smaller than those of asyncio, which take a third of the memory of an idle connection.
         self.queue = Mailbox()  # type: ignore[assignment]
         self.writable = Latch()  # type: ignore[assignment]
         self.writable.set()
@@ -55,14 +55,14 @@ class DirectWebSocket(BoundedWebSocket):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # Nothing may be left that only a search for cycles would free: the server does without those searches.
+        # No reference cycles may be left: the server runs without the cyclic garbage collector.
         self._listener = None
-        if hasattr(self, "scope"):  # else the handshake was refused
+        if hasattr(self, "scope"):  # otherwise the handshake was refused
             self.scope.pop(SCOPE_KEY, None)  # type: ignore[misc]
         self.conn.parser = iter(())  # type: ignore[assignment]
 
     def charge_to(self, payer: Payer, memory: AnswerMemory) -> None:
-        """What the peer does not take is this payer's from now on."""
+        """Charge this payer for unsent bytes from now on."""
         if self._tcp is not None:
             self._tcp.charge_to(payer, memory)
 
@@ -77,22 +77,25 @@ class DirectWebSocket(BoundedWebSocket):
         super().resume_writing()
 
     def listen(self, listener: Listener) -> None:
-        """Give messages to `listener` from now on; where some wait for `receive` those come first: ask again then."""
-        if self.queue.empty() and not self.close_sent and not self._amid:
+        """Pass messages to `listener` from now on.
+
+        Does nothing while messages are queued for `receive`: call it again after those.
+        """
+        if self.queue.empty() and not self.close_sent and not self._in_fragments:
             self._listener = listener
 
     def ignore(self) -> None:
-        """The conversation is over: what still comes is counted by the transport alone, and goes to nobody."""
+        """Stop passing messages to the listener: the conversation is over, and nobody reads what still arrives."""
         self._listener = None
 
     def hand_back(self) -> None:
-        """Give messages to ASGI's `receive` again, and wake who waits there with an event of no meaning."""
+        """Pass messages to ASGI's `receive` again, and wake its caller with an empty event."""
         self._listener = None
         queue: Any = self.queue
         queue.put_nowait({"type": SCOPE_KEY})
 
     def write(self, *messages: str | bytes) -> bool:
-        """Write whole messages now, at once; False where they have to wait, or there is nobody to write to."""
+        """Write whole messages immediately. Returns False if they have to wait, or the connection is closed."""
         if self.close_sent or self.disconnected or not self.writable.is_set():
             return False
         frames = []
@@ -121,32 +124,32 @@ class DirectWebSocket(BoundedWebSocket):
                 if len(payload) <= self._largest and listener(payload, data[start] == _TEXT):
                     start = end
                     continue
-            start = self._hand_on(data, start, size)
+            start = self._pass_on(data, start, size)
 
-    def _hand_on(self, data: bytes, start: int, size: int) -> int:
-        """Give the library the frame at `start`, whole; where the next one begins. Half a frame waits for its rest."""
+    def _pass_on(self, data: bytes, start: int, size: int) -> int:
+        """Pass the frame at `start` to the library once it is complete; returns where the next one starts."""
         if not self.handshake_complete:
             super().data_received(data[start:])
             return size
-        if self._cut or self.transport.is_closing():
+        if self._cut_off or self.transport.is_closing():
             return size
         edges = _edges(data, start, size)
         if edges is not None and edges[1] - edges[0] - 4 > self._largest:
-            super().data_received(data[start:])  # refused by its head alone
+            super().data_received(data[start:])  # refused because of its head
             return size
         if edges is None or edges[1] > size:
             self._tail = data[start:]
             return size
-        if not data[start] & 0x08:  # no control frame
-            self._amid = not data[start] & 0x80
+        if not data[start] & 0x08:  # not a control frame
+            self._in_fragments = not data[start] & 0x80
         super().data_received(data[start : edges[1]])
-        if self._cut or self._amid or not self.queue.empty():
-            self._listener = None  # what follows waits behind it, until `listen` is asked again
+        if self._cut_off or self._in_fragments or not self.queue.empty():
+            self._listener = None  # later messages are queued behind it until `listen` is called again
         return edges[1]
 
 
 class Mailbox:
-    """What asyncio.Queue does for one reader."""
+    """An asyncio.Queue for a single reader."""
 
     __slots__ = ("_events", "_reader")
 
@@ -173,7 +176,7 @@ class Mailbox:
 
 
 def _message(data: bytes, start: int, size: int) -> tuple[int, int] | None:
-    """`_edges`, if all of a message is there in one frame of up to 64 KiB, masked as a client's must be."""
+    """`_edges` of a message that has arrived in one frame of up to 64 KiB, masked as a client must; else None."""
     kind = data[start]
     if (kind != _TEXT and kind != _BINARY) or size - start < 6:
         return None
@@ -187,9 +190,9 @@ def _message(data: bytes, start: int, size: int) -> tuple[int, int] | None:
 
 
 def _edges(data: bytes, start: int, size: int) -> tuple[int, int] | None:
-    """Where the mask of the frame at `start` begins, and where the frame ends; None where its head is not here yet.
+    """The indices of the mask of the frame at `start` and of its end (RFC 6455, 5.2); None if the head is incomplete.
 
-    RFC 6455, 5.2. A frame without a mask ends there too, for the library to refuse.
+    They are also right for a frame without a mask, which the library refuses.
     """
     if size - start < 2:
         return None

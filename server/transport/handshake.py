@@ -1,8 +1,8 @@
-"""Which requests become WebSockets (RFC 6455, 4.2.1), judged from headers that are parsed already.
+"""Decides which requests become WebSockets (RFC 6455, 4.2.1), from headers that are already parsed.
 
-An Upgrade that is not taken here is ignored, and its request is answered as if it had none (RFC 9110, 7.8). So there
-is one judge, and it decides before anything is handed over: neither uvicorn nor the WebSocket library reads a handshake
-a second time.
+An Upgrade that is not accepted here is ignored, and its request is answered as if it had none (RFC 9110, 7.8). The
+decision is made once, before anything is handed over: neither uvicorn nor the WebSocket library parses a handshake
+again.
 """
 
 import base64
@@ -12,30 +12,27 @@ from hashlib import sha1
 
 SOCKET_PATH = "/ws"
 NEEDED = (
-    "this path speaks WebSocket only: send a GET by HTTP/1.1 without a body, with Upgrade: websocket, "
+    "this path accepts WebSocket handshakes only: a GET by HTTP/1.1 without a body, with Upgrade: websocket, "
     "Connection: Upgrade, Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key; "
-    "a proxy in between has to pass the headers Upgrade and Connection on"
+    "a proxy in between must forward the headers Upgrade and Connection"
 )
-"""What is said to a request that comes to SOCKET_PATH and is no handshake."""
+"""The detail of the response to a request for SOCKET_PATH that is not a handshake."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _LISTS = (b"connection", b"sec-websocket-protocol")
-"""May be given in several lines (RFC 9110, 5.3; RFC 6455, 11.3.4)."""
+"""Headers that may have several lines (RFC 9110, 5.3; RFC 6455, 11.3.4)."""
 MAX_HEADERS, MAX_LINE = 128, 8_192
-"""Of a handshake: headers, and bytes of a line. Players need a token in one of them, and no more."""
+"""The most headers of a handshake, and bytes of one. Players need one for a token, and no more."""
 _ONCE = frozenset((b"upgrade", b"sec-websocket-key", b"sec-websocket-version"))
 _TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 Headers = list[tuple[bytes, bytes]]
 
 
 def accept_token(path: str, headers: Headers) -> bytes | None:
-    """Judge a GET by HTTP/1.1.
+    """Sec-WebSocket-Accept for a GET by HTTP/1.1; None if the request does not become a WebSocket.
 
     Args:
         path: percent-decoded.
         headers: names in lower case.
-
-    Returns:
-        Sec-WebSocket-Accept, or None where the request becomes no WebSocket.
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -62,13 +59,13 @@ def accept_token(path: str, headers: Headers) -> bytes | None:
 
 
 def too_large(url: bytes, headers: Headers) -> bool:
-    """Whether this is more than a WebSocket's head may have."""
+    """Whether the head is larger than that of a WebSocket may be."""
     lines = (len(name) + len(value) for name, value in headers)
     return len(headers) > MAX_HEADERS or max(len(url), *lines) > MAX_LINE
 
 
 def tokens(headers: Headers, name: bytes) -> list[bytes]:
-    """The elements of a header that is a list, over all of its lines; empty ones are left out (RFC 9110, 5.6.1)."""
+    """The elements of a list header from all of its lines, without empty ones (RFC 9110, 5.6.1)."""
     lines = [value for each, value in headers if each == name]
     return [token for token in (part.strip() for part in b",".join(lines).split(b",")) if token]
 

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP with the bounds that it lacks: on connections, time, headers, bodies and what is pipelined."""
+"""uvicorn's HTTP protocol with the limits that it lacks: on connections, time, headers, bodies and pipelining."""
 
 import asyncio
 from typing import Any, cast
@@ -10,21 +10,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from playhead.protocol.errors import Problem
 from playhead.server.limits.rates import unmapped
 from playhead.server.transport import handshake
-from playhead.server.transport.config import TCP_CONNECTION, ServiceConfig, TcpConnection, last_words
-from playhead.server.transport.corked import Corked
+from playhead.server.transport.config import TCP_CONNECTION, ServiceConfig, TcpConnection, error_response
 from playhead.server.transport.counts import TRAFFIC_COUNTS
 from playhead.server.transport.websocket import BoundedWebSocket
 
 BODY_GRACE_S = 5.0
-"""After the deadline of a body, for the app to say so."""
+"""After the deadline of a body, for the app to answer that it was missed."""
 PIPELINED = 16
-"""Requests that may wait for the answers before them on one connection."""
+"""Pipelined requests of one connection that may wait for the responses before theirs."""
 HEADER_BYTES = 4
-"""Of a header line beside name and value."""
+"""Bytes of a header line beside name and value."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """A head within its deadline and size, a body within its deadline, few pipelined requests, few connections."""
+    """HTTP/1.1 with deadlines for head and body, and limits on sizes, pipelined requests and connections."""
 
     config: ServiceConfig
 
@@ -37,30 +36,29 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._problem = Problem.NOT_HTTP
         self._answering: RequestResponseCycle | None = None
-        self._corked: Corked | None = None
         self._over = False
-        """A request said Connection: close: what follows it is not read (RFC 9112, 9.6)."""
+        """Whether a request had Connection: close; nothing after it is read (RFC 9112, 9.6)."""
         self._token: bytes | None = None
-        """Of a handshake that is taken, while requests before it wait for their answers."""
+        """Sec-WebSocket-Accept of an accepted handshake, while requests before it wait for their responses."""
         self._early = b""
-        """What came behind that handshake."""
+        """Bytes that arrived after that handshake."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.client is not None:  # here, once: all that asks whose a connection is takes it from us
+        if self.client is not None:  # once, here: everything that asks for the peer's address uses this
             self.client = unmapped(self.client[0]), self.client[1]
         self._tcp = TcpConnection(self.config, self.client, transport, self.app_state.get(TRAFFIC_COUNTS))
-        transport.set_write_buffer_limits(high=0)  # so we hear of whatever is not taken at once
+        transport.set_write_buffer_limits(high=0)  # calls pause_writing for whatever the kernel does not take
         self._expect(self._settings.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
-        if self._answering is not None:  # uvicorn tells the last request only, which may wait behind this one
+        if self._answering is not None:  # uvicorn notifies only the last request, which may wait for this one
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
-        self.pipeline.clear()  # what was never answered leads back to us
-        self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
+        self.pipeline.clear()  # requests that were never answered reference this object
+        self.cycle = self._answering = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -74,16 +72,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        self._corked = Corked(cycle.transport)
-        cycle.transport = self._corked  # type: ignore[assignment] # all that it needs of one
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        if self._corked is not None:
-            self._corked.flush()
-            self._corked = None
         if self._answering is not None:
-            self._answering.body.clear()  # what came of it and nobody will read
+            self._answering.body.clear()  # nobody will read the rest
         if self._tcp is not None:
             self._tcp.mark_unauthenticated()
         super().on_response_complete()
@@ -115,7 +108,7 @@ class BoundedHttp(HttpToolsProtocol):
                 self.send_400_response("")
 
     def _read(self, data: bytes) -> None:
-        """Parse, as uvicorn does; an Upgrade ends the parser, wherever its request's body begins."""
+        """Parse as uvicorn does. An Upgrade ends the parser, even where a body follows its head."""
         self._unset_keepalive_if_required()
         while data:
             try:
@@ -148,7 +141,7 @@ class BoundedHttp(HttpToolsProtocol):
             raise ValueError("too many pipelined requests")  # ends in send_400_response
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Not those behind a chunked body: nobody reads them, and each takes far more memory than it has bytes."""
+        """Ignore trailers of a chunked body: nobody reads them, and each takes far more memory than its bytes."""
         if self._in_head:
             super().on_header(name, value)
 
@@ -158,7 +151,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._problem = Problem.HEADERS_TOO_LARGE
             raise ValueError("headers too large")  # ends in send_400_response
         if self.parser.should_upgrade():  # ends in HttpParserUpgrade
-            self._token = self._judged()
+            self._token = self._accept_token()
             return
         self._in_head = False
         self._expect(self._settings.body_timeout_s + BODY_GRACE_S)
@@ -171,8 +164,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._expect(None)
         super().on_message_complete()
 
-    def _judged(self) -> bytes | None:
-        """The token that answers a handshake; None for an Upgrade that is to be ignored."""
+    def _accept_token(self) -> bytes | None:
+        """Sec-WebSocket-Accept for a handshake; None for an Upgrade that is ignored."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             raise ValueError("no tunnel is made")  # ends in send_400_response
@@ -180,9 +173,7 @@ class BoundedHttp(HttpToolsProtocol):
             return None
         path = unquote((httptools.parse_url(self.url).path or b"").decode("ascii"))
         if path != handshake.SOCKET_PATH:
-            self.config.refusals.add(
-                "path", "Ignored an Upgrade outside of the WebSocket's path, %s", handshake.SOCKET_PATH
-            )
+            self.config.refusals.add("path", "Ignored an Upgrade of another path than %s", handshake.SOCKET_PATH)
         token = handshake.accept_token(path, self.headers)
         if token is not None and handshake.too_large(self.url, self.headers):
             self._problem = Problem.HEADERS_TOO_LARGE
@@ -190,7 +181,7 @@ class BoundedHttp(HttpToolsProtocol):
         return token
 
     def _head_without_upgrade(self) -> bytes:
-        """The head that was just parsed, with nothing in it that ends a parser."""
+        """The head that was just parsed, without the Upgrade that would end the parser again."""
         lines = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":
@@ -198,7 +189,7 @@ class BoundedHttp(HttpToolsProtocol):
         return b"".join([*lines, b"\r\n"])
 
     def _switch(self, token: bytes) -> None:
-        """Go on as a WebSocket, when the requests before the handshake are answered."""
+        """Switch to the WebSocket protocol once the requests before the handshake are answered."""
         self._expect(None)
         self._unset_keepalive_if_required()
         if self._answering is not None and not self._answering.response_complete:
@@ -213,27 +204,27 @@ class BoundedHttp(HttpToolsProtocol):
         if self.flow.write_paused:
             protocol.pause_writing()
         self.flow.resume_reading()
-        # What leads back to us, and is done.
-        self.parser = self.cycle = self._answering = self._corked = None  # type: ignore[assignment]
+        # These reference this object and are no longer needed.
+        self.parser = self.cycle = self._answering = None  # type: ignore[assignment]
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn calls this for what it can't read; we, for what we won't, with `_problem` set."""
+        """Refuse a request. uvicorn calls this if it cannot parse one; we call it with `_problem` set."""
         details = {
-            Problem.NOT_HTTP: "it is not HTTP/1.1 as RFC 9112 has it",
+            Problem.NOT_HTTP: "it is not valid HTTP/1.1 (RFC 9112)",
             Problem.HEADERS_TOO_LARGE: (
-                f"a head has at most {self._settings.max_head_bytes} bytes; "
-                f"a WebSocket's at most {handshake.MAX_HEADERS} lines of {handshake.MAX_LINE} bytes"
+                f"a head has at most {self._settings.max_head_bytes} bytes, "
+                f"that of a WebSocket at most {handshake.MAX_HEADERS} lines of {handshake.MAX_LINE} bytes"
             ),
-            Problem.TIMEOUT: f"a head arrives within {self._settings.head_timeout_s:g} s",
+            Problem.TIMEOUT: f"a head must arrive within {self._settings.head_timeout_s:g} s",
             Problem.TOO_LARGE: f"a message has at most {self._most()} bytes, chunk sizes and trailers included",
         }
-        self.transport.write(last_words(self._problem, details[self._problem]))
+        self.transport.write(error_response(self._problem, details[self._problem]))
         if (counts := self.app_state.get(TRAFFIC_COUNTS)) is not None:
             counts.count_refusal("http", self._problem)
         self.transport.close()
 
     def _most(self) -> int:
-        """Of a whole message: a chunked body may be twice its content, in chunks of a few bytes."""
+        """The most bytes of a message: in chunks of a few bytes, a body takes several times its content."""
         return self._settings.max_head_bytes + 4 * self._settings.max_body_bytes
 
     def _expect(self, within_s: float | None) -> None:

@@ -1,7 +1,7 @@
-"""Says in the log who was refused before a conversation began, and which setting would let them in.
+"""Logs which connections were refused before a conversation started, and which setting would admit them.
 
-Whatever peers do, that is one line a reason in PERIOD_S. The first refusal is logged at once; the next line says how
-many came in between. No path, query or body is in it, for those may hold what nobody else should read.
+Whatever peers do, there is at most one line for each reason in PERIOD_S. The first refusal is logged immediately; the
+next line has the number of refusals in between. No line contains a path, query or body, which may be confidential.
 """
 
 import logging
@@ -16,25 +16,29 @@ PERIOD_S = 60.0
 
 
 class Refusals:
-    """The lines of one process; `server/transport/counts.py` counts. Args: clock: s, monotonic."""
+    """Logs the refusals of one process; `counts.py` counts them.
+
+    Args:
+        clock: s, monotonic.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._silent_until: dict[str, float] = {}
-        self._unsaid: Counter[str] = Counter()
+        self._suppressed: Counter[str] = Counter()
 
     def add(self, reason: str, message: str, *args: object) -> None:
-        """Log it, unless a line of this reason was logged less than PERIOD_S ago.
+        """Log a refusal, unless one for the same reason was logged less than PERIOD_S ago.
 
         Args:
-            reason: one of a few words of ours.
-            message: as the logger takes it; names what was refused and what would change that.
+            reason: one of a fixed set of words.
+            message: the logger's format string; says what was refused, and what would change that.
         """
         now = self._clock()
         if now < self._silent_until.get(reason, -math.inf):
-            self._unsaid[reason] += 1
+            self._suppressed[reason] += 1
             return
         self._silent_until[reason] = now + PERIOD_S
-        unsaid = self._unsaid.pop(reason, 0)
-        more = f" ({unsaid:,} more like this since the last such line)" if unsaid else ""
+        suppressed = self._suppressed.pop(reason, 0)
+        more = f" ({suppressed:,} more like this since the last such line)" if suppressed else ""
         logger.warning(message + "%s", *args, more)

@@ -1,6 +1,6 @@
-"""Headers that keep what we answer from being used as what it is not: on every answer, whoever made it.
+"""Security headers on every response: they keep browsers from using it as another type, or from another origin.
 
-An answer that sets one of them itself keeps its own: pages allow their scripts, the SDK may be loaded by other origins.
+A response that sets one of them itself keeps its own: pages allow their scripts, and other origins may load the SDK.
 """
 
 from starlette.types import Message, Send
@@ -8,16 +8,16 @@ from starlette.types import Message, Send
 _DEFAULTS = {
     b"x-content-type-options": b"nosniff",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
-    # Not no-referrer: with it, browsers send beacons of our own pages with the origin null.
+    # Not no-referrer: with it, browsers send beacons of our own pages with Origin: null.
     b"referrer-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
 }
 SAFE_HEADERS = list(_DEFAULTS.items())
-"""Of an answer that sets none of them."""
+"""The headers of a response that sets none of them."""
 
 
 def with_safe_headers(send: Send) -> Send:
-    """ASGI's `send`, for HTTP."""
+    """Wrap ASGI's `send` of an HTTP request."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket with the bounds that it lacks: on frames of any kind, fragments, and the handshake."""
+"""uvicorn's WebSocket protocol with the limits that it lacks: on frames of any kind, fragments, and the handshake."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -18,17 +18,17 @@ from playhead.server.transport.config import TCP_CONNECTION, ServiceConfig, TcpC
 from playhead.server.transport.counts import TRAFFIC_COUNTS, TrafficCounts
 
 SLICE = 4_096
-"""Bytes of a read that are made into frames at once: a flood is noticed before all of it is."""
+"""Bytes of a read that are parsed at a time, so that a flood is detected before all of it is parsed."""
 ALL_FRAMES = 4
-"""Frames of all kinds, pings and fragments too, to the messages that may come."""
+"""Frames of any kind, pings and fragments included, for each message that the rate limit allows."""
 FRAGMENTS = 64
-"""Pieces of one message that are kept apart: empty ones would cost memory and never reach the limit of a frame."""
+"""Fragments of one message that are kept apart: empty ones take memory and never reach the size limit."""
 LAST_WORD_S = 1.0
-"""For the close of a flood to arrive: to close with its frames unread resets the connection, and drops what is sent."""
+"""Time for the close frame to reach a flooding peer: closing with unread data resets the connection and drops it."""
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """Frames of any kind at a rate; nothing more is read, or answered, of a connection that is cut off."""
+    """A WebSocket with a rate limit for frames of any kind; after it was exceeded, nothing is read or answered."""
 
     def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
@@ -36,11 +36,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         settings = config.settings
         self._bucket = Bucket(ALL_FRAMES * settings.frames_per_s, ALL_FRAMES * settings.frames_burst, self.loop.time())
         self._tcp: TcpConnection | None = None
-        self._cut = False
+        self._cut_off = False
         self._token: bytes | None = None
-        """Of a handshake that is taken over from HTTP and not answered yet."""
+        """Sec-WebSocket-Accept of a handshake that was taken over from HTTP and is not answered yet."""
         self._early = b""
-        """What came before that answer: kept for after it."""
+        """Bytes that arrived before that answer, to be read after it."""
         self.close_timeout = min(self.close_timeout, settings.write_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -51,7 +51,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._count(counts)
 
     def _count(self, counts: TrafficCounts) -> None:
-        """Whoever sent a close frame first has closed; without one, the network has."""
+        """Count the end: by the side that sent the first close frame, or by the network if neither did."""
         sent, received = self.conn.close_sent, self.conn.close_rcvd
         if received is not None and (sent is None or self.conn.close_rcvd_then_sent):
             counts.count_close("client", received.code)
@@ -61,12 +61,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             counts.count_close("network", StandardCode.ABNORMAL_CLOSURE)
 
     def take_over(self, http: HttpToolsProtocol, tcp: TcpConnection | None, token: bytes, early: bytes) -> None:
-        """Go on from a handshake that is read and found good, as uvicorn does from one that the library has parsed.
+        """Continue after an accepted handshake, as uvicorn does after one that the library has parsed.
 
         Args:
             tcp: the connection; this object releases it.
             token: Sec-WebSocket-Accept.
-            early: what the peer sent behind the handshake, without waiting for our answer.
+            early: bytes that the peer sent after the handshake, without waiting for the answer.
         """
         self.transport, self.server, self.client = http.transport, http.server, http.client
         self.scheme = "wss" if http.scheme == "https" else "ws"
@@ -101,7 +101,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         if self._token is None or message["type"] != "websocket.accept":
             await super().send(message)
-            # Or uvicorn, which keeps this for 101 alone, would log an error of ours.
+            # Otherwise uvicorn, which sets this only with a 101, would log an error.
             self.handshake_complete = self.handshake_complete or self.close_sent
             return
         await self.writable.wait()
@@ -112,14 +112,14 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._token = None
         self.handshake_complete = True
         self.conn.state = State.OPEN
-        self.conn.parser = self.conn.parse()  # of frames, in this state
+        self.conn.parser = self.conn.parse()  # parses frames in this state
         next(self.conn.parser)
         self.start_keepalive()
         early, self._early = self._early, b""
         self.data_received(early)
 
     def forget_handshake(self) -> None:
-        """The headers of the request, which uvicorn keeps for ever."""
+        """Free the headers of the request, which uvicorn keeps as long as the connection."""
         self.scope["headers"] = []
 
     def data_received(self, data: bytes) -> None:
@@ -129,7 +129,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self.transport.abort()
             return
         for start in range(0, len(data), SLICE):
-            if self._cut or self.transport.is_closing():
+            if self._cut_off or self.transport.is_closing():
                 return
             super().data_received(data[start : start + SLICE])
 
@@ -153,18 +153,18 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self.writable.is_set():
             super().handle_ping()
         else:
-            self.conn.data_to_send()  # no pong waits for one who does not read
+            self.conn.data_to_send()  # no pongs are queued for a peer that does not read
 
     def handle_pong(self, event: Frame) -> None:
         if self._charge():
             super().handle_pong(event)
 
     def _charge(self) -> bool:
-        if self._cut:
+        if self._cut_off:
             return False
         if self._bucket.take(self.loop.time()):
             return True
-        self._cut = True
+        self._cut_off = True
         self.frames = []
         if self.close_sent:
             self.transport.close()

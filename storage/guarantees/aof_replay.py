@@ -1,9 +1,10 @@
-"""Whether the store's own restart would bring back what it has in its append-only file.
+"""Checks whether a restart of the store would restore everything in its append-only file.
 
-Redis (7.0.15 and 8.2.3 were tried) and Valkey before 9.1.2 replay that file as the default user. What a script wrote
-stands in it as a transaction, and the commands of a transaction are checked against that user's rights once more. What
-they do not allow is dropped, with a line in the store's log and no other sign; devices have long forgotten it, for it
-was acked. So it must be known before the restart: by ACL DRYRUN, which shows no password and has no effect.
+Redis (7.0.15 and 8.2.3 were tested) and Valkey before 9.1.2 replay that file as the default user. The writes of a
+script are a transaction in it, and the commands of a transaction are checked against that user's permissions again.
+Commands that these do not allow are dropped, with nothing but a line in the store's log; devices no longer have the
+data, since it was acked. So operators must know before the restart. ACL DRYRUN tells: it shows no password and has no
+effect.
 """
 
 import time
@@ -19,9 +20,9 @@ from playhead.storage.errors import StoreUnavailable
 from playhead.storage.keys import Keys
 
 UNCHECKED_SINCE = (9, 1, 2)
-"""Of Valkey: from here on a replay checks nobody's rights."""
+"""The version of Valkey from which a replay does not check permissions."""
 FRESH_S = 60.0
-"""For how long an answer is believed. The rights change with ACL LOAD, and with a replica that takes over."""
+"""How long a result is reused. Permissions change with ACL LOAD, and when a replica takes over."""
 
 REPLAYED: tuple[tuple[str, ...], ...] = (
     ("DEL",),
@@ -34,27 +35,28 @@ REPLAYED: tuple[tuple[str, ...], ...] = (
     ("ZADD", "1", "m"),
     ("ZREM", "m"),
 )
-"""The commands that stand in transactions of an append-only file, and what follows their key: those of our scripts, and
-what the store makes of them."""
+"""The commands in the transactions of an append-only file, with the arguments after the key: those of our scripts, as
+the store writes them."""
 
 WOULD_DROP = (
-    "The store's next restart drops records that are in its append-only file: it replays what scripts wrote as its "
-    "default user, who may not use {} there. Give that user the rights and no way in, as examples/playhead.acl does: "
+    "The next restart of the store drops records that are in its append-only file: it replays the writes of scripts as "
+    "its default user, who may not use {} there. Give that user these permissions and no way to log in, as "
+    "examples/playhead.acl does: "
     "user default off resetpass ~* &* +@all"
 )
 NOT_SHOWN = (
     "The store does not show whether its default user may replay its append-only file; if not, its next restart drops "
-    "records. Compare its users with examples/playhead.acl, which allows the look (+acl|dryrun)."
+    "records. Compare its users with examples/playhead.acl, which allows this check (+acl|dryrun)."
 )
 
 Clock = Callable[[], float]
 
 
-class Replay:
-    """Looks at each primary, and remembers for a while what it saw.
+class ReplayCheck:
+    """Checks every primary, and reuses the result for FRESH_S.
 
     Args:
-        now: seconds, of a clock that never goes back.
+        now: s, monotonic.
     """
 
     def __init__(self, link: Link, keys: Keys, now: Clock = time.monotonic) -> None:
@@ -63,25 +65,25 @@ class Replay:
         self._until = float("-inf")
 
     async def note(self) -> str | None:
-        """What an operator should know about it; None where nothing would be dropped. Names no address.
+        """What operators should know about it; None if nothing would be dropped. Contains no address.
 
-        Where the store does not answer this is what it said last.
+        If the store does not answer, the last result stays.
         """
         if self._now() >= self._until:
             try:
-                self._note = await self._look()
+                self._note = await self._check()
             except (StoreUnavailable, RedisError, OSError):
                 return self._note
             self._until = self._now() + FRESH_S
         return self._note
 
-    async def _look(self) -> str | None:
+    async def _check(self) -> str | None:
         for primary in await self._link.primaries():
-            if note := await self._look_at(primary):
+            if note := await self._check_primary(primary):
                 return note
         return None
 
-    async def _look_at(self, primary: Primary) -> str | None:
+    async def _check_primary(self, primary: Primary) -> str | None:
         key = self._keys.progress("replay")
         dry_runs: list[Command] = [("ACL DRYRUN", "default", name, key, *rest) for name, *rest in REPLAYED]
         replies = await primary.pipeline([("INFO", "persistence"), ("INFO", "server"), *dry_runs])
@@ -100,12 +102,12 @@ class Replay:
 
 
 def replay_checks_rights(server: dict[str, Any]) -> bool:
-    """Whether a store checks the default user's rights when it replays its file, by its INFO; yes if unclear."""
+    """Whether a store checks the default user's permissions during a replay, by its INFO; True if unclear."""
     version = str(server.get("valkey_version", "0")).split(".")
     return tuple(int(part) for part in version if part.isdigit()) < UNCHECKED_SINCE
 
 
 def _is_default(primary: Primary) -> bool:
-    """Whether we are that user, who then has at least the rights that we use."""
+    """Whether we connect as that user, who then has at least the permissions that we need."""
     options = primary.pool.connection_kwargs
     return options.get("credential_provider") is None and options.get("username") in (None, "", "default")

@@ -1,4 +1,4 @@
-"""When a commit counts as stored: what the store is asked to wait for before anybody is told so.
+"""Durability levels: what the store must confirm before a commit counts as stored.
 
 | level | a commit waits for | what may then be lost without harm |
 |---|---|---|
@@ -6,8 +6,8 @@
 | fsync | WAITAOF 1 0: the store's disk | power |
 | replicas:N | WAITAOF 1 N: its disk and those of N replicas | the store's machine, with a replica in its place |
 
-A level may be kept by weaker means than these only if that was found at the start, and then it is said (`note`).
-Once it runs nothing is weakened: whatever the store can't do any more keeps commits waiting.
+A level may be kept by other means than these only if that was found when the process started; `note` then says so.
+Nothing is weakened later: if the store can no longer confirm a level, commits wait.
 """
 
 import math
@@ -23,13 +23,13 @@ from playhead.storage.errors import NotDurable, StoreUnavailable
 
 MAX_REPLICAS = 99
 FRESH_S = 3
-"""A replica confirms what it has once a second; one that was silent for longer does not count as there."""
+"""Replicas report their position once a second; one that has not for this long counts as disconnected."""
 _LEVEL = re.compile(r"memory|fsync|replicas:([1-9][0-9]?)")
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What was asked for: `disk` on the store's own disk, and on `replicas` more machines."""
+    """A level as configured: whether the store's own disk must have a commit, and how many replicas."""
 
     name: str
     disk: bool
@@ -37,7 +37,7 @@ class Level:
 
     @classmethod
     def parse(cls, text: str) -> "Level":
-        """Raises ValueError: not memory, fsync or replicas:N."""
+        """Raises ValueError: `text` is not memory, fsync or replicas:N."""
         match = _LEVEL.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not memory, fsync or replicas:N with N from 1 to {MAX_REPLICAS}")
@@ -48,23 +48,24 @@ class Durability:
     """Keeps one level on one store.
 
     Args:
-        timeout_s: the longest wait for an answer of the store.
+        level: its name.
+        timeout_s: how long to wait for an answer of the store.
     """
 
     def __init__(self, level: str, timeout_s: float) -> None:
         self.level = Level.parse(level)
         self.note: str | None = None
-        """What an operator should know about how the level is kept; None where it is kept as asked."""
+        """What operators should know about how the level is kept; None if it is kept as configured."""
         self._timeout_s = timeout_s
         self._waits_for_disk = self.level.disk
         self._waits_for_memory = 0
-        """Of so many replicas, where their disks can't be waited for."""
+        """How many replicas must have a commit in memory, if the store can't wait for their disks."""
 
     async def settle(self, primaries: Sequence[Run]) -> None:
-        """Find out by which means this store, of one primary or several, can keep the level.
+        """Find out by which commands this store, of one primary or several, can keep the level.
 
         Raises:
-            StoreUnavailable: by none that all of them have, or one does not answer.
+            StoreUnavailable: it can't, the primaries differ, or one does not answer.
         """
         if not self.level.disk:
             return
@@ -75,7 +76,7 @@ class Durability:
             means.add((self._waits_for_disk, self._waits_for_memory))
         if len(means) > 1:
             raise StoreUnavailable(
-                f"durability {self.level.name} would rest on other means at each primary: make them alike"
+                f"durability {self.level.name} would be kept in different ways by the primaries: configure them alike"
             )
 
     async def _settle(self, run: Run) -> None:
@@ -88,7 +89,7 @@ class Durability:
             await (self._settle_for_memory(run, why) if self.level.replicas else self._settle_for_always(run, why))
 
     def wait(self) -> list[Command]:
-        """What to send to each primary after a write that comes after all others; its last reply is for `judge`."""
+        """Commands to send to each primary after its last write; `judge` takes the reply of the last one."""
         patience_ms = int(self._timeout_s * 900)  # less than the connection's own
         if self._waits_for_disk:
             return [("WAITAOF", 1, self.level.replicas, patience_ms)]
@@ -97,7 +98,7 @@ class Durability:
         return []
 
     def judge(self, reply: Any) -> None:
-        """Raises NotDurable: what was waited for has not come."""
+        """Raises NotDurable: the disk or the replicas did not confirm in time."""
         if self._waits_for_disk and reply[0] < 1:
             raise NotDurable("the store has not written to its disk in time")
         if self.level.replicas:
@@ -107,7 +108,7 @@ class Durability:
                 raise NotDurable(f"{confirmed} of {self.level.replicas} replicas have it{where} in time")
 
     async def missing(self, run: Run) -> str | None:
-        """Why replicas could not confirm now; None where enough are there, or the store does not let us look.
+        """Why replicas could not confirm a commit now; None if enough are connected, or the store does not allow INFO.
 
         Raises:
             StoreUnavailable: it does not answer.
@@ -137,7 +138,7 @@ class Durability:
         self.note = f"durability {self.level.name} is kept in the memory of replicas and not on disks: {why}"
 
     async def _settle_for_always(self, run: Run, why: str) -> None:
-        """A store that syncs its file before each answer needs not be waited for."""
+        """Accept a store that syncs its append-only file before each answer: then no wait is needed."""
         try:
             on, policy = await run([("CONFIG GET", "appendonly"), ("CONFIG GET", "appendfsync")])
         except StoreUnavailable:
@@ -145,11 +146,11 @@ class Durability:
         if on.get("appendonly") != "yes" or policy.get("appendfsync") != "always":
             raise StoreUnavailable(f"durability fsync needs WAITAOF and an append-only file there: {why}")
         self._waits_for_disk = False
-        self.note = f"durability fsync rests on the store's own appendfsync always, which must stay: {why}"
+        self.note = f"durability fsync relies on the store's own appendfsync always, which must not be changed: {why}"
 
 
 def _why_no_waitaof(error: StoreUnavailable) -> str | None:
-    """None: something else is wrong."""
+    """Why WAITAOF can't be used; None if the error has another reason."""
     said = error.__cause__
     if isinstance(said, NoPermissionError):
         return f"its user may not use WAITAOF ({said})"

@@ -1,4 +1,4 @@
-"""The store's identity: while it stays, what a device was told of the store is true."""
+"""The store's identity: while the epoch is the same, what devices know of the store is still true."""
 
 import re
 from collections.abc import Callable
@@ -10,26 +10,25 @@ from playhead.storage.keys import Keys
 from playhead.storage.values.damage import Damaged, DamageLog
 
 GENERATION = 1 << 32
-"""More revisions than a learner has in one generation of the store; and Lua writes those of 20,000 in full."""
-
+"""More revisions than a learner gets in one generation of the store; Lua writes those of 20,000 generations exactly."""
 MAX_GENERATIONS = 1 << 20
-"""Beyond it Lua could not count the revisions of a generation exactly; none gets there."""
+"""Above it Lua could not count the revisions of a generation exactly; no store gets there."""
 _EPOCH = re.compile(rb"[0-9a-f]{32}(?:\.([0-9]{1,7}))?")
 
 
 class Epoch:
-    """Made when the store is first used, gone when it loses its data, replaced when it has gone back in time.
+    """Created when the store is first used, gone when it loses its data, replaced when it was rolled back.
 
-    Each that follows a loss ends in the number of its generation, .1, .2 and so on, from which revisions count on. So
-    what is new is newer than all that was lost: of that other primaries may still know, in audiences of its videos.
-    Where the key is gone, too, and who makes the next one did not know it, that is as the first; until somebody who
-    knew it misses a commit there.
+    An epoch that follows a loss ends in the number of its generation, .1, .2 and so on, and revisions continue from
+    that number. So new revisions are higher than all lost ones, which other primaries may still know from the audiences
+    of their videos. If the key is lost too, and the process that creates the next epoch did not know the old one, the
+    next one looks like a first epoch, until a process that knew the old one detects the loss by its own commit.
 
-    Who makes one tells all processes, on the channel of the key's name: each holds what the old one knew. A value that
-    is none of ours is replaced like that of a store that has gone back in time: what it was is not known.
+    The process that creates an epoch publishes it on the channel of the key's name, since all processes hold state of
+    the old one. A value that we did not write is replaced as if the store had been rolled back: nothing is known of it.
 
     Args:
-        run, run_each: the store's round trips; their StoreUnavailable comes out of every method here.
+        run, run_each: the store's round trips; every method here raises their StoreUnavailable.
     """
 
     def __init__(self, run: Run, run_each: Run, keys: Keys, damage: DamageLog) -> None:
@@ -38,27 +37,27 @@ class Epoch:
         self._damage = damage
         self._key = keys.epoch
         self.known = ""
-        """The store's, as this process knows it: by its last commit, or by `learn` since."""
+        """The epoch as this process knows it, from its last commit or the last call of `learn`."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when `known` has changed: whatever devices were sent is of another store."""
+        """Called when `known` has changed: what devices were sent belongs to another store."""
         self._committed = 0
-        """The generation that this process committed to last, or met first."""
+        """The generation of this process' last commit, or the first one that it saw."""
         self._generation = 0
-        """The newest that was met."""
+        """The newest generation that this process has seen."""
 
     @property
     def floor(self) -> int:
-        """Each revision that is counted from now on is higher than this."""
+        """Every new revision is higher than this."""
         return self._generation * GENERATION
 
     async def current(self) -> str:
-        """The store's, made where it has none."""
+        """The store's epoch, created if it has none."""
         new = self._next() if self.known else uuid4().hex
         made, stored = await self._run_each([("SET", self._key, new, "NX"), ("GET", self._key)])
         if made:
             await self._run([("SPUBLISH", self._key, stored)])
         value = self._read(stored)
-        value = await self._renew() if isinstance(value, Damaged) else self._met(value)
+        value = await self._renew() if isinstance(value, Damaged) else self._note_generation(value)
         if not self.known:
             self._committed = _generation(value)
             self.learn(value)
@@ -72,19 +71,19 @@ class Epoch:
             self.on_change()
 
     async def found(self, stored: Any) -> str:
-        """The epoch of a store that answered `stored` to a read: made where it has none, or one that can't be read."""
+        """The epoch of a store that answered `stored` to a read; a new one if there was none, or it is damaged."""
         value = None if stored is None else self._read(stored)
         return await self.current() if value is None or isinstance(value, Damaged) else value
 
-    async def recognise(self, stored: Any, *, went_back: bool) -> str:
-        """The epoch of a store that answered `stored` to a commit: a new one where it has lost what we knew it had."""
+    async def after_commit(self, stored: Any, *, rolled_back: bool) -> str:
+        """The epoch of a store that answered `stored` to a commit; a new one if it has lost commits (`rolled_back`)."""
         value = None if stored is None else self._read(stored)
         if value is None:
             value = await self.current()
-        elif isinstance(value, Damaged) or (went_back and _generation(value) <= self._committed):
+        elif isinstance(value, Damaged) or (rolled_back and _generation(value) <= self._committed):
             value = await self._renew()
         else:
-            value = self._met(value)
+            value = self._note_generation(value)
         self._committed = _generation(value)
         self.learn(value)
         return value
@@ -98,23 +97,23 @@ class Epoch:
     async def _renew(self) -> str:
         epoch = self._next()
         await self._run([("SET", self._key, epoch), ("SPUBLISH", self._key, epoch)])
-        return self._met(epoch)
+        return self._note_generation(epoch)
 
     def _next(self) -> str:
         return f"{uuid4().hex}.{self._generation + 1}"
 
-    def _met(self, epoch: str) -> str:
+    def _note_generation(self, epoch: str) -> str:
         self._generation = max(self._generation, _generation(epoch))
         return epoch
 
 
 def parse_epoch(stored: bytes | Damaged) -> str | Damaged:
-    """A stored epoch, or one that was published."""
+    """Parse a stored or published epoch."""
     if isinstance(stored, Damaged):
         return stored
     match = _EPOCH.fullmatch(stored)
     if match is None or int(match[1] or 0) > MAX_GENERATIONS:
-        return Damaged("it is none of ours")
+        return Damaged("not an epoch")
     return stored.decode()
 
 

@@ -1,15 +1,15 @@
-"""Whether a primary has gone back in time: to a snapshot, or to a replica that lagged when it took over.
+"""Detects primaries that were rolled back: to a snapshot, or to a replica that lagged when it took over.
 
-Each process counts its own commits at each primary, in a key that lives there. A count that has fallen behind what was
-answered before means that this primary has lost commits which the process was told it had: the store then gets a new
-epoch, so that all devices come back and read everything anew.
+Each process counts its own commits at each primary, in a key that is stored there. A stored count below the last one
+that was answered means that the primary has lost commits that it had confirmed to this process. The store then gets a
+new epoch, so that all devices reconnect and read everything again.
 
-What is promised: of what a living process was told, whatever a primary has lost is noticed with the first commit of
-that process that reaches it, or that follows when its slots are seen to have another primary (somebody who listens
-looks every few seconds), and before that commit is told stored. A primary loses its newest writes, of all its slots
-alike, so one key for each primary is enough; the key belongs to a slot and goes where the slot goes. Not noticed is the
-loss of what a process was told that has ended since, nor that of a slot that was moved between its last commit and the
-loss. That nothing is lost is the durability's part.
+Guarantee: whatever a primary has lost of the commits that it confirmed to a running process is detected by the next
+commit of that process that reaches the primary, or by the next one after the primary's slots are seen to have another
+primary (subscriptions look every few seconds), and before that commit counts as stored. A primary loses its newest
+writes, equally in all of its slots, so one key for each primary is enough; the key belongs to a slot and moves with it.
+Not detected: the loss of commits that were confirmed to a process that has ended since, and the loss of a slot that was
+moved between the last commit and the loss. Preventing loss is the task of the durability level (`durability.py`).
 """
 
 import time
@@ -23,11 +23,17 @@ from playhead.storage.scripts import BEHIND, NO_COUNT, Script
 from playhead.storage.values.damage import Damaged, DamageLog
 
 KEEP_S = 86_400
-"""How long the count of a process outlives its last commit."""
+"""How long the count of a process is kept after its last commit."""
 
 
 class Fence:
-    """One key. `known`: the highest count that was answered; `at`: when; `primary`: where."""
+    """The count of one process at one primary.
+
+    Attributes:
+        known: the highest count that was answered.
+        at: when that was, s of the monotonic clock.
+        primary: the primary that answered.
+    """
 
     __slots__ = ("at", "key", "known", "primary")
 
@@ -38,6 +44,7 @@ class Fence:
         self.primary = ""
 
     def learn(self, count: int, primary: str) -> None:
+        """Note an answer of the script."""
         if count == NO_COUNT:
             self.known = self.proven() + 1
         else:
@@ -46,12 +53,12 @@ class Fence:
         self.primary = primary
 
     def proven(self) -> int:
-        """What the count must not be behind: nothing, where the key may have come to its end by itself."""
+        """The lowest count that the store must have; 0 if the key may have expired."""
         return self.known if time.monotonic() - self.at < KEEP_S / 2 else 0
 
 
 class Fences:
-    """The counts of one process."""
+    """All fences of one process."""
 
     def __init__(self, keys: Keys, worker: str, link: Link, script: Script, damage: DamageLog) -> None:
         self._link = link
@@ -59,16 +66,16 @@ class Fences:
         self._script = script
         self._new = {tag: keys.fence(worker, tag) for tag in link.tags or ("",)}
         self._fences: list[Fence] = []
-        self.went_back = False
-        """Some primary has lost what this process was told it had; so it stays until there is a new epoch."""
+        self.rolled_back = False
+        """Whether a primary has lost commits that it had confirmed; set until the store has a new epoch."""
 
     def moved(self) -> set[str]:
-        """Primaries of fences that another had when they were read: they may have lost something."""
+        """Primaries that have taken over a fence since it was last read: they may have lost commits."""
         current = ((fence, self._link.primary_of(fence.key)) for fence in self._fences)
         return {primary for fence, primary in current if primary not in ("", fence.primary)}
 
     def at(self, primary: str) -> list[Fence]:
-        """Those that live there, at least one if that is possible."""
+        """The fences at this primary, at least one if the process has a key for one of its slots."""
         found = [fence for fence in self._fences if self._link.primary_of(fence.key) == primary]
         if not found:
             tag = next((tag for tag, key in self._new.items() if self._link.primary_of(key) == primary), None)
@@ -78,23 +85,24 @@ class Fences:
         return found
 
     def learn(self, fence: Fence, count: int, primary: str) -> None:
-        """What `count` answered there."""
-        self.went_back |= count == BEHIND
+        """Note what the command of `count` answered at this primary."""
+        self.rolled_back |= count == BEHIND
         if count == NO_COUNT:
-            self._damage.found("fence", fence.key, Damaged("it is no count"))
+            self._damage.found("fence", fence.key, Damaged("not a count"))
         fence.learn(count, primary)
 
     def count(self, fence: Fence) -> Command:
+        """The command that counts a commit."""
         return self._script.call([fence.key], fence.proven(), 1_000 * KEEP_S)
 
 
 class FenceGuard:
-    """Counts one stage of a commit (a `StageGuard`).
+    """The `StageGuard` of one stage of a commit: it counts the commit, then waits until the stage is durable.
 
     Args:
-        wait: what to send behind the count, such as WAITAOF: it waits for the last write of its own connection, and
-            with that for all that came before, on whatever connection.
-        judge: told the last reply of it; raises StoreUnavailable where that is not enough.
+        wait: commands to send after the count, such as WAITAOF. That waits for the last write of its own connection,
+            and so for all writes before it, on any connection.
+        judge: called with the reply of the last command; raises StoreUnavailable if that is not enough.
     """
 
     def __init__(

@@ -193,7 +193,7 @@ class Rebuild:
             await self._parts.run(
                 [self._forgetting(shard, part) for shard, items in blocking.items() for part in _cut(items, FORGOTTEN)]
             )
-            await self._parts.commits.bring(missing, self._now())
+            await self._parts.commits.update_videos(missing, self._now())
 
     async def _entries(self, names: list[tuple[str, str]]) -> list[bytes | None]:
         shards = [(self._keys.shard(video_id, user_id), user_id) for user_id, video_id in names]

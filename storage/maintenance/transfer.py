@@ -266,7 +266,7 @@ class Import:
                     by_video.setdefault(video, []).append((user, value))
                     del records[user, video]
             refused += await self._put(swaps, records, by_video)
-        await self._parts.commits.bring(by_video, self._now())
+        await self._parts.commits.update_videos(by_video, self._now())
         return refused
 
     async def _put(

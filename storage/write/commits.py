@@ -1,9 +1,9 @@
 """Commits batches in two stages.
 
-Stage 1 joins the reports into the users' records and is the truth; stage 2 brings the same records to their videos'
-audiences and totals, by difference. Both are safe to repeat, so a commit that failed anywhere is simply made again,
-and a crash between the stages heals with the next report of the record. A commit is two round trips, three where a
-video's catalogue entry isn't cached, whatever the number of records; on a cluster, to each primary that is concerned.
+Stage 1 joins the reports into the users' records, which are the source of truth; stage 2 updates the audiences and
+totals of their videos by the difference. Both are safe to repeat, so a commit that failed anywhere is simply repeated,
+and the effect of a crash between the stages is corrected by the next report of the record. A commit is two round trips,
+three if a video's catalogue entry is not cached, for any number of records; on a cluster, to each primary involved.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ from playhead.storage.write.script_calls import (
 
 _UNJOINED = Damaged("reports can't be joined to it")
 CALLS_AT_ONCE = 2
-"""Answers of stage 1 that are read without a break."""
+"""Answers of stage 1 that are read before other tasks may run."""
 
 
 class Commits:
-    """Those of one process.
+    """Commits the batches of one process.
 
     Args:
-        script: as `Store.script`.
+        script: loads a script by its name.
         worker, threshold_permille, live_ms, max_videos: as of `Store`.
     """
 
@@ -83,11 +83,8 @@ class Commits:
         """As `Store.commit`."""
         if not batch.deltas:
             return Committed(self._epoch.known or await self._epoch.current())
-        guard, lowest_rev, instants = (
-            FenceGuard(self._fences),
-            self._epoch.floor,
-            Instants.of(batch.since, batch.latest, now),
-        )
+        guard, lowest_rev = FenceGuard(self._fences), self._epoch.floor
+        instants = Instants.of(batch.since, batch.latest, now)
         commands: list[Command] = [("GET", self._keys.epoch)]
         calls: list[UserCall] = []
         for done, part in enumerate(slices(batch, self._partition)):
@@ -103,10 +100,10 @@ class Commits:
                     commands.append(self._users.call(keys, *arguments))
         stored_epoch, *answers = await self._link.ask(commands, guard, self._fences.moved())
         (stored_epoch,) = checked(or_damaged([stored_epoch]))
-        epoch = await self._epoch.recognise(stored_epoch, went_back=self._fences.went_back)
+        epoch = await self._epoch.after_commit(stored_epoch, rolled_back=self._fences.rolled_back)
         committed = Committed(epoch, damage=self._damage)
-        self._fences.went_back = False
-        if self._epoch.floor > lowest_rev:  # counted as before the loss: videos would take them for older than they are
+        self._fences.rolled_back = False
+        if self._epoch.floor > lowest_rev:  # revisions from before the loss: videos would skip them as too old
             return await self.commit(batch, now, subscribed, wanted)
         by_shard: States = {}
         for done, (user_call, answer) in enumerate(zip(calls, checked(answers), strict=True), 1):
@@ -115,13 +112,15 @@ class Commits:
                 await asyncio.sleep(0)
         written = {self._link.primary_of(self._keys.progress(call.users[0])) for call in calls}
         await self.finish(await self._video_commands(by_shard, now), written)
-        if self._fences.went_back or self._epoch.known != committed.epoch:
-            raise StoreUnavailable("the store has lost data in the middle of a commit")
+        if self._fences.rolled_back or self._epoch.known != committed.epoch:
+            raise StoreUnavailable("the store lost data during a commit")
         return committed
 
-    async def bring(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
-        """Stage 2 alone: bring stored values, (userId, value) by video, to the audiences; then wait until both last. A
-        damaged one is left out.
+    async def update_videos(self, by_video: dict[str, list[tuple[str, bytes]]], now: int) -> None:
+        """Stage 2 alone: update audiences and totals from stored values, (userId, value) by video, and make both
+        durable.
+
+        Damaged values are skipped.
 
         Raises:
             StoreUnavailable: as `commit`.
@@ -151,22 +150,22 @@ class Commits:
         return commands
 
     async def finish(self, commands: list[Command], written: set[str]) -> None:
-        """Stage 2, and what makes both stages durable, also at the primaries where stage 1 alone has written.
+        """Run stage 2, and make both stages durable, also at primaries that only stage 1 wrote to.
 
-        A primary that has gone back in time since stage 1 has lost that: the fences know it then.
+        If a primary was rolled back since stage 1, it has lost those writes; the fences then detect it.
 
         Raises:
-            StoreUnavailable: not, or not surely, done.
+            StoreUnavailable: not done, or not certain.
         """
         waits = self._durability.wait()
         guard = FenceGuard(self._fences, waits, self._durability.judge if waits else None)
         replies = checked(await self._link.ask(commands, guard, written | self._fences.moved()))
         for command, (_, *damaged) in zip(commands, replies, strict=True):
             for place, user, why in zip(damaged[::3], damaged[1::3], damaged[2::3], strict=True):
-                self._met_damaged(video_of_call(self._keys, command, place), user, why)
+                self._report_damaged(video_of_call(self._keys, command, place), user, why)
 
-    def _met_damaged(self, video_id: str, user: bytes, why: bytes) -> None:
-        """Stage 2 could not read a user's entry of the video; or, of no user, the video's keys."""
+    def _report_damaged(self, video_id: str, user: bytes, why: bytes) -> None:
+        """Log that stage 2 could not read a user's entry of the video or, if there is no user, the video's keys."""
         user_id, damaged = user.decode(errors="replace"), Damaged(why.decode(errors="replace")[:100])
         if user_id:
             self._damage.found("entry", named(user_id, video_id), damaged)
@@ -174,15 +173,15 @@ class Commits:
             self._damage.found("totals", f"video {video_id!r}", damaged)
 
     def _take_results(self, call: UserCall, answer: bytes, committed: Committed, by_shard: States) -> None:
-        """Put what a call of stage 1 answered into `committed`; userIds and states, for stage 2, into `by_shard`."""
-        # There is no text in the answer: states and values stay bytes.
+        """Put the answer to a call of stage 1 into `committed`, and the states for stage 2 into `by_shard`."""
+        # The answer contains no text: states and values stay bytes.
         befores, afters, states, codes, values = msgpack.unpackb(answer, raw=True)
         pairs = zip(befores, afters, strict=True)
-        if committed.revs.keys().isdisjoint(call.users):  # nearly always
+        if committed.revs.keys().isdisjoint(call.users):  # the common case
             committed.revs.update(zip(call.users, pairs, strict=True))
         else:
             for user_id, (before, rev) in zip(call.users, pairs, strict=True):
-                # Between two calls another worker may have changed something: revs spans only what is surely ours.
+                # Another worker may have changed a record between two calls: revs spans only our own changes.
                 oldest, newest = committed.revs.get(user_id, (before, before))
                 committed.revs[user_id] = (oldest if newest == before else before, rev)
         for (user_id, video_id), state in zip(call.records, states, strict=True):
@@ -199,7 +198,7 @@ class Commits:
         for i in range(0, len(codes), 3):
             outcomes.setdefault(codes[i], []).extend(codes[i + 1 : i + 3])
         for i in range(0, len(values), 2):
-            key, told = call.records[values[i]], tuple(outcomes.get(values[i], ()))
-            committed.results[key] = Result(values[i + 1], told)
-            if Outcome.FAILED in told[1::2]:
+            key, of_ops = call.records[values[i]], tuple(outcomes.get(values[i], ()))
+            committed.results[key] = Result(values[i + 1], of_ops)
+            if Outcome.FAILED in of_ops[1::2]:
                 self._damage.found("record", named(*key), _UNJOINED)

@@ -1,4 +1,4 @@
-"""Users whose sessions an operator has ended: told to every process, kept a while for one that was not listening."""
+"""Users whose sessions an operator has ended: published to every process, and kept for processes that missed that."""
 
 import re
 
@@ -8,14 +8,16 @@ from playhead.storage.values.damage import FOREIGN, Damaged, DamageLog
 from playhead.storage.values.instants import CLOCKS_APART_MS
 
 KEEP_MS = 3_600_000
-"""Longer than any process can be without the store's channels and still hold its connections: pings close those."""
-
-
+"""Longer than a process can lose its subscriptions and still hold its connections: pings close those."""
 _PUBLISHED = re.compile(r"([0-9]{1,15}) (.+)")
 
 
-class Endings:
-    """Args: run_each: the store's round trip of commands."""
+class EndedSessions:
+    """The users whose sessions were ended in the last KEEP_MS.
+
+    Args:
+        run_each: the store's round trip of commands.
+    """
 
     def __init__(self, run_each: Run, keys: Keys, damage: DamageLog) -> None:
         self._run_each = run_each
@@ -23,12 +25,12 @@ class Endings:
         self.channel = keys.ended
 
     async def add(self, user_id: str, at: int) -> Damaged | None:
-        """End every session of the user that began at `at`, ms since 1970, or before.
+        """End every session of the user that started at `at`, ms since 1970, or before.
 
-        Damaged: its key holds another type. All processes that listen were told, but none will be that did not.
+        Damaged: the key holds another type. All subscribed processes were told, but no other process will be.
 
         Raises:
-            StoreUnavailable: not every process was told; do it again.
+            StoreUnavailable: not every process was told; repeat the call.
         """
         replies = await self._run_each(
             [
@@ -44,10 +46,10 @@ class Endings:
         return None
 
     async def until(self, now: int) -> list[tuple[str, int]]:
-        """(userId, at) of all that are kept, none later than now, ms since 1970.
+        """(userId, at) of all stored entries, none later than `now`, ms since 1970.
 
-        One that is later was added by a clock that was ahead, and would end each new session until then: it is moved to
-        `now`, for the other processes as well, and so ends once what there is.
+        A later one was added by a clock that was ahead, and would end every new session until then. It is moved to
+        `now`, also for the other processes, and so ends only the sessions that exist.
 
         Raises:
             StoreUnavailable.
@@ -58,7 +60,7 @@ class Endings:
         return [(user_id, now if user_id in late else at) for user_id, at in found]
 
     async def recent(self) -> list[tuple[str, int]]:
-        """(userId, at) of all that are kept and can be read, as they are. Raises StoreUnavailable."""
+        """(userId, at) of all stored entries that are not damaged. Raises StoreUnavailable."""
         (flat,) = await self._run_each([("ZRANGE", self.channel, 0, -1, "WITHSCORES")])
         if isinstance(flat, Damaged):
             self._damage.found("ended", "all users", flat)
@@ -69,13 +71,13 @@ class Endings:
             try:
                 user_id, at = member.decode(), int(float(score))
             except (ValueError, OverflowError):
-                self._damage.found("ended", f"user {member[:100]!r}", Damaged("no text, or an instant without end"))
+                self._damage.found("ended", f"user {member[:100]!r}", Damaged("not text, or an infinite instant"))
             else:
                 found.append((user_id, at))
         return found
 
 
 def parse_ending(data: bytes) -> tuple[str, int] | Damaged:
-    """(userId, at) of what `add` published."""
+    """(userId, at) of a message that `add` published."""
     match = _PUBLISHED.fullmatch(data.decode(errors="replace"))
-    return (match[2], int(match[1])) if match else Damaged("a message that is none of ours")
+    return (match[2], int(match[1])) if match else Damaged("not a message of ours")

@@ -1,7 +1,7 @@
-"""Takes the running batch on a schedule and commits it; tells everyone who waits.
+"""Commits the pending batch on a schedule, and notifies the origins of its reports.
 
-Invariant: one batch at a time, and a batch is told "stored" only after the store has it. While the store is away the
-batch on its way is tried again and again, unchanged, and the next one fills behind it.
+Invariant: one batch is committed at a time, and its origins are notified only after the store has it. While the store
+is unavailable the commit is retried with the same batch, and the next batch fills.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from playhead.storage.write.pending import Batch, Committed, Origin, Pending, Wa
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.001
-"""Without an interval, and where requests come together: what the first waits for the others, so that they share."""
+"""Without an interval, if requests arrive together: how long the first one waits for others to share its commit."""
 RETRY_S = 0.05, 2.0
-"""The first delay and the longest. It never gives up: what waits is bounded, and whoever waits has deadlines."""
-AT_ONCE = 200
-"""Origins that are told without a break."""
+"""The first delay and the longest. Retries never end: pending reports are bounded, and callers have deadlines."""
+NOTIFIED_AT_ONCE = 200
+"""Origins that are notified before other tasks may run."""
 
 
 class Committing(Protocol):
-    """A store, as far as a flusher uses it."""
+    """The part of a store that a flusher uses."""
 
     async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool], wanted: Wanted) -> Committed:
         """As `Store.commit`."""
@@ -35,18 +35,18 @@ class Committing(Protocol):
 
 
 class Flusher:
-    """One batch after another, from memory to the store.
+    """Writes one batch after another to the store.
 
     Args:
         lane: its name in the log.
-        interval_s: how long an ack takes at most, while the store keeps up; 0 flushes as soon as something waits
-            (what comes during a commit shares the next).
-        max_reports: reports that may wait; half as many flush at once.
-        max_of_user: reports of one user that may wait; by default as many.
-        subscribed: whether this process listens to a user's channel.
-        after: told each batch that was stored, before the origins are.
-        wanted: whose records' values the store is asked for.
-        timed: told how many seconds each flush took, until all were told.
+        interval_s: the longest time to an ack while the store keeps up; 0 flushes as soon as something is pending
+            (whatever arrives during a commit shares the next one).
+        max_reports: reports that may be pending; half as many start a flush.
+        max_of_user: reports of one user that may be pending; max_reports by default.
+        subscribed: whether this process is subscribed to a user's channel.
+        after: called with each stored batch before its origins are notified.
+        wanted: which records' values the store should return.
+        timed: called with the duration of each flush, s, notifications included.
     """
 
     def __init__(
@@ -73,20 +73,21 @@ class Flusher:
         self._timed = timed
         self.backoff = Backoff(*RETRY_S)
         self._outage = Outage(
-            logger, f"The store takes no {lane}, they wait in memory", f"The store takes {lane} again"
+            logger, f"The store does not accept {lane}; they wait in memory", f"The store accepts {lane} again"
         )
         self._pending = Pending(max_reports, now().wall, max_of_user)
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
-        self._company = False
-        """Whether several shared the last batch."""
+        self._shared = False
+        """Whether the last batch had several origins."""
         self.trouble: StoreUnavailable | None = None
-        """Why the batch on its way isn't stored yet; None while all is well."""
+        """Why the last attempt to commit failed; None if it succeeded."""
 
     def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> bool:
-        """Merge into the running batch; whether it is the first of its record there.
+        """Add an op to the pending batch. Returns whether it is the first of its record there.
 
-        Raises Full, and takes nothing, where there is no room.
+        Raises:
+            Full: there is no room; nothing was added.
         """
         if not len(self._pending):
             self._pending.begin(self._now().wall)
@@ -96,36 +97,36 @@ class Flusher:
         return first
 
     def check_room(self, user_id: str, reports: int) -> None:
-        """Raises Full where there is no room for so many reports of this user."""
+        """Raises Full: there is no room for this many reports of the user."""
         self._pending.check_room(user_id, reports)
 
     def keep_together(self, user_id: str, videos: Iterable[str]) -> None:
-        """The new ones among these records, just added with the `seq` IN_SYNC, begin all or none."""
+        """Create all or none of the new records among these, which were just added with the `seq` IN_SYNC."""
         self._pending.keep_together(user_id, videos)
 
     @property
     def waiting(self) -> int:
-        """Reports that wait for the next flush."""
+        """The number of reports that wait for the next flush."""
         return len(self._pending)
 
     def touch(self, origin: Origin) -> None:
-        """The next flush owes `origin` a word."""
+        """Notify `origin` after the next flush."""
         self._pending.touch(origin)
 
     def hurry(self) -> None:
-        """Flush now, not when the interval is over."""
+        """Flush now instead of at the end of the interval."""
         self._wake.set()
 
     def forget(self, origin: Origin) -> None:
-        """`origin` is gone; what it reported stays."""
+        """Don't notify `origin` any more; its reports are kept."""
         self._pending.forget(origin)
         if self._batch is not None:
             self._batch.origins.pop(origin, None)
 
     async def run(self) -> None:
-        """Flush for ever; cancel it to stop. A commit that is cut off is made again by `drain`.
+        """Flush until cancelled. `drain` repeats a commit that was interrupted.
 
-        Times run from the start of a flush to that of the next, however long the commit takes.
+        Intervals run from the start of one flush to the start of the next, however long the commit takes.
         """
         loop = asyncio.get_running_loop()
         due = loop.time() + self.interval_s
@@ -138,7 +139,7 @@ class Flusher:
                     pass
             else:
                 await self._wake.wait()
-                if self._company:
+                if self._shared:
                     await asyncio.sleep(GATHER_S)
             self._wake.clear()
             began = loop.time()
@@ -146,7 +147,7 @@ class Flusher:
             due = began + until_next(self.interval_s, loop.time() - began)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Store all that waits; False where the store would not have it in time."""
+        """Store everything that is pending. Returns False if that was not possible in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._batch is not None or len(self._pending):
@@ -161,11 +162,11 @@ class Flusher:
             if not batch:
                 return
             self._batch = batch
-        self._company = len(self._batch.origins) > 1
+        self._shared = len(self._batch.origins) > 1
         loop = asyncio.get_running_loop()
         began = loop.time()
         committed = await self._commit(self._batch)
-        await self._tell(self._batch, committed)
+        await self._notify(self._batch, committed)
         self._batch = None
         self._timed(loop.time() - began)
 
@@ -183,8 +184,8 @@ class Flusher:
                 self.trouble = None
                 return committed
 
-    async def _tell(self, batch: Batch, committed: Committed) -> None:
-        """Everyone, some at a time: thousands of acks in one go would hold up whoever sends meanwhile."""
+    async def _notify(self, batch: Batch, committed: Committed) -> None:
+        """Notify all origins, some at a time: thousands of acks without a break would delay other tasks."""
         for key, result in committed.results.items():
             codes = result.outcomes
             for i in range(0, len(codes), 2):
@@ -193,22 +194,22 @@ class Flusher:
                     origin.outcome(delta.ops[codes[i]], Outcome(codes[i + 1]))
         await self._after(batch, committed)
         waiting, origins = batch.origins, list(batch.origins)
-        for first in range(0, len(origins), AT_ONCE):
-            for origin in origins[first : first + AT_ONCE]:
-                if waiting.pop(origin, origin) is None:  # else it is gone since
+        for first in range(0, len(origins), NOTIFIED_AT_ONCE):
+            for origin in origins[first : first + NOTIFIED_AT_ONCE]:
+                if waiting.pop(origin, origin) is None:  # otherwise it was forgotten meanwhile
                     origin.stored(committed)
             await asyncio.sleep(0)
         freed = list(batch.deltas.values())
         batch.deltas.clear()
         while freed:
-            del freed[-AT_ONCE:]  # thousands at once would take their time too
+            del freed[-NOTIFIED_AT_ONCE:]  # freeing thousands at once would also take long
             await asyncio.sleep(0)
 
 
 def until_next(interval_s: float, took_s: float) -> float:
-    """How long after the start of a flush that took `took_s` the next one starts.
+    """The time from the start of a flush that took `took_s` to the start of the next one.
 
-    Sooner than the interval by as much, for what comes right after a start waits for all of the next flush too. By half
-    of it at most: a store that is slow shall not be asked ever more often.
+    It is shorter than the interval by that duration, since a report that arrives right after a start also waits for all
+    of the next flush. By half of the interval at most, so that a slow store is not flushed ever faster.
     """
     return interval_s - min(took_s, interval_s / 2)

@@ -1,8 +1,8 @@
-"""The running batch: what has been reported and not yet stored, by learner and video.
+"""The pending batch: reports that are not stored yet, by learner and video.
 
-Reports of one record wait side by side, so that the store can tell a repeat from news seq by seq. Only what is played
-while the batch fills, as in an outage of the store, is joined beyond APART: so memory follows who is connected, and
-for the rest there is a bound.
+The reports of one record are kept apart, so that the store can tell repeats from new reports by their seqs. Beyond
+APART, reports of plays that happened while the batch fills, as in an outage of the store, are joined. So memory depends
+on the number of connections, and everything else has a bound.
 """
 
 from __future__ import annotations
@@ -17,66 +17,66 @@ from playhead.storage.values.damage import Damaged, DamageLog, named
 from playhead.storage.values.packing import unpack_record
 
 APART = 8
-"""Reports of one record that wait apart, before those that may be are joined."""
+"""Reports of one record that are kept apart before any are joined."""
 MAX_RUN = 512
-"""Most that may be joined into one: each is remembered by its seq."""
+"""The most reports that may be joined into one, which keeps the seq of each."""
 MAX_WAITING = 1_024
-"""Most that may wait for one record: an envelope of old heartbeats fits, and a whole sync."""
+"""The most reports of one record that may be pending: an outbox of old heartbeats fits, and a whole sync."""
 
 Key = tuple[str, str]
 """(userId, videoId)"""
 
 
 class Origin(Protocol):
-    """Who sent reports and waits to hear that they are stored: a connection or a request."""
+    """The sender of reports, to be notified when they are stored: a connection or a request."""
 
     @property
     def since(self) -> int:
-        """ms since 1970, when it came: what it reports of before may have been sent to another process as well."""
+        """When it was opened, ms since 1970. Reports of earlier plays may have been sent to another process as well."""
         ...
 
     def taken(self) -> None:
-        """The running batch, with all that came so far, is on its way to the store."""
+        """Called when the pending batch, with all reports so far, is about to be committed."""
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
-        """The store's word on one op of the batch on its way, perhaps another's, where it is not "joined"."""
+        """Called with each outcome other than JOINED of a record in the batch, also of ops of other origins."""
 
     def stored(self, committed: Committed) -> None:
-        """The batch on its way is stored."""
+        """Called when the batch is stored."""
 
 
 Wanted = Callable[[str, list[Origin]], bool]
-"""Whether anybody here will read the value of this learner's record, to which these have reported."""
+"""Whether this process needs the value of a learner's record to which these origins have reported."""
 
 
 class Full(Exception):
-    """No room before the next flush. Nothing was taken."""
+    """There is no room before the next flush. Nothing was added."""
 
 
 class Result(NamedTuple):
     """One record after the commit."""
 
     value: bytes
-    """As stored; empty where there is no record, or a damaged one. `Committed.record` reads it."""
+    """As stored; empty if there is no record, or if it is damaged. `Committed.record` decodes it."""
     outcomes: tuple[int, ...]
-    """(index of the op, its Outcome, …), for those that are not JOINED."""
+    """(index of the op, its Outcome, …) of the ops that were not JOINED."""
 
 
 @dataclass(slots=True)
 class Committed:
-    """What the store said to a batch."""
+    """The store's answer to a batch."""
 
     epoch: str
     results: dict[Key, Result] = field(default_factory=dict)
-    """Of the records that were wanted, and of those whose ops were not all joined."""
+    """For the wanted records, and for those whose ops were not all joined."""
     revs: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By userId: the user's revision before and after; nobody else's changes lie between the two."""
+    """By userId: the user's revision before and after the commit; no changes of others lie between the two."""
     damage: DamageLog = field(default_factory=DamageLog, compare=False)
     _records: dict[Key, Record | Damaged] = field(default_factory=dict, compare=False)
-    """Decoded when somebody asks, and once."""
+    """Decoded once, when first asked for."""
 
     def record(self, key: Key) -> Record | Damaged:
-        """A record after the commit; only of those that have a result."""
+        """A record after the commit; it must have a result."""
         found = self._records.get(key)
         if found is None:
             found = self._records[key] = unpack_record(self.results[key].value)
@@ -87,20 +87,20 @@ class Committed:
 
 @dataclass(slots=True)
 class Delta:
-    """What waits for one record: reports, and deletions by their instant (ms), in the order they came."""
+    """Pending ops of one record: reports, and deletions as instants (ms), in the order of their arrival."""
 
     ops: list[Report | int] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
-    """Without repeats; at most one an op."""
+    """Without duplicates; at most one for each op."""
 
     def add(self, op: Report | int, origin: Origin, since: int) -> None:
-        """Take one more.
+        """Add an op.
 
         Args:
-            since: reports of nothing before this instant (ms) may be joined into one.
+            since: only reports of plays after this instant (ms) may be joined.
 
         Raises:
-            Full: MAX_WAITING wait already, and this one can't be joined to any of them.
+            Full: MAX_WAITING ops are pending, and this one can't be joined to any of them.
         """
         if self._follows(op) or not self._fold(op, max(since, origin.since)):
             if len(self.ops) >= MAX_WAITING:
@@ -110,7 +110,7 @@ class Delta:
             self.origins.append(origin)
 
     def _follows(self, op: Report | int) -> bool:
-        """Whether it waits apart anyway, as nearly always: the first here, or news of who reported last."""
+        """Whether `op` is kept apart, as is common: it is the first one, or follows the last one of its session."""
         if not self.ops:
             return True
         last = self.ops[-1]
@@ -123,11 +123,11 @@ class Delta:
         )
 
     def _fold(self, op: Report | int, since: int) -> bool:
-        """Join `op` to a report of its session, if it surely repeats it or surely is news.
+        """Join `op` to a report of its session if it is certainly a repeat or certainly new; returns whether it was.
 
-        A report from before this batch began, or its origin came, may have been sent to another process, or lie before
-        a deletion: the store must judge it by itself; so it must where a deletion waits here. REST's have no session,
-        and each wants its own word.
+        A report of a play before this batch started, or before its origin was opened, may have been sent to another
+        process, or precede a deletion: then only the store can tell, as it must if a deletion is pending. Reports of
+        REST have no session, and each needs an outcome of its own.
         """
         if isinstance(op, int) or not op.session:
             return False
@@ -145,7 +145,7 @@ class Delta:
             i, earlier = covering
             self.ops[i] = earlier.repeated(op)
             return True
-        # News is what follows the newest seq, not the last that came: a player that sends again starts at an old one.
+        # New is what follows the newest seq, not the last arrival: a player that sends again starts with an old seq.
         if newest is None or len(self.ops) < APART:
             return False
         i, earlier = newest
@@ -157,17 +157,17 @@ class Delta:
 
 @dataclass(slots=True)
 class Batch:
-    """All that one flush stores."""
+    """Everything that one flush stores."""
 
     deltas: dict[Key, Delta] = field(default_factory=dict)
     origins: dict[Origin, None] = field(default_factory=dict)
-    """Everyone who is owed a word after the flush, in the order they came."""
+    """The origins to notify after the flush, in the order of their first report."""
     since: int = 0
-    """ms since 1970, when the first of it came; 0 where nobody has noted it."""
+    """When the first op arrived, ms since 1970; 0 if unknown."""
     latest: int = 0
-    """The latest instant in it, ms since 1970: later than now where the clock has been set back since."""
+    """The latest instant in it, ms since 1970; later than now if the clock has been set back since."""
     syncs: dict[str, frozenset[str]] = field(default_factory=dict)
-    """By userId, the videos of a sync whose items (`seq` IN_SYNC) are joined all or none, where there is a limit."""
+    """By userId, the videos of a sync; of its items (`seq` IN_SYNC) all or none are joined, for the limit of videos."""
 
     def __bool__(self) -> bool:
         return bool(self.origins or self.deltas)
@@ -177,9 +177,9 @@ class Pending:
     """Collects the next batch.
 
     Args:
-        max_reports: that may wait, of all records together.
+        max_reports: reports that may be pending, of all records together.
         now: ms since 1970.
-        max_of_user: that may wait of one user's records; by default as many as of all.
+        max_of_user: reports of one user that may be pending; max_reports by default.
     """
 
     def __init__(self, max_reports: int, now: int, max_of_user: int | None = None) -> None:
@@ -189,17 +189,17 @@ class Pending:
         self._since = now
         self._waiting = 0
         self._of_users: defaultdict[str, int] | None = None
-        """Reports that wait, by user. Nobody is counted before more wait than one user may have."""
+        """Pending reports by user. Counted only once more are pending than one user may have."""
 
     def __len__(self) -> int:
-        """Reports that wait."""
+        """The number of pending reports."""
         return self._waiting
 
     def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> bool:
-        """Take a report, or a deletion; whether it is the first of its record.
+        """Add a report or a deletion. Returns whether it is the first of its record.
 
         Raises:
-            Full: as many wait already as may, of all users, of this one, or for this record (MAX_WAITING).
+            Full: as many as allowed are pending, of all users, of this one, or of this record (MAX_WAITING).
         """
         if self._waiting >= self._max_of_user:
             self.check_room(user_id)
@@ -220,7 +220,7 @@ class Pending:
         return not before
 
     def check_room(self, user_id: str, reports: int = 1) -> None:
-        """Raises Full where there is no room for so many reports of this user."""
+        """Raises Full: there is no room for this many reports of the user."""
         if self._waiting + reports <= self._max_of_user:
             return
         if self._of_users is None:
@@ -231,24 +231,24 @@ class Pending:
             raise Full
 
     def begin(self, now: int) -> None:
-        """The first of the batch comes now, ms since 1970."""
+        """Note when the first op of the batch arrives, ms since 1970."""
         self._batch.since = now
 
     def keep_together(self, user_id: str, videos: Iterable[str]) -> None:
-        """Store the learner's items for these videos, which were added just now, by one call of the store's script."""
+        """Store the learner's items for these videos, which were just added, by one call of the store's script."""
         syncs = self._batch.syncs
         syncs[user_id] = syncs.get(user_id, frozenset()) | frozenset(videos)
 
     def touch(self, origin: Origin) -> None:
-        """The next flush owes `origin` a word, though nothing of it is to be stored."""
+        """Notify `origin` after the next flush, although it has nothing to store."""
         self._batch.origins[origin] = None
 
     def forget(self, origin: Origin) -> None:
-        """It is gone; what it reported stays."""
+        """Don't notify `origin` any more; its reports are kept."""
         self._batch.origins.pop(origin, None)
 
     def take(self, now: int) -> Batch:
-        """The batch so far; a new one begins."""
+        """Return the pending batch, and start a new one."""
         batch, self._batch = self._batch, Batch()
         self._since, self._waiting, self._of_users = now, 0, None
         for origin in batch.origins:

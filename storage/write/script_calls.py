@@ -1,8 +1,8 @@
-"""Cuts a batch into slices, and a slice into script calls: many records in one call, and none so long that it holds
-up the store, nor a slice so large that making and reading its calls holds up the event loop.
+"""Divides a batch into slices, and a slice into script calls: many records in one call, but no call so long that it
+blocks the store, and no slice so large that making and reading its calls blocks the event loop.
 
-On one server a call may touch any keys; on a cluster those of one partition, so there a batch is put in their order
-first: one call for each partition, more only where it weighs too much for one.
+On one server a call may use any keys; on a cluster only those of one partition. There a batch is sorted by partition
+first: one call for each partition, and more only if one would be too long.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,24 +17,24 @@ from playhead.storage.values.packing import append
 from playhead.storage.write.pending import Batch, Delta, Key, Wanted
 
 WEIGHT_PER_CALL = 200
-"""Reports, or records, in one script call: a few ms, during which the store serves nobody else."""
+"""Reports, or records, in one script call: a few ms, during which the store serves no other client."""
 WEIGHT_PER_SLICE = 400
-"""Reports in the calls that are made, or read, without a break: a few ms of this process."""
+"""Reports in the calls that are made, or read, before other tasks may run: a few ms of this process."""
 States = dict[str, tuple[list[str], list[bytes]]]
-"""By shard of a video: userIds, and of each the state that `lua/users.lua` answers."""
+"""By shard of a video: userIds, and for each the state that `lua/users.lua` returned."""
 
 
 class UserCall(NamedTuple):
     """One call of `lua/users.lua`."""
 
     users: list[str]
-    """In the order of KEYS, none twice."""
+    """In the order of KEYS, without duplicates."""
     records: list[Key]
-    """In the order that the answer has them."""
+    """In the order of the answer."""
     packed: bytes
     """ARGV[3]."""
     synced: bytes = b""
-    """ARGV[8]: the videos of a sync, whose items are all here, and of this one user."""
+    """ARGV[8]: the videos of a sync. Then all of its items are in this call, and no records of other users."""
 
 
 class VideoCall(NamedTuple):
@@ -46,9 +46,9 @@ class VideoCall(NamedTuple):
 
 
 def slices(batch: Batch, partition: Callable[[str], str] | None = None) -> Iterator[list[list[tuple[Key, Delta]]]]:
-    """Deltas in groups that calls must not mix, in lists of about WEIGHT_PER_SLICE reports.
+    """Deltas in groups that no call may mix, in lists of about WEIGHT_PER_SLICE reports.
 
-    What came of a learner with a sync is a group of its own, and never cut.
+    The deltas of a learner with a sync are a group of their own, which is never divided.
     """
     deltas = batch.deltas
     if batch.syncs:
@@ -76,7 +76,7 @@ def slices(batch: Batch, partition: Callable[[str], str] | None = None) -> Itera
 
 
 def by_partition(shards: States, partition: Callable[[str], str] | None) -> Iterator[States]:
-    """By shard, in groups that calls must not mix."""
+    """States by shard, in groups that no call may mix."""
     if partition is None:
         return iter([shards])
     groups: dict[str, States] = {}
@@ -101,7 +101,8 @@ def user_calls(
     wanted: Wanted,
     syncs: Mapping[str, Iterable[str]] = MappingProxyType({}),
 ) -> Iterator[UserCall]:
-    """Deltas by learner; one with many appears in several calls, in order, but for one with a sync."""
+    """Calls of the deltas, by learner. One with many deltas is divided among several calls, in order, unless they
+    sync."""
     syncs_here = syncs and part and part[0][0][0] in syncs
     by_user: dict[str, list[tuple[Key, Delta]]] = {}
     for item in part:
@@ -136,7 +137,7 @@ def user_calls(
 
 
 def video_calls(by_shard: States) -> Iterator[VideoCall]:
-    """(userIds, states) by shard; a large one appears in several calls."""
+    """Calls of the states by shard; a large shard is divided among several."""
     shards: list[str] = []
     groups: list[tuple[list[str], list[bytes]]] = []
     weight = 0
@@ -156,10 +157,10 @@ def video_calls(by_shard: States) -> Iterator[VideoCall]:
 
 
 def video_keys(keys: Keys, shards: list[str]) -> list[str]:
-    """The four keys of each shard, in the order that `lua/videos.lua` takes them."""
+    """The four keys of each shard, in the order of `lua/videos.lua`."""
     return [key for shard in shards for key in keys.of_shard(shard)]
 
 
 def video_of_call(keys: Keys, command: Command, place: int) -> str:
-    """The video that a call of `lua/videos.lua`, made of `video_keys`, has at `place`."""
+    """The video at index `place` in a call of `lua/videos.lua` with `video_keys`."""
     return keys.video_of(id_of(command[3 + 4 * place]))

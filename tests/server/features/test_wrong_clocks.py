@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from playhead.protocol.scalars import parse_instant
 from playhead.storage.keys import Keys
 from playhead.storage.values.damage import DamageLog
-from playhead.storage.write.ended_sessions import Endings
+from playhead.storage.write.ended_sessions import EndedSessions
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device, device
 from tests.rest import iso, ok, rest
@@ -213,7 +213,7 @@ async def test_sessions_that_a_fast_clock_ended_are_ended_once(store_server: Sto
                     await asyncio.sleep(0.01)
 
         async with device(server, user) as player:
-            await Endings(run, keys, DamageLog()).add(user, server.clock.wall + 86_400_000)
+            await EndedSessions(run, keys, DamageLog()).add(user, server.clock.wall + 86_400_000)
             await cut()
             assert await ended(player) == 4500
         for _ in range(2):

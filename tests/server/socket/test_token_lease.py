@@ -17,7 +17,7 @@ from playhead.protocol.scalars import parse_instant
 from playhead.server.clock import system_clock
 from playhead.storage.keys import Keys
 from playhead.storage.values.damage import DamageLog
-from playhead.storage.write.ended_sessions import Endings
+from playhead.storage.write.ended_sessions import EndedSessions
 from tests.conftest import StoreServer
 from tests.device import PATIENCE_S, Device
 from tests.ports import free_port
@@ -318,7 +318,7 @@ async def test_what_was_ended_while_a_process_could_not_hear_it_ends_when_it_can
                     await asyncio.sleep(0.01)
 
         async with learner(server, token(USER)) as player, learner(server, token(OTHER), OTHER) as other:
-            await Endings(unheard, keys, DamageLog()).add(USER, player_time(player) + 1)
+            await EndedSessions(unheard, keys, DamageLog()).add(USER, player_time(player) + 1)
             await stands(player)
             await cut()
             assert await refusal(player.socket) == ("ended", 4500)

@@ -1,4 +1,4 @@
-"""What an operator sees of attacks: answers by route and status, refusals by reason, and how WebSockets ended."""
+"""Counts that show attacks to operators: responses by route and status, refusals by reason, closed WebSockets."""
 
 import asyncio
 import json
@@ -21,19 +21,19 @@ from tests.security.issuer import claims, token
 from tests.serving import Running, serving
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
-"""Nothing here depends on which it is."""
+"""Nothing here depends on the store's version."""
 
 SERVICE = bearer(token(USER, scope="analytics progress:any"))
 
 
 def counts(found: dict[str, float], name: str) -> dict[str, float]:
-    """By labels."""
+    """Samples by their labels."""
     start = f"playhead_{name}_total{{"
     return {sample[len(start) : -1]: value for sample, value in found.items() if sample.startswith(start)}
 
 
 async def told(api: httpx.AsyncClient, name: str, **expected: float) -> dict[str, float]:
-    """Wait until all these are counted; labels with `,` for `__`."""
+    """Wait until all of these are counted; `__` stands for a comma between labels."""
     wanted = {label.replace("__", ","): value for label, value in expected.items()}
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -44,7 +44,7 @@ async def told(api: httpx.AsyncClient, name: str, **expected: float) -> dict[str
 
 
 async def test_requests_are_counted_by_the_template_of_their_route(store_server: StoreServer, prefix: str) -> None:
-    """However many ids, paths and methods are made up."""
+    """Whatever ids, paths and methods peers invent."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         api.headers.update(SERVICE)
         for _ in range(20):
@@ -73,7 +73,7 @@ async def test_requests_are_counted_by_the_template_of_their_route(store_server:
 
 
 async def test_refusals_are_counted_by_reason(store_server: StoreServer, prefix: str) -> None:
-    """By REST, before a route, before there is a request, before a WebSocket is accepted, and on one."""
+    """Of REST routes, before routing, before a request is complete, before a WebSocket is accepted, and on one."""
     expired = token(USER, exp=claims(USER)["iat"] - 60)
     async with guarded(store_server, prefix, address_requests_burst=1_000) as server, rest(server) as api:
         await api.get(f"/progress/{USER}")
@@ -111,9 +111,7 @@ async def test_refusals_are_counted_by_reason(store_server: StoreServer, prefix:
         }
 
 
-async def test_ends_of_websockets_are_counted_by_who_closed_and_with_which_code(
-    store_server: StoreServer, prefix: str
-) -> None:
+async def test_closed_websockets_are_counted_by_side_and_code(store_server: StoreServer, prefix: str) -> None:
     async with guarded(store_server, prefix) as server, rest(server) as api:
         api.headers.update(SERVICE)
         async with learner(server, token(USER)):
@@ -156,14 +154,14 @@ async def test_a_flood_that_is_cut_off_is_counted(store_server: StoreServer, pre
         await told(api, "refusals", rate__websocket=1)
 
 
-async def test_what_runs_is_told(server: Running) -> None:
+async def test_the_running_version_is_exported(server: Running) -> None:
     async with rest(server) as api:
         (build,) = [name for name in await scraped(api) if name.startswith("playhead_build_info{")]
         assert build == f"playhead_build_info{{{python_version()},{version('playhead')}}}"
 
 
 async def test_a_heartbeat_is_not_counted(server: Running) -> None:
-    """Nor does it cost anything here: no sample changes while a learner plays."""
+    """Heartbeats cost nothing here: no sample changes while a learner plays."""
     async with rest(server) as api, connect(server.ws, origin=server.http, subprotocols=[JSON], proxy=None) as opened:  # type: ignore[arg-type,list-item] # names of types
         assert (await say_hello(opened, userId=str(uuid4())))["type"] == "welcome"
         await scraped(api)

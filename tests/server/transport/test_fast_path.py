@@ -1,4 +1,4 @@
-"""The short way of frames past ASGI: the same conversation as by ASGI, however the bytes are cut."""
+"""The fast path of frames has the same conversation as ASGI, however the bytes are split."""
 
 import asyncio
 import base64
@@ -28,19 +28,19 @@ async def server(request: pytest.FixtureRequest, store_server: StoreServer, pref
 
 
 def frame(payload: bytes, kind: int = FIN | TEXT) -> bytes:
-    """A client's, masked."""
+    """A frame of a client, masked."""
     size = len(payload)
     length = bytes((0x80 | size,)) if size < 126 else bytes((0x80 | 126,)) + struct.pack("!H", size)
     mask = b"\x01\x02\x03\x04"
     return bytes((kind,)) + length + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
 
 
-def said(**message: Any) -> bytes:
+def encoded(**message: Any) -> bytes:
     return frame(json.dumps(message).encode())
 
 
 async def conversation(server: Running, user: str, chunks: list[bytes], last: str) -> list[dict[str, Any]]:
-    """Send hello, and when it is answered the chunks, each by itself; what was told until a message of type `last`."""
+    """Send hello and, after its answer, each chunk; returns all messages up to one of type `last`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     key = base64.b64encode(bytes(16)).decode()
     lines = [
@@ -54,26 +54,26 @@ async def conversation(server: Running, user: str, chunks: list[bytes], last: st
         "\r\n",
     ]
     writer.write("\r\n".join(lines).encode())
-    told: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
     try:
         async with asyncio.timeout(PATIENCE_S):
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(said(type="hello", device="raw", session="page", userId=user))
-            while not told or told[-1]["type"] != "synced":
-                told += await messages(reader)
+            writer.write(encoded(type="hello", device="raw", session="page", userId=user))
+            while not received or received[-1]["type"] != "synced":
+                received += await messages(reader)
             for chunk in chunks:
                 writer.write(chunk)
                 await writer.drain()
                 await asyncio.sleep(0)
-            while told[-1]["type"] != last:
-                told += await messages(reader)
+            while received[-1]["type"] != last:
+                received += await messages(reader)
     finally:
         writer.close()
-    return told
+    return received
 
 
 async def messages(reader: asyncio.StreamReader) -> list[dict[str, Any]]:
-    """The next frame, if it is a message."""
+    """The message of the next frame, if it has one."""
     kind, size = await reader.readexactly(2)
     if size == 126:
         (size,) = struct.unpack("!H", await reader.readexactly(2))
@@ -82,7 +82,7 @@ async def messages(reader: asyncio.StreamReader) -> list[dict[str, Any]]:
 
 
 def beats() -> list[bytes]:
-    """Twenty heartbeats, with what does not take the short way in between, and a pong asked for at the end."""
+    """Twenty heartbeats with frames between them that bypass the fast path, and a ping at the end."""
     frames = []
     for seq in range(1, 21):
         text = json.dumps({"type": "heartbeat", "seq": seq, "videoId": V, "played": [[seq, seq + 1]], "position": seq})
@@ -93,13 +93,13 @@ def beats() -> list[bytes]:
         else:
             frames.append(frame(text.encode()))
         if seq % 7 == 0:
-            frames.append(said(type="sync", since=0))
-    return [*frames, said(type="ping")]
+            frames.append(encoded(type="sync", since=0))
+    return [*frames, encoded(type="ping")]
 
 
 @pytest.mark.parametrize("cut", ["whole", "at once", "byte by byte", "anywhere"])
-async def test_however_the_bytes_are_cut_the_conversation_is_the_same(server: Running, cut: str) -> None:
-    """Each heartbeat is taken once, in order, around those that must be waited for; nothing is answered too early."""
+async def test_the_conversation_is_the_same_however_the_bytes_are_split(server: Running, cut: str) -> None:
+    """Each heartbeat is taken once and in order, also around messages that take time; no answer is early."""
     user, frames = str(uuid4()), beats()
     whole = b"".join(frames)
     chunks = {
@@ -113,9 +113,9 @@ async def test_however_the_bytes_are_cut_the_conversation_is_the_same(server: Ru
         size = dice.randint(1, 200)
         chunks.append(whole[at : at + size])
         at += size
-    told = await conversation(server, user, chunks, "pong")
-    assert [m["type"] for m in told].count("synced") == 3
-    assert not [m for m in told if m["type"] in ("error", "goodbye")]
+    received = await conversation(server, user, chunks, "pong")
+    assert [m["type"] for m in received].count("synced") == 3
+    assert not [m for m in received if m["type"] in ("error", "goodbye")]
     async with rest(server) as api, asyncio.timeout(PATIENCE_S):
         record: dict[str, Any] = {}
         while record.get("seen") != [[1, 21]]:
@@ -125,8 +125,8 @@ async def test_however_the_bytes_are_cut_the_conversation_is_the_same(server: Ru
 
 
 @pytest.mark.parametrize("codec", [JSON, MSGPACK])
-async def test_devices_see_each_other_on_both_ways(server: Running, codec: str) -> None:
-    """Heartbeats, acks, pushes, rejections, pings and pages, as everywhere."""
+async def test_devices_see_each_other_with_and_without_the_fast_path(server: Running, codec: str) -> None:
+    """Heartbeats, acks, pushes, rejections, pings and pages."""
     user = str(uuid4())
     async with (
         device(server, user, codec=codec) as one,
@@ -146,16 +146,16 @@ async def test_devices_see_each_other_on_both_ways(server: Running, codec: str) 
         assert (await other.until("pong"))["type"] == "pong"
 
 
-async def test_who_lacks_nothing_is_greeted_in_one_write(
+async def test_a_device_that_is_up_to_date_is_welcomed_in_one_write(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write is a system call, the dearest single thing of a device that comes back."""
+    """A write is a system call, the largest single cost of a device that reconnects."""
     writes: list[list[str]] = []
     write = DirectWebSocket.write
 
-    def counted(self: DirectWebSocket, *told: str | bytes) -> bool:
-        writes.append([json.loads(message)["type"] for message in told])
-        return write(self, *told)
+    def counted(self: DirectWebSocket, *sent: str | bytes) -> bool:
+        writes.append([json.loads(message)["type"] for message in sent])
+        return write(self, *sent)
 
     monkeypatch.setattr(DirectWebSocket, "write", counted)
     user = str(uuid4())

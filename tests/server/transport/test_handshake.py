@@ -1,4 +1,4 @@
-"""The one judge of handshakes: it takes what the WebSocket library would take, with the same answer, and nothing else.
+"""Our check of handshakes accepts what the WebSocket library accepts, with the same response, and nothing else.
 
 Its own: the path, and what is said on the wire.
 """
@@ -31,7 +31,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Parsed:
-    """What uvicorn's protocol has of a request: its URL, and its headers in lower case."""
+    """The URL of a request and its headers in lower case, as uvicorn has them."""
 
     def __init__(self, raw: bytes) -> None:
         self.url = b""
@@ -59,7 +59,7 @@ def raw(headers: Headers, url: bytes = b"/ws") -> bytes:
 
 
 def library(request: bytes) -> bytes | None:
-    """The library's answer: its token, or None where it refuses."""
+    """The token in the library's response, or None if it refuses."""
     protocol = ServerProtocol()
     protocol.receive_data(request)
     events = protocol.events_received()
@@ -75,7 +75,7 @@ def ours(request: bytes) -> bytes | None:
 
 
 def changed(name: bytes, *values: bytes) -> Headers:
-    """The usual ones with this one given so often, with these values."""
+    """The usual headers, with this one repeated for each of these values."""
     return [(n, v) for n, v in USUAL if n != name] + [(name, value) for value in values]
 
 
@@ -95,8 +95,8 @@ def changed(name: bytes, *values: bytes) -> Headers:
         changed(b"Sec-WebSocket-Protocol", b"other", b"playhead.v1.json"),
     ],
 )
-def test_what_players_and_browsers_send_is_taken(headers: Headers) -> None:
-    """A list may come in several lines (RFC 9110, 5.3)."""
+def test_handshakes_of_players_and_browsers_are_accepted(headers: Headers) -> None:
+    """A list may have several lines (RFC 9110, 5.3)."""
     assert ours(raw(headers)) == library(raw(headers)) == TOKEN
 
 
@@ -107,7 +107,7 @@ def test_what_players_and_browsers_send_is_taken(headers: Headers) -> None:
         changed(b"Origin", b"http://a.example", b"http://b.example"),  # whose judge is server/security/gate.py
     ],
 )
-def test_what_the_library_would_not_take_and_we_do(headers: Headers) -> None:
+def test_handshakes_that_we_accept_and_the_library_refuses(headers: Headers) -> None:
     assert (ours(raw(headers)), library(raw(headers))) == (TOKEN, None)
 
 
@@ -129,12 +129,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("headers", REFUSED)
-def test_what_is_no_handshake_is_not_taken(headers: Headers) -> None:
+def test_other_requests_are_not_accepted(headers: Headers) -> None:
     assert ours(raw(headers)) is library(raw(headers)) is None
 
 
 @pytest.mark.parametrize("path", ["", "/", "/w", "/ws/", "/WS", "//ws", "/progress/update"])
-def test_a_handshake_elsewhere_is_not_taken(path: str) -> None:
+def test_a_handshake_for_another_path_is_not_accepted(path: str) -> None:
     assert accept_token(path, Parsed(raw(USUAL)).headers) is None
 
 
@@ -149,8 +149,8 @@ NAMES = st.sampled_from([name for name, _ in USUAL] + [b"Origin", b"Cookie", b"T
     more=st.lists(st.tuples(NAMES, WORDS | st.binary(max_size=20)), max_size=4),
 )
 @example(kept=USUAL, more=[])
-def test_the_library_takes_the_same_with_the_same_answer(kept: Headers, more: Headers) -> None:
-    """All that it takes; and what we take too, written in the plainest way."""
+def test_the_library_accepts_the_same_with_the_same_response(kept: Headers, more: Headers) -> None:
+    """Everything that it accepts; and what we accept, in its plainest form."""
     headers = [*{name: (name, value) for name, value in [*USUAL, *kept]}.values(), *more]
     for some in (headers, [*kept, *more]):
         request = raw(some)
@@ -166,7 +166,7 @@ def plain(headers: Headers) -> Headers:
     return [*rest, *((name, value) for name, value in lists.items() if value)]
 
 
-def test_the_answer_is_one_that_a_browser_takes() -> None:
+def test_a_browser_accepts_the_response() -> None:
     assert answer(TOKEN, JSON, [(b"date", b"now")]) == (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
         + TOKEN
@@ -175,7 +175,7 @@ def test_the_answer_is_one_that_a_browser_takes() -> None:
 
 
 async def answered(port: int, request: bytes) -> list[bytes]:
-    """The lines of the head of an answer, sorted, but for the date and the case of names."""
+    """The sorted lines of a response head, without the date, names in lower case."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with asyncio.timeout(PATIENCE_S):
         writer.write(request)
@@ -186,7 +186,7 @@ async def answered(port: int, request: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize(("target", "status"), [("/ws", 101), ("/ws?a=b", 101), ("/w%73", 101), ("http://a/ws", 101)])
-async def test_the_paths_that_are_the_sockets(
+async def test_which_paths_are_the_websocket(
     store_server: StoreServer, prefix: str, direct: bool, target: str, status: int
 ) -> None:
     """Percent-encoded, with a query, and as an absolute URL (RFC 9112, 3.2.2)."""
@@ -200,7 +200,7 @@ async def test_the_paths_that_are_the_sockets(
 @pytest.mark.parametrize(
     ("path", "status"), [(b"/nothing", 404), (b"/livez", 200), (b"/ws/", 404), (b"/progress/update", 405)]
 )
-async def test_a_handshake_elsewhere_is_a_request(
+async def test_a_handshake_for_another_path_is_an_ordinary_request(
     store_server: StoreServer, prefix: str, path: bytes, status: int
 ) -> None:
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server:

@@ -1,4 +1,4 @@
-"""Who is refused before a conversation begins: no error is logged, and one line says what would let them in."""
+"""Refusals before a conversation starts: no error is logged, and one line says what would admit the peer."""
 
 import asyncio
 import contextlib
@@ -38,8 +38,8 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def said(log: pytest.LogCaptureFixture) -> list[str]:
-    """What is in the log of warnings; all of it is ours."""
+def warnings(log: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings in the log, all of which are ours."""
     records = [record for record in log.records if record.levelno >= logging.WARNING]
     assert [record.getMessage() for record in records if record.name != "playhead.server.transport.refusals"] == []
     return [record.getMessage() for record in records]
@@ -91,11 +91,11 @@ async def test_a_refusal_is_one_line_and_no_error(
     words: tuple[str, ...],
     direct: bool,
 ) -> None:
-    """It names what was refused and the setting, as far as that can't be anything else that a peer sends."""
+    """It names what was refused and the setting, and nothing else that a peer sent."""
     async with served(store_server, prefix, direct) as server:
         answers = await asyncio.gather(*(attack(server.port, data) for _ in range(20)))
     assert {status(answer) for answer in answers} == {code}
-    (line,) = said(log)
+    (line,) = warnings(log)
     for word in words:
         assert word in line
     assert "k3yboard" not in line
@@ -106,15 +106,17 @@ async def test_a_refusal_is_one_line_and_no_error(
 async def test_every_kind_has_a_line_of_its_own(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture
 ) -> None:
-    """So that a flood of one kind hides no other, nor fills the log."""
+    """So that a flood of one kind neither hides another nor fills the log."""
     async with served(store_server, prefix) as server:
         for _ in range(3):
             await asyncio.gather(*(attack(server.port, data) for data, *_ in REFUSED.values()))
-    lines = said(log)
+    lines = warnings(log)
     assert len(lines) == len({line.partition(":")[0][:20] for line in lines}) == 6
 
 
-def test_a_later_line_says_how_many_there_were(store_server: StoreServer, log: pytest.LogCaptureFixture) -> None:
+def test_a_later_line_has_the_number_of_suppressed_ones(
+    store_server: StoreServer, log: pytest.LogCaptureFixture
+) -> None:
     now = 0.0
     refusals = Refusals(lambda: now)
     for _ in range(5):
@@ -124,27 +126,32 @@ def test_a_later_line_says_how_many_there_were(store_server: StoreServer, log: p
     refusals.add("origin", "Refused %s", "c")
     now = 2 * PERIOD_S
     refusals.add("origin", "Refused %s", "d")
-    assert said(log) == ["Refused a", "Refused b", "Refused c (4 more like this since the last such line)", "Refused d"]
+    assert warnings(log) == [
+        "Refused a",
+        "Refused b",
+        "Refused c (4 more like this since the last such line)",
+        "Refused d",
+    ]
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address", "max_connections_per_user"])
 async def test_one_connection_too_many_is_a_line_with_the_limit(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, limit: str
 ) -> None:
-    """Each time it is told to come back; the log has it once."""
+    """It is told to reconnect each time; the log has one line."""
     async with served(store_server, prefix, True, **{limit: 1}) as server, device(server, USER):
         for _ in range(3):
             async with connect(server.ws, subprotocols=[Subprotocol(JSON)], proxy=None) as socket:
                 await socket.send(json.dumps({"type": "hello", "device": "tv", "session": "s", "userId": USER}))
                 assert json.loads(await socket.recv())["type"] == "goodbye"
-    (line,) = said(log)
+    (line,) = warnings(log)
     assert limit in line
 
 
 async def test_a_reset_connection_is_a_line_with_the_limits(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where those that are known and newcomers fill all that there may be; here without the 2,000 to spare."""
+    """If authenticated connections and newcomers use all slots; here without the 2,000 spare ones."""
     monkeypatch.setattr("playhead.server.transport.config.SPARE_CONNECTIONS", 0)
     async with (
         served(store_server, prefix, max_connections=1, max_newcomers=1) as server,
@@ -155,19 +162,19 @@ async def test_a_reset_connection_is_a_line_with_the_limits(
         for attacker in crowd:
             attacker.close()
         await player.play(str(uuid4()), 0, 1)
-    (line,) = said(log)
+    (line,) = warnings(log)
     assert "max_connections" in line
     assert "max_newcomers" in line
 
 
-# Those who leave, and a server that ends
+# Peers that disconnect, and a server that ends
 
 
 @pytest.mark.parametrize("direct", [True, False])
-async def test_a_peer_that_leaves_before_it_is_answered(
+async def test_a_peer_that_disconnects_before_the_response(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, direct: bool
 ) -> None:
-    """In the middle of a handshake, a good one and a refused one."""
+    """During a handshake, an accepted one and a refused one."""
     async with served(store_server, prefix, direct) as server:
         for data in (upgrade(), upgrade(EVIL), upgrade(codec=CODEC)) * 10:
             attacker = await Attacker.connect(server.port)
@@ -175,12 +182,12 @@ async def test_a_peer_that_leaves_before_it_is_answered(
             attacker.reset()
         async with rest(server) as api:
             assert (await api.get("/livez")).status_code == 200
-    assert [line for line in said(log) if "evil" not in line] == []
+    assert [line for line in warnings(log) if "evil" not in line] == []
 
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("line", ["Origin: http://localhost", EVIL])
-async def test_a_server_that_ends_in_the_middle_of_a_handshake(
+async def test_a_server_that_ends_during_a_handshake(
     store_server: StoreServer,
     prefix: str,
     log: pytest.LogCaptureFixture,
@@ -188,7 +195,7 @@ async def test_a_server_that_ends_in_the_middle_of_a_handshake(
     direct: bool,
     line: str,
 ) -> None:
-    """Before it has accepted or refused it."""
+    """Before the handshake is accepted or refused."""
     come, go, original = asyncio.Event(), asyncio.Event(), Gate.__call__
 
     async def held(self: Gate, scope: Any, *args: Any) -> None:
@@ -211,14 +218,14 @@ async def test_a_server_that_ends_in_the_middle_of_a_handshake(
         closing = asyncio.create_task(until_closed(attacker))
     await closing
     attacker.close()
-    assert [line for line in said(log) if "evil" not in line] == []
+    assert [line for line in warnings(log) if "evil" not in line] == []
 
 
 @pytest.mark.parametrize("direct", [True, False])
-async def test_a_process_that_drains_refuses_without_an_error(
+async def test_a_draining_process_refuses_without_an_error(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
-    """Nothing is logged, because nothing is wrong; the peer is told to reconnect."""
+    """Nothing is logged, since nothing is wrong; the peer is told to reconnect."""
 
     def accept(*_: Any) -> None:
         raise PeerError(Problem.RESTARTING, "this process is about to end")
@@ -231,10 +238,10 @@ async def test_a_process_that_drains_refuses_without_an_error(
                 with contextlib.suppress(ConnectionClosed):
                     await socket.recv()
                 assert socket.close_code == 4001
-    assert said(log) == []
+    assert warnings(log) == []
 
 
-# A token, and no Origin
+# A token without an Origin
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -242,7 +249,7 @@ async def test_a_process_that_drains_refuses_without_an_error(
 async def test_a_native_player_is_told_where_its_token_belongs(
     store_server: StoreServer, prefix: str, log: pytest.LogCaptureFixture, hello: dict[str, str], direct: bool
 ) -> None:
-    """What sends no Origin is no page. The error comes before the close, and the operator's log says the same."""
+    """A peer that sends no Origin is not a page. The error arrives before the close, and the log says the same."""
     async with (
         guarded(store_server, prefix, direct=direct) as server,
         connect(server.ws, subprotocols=[Subprotocol(JSON)], proxy=None) as socket,
@@ -256,14 +263,14 @@ async def test_a_native_player_is_told_where_its_token_belongs(
         with pytest.raises(ConnectionClosed):
             await socket.recv()
         assert socket.close_code == 4500
-    (line,) = said(log)
+    (line,) = warnings(log)
     assert "Authorization: Bearer" in line
 
 
-async def test_a_native_player_with_its_token_in_the_handshake_is_let_in(
+async def test_a_native_player_with_its_token_in_the_handshake_is_admitted(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """As the error says: hello needs none then."""
+    """As the error says; its hello then needs no token."""
     bearer = {"Authorization": f"Bearer {token(USER)}"}
     async with (
         guarded(store_server, prefix) as server,

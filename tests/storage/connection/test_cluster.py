@@ -259,9 +259,9 @@ async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: Cluster
         (value,) = await parts_of(durable).run([("HGET", keys_of(store).progress("u0"), video)])
         of_learner.ask("CONFIG", "SET", "appendfsync", "no")
         with pytest.raises(NotDurable, match="disk"):  # what was written there before must last too
-            await parts_of(durable).commits.bring({video: [("u0", value)]}, NOW)
+            await parts_of(durable).commits.update_videos({video: [("u0", value)]}, NOW)
         of_learner.ask("CONFIG", "SET", "appendfsync", "always")
-        await parts_of(durable).commits.bring({video: [("u0", value)]}, NOW)
+        await parts_of(durable).commits.update_videos({video: [("u0", value)]}, NOW)
     async with opened(servers, "replicas:1") as durable:
         await commit(durable, made(3))
         replica = servers.replica_of(of_learner)

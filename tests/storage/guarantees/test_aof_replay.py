@@ -1,4 +1,4 @@
-"""What is said about a restart of the store is what a restart does: on real servers and their append-only files."""
+"""The note about a restart of the store agrees with what a restart does, on real servers and append-only files."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from playhead.protocol.record import Report
-from playhead.storage.guarantees.aof_replay import FRESH_S, NOT_SHOWN, REPLAYED, Replay, replay_checks_rights
+from playhead.storage.guarantees.aof_replay import FRESH_S, NOT_SHOWN, REPLAYED, ReplayCheck, replay_checks_rights
 from playhead.storage.keys import Keys
 from playhead.storage.store import Store
 from playhead.storage.write.pending import Batch, Delta
@@ -32,7 +32,7 @@ LEARNERS = 30
 
 
 class Guarded:
-    """A store with an ACL file that may change, ended and started again."""
+    """A store with an ACL file that may change, and that can be restarted."""
 
     def __init__(self, kind: str, directory: Path, *options: str) -> None:
         self.kind, self.directory, self.acl = kind, directory, written_acl(directory)
@@ -42,7 +42,7 @@ class Guarded:
         self._process: subprocess.Popen[bytes] | None = None
 
     def users(self, *changes: tuple[str, str]) -> None:
-        """Change the file."""
+        """Change the ACL file."""
         text = self.acl.read_text()
         for old, new in changes:
             assert old in text
@@ -68,7 +68,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]
 
 
 async def commit(store: Store) -> None:
-    """A record of each learner, as a flusher stores it."""
+    """Store a record of each learner, as a flusher does."""
     batch = Batch()
     for number in range(LEARNERS):
         played = Report(NOW, NOW, "s", 1, 1, [0, 30], [], 30_000)
@@ -77,18 +77,18 @@ async def commit(store: Store) -> None:
 
 
 async def held(store: Store) -> int:
-    """How many of these records are there."""
+    """How many of these records exist."""
     return sum([intact(await store.record(f"u{number}", "v")).seen == [0, 30] for number in range(LEARNERS)])
 
 
 @dataclass(frozen=True)
 class Row:
-    """The default user's rights, and whether a restart drops something."""
+    """The default user's permissions, and whether a restart drops records."""
 
     name: str
     default: str
     drops: list[str] = field(default_factory=list)
-    """The commands that are refused."""
+    """The refused commands."""
 
 
 ALL = [name for name, *_ in REPLAYED]
@@ -106,8 +106,8 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-async def test_what_is_said_is_what_a_restart_does(guarded: Guarded, row: Row) -> None:
-    """Where nothing is said all records come back, from SIGTERM and from kill -9; where it is said, they do not."""
+async def test_the_note_agrees_with_a_restart(guarded: Guarded, row: Row) -> None:
+    """Without a note all records are restored, after SIGTERM and after kill -9; with one they are not."""
     guarded.users((SHIPPED, row.default))
     guarded.start()
     drops = row.drops if guarded.kind == "redis7" else []
@@ -140,12 +140,12 @@ async def test_what_is_said_is_what_a_restart_does(guarded: Guarded, row: Row) -
         ({}, True),
     ],
 )
-def test_which_versions_check_the_default_users_rights(server: dict[str, str], checks: bool) -> None:
-    """Tried on real servers: 7.0.15, 8.2.3, 9.0.0, 9.1.0, 9.1.1 and 9.1.2. If unclear, the worse is assumed."""
+def test_which_versions_check_the_default_users_permissions(server: dict[str, str], checks: bool) -> None:
+    """Tested on real servers: 7.0.15, 8.2.3, 9.0.0, 9.1.0, 9.1.1 and 9.1.2. If unclear, the check is assumed."""
     assert replay_checks_rights(server) == checks
 
 
-async def test_a_store_without_a_file_replays_none(tmp_path: Path) -> None:
+async def test_a_store_without_an_append_only_file_has_no_note(tmp_path: Path) -> None:
     guarded = Guarded("redis7", tmp_path, "--appendonly", "no")
     guarded.users((SHIPPED, AS_IT_WAS))
     guarded.start()
@@ -157,8 +157,8 @@ async def test_a_store_without_a_file_replays_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("info", ["", " -info"])
-async def test_a_store_that_does_not_show_its_rights_is_doubted(tmp_path: Path, info: str) -> None:
-    """But not by its default user, who has the rights that were just used."""
+async def test_a_store_that_does_not_show_its_permissions_has_a_note(tmp_path: Path, info: str) -> None:
+    """Except for its default user, who has the permissions that were just used."""
     guarded = Guarded("redis7", tmp_path)
     guarded.users((" +acl|dryrun", info), (SHIPPED, f"user default on >{PASSWORD} ~* &* +@all -acl{info}"))
     guarded.start()
@@ -171,12 +171,12 @@ async def test_a_store_that_does_not_show_its_rights_is_doubted(tmp_path: Path, 
         guarded.end()
 
 
-async def test_rights_that_change_are_looked_at_again(guarded: Guarded) -> None:
-    """An ACL LOAD counts after a minute, and a store that is away changes nothing that was said."""
+async def test_changed_permissions_are_checked_again(guarded: Guarded) -> None:
+    """An ACL LOAD takes effect after a minute; while the store is unavailable the note stays."""
     now = 0.0
     guarded.start()
     async with opened(guarded.url) as store:
-        replay = Replay(parts_of(store).link, Keys(), lambda: now)
+        replay = ReplayCheck(parts_of(store).link, Keys(), lambda: now)
         assert await replay.note() is None
         guarded.users((SHIPPED, AS_IT_WAS), ("user playhead on", "user admin on nopass +@all\nuser playhead on"))
         with redis.Redis.from_url(f"unix://admin:x@{guarded.directory / 's'}", protocol=2) as admin:
@@ -195,9 +195,8 @@ async def test_rights_that_change_are_looked_at_again(guarded: Guarded) -> None:
         assert await replay.note() is None
 
 
-async def test_the_rights_that_are_asked_for_are_those_of_the_file(guarded: Guarded) -> None:
-    """Whatever learners and operators do: each command in a transaction of the file is among those asked for, and each
-    of these is there."""
+async def test_the_checked_commands_are_those_in_the_file(guarded: Guarded) -> None:
+    """Whatever learners and operators do: the commands in the transactions of the file are exactly the checked ones."""
     guarded.users((" +acl|dryrun", " +acl|dryrun +@all"))
     guarded.start()
     async with serving(redis_url=guarded.url) as here, serving(redis_url=guarded.url) as there:
@@ -239,9 +238,8 @@ def commands(text: bytes) -> Iterator[str]:
         yield words[0].decode().upper()
 
 
-async def test_readiness_and_the_log_say_it(tmp_path: Path) -> None:
-    """The program's log at its start, and a note of a service that is ready, which everybody may read: no address, no
-    password."""
+async def test_readiness_and_the_log_have_the_note(tmp_path: Path) -> None:
+    """In the log at startup, and in /readyz, which everybody may read: without address and password."""
     guarded = Guarded("redis7", tmp_path)
     guarded.users((SHIPPED, AS_IT_WAS))
     guarded.start()
@@ -250,7 +248,7 @@ async def test_readiness_and_the_log_say_it(tmp_path: Path) -> None:
             ready = ok(await http.get("/readyz"))
         assert ready["status"] == "ready"
         (note,) = ready["notes"]
-        assert "next restart drops records" in note
+        assert "drops records" in note
         assert PASSWORD not in note
         assert str(tmp_path) not in note
         async with serve(free_port(), "--redis-url", guarded.url) as program:

@@ -1,4 +1,4 @@
-"""A commit is told stored when the store has it where it was asked for, and not before; what a store can't do is said.
+"""A commit counts as stored only when the configured durability is reached; what a store can't do is reported.
 
 On a real primary with a real replica: Valkey, which has WAITAOF, and Redis 7.0, which has WAIT alone.
 """
@@ -48,7 +48,7 @@ async def commit(store: Store, second: int) -> None:
 
 
 async def stored(store: Store, second: int) -> None:
-    """Commit as a flusher does: again until it is there. A replica that has just come first writes a file anew."""
+    """Commit until it succeeds, as a flusher does. A replica that has just connected first rewrites its file."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             with contextlib.suppress(NotDurable):
@@ -72,13 +72,13 @@ def test_levels(text: str, level: Level) -> None:
 @pytest.mark.parametrize(
     "text", ["", "disk", "replicas", "replicas:", "replicas:0", "replicas:-1", "replicas:100", "replicas:1 "]
 )
-def test_what_is_no_level_is_refused(text: str) -> None:
+def test_invalid_levels_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="memory, fsync or replicas:N"):
         Level.parse(text)
 
 
-async def test_replicas_have_a_commit_before_it_is_told(stores: tuple[str, Replicated]) -> None:
-    """Not while there is no replica, nor while it is stopped; and then at once, on it as well."""
+async def test_replicas_have_a_commit_before_it_counts_as_stored(stores: tuple[str, Replicated]) -> None:
+    """Not while there is no replica, nor while it is stopped; afterwards immediately, and the replica has it too."""
     kind, nodes = stores
     async with opened(nodes.url, "replicas:1") as store:
         await store.check()
@@ -101,7 +101,7 @@ async def test_replicas_have_a_commit_before_it_is_told(stores: tuple[str, Repli
         assert intact(await store.record("u", "v")).seen == [1, 3]
 
 
-async def test_two_replicas_are_not_one(stores: tuple[str, Replicated]) -> None:
+async def test_one_replica_does_not_count_as_two(stores: tuple[str, Replicated]) -> None:
     _, nodes = stores
     nodes.follow()
     async with opened(nodes.url, "replicas:1") as store:
@@ -118,7 +118,7 @@ async def test_two_replicas_are_not_one(stores: tuple[str, Replicated]) -> None:
         assert "1 of 2" in str(await parts_of(store).durability.missing(parts_of(store).run))
 
 
-async def test_replica_that_writes_to_no_disk_is_not_enough_where_disks_can_be_waited_for(tmp_path: Path) -> None:
+async def test_a_replica_without_a_disk_is_not_enough_if_the_store_can_wait_for_disks(tmp_path: Path) -> None:
     with replicated("valkey", tmp_path) as nodes:
         replica = nodes.follow()
         with redis.Redis.from_url(replica.url) as client:
@@ -129,7 +129,7 @@ async def test_replica_that_writes_to_no_disk_is_not_enough_where_disks_can_be_w
                 await commit(store, 1)
 
 
-async def test_store_without_a_file_keeps_replicas_in_their_memory_and_says_so(tmp_path: Path) -> None:
+async def test_a_store_without_an_append_only_file_waits_for_memory_of_replicas_and_says_so(tmp_path: Path) -> None:
     with replicated("valkey", tmp_path, disk="no") as nodes:
         nodes.follow()
         async with opened(nodes.url, "replicas:1") as store:
@@ -144,7 +144,7 @@ async def test_store_without_a_file_keeps_replicas_in_their_memory_and_says_so(t
                 await commit(store, 2)
 
 
-async def test_too_old_a_store_is_told(tmp_path: Path) -> None:
+async def test_a_store_that_is_too_old_is_reported(tmp_path: Path) -> None:
     with replicated("redis7", tmp_path) as nodes:
         nodes.follow()
         async with opened(nodes.url, "replicas:1") as store:
@@ -154,8 +154,8 @@ async def test_too_old_a_store_is_told(tmp_path: Path) -> None:
             assert "in the memory of replicas and not on disks: it is too old for WAITAOF" in note
 
 
-async def test_fsync_on_too_old_a_store_needs_one_that_syncs_always(tmp_path: Path) -> None:
-    """It then answers nothing before it is on its disk, which is all that is asked; and that is said."""
+async def test_fsync_on_a_store_that_is_too_old_needs_appendfsync_always(tmp_path: Path) -> None:
+    """Such a store answers only after its disk has a write, which is enough; a note says so."""
     with replicated("redis7", tmp_path) as nodes, redis.Redis.from_url(nodes.url) as client:
         async with opened(nodes.url, "fsync") as store:
             await store.check()
@@ -170,7 +170,7 @@ async def test_fsync_on_too_old_a_store_needs_one_that_syncs_always(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis7"])
-async def test_who_may_not_wait_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
+async def test_a_user_without_permission_to_wait_gets_a_clear_error(kind: str, tmp_path: Path) -> None:
     node = Node(kind, tmp_path / "n", "--port", "0", "--appendonly", "yes")
     try:
         with redis.Redis.from_url(node.url) as admin:

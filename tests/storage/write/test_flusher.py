@@ -1,4 +1,4 @@
-"""When batches leave, and that nobody is told "stored" before the store has it."""
+"""When batches are committed, and that no origin is notified before the store has its reports."""
 
 import asyncio
 import contextlib
@@ -20,16 +20,16 @@ from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 
 NOW = Now(5_000, 5_000)
 NEVER_S = 3_600.0
-"""An interval that no test waits for."""
+"""An interval too long for any test."""
 
 
 class Counting(Store):
-    """A real store that counts what it is asked to commit."""
+    """A real store that records the batches it is asked to commit."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(Parts(*args, **more))
         self.batches: list[Batch] = []
-        """As they were when they came: each is emptied as its senders are told."""
+        """Copies: a batch is emptied while its origins are notified."""
         self.same: list[int] = []
         self.failures = 0
 
@@ -44,7 +44,7 @@ class Counting(Store):
 
 
 class Sender:
-    """An origin that notes what it is told, in order."""
+    """An origin that records its notifications in order."""
 
     since = 0
 
@@ -82,7 +82,7 @@ def play(seq: int = 1, session: str = "a") -> Report:
 
 
 async def nothing(batch: Batch, committed: Committed) -> None:
-    """Nobody else is told."""
+    """Nobody else needs to know."""
 
 
 def flusher_on(store: Store, interval_s: float = NEVER_S, max_reports: int = 1_000, **more: Any) -> Flusher:
@@ -115,7 +115,7 @@ def store(new_store: NewStore) -> Counting:
 
 @pytest.fixture
 async def frail(private_server: PrivateServer) -> AsyncIterator[Counting]:
-    """A store whose server the test may kill."""
+    """A store whose server a test may kill."""
     opened = Counting(private_server.url, worker="w", timeout_s=0.5)
     await opened.check()
     yield opened
@@ -125,8 +125,8 @@ async def frail(private_server: PrivateServer) -> AsyncIterator[Counting]:
 # When
 
 
-async def test_batches_leave_on_schedule(store: Counting) -> None:
-    """Batch after batch, each with what came since the last; where nothing came nothing is committed."""
+async def test_batches_are_committed_on_schedule(store: Counting) -> None:
+    """Each batch has the reports since the last one; if there are none, nothing is committed."""
     flusher = flusher_on(store, interval_s=0.01)
     async with running(flusher):
         for seq in (1, 2, 3):
@@ -139,13 +139,13 @@ async def test_batches_leave_on_schedule(store: Counting) -> None:
 
 
 @pytest.mark.parametrize(("took_s", "then_s"), [(0.0, 1.0), (0.25, 0.75), (0.5, 0.5), (0.9, 0.5), (60.0, 0.5)])
-def test_an_ack_takes_an_interval_at_most_while_the_store_keeps_up(took_s: float, then_s: float) -> None:
-    """The next flush starts early enough to end within it; a store that takes longer is not hurried."""
+def test_an_ack_takes_at_most_an_interval_while_the_store_keeps_up(took_s: float, then_s: float) -> None:
+    """The next flush starts early enough to end within it; a slower store is not flushed faster."""
     assert until_next(1.0, took_s) == then_s
 
 
-async def test_large_batch_leaves_early(store: Counting) -> None:
-    """When half of what may wait does; before that the interval is kept."""
+async def test_large_batch_is_committed_early(store: Counting) -> None:
+    """Once half of the reports that may be pending are; until then the interval applies."""
     flusher = flusher_on(store, max_reports=10)
     async with running(flusher):
         sender = Sender()
@@ -160,7 +160,7 @@ async def test_large_batch_leaves_early(store: Counting) -> None:
 
 
 async def test_hurry_ends_the_interval(store: Counting) -> None:
-    """Who only waits for what is under way need not wait for the clock."""
+    """For callers that only wait for the pending reports."""
     flusher = flusher_on(store)
     async with running(flusher):
         sender = Sender()
@@ -169,8 +169,8 @@ async def test_hurry_ends_the_interval(store: Counting) -> None:
         await sender.hears()
 
 
-async def test_immediate_lane_groups_what_comes_together(store: Counting) -> None:
-    """No interval: what comes at once shares a commit, and what comes during it the next. Two, not a hundred."""
+async def test_immediate_lane_groups_reports_that_arrive_together(store: Counting) -> None:
+    """Without an interval, reports that arrive at once share a commit, and those that arrive during it the next one."""
     flusher = flusher_on(store, interval_s=0)
     senders = [Sender() for _ in range(100)]
     async with running(flusher):
@@ -185,10 +185,10 @@ async def test_immediate_lane_groups_what_comes_together(store: Counting) -> Non
     assert intact(await store.totals("v")).viewers == 100
 
 
-async def test_immediate_lane_waits_for_company_where_there_was_some(
+async def test_immediate_lane_waits_for_others_if_the_last_batch_was_shared(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first after a batch that several shared waits a moment, and who comes meanwhile shares with it."""
+    """The first report after a batch of several origins waits a moment, so that others share its commit."""
     monkeypatch.setattr("playhead.storage.write.flusher.GATHER_S", 0.2)
     flusher = flusher_on(store, interval_s=0)
     senders = [Sender() for _ in range(4)]
@@ -204,7 +204,7 @@ async def test_immediate_lane_waits_for_company_where_there_was_some(
     assert [len(batch.origins) for batch in store.batches] == [2, 2]
 
 
-async def test_immediate_lane_makes_nobody_wait_who_is_alone(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_immediate_lane_does_not_delay_a_single_origin(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("playhead.storage.write.flusher.GATHER_S", NEVER_S)
     flusher = flusher_on(store, interval_s=0)
     async with running(flusher):
@@ -215,8 +215,8 @@ async def test_immediate_lane_makes_nobody_wait_who_is_alone(store: Counting, mo
     assert [len(batch.origins) for batch in store.batches] == [1, 1, 1]
 
 
-async def test_full_takes_nothing(store: Counting) -> None:
-    """What was refused is not stored, and not told to be."""
+async def test_a_full_batch_adds_nothing(store: Counting) -> None:
+    """A refused report is not stored, and its origin not notified."""
     flusher = flusher_on(store, max_reports=2)
     sender, late = Sender(), Sender()
     flusher.add("u", "v", play(), sender)
@@ -231,8 +231,8 @@ async def test_full_takes_nothing(store: Counting) -> None:
 # Who is told what
 
 
-async def test_everyone_is_told_once_and_outcomes_come_first(store: Counting) -> None:
-    """`after` hears of the batch before the origins do; who only touched is told as well."""
+async def test_every_origin_is_notified_once_and_outcomes_come_first(store: Counting) -> None:
+    """`after` is called before the origins are notified; an origin that only called touch is notified too."""
     order: list[str] = []
 
     async def after(batch: Batch, committed: Committed) -> None:
@@ -255,8 +255,8 @@ async def test_everyone_is_told_once_and_outcomes_come_first(store: Counting) ->
     assert second.committed[0].revs["u"] == (1, 2)
 
 
-async def test_all_who_reported_a_record_hear_of_its_outcomes(store: Counting) -> None:
-    """Each knows its own; a record's origins are not told apart by op."""
+async def test_all_origins_of_a_record_get_its_outcomes(store: Counting) -> None:
+    """Each recognises its own ops; the origins of a record are not distinguished by op."""
     flusher = flusher_on(store)
     deleting, other = Sender(), Sender()
     flusher.add("u", "v", 300, deleting)
@@ -265,8 +265,8 @@ async def test_all_who_reported_a_record_hear_of_its_outcomes(store: Counting) -
     assert deleting.outcomes == other.outcomes == [(300, Outcome.NOTHING_TO_DELETE)]
 
 
-async def test_who_is_gone_is_not_told(frail: Counting, private_server: PrivateServer) -> None:
-    """Whether it went while its reports waited, or while they were on their way; they are stored all the same."""
+async def test_a_forgotten_origin_is_not_notified(frail: Counting, private_server: PrivateServer) -> None:
+    """Whether it was forgotten before the commit or during it; its reports are stored."""
     flusher = flusher_on(frail)
     waiting, on_its_way = Sender(), Sender()
     flusher.add("u", "v", play(1), waiting)
@@ -287,10 +287,10 @@ async def test_who_is_gone_is_not_told(frail: Counting, private_server: PrivateS
 
 
 @pytest.mark.parametrize("failure", ["killed", "paused"])
-async def test_same_batch_is_tried_until_it_is_stored(
+async def test_the_same_batch_is_retried_until_it_is_stored(
     frail: Counting, private_server: PrivateServer, failure: str
 ) -> None:
-    """Unchanged, while the next one fills behind it; nobody hears "stored" before, and everybody once after."""
+    """It is unchanged while the next one fills; every origin is notified once, after it is stored."""
     flusher = flusher_on(frail, interval_s=0.01)
     first, second = Sender(), Sender()
     if failure == "killed":
@@ -318,8 +318,8 @@ async def test_same_batch_is_tried_until_it_is_stored(
     assert (record.seen, record.played_ms) == ([1, 3], 2_000)
 
 
-async def test_what_was_told_stored_survives_a_kill(frail: Counting, private_server: PrivateServer) -> None:
-    """The server dies at some moment among many flushes and comes back: what was acked is there, and nothing twice."""
+async def test_acked_reports_survive_a_killed_store(frail: Counting, private_server: PrivateServer) -> None:
+    """The server dies during many flushes and restarts: acked reports are stored, and none counts twice."""
     flusher = flusher_on(frail, interval_s=0.001)
     senders: list[Sender] = []
     async with running(flusher):
@@ -343,8 +343,8 @@ async def test_what_was_told_stored_survives_a_kill(frail: Counting, private_ser
 # The end
 
 
-async def test_drain_stores_all_that_waits(store: Counting) -> None:
-    """Without a running schedule, more than one batch if need be."""
+async def test_drain_stores_all_pending_reports(store: Counting) -> None:
+    """Without a running schedule, and in several batches if needed."""
     flusher = flusher_on(store)
     sender = Sender()
     flusher.add("u", "v", play(), sender)
@@ -355,7 +355,7 @@ async def test_drain_stores_all_that_waits(store: Counting) -> None:
 
 
 async def test_drain_gives_up_in_time(frail: Counting, private_server: PrivateServer) -> None:
-    """It says that not all is stored, and nobody was told so; a later drain makes it good."""
+    """It returns False, and no origin was notified; a later drain stores everything."""
     flusher = flusher_on(frail)
     sender = Sender()
     private_server.kill()
@@ -368,8 +368,8 @@ async def test_drain_gives_up_in_time(frail: Counting, private_server: PrivateSe
     assert intact(await frail.record("u", "v")).seen == [1, 2]
 
 
-async def test_commit_that_was_cancelled_is_made_again_by_drain(frail: Counting, private_server: PrivateServer) -> None:
-    """Stopping in the middle of a commit, which the store may have made, loses and doubles nothing."""
+async def test_drain_repeats_a_cancelled_commit(frail: Counting, private_server: PrivateServer) -> None:
+    """Stopping during a commit, which the store may have executed, loses nothing and counts nothing twice."""
     flusher = flusher_on(frail)
     sender = Sender()
     await parts_of(frail).catalogue.durations({"v"})

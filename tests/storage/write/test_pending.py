@@ -1,4 +1,4 @@
-"""The running batch: what is joined while it waits, what is not, and how much may wait."""
+"""The pending batch: which reports are joined while they wait, which are not, and how many may wait."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +16,11 @@ from playhead.storage.write.pending import APART, MAX_RUN, MAX_WAITING, Committe
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000
-"""When the batches of these tests began, ms."""
+"""When the batches of these tests started, ms."""
 
 
 class Sender:
-    """An origin that notes when its reports left."""
+    """An origin that records when its reports are committed."""
 
     since = 0
 
@@ -42,7 +42,7 @@ def beat(session: str, seq: int, at: int = SINCE) -> Report:
 
 
 def waiting(ops: Sequence[Op], origin: Origin | None = None) -> list[Op]:
-    """How `ops` wait in one delta."""
+    """The ops of a delta to which `ops` were added."""
     delta = Delta()
     for op in ops:
         delta.add(op, origin or Sender(), SINCE)
@@ -54,8 +54,8 @@ def short(ops: Sequence[Op]) -> list[object]:
 
 
 def after(ops: Sequence[Op]) -> bytes:
-    """The record that `ops` leave, but for what a run may tell differently: the registers of the position, which
-    tests/protocol/test_record.py has, and the instant of the completion."""
+    """The record after `ops`, without what joining reports may change: the position, which
+    tests/protocol/test_record.py covers, and the instant of the completion."""
     record = Record()
     for op in ops:
         record = join(record, op, 0, 900)[0] if isinstance(op, Report) else delete(record, op)[0]
@@ -65,15 +65,15 @@ def after(ops: Sequence[Op]) -> bytes:
     )
 
 
-def test_a_few_reports_wait_apart() -> None:
-    """So that the store can tell a repeat from news seq by seq."""
+def test_a_few_reports_are_kept_apart() -> None:
+    """So that the store can tell repeats from new reports by their seqs."""
     assert short(waiting([beat("a", seq) for seq in range(1, APART + 1)])) == [
         ("a", [seq]) for seq in range(1, APART + 1)
     ]
 
 
-def test_beyond_them_neighbours_of_a_session_are_joined() -> None:
-    """An outage of an hour costs a few reports of memory, and each seq is known; none holds more than MAX_RUN."""
+def test_more_consecutive_reports_of_a_session_are_joined() -> None:
+    """An outage of an hour takes the memory of a few reports, and each seq is kept; none has more than MAX_RUN."""
     ops = waiting([beat("a", seq) for seq in range(1, 721)])
     full = APART + MAX_RUN
     apart = [("a", [seq]) for seq in range(1, APART)]
@@ -83,8 +83,8 @@ def test_beyond_them_neighbours_of_a_session_are_joined() -> None:
     assert (last.first_seq, last.seq, last.played_ms) == (full, 720, (721 - full) * 1_000)
 
 
-def test_sessions_are_joined_each_with_its_own() -> None:
-    """Whatever stands between two reports of a session."""
+def test_only_reports_of_the_same_session_are_joined() -> None:
+    """Whatever is between two reports of a session."""
     ops = waiting([beat(name, seq) for seq in range(1, 31) for name in ("a", "b")])
     assert len(ops) == APART
     for name in ("a", "b"):
@@ -93,30 +93,30 @@ def test_sessions_are_joined_each_with_its_own() -> None:
 
 
 @pytest.mark.parametrize("known", [1, 5, APART, APART + 5])
-def test_report_that_comes_again_is_not_counted_again(known: int) -> None:
-    """A player that reconnects sends what it has not seen acked, while the first copy still waits."""
+def test_a_repeated_report_does_not_count_again(known: int) -> None:
+    """A player that reconnects sends unacked reports again while their first copies are still pending."""
     sent = [beat("a", seq) for seq in range(1, known + 1)]
     once, twice = waiting(sent), waiting([*sent, sent[-1]])
     assert twice == once
 
 
-def test_replay_during_an_outage_leaves_later_plays_whole() -> None:
-    """A player reconnects while the store is away, sends all again and plays on: nothing counts short."""
+def test_a_replay_during_an_outage_keeps_later_plays_complete() -> None:
+    """A player reconnects while the store is unavailable, sends everything again and plays on: no play is lost."""
     sent = [beat("a", seq) for seq in range(1, 31)]
     new = [beat("a", seq) for seq in range(31, 41)]
     assert waiting([*sent, *sent, *new]) == waiting([*sent, *new])
     assert after(waiting([*sent, *sent, *new])) == after([*sent, *new])
 
 
-def test_reports_of_before_the_batch_stay_apart() -> None:
-    """Another worker may have taken them already, or they may lie before a deletion that we don't know."""
+def test_reports_from_before_the_batch_are_kept_apart() -> None:
+    """Another worker may have them already, or they may precede a deletion that this process does not know of."""
     ops = waiting([beat("a", seq, at=SINCE - 1) for seq in range(1, 2 * APART + 1)])
     assert short(ops) == [("a", [seq]) for seq in range(1, 2 * APART + 1)]
 
 
 @pytest.mark.parametrize("of", ["a connection", "a request"])
-async def test_reports_of_before_their_origin_came_stay_apart(of: str) -> None:
-    """The player may have sent them to another process, and that may store some of them first."""
+async def test_reports_from_before_their_origin_was_opened_are_kept_apart(of: str) -> None:
+    """The player may have sent them to another process, which may store some of them first."""
     origin = Waiter() if of == "a request" else Sender()
     if isinstance(origin, Sender):
         origin.since = SINCE + 1
@@ -124,14 +124,14 @@ async def test_reports_of_before_their_origin_came_stay_apart(of: str) -> None:
     assert short(waiting(sent, origin)) == [("a", [seq]) for seq in range(1, 2 * APART + 1)]
 
 
-def test_rest_bodies_stay_apart() -> None:
-    """They have no session, and each wants its own word."""
+def test_rest_bodies_are_kept_apart() -> None:
+    """They have no session, and each needs an outcome of its own."""
     ops = waiting([report_of("", 0, SINCE, claimed=n) for n in range(1, 2 * APART + 1)])
     assert [op.claimed for op in ops if isinstance(op, Report)] == list(range(1, 2 * APART + 1))
 
 
 def test_nothing_is_joined_across_a_deletion() -> None:
-    """What was played after it would be deleted with what came before."""
+    """Later plays would be deleted together with earlier ones."""
     before = [beat("a", seq, at=SINCE) for seq in range(1, APART + 1)]
     later = beat("a", APART + 1, at=SINCE + 2)
     ops = waiting([*before, SINCE + 1, later])
@@ -140,22 +140,22 @@ def test_nothing_is_joined_across_a_deletion() -> None:
 
 
 def test_play_after_a_deletion_does_not_join_a_repeat_from_before_it() -> None:
-    """The run would have begun before the deletion, and be dropped whole."""
+    """The joined report would start before the deletion, and be dropped as a whole."""
     first = [beat("a", seq) for seq in range(1, APART + 1)]
     ops: list[Op] = [*first, SINCE + 1, first[-1], beat("a", APART + 1, at=SINCE + 2)]
     assert waiting(ops) == ops
 
 
-def test_repeat_that_waits_behind_a_deletion_stays_deleted() -> None:
-    """It is kept apart, and the store knows it for a repeat."""
+def test_a_repeat_after_a_deletion_stays_deleted() -> None:
+    """It is kept apart, and the store recognises it as a repeat."""
     first = beat("a", 1)
     assert after(waiting([first, SINCE + 1, first])) == after([first, SINCE + 1])
 
 
 @given(data=st.data())
-def test_waiting_changes_nothing(data: st.DataObject) -> None:
-    """However the reports of some sessions mix, repeats and deletions among them: the record is that of the reports
-    one by one."""
+def test_joining_pending_reports_does_not_change_the_record(data: st.DataObject) -> None:
+    """However reports of several sessions, repeats and deletions are interleaved, the record is that of the separate
+    reports."""
     streams = [
         [replaced(report, at=report.at + SINCE, first_at=report.at + SINCE) for report in stream]
         for stream in data.draw(sessions_of(3, longest=8))
@@ -166,8 +166,8 @@ def test_waiting_changes_nothing(data: st.DataObject) -> None:
     assert after(waiting(ops)) == after(ops)
 
 
-def test_one_record_has_room_for_an_envelope_and_no_more() -> None:
-    """Reports that can't be joined are refused then: nothing of the one too many is taken."""
+def test_one_record_has_room_for_an_outbox_and_no_more() -> None:
+    """Beyond that, reports that can't be joined are refused and not added."""
     sender, late = Sender(), Sender()
     delta = Delta()
     for seq in range(1, MAX_WAITING + 1):
@@ -180,8 +180,8 @@ def test_one_record_has_room_for_an_envelope_and_no_more() -> None:
     assert len(delta.ops) == MAX_WAITING
 
 
-def test_batch_that_is_full_takes_nothing() -> None:
-    """Not a new record, not one more report of a known one; and what it has is untouched."""
+def test_a_full_batch_refuses_reports() -> None:
+    """Of new records and of known ones; its content does not change."""
     pending = Pending(3, SINCE)
     sender, late = Sender(), Sender()
     for number in range(3):
@@ -198,8 +198,8 @@ def test_batch_that_is_full_takes_nothing() -> None:
     assert late.times_taken == 0
 
 
-def test_one_user_takes_their_share_and_leaves_the_rest_to_others() -> None:
-    """Counted from the first report on, though only once more wait than a share; other users have the rest."""
+def test_one_user_can_use_only_their_share() -> None:
+    """All of their reports count, although counting starts when more than a share are pending; others have the rest."""
     pending = Pending(20, SINCE, 5)
     for number in range(2):
         pending.add("calm", f"v{number}", beat("a", 1), Sender())
@@ -222,7 +222,7 @@ def test_one_user_takes_their_share_and_leaves_the_rest_to_others() -> None:
         pending.add("eager", f"v{number}", beat("a", 2), Sender())
 
 
-def test_what_is_joined_counts_once_in_a_share() -> None:
+def test_joined_reports_count_once_in_a_share() -> None:
     pending = Pending(100, SINCE, 2 * APART)
     for seq in range(1, MAX_RUN):
         pending.add("u", "v", beat("a", seq), Sender())
@@ -236,8 +236,8 @@ def test_what_is_joined_counts_once_in_a_share() -> None:
     ("user", "reports", "fits"),
     [("u", 3, True), ("u", 4, False), ("other", 5, True), ("other", 6, False), ("u", 0, True)],
 )
-def test_room_for_many_is_room_for_all_of_them(user: str, reports: int, fits: bool) -> None:
-    """A request asks before it adds the first, so that it is taken whole or not at all."""
+def test_check_room_checks_all_reports_of_a_request(user: str, reports: int, fits: bool) -> None:
+    """A request checks before it adds its first report, so that all or none of them are added."""
     pending = Pending(7, SINCE, 5)
     for number in range(2):
         pending.add("u", f"v{number}", beat("a", 1), Sender())
@@ -249,15 +249,15 @@ def test_room_for_many_is_room_for_all_of_them(user: str, reports: int, fits: bo
 
 
 def test_joined_reports_take_no_room() -> None:
-    """An outage fills memory with who is connected, not with what they send."""
+    """In an outage memory depends on the number of connections, not on the number of their reports."""
     pending = Pending(2 * APART, SINCE)
     for seq in range(1, MAX_RUN):
         pending.add("u", "v", beat("a", seq), Sender())
     assert len(pending) == APART
 
 
-def test_taking_begins_a_new_batch() -> None:
-    """Everyone in it is told once, in the order they came; there is room again."""
+def test_take_starts_a_new_batch() -> None:
+    """Every origin is notified once, in the order of their first reports; there is room again."""
     pending = Pending(2, SINCE)
     first, second, touching = Sender(), Sender(), Sender()
     pending.add("u", "v", beat("a", 1), first)
@@ -272,8 +272,8 @@ def test_taking_begins_a_new_batch() -> None:
     assert short(pending.take(SINCE + 7).deltas["u", "v"].ops) == [("a", [2])]
 
 
-def test_what_may_be_joined_is_told_from_when_the_batch_began() -> None:
-    """A report from while the last batch filled may be in another process's by now."""
+def test_reports_are_joined_only_from_the_start_of_the_batch() -> None:
+    """A report of the time of the last batch may be in another process's batch."""
     pending = Pending(100, SINCE)
     pending.take(SINCE + 50)
     for seq in range(1, APART + 3):
@@ -281,8 +281,8 @@ def test_what_may_be_joined_is_told_from_when_the_batch_began() -> None:
     assert len(pending) == APART + 2
 
 
-def test_who_is_gone_is_not_told_and_leaves_its_reports() -> None:
-    """A closed connection's plays are stored all the same."""
+def test_a_forgotten_origin_is_not_notified_and_its_reports_stay() -> None:
+    """Plays of a closed connection are stored."""
     pending = Pending(2, SINCE)
     gone = Sender()
     pending.add("u", "v", beat("a", 1), gone)
@@ -294,7 +294,7 @@ def test_who_is_gone_is_not_told_and_leaves_its_reports() -> None:
 
 
 def test_touch_alone_makes_a_batch() -> None:
-    """Who sent only what was rejected is owed an ack."""
+    """An origin all of whose reports were rejected still gets an ack."""
     pending = Pending(1, SINCE)
     assert not pending.take(SINCE)
     sender = Sender()
@@ -304,9 +304,9 @@ def test_touch_alone_makes_a_batch() -> None:
     assert (list(batch.origins), batch.deltas) == ([sender], {})
 
 
-def test_a_batch_knows_its_latest_instant_and_when_its_first_report_came() -> None:
-    """A commit believes no later instant of what is stored; of a clock that was set back meanwhile, these are later
-    than now, and were not made by another."""
+def test_a_batch_has_its_latest_instant_and_the_arrival_of_its_first_report() -> None:
+    """A commit accepts no later instants in stored records. If the clock was set back meanwhile, those of the batch are
+    later than now, although no other clock made them."""
     pending = Pending(10, SINCE)
     pending.begin(SINCE + 3)
     for op in (beat("a", 1, SINCE + 9), SINCE + 8, beat("a", 2, SINCE + 7)):
@@ -327,5 +327,5 @@ def test_a_batch_knows_its_latest_instant_and_when_its_first_report_came() -> No
     ],
     ids=["as ever", "set back behind a report", "set back behind all", "not noted", "at the beginning of time"],
 )
-def test_what_a_commit_believes(since: int, latest: int, now: int, want: tuple[int, int]) -> None:
+def test_which_stored_instants_a_commit_accepts(since: int, latest: int, now: int, want: tuple[int, int]) -> None:
     assert Instants.of(since, latest, now) == want
