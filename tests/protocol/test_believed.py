@@ -1,4 +1,4 @@
-"""A stored instant that is later than now binds nobody, and nothing else of the record changes."""
+"""Stored instants that are later than now are replaced, and nothing else of the record changes."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ instants = st.one_of(
 
 @st.composite
 def records(draw: st.DrawFn) -> Record:
-    """Of any clocks, in the order that joins leave: the watching after the deletion, the stray position the newest."""
+    """Records of any clocks, in the order that joins produce: watched after the deletion, unsettled position newest."""
     deleted_at = draw(instants)
     registers = sorted((draw(instants), draw(instants)))
     unsettled = draw(st.booleans())
@@ -46,8 +46,8 @@ def records(draw: st.DrawFn) -> Record:
 
 
 @given(record=records())
-def test_nothing_later_than_now_is_left_and_the_order_stays(record: Record) -> None:
-    """Also of the sessions: by age, none lost. What no wrong clock made is not touched; done again, nothing changes."""
+def test_no_later_instant_is_left_and_the_order_stays(record: Record) -> None:
+    """Sessions stay ordered by age, none is lost, correct instants are unchanged, and a second call changes nothing."""
     got = believed(record, NOW, BEFORE)
     assert max(got.deleted_at, got.completed_at, got.position_at, got.unsettled_at) <= NOW
     assert got.last_watched <= NOW + (record.deleted_at == NOW), "1 ms after a deletion of this very moment"
@@ -68,12 +68,12 @@ def test_nothing_later_than_now_is_left_and_the_order_stays(record: Record) -> N
 TOUCHED = ("deleted_at", "last_watched", "completed_at", "position_at", "unsettled_at", "guards")
 
 
-def test_a_record_of_right_clocks_is_left_alone() -> None:
+def test_a_record_of_correct_clocks_is_unchanged() -> None:
     assert believed(WATCHED, NOW, BEFORE) is WATCHED
 
 
 @pytest.mark.parametrize("ahead", [1, 60_000, 86_400_000, MAX_INSTANT - NOW])
-def test_now_wins_against_a_position_of_the_future(ahead: int) -> None:
+def test_a_position_now_wins_over_one_of_the_future(ahead: int) -> None:
     at = NOW + ahead
     record = replace(WATCHED, last_watched=at, position_at=at, guards=[Guard("a", 12, at, 10_000)], completed_at=at)
     record, _ = join(
@@ -84,14 +84,14 @@ def test_now_wins_against_a_position_of_the_future(ahead: int) -> None:
 
 
 @pytest.mark.parametrize("ahead", [1, 60_000, 86_400_000, MAX_INSTANT - NOW])
-def test_a_deletion_of_the_future_takes_a_play_of_now_and_no_older_one(ahead: int) -> None:
+def test_after_a_deletion_of_the_future_plays_of_now_count_and_older_ones_do_not(ahead: int) -> None:
     record = believed(Record(deleted_at=NOW + ahead, guards=[Guard("a", 12, NOW + ahead, 0, 12)]), NOW, BEFORE)
     assert join(record, Report(NOW, NOW, "b", 1, 1, [0, 9]), 0, 900)[1] is Outcome.JOINED
     assert join(record, Report(BEFORE - 1, BEFORE - 1, "c", 1, 1, [0, 9]), 0, 900)[1] is Outcome.DELETED
     assert join(record, Report(NOW, NOW, "a", 12, 12, [0, 9]), 0, 900)[1] is Outcome.DELETED, "what it had deleted"
 
 
-def test_a_deletion_now_is_not_prolonged_by_what_was_watched_in_the_future() -> None:
+def test_a_deletion_now_is_not_extended_by_a_play_of_the_future() -> None:
     record = replace(WATCHED, last_watched=FUTURE, position_at=FUTURE)
     tombstone, _ = delete(believed(record, NOW, BEFORE), NOW)
     assert tombstone.deleted_at == NOW

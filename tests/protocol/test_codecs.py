@@ -1,4 +1,4 @@
-"""Whatever the bytes: a tree or a FrameError out of the codec, a message or a PeerError out of `parse`."""
+"""For any bytes a codec returns a tree or raises FrameError; `parse` returns a message or raises PeerError."""
 
 import json
 import math
@@ -50,21 +50,21 @@ trees = st.recursive(
 )
 
 
-def only_what_is_promised(codec: Codec, frame: str | bytes) -> None:
-    """Decode and parse; anything but a message or an error of the peer fails the test by itself."""
+def decode_and_parse(codec: Codec, frame: str | bytes) -> None:
+    """Decode and parse; any exception other than a PeerError fails the test."""
     try:
         tree = codec.decode(frame)
     except FrameError as error:
         refusal = error
     else:
         assert_plain(tree)
-        parses(tree)
+        assert_parses_or_fails(tree)
         return
     assert refusal.detail
 
 
 def assert_plain(tree: Any) -> None:
-    """Without recursion: a frame may be nested as deep as its codec allows."""
+    """Check a tree without recursion: a frame may be nested as deeply as its codec allows."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -75,8 +75,8 @@ def assert_plain(tree: Any) -> None:
             waiting += node
 
 
-def refused(tree: Any) -> FrameError | InvalidMessage | None:
-    """Why `tree` is no message; None where it is one."""
+def error_of(tree: Any) -> FrameError | InvalidMessage | None:
+    """Return why `tree` is not a valid message; None where it is one."""
     try:
         message = parse(tree)
     except (FrameError, InvalidMessage) as error:
@@ -85,48 +85,48 @@ def refused(tree: Any) -> FrameError | InvalidMessage | None:
     return None
 
 
-def parses(tree: Any) -> None:
-    """It is a message, or refused in words that can be sent back."""
-    refusal = refused(tree)
+def assert_parses_or_fails(tree: Any) -> None:
+    """It is a valid message, or the error can be sent to the peer."""
+    refusal = error_of(tree)
     assert refusal is None or refusal.detail.encode()
 
 
 @given(frame=st.one_of(st.text(), st.binary()))
 def test_arbitrary_frames(frame: str | bytes) -> None:
-    """Text to the binary codec and the other way round, too."""
+    """Including text for the binary codec and bytes for the text codec."""
     for codec in CODECS.values():
-        only_what_is_promised(codec, frame)
+        decode_and_parse(codec, frame)
 
 
 @given(tree=trees)
 def test_arbitrary_trees_in_msgpack(tree: Any) -> None:
-    """What msgpack can say and JSON can't: bytes, and keys that are no text."""
+    """Including what msgpack can encode and JSON cannot: bytes, and keys that are not text."""
     try:
         frame = msgpack.packb(tree)
     except (OverflowError, TypeError, ValueError):
         frame = msgpack.packb(repr(tree))
-    only_what_is_promised(MSGPACK, frame)
+    decode_and_parse(MSGPACK, frame)
 
 
 @given(tree=trees)
-def test_arbitrary_trees_parse_or_are_refused(tree: Any) -> None:
-    """Nothing but FrameError or InvalidMessage, whose text can be sent back."""
-    parses(tree)
-    parses({**WHOLE, "type": tree})
+def test_arbitrary_trees_parse_or_raise_a_peer_error(tree: Any) -> None:
+    """The only errors are FrameError and InvalidMessage, whose text can be sent to the peer."""
+    assert_parses_or_fails(tree)
+    assert_parses_or_fails({**WHOLE, "type": tree})
 
 
 @given(frame=st.binary(min_size=1), at=st.integers(0, 200), data=st.data())
 def test_damaged_frames(frame: bytes, at: int, data: st.DataObject) -> None:
-    """A good heartbeat, cut off or with bytes written over it."""
+    """A valid heartbeat that is truncated or partly overwritten."""
     for codec, good in ((JSON, json.dumps(WHOLE).encode()), (MSGPACK, msgpack.packb(WHOLE))):
         bad = data.draw(st.sampled_from([good[:at], good[:at] + frame + good[at + len(frame) :], good + frame]))
-        only_what_is_promised(codec, bad if codec is MSGPACK else bad.decode(errors="surrogateescape"))
+        decode_and_parse(codec, bad if codec is MSGPACK else bad.decode(errors="surrogateescape"))
 
 
 @given(field=st.sampled_from([info.alias or name for name, info in Heartbeat.model_fields.items()]), value=trees)
-def test_heartbeats_with_one_field_spoilt(field: str, value: Any) -> None:
-    """It is refused with its seq wherever seq and session are sound, and never for a field that is not wrong."""
-    refusal = refused({**WHOLE, "session": "s", field: value})
+def test_heartbeats_with_one_invalid_field(field: str, value: Any) -> None:
+    """The error has the seq where seq and session are valid, and names no valid field."""
+    refusal = error_of({**WHOLE, "session": "s", field: value})
     if isinstance(refusal, FrameError):
         assert field == "type"
     elif refusal is not None and field != "type":
@@ -169,7 +169,7 @@ def test_heartbeats_with_one_field_spoilt(field: str, value: Any) -> None:
     ids=lambda frame: repr(frame[:20]),
 )
 def test_not_json(frame: str) -> None:
-    """What RFC 8259 doesn't allow, what it leaves open and players could disagree on, and what is too deep."""
+    """What RFC 8259 does not allow, what it leaves to implementations, and what is nested too deeply."""
     with pytest.raises(FrameError, match="not JSON"):
         JSON.decode(frame)
 
@@ -203,21 +203,21 @@ def test_not_json(frame: str) -> None:
     ],
 )
 def test_not_msgpack(frame: bytes) -> None:
-    """Refused before anything is reserved for what it only announces."""
+    """The error comes before memory is allocated for an announced length."""
     with pytest.raises(FrameError, match="not msgpack"):
         MSGPACK.decode(frame)
 
 
 @pytest.mark.parametrize(("codec", "frame"), [(JSON, b'{"type":"ping"}'), (MSGPACK, '{"type":"ping"}')])
 def test_frames_of_the_other_kind(codec: Codec, frame: str | bytes) -> None:
-    """Text is JSON's and binary is msgpack's."""
+    """JSON requires text frames and msgpack binary ones."""
     with pytest.raises(FrameError, match="frames only"):
         codec.decode(frame)
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e400"])
-def test_what_is_no_number_is_refused_by_its_field(word: str) -> None:
-    """Not with the whole frame: the ack can then name the heartbeat."""
+def test_nan_and_infinity_are_rejected_by_their_field(word: str) -> None:
+    """The whole frame is not, so that the ack can name the heartbeat."""
     with pytest.raises(InvalidMessage) as refusal:
         parse(JSON.decode(json.dumps({**WHOLE, "position": "X"}).replace('"X"', word)))
     assert ([field.pointer for field in refusal.value.fields], refusal.value.seq) == (["/position"], 1)
@@ -256,8 +256,8 @@ def test_what_is_no_number_is_refused_by_its_field(word: str) -> None:
         ({"lastWatched": 1_764_000_000}, "/lastWatched"),
     ],
 )
-def test_bad_field_is_named(fields: dict[str, Any], pointer: str) -> None:
-    """By a JSON pointer into what was sent; what was sent is not repeated."""
+def test_an_invalid_field_is_named(fields: dict[str, Any], pointer: str) -> None:
+    """By a JSON pointer; the error does not repeat the value."""
     with pytest.raises(InvalidMessage) as refusal:
         parse({**WHOLE, **fields})
     assert [field.pointer for field in refusal.value.fields] == [pointer]
@@ -266,21 +266,21 @@ def test_bad_field_is_named(fields: dict[str, Any], pointer: str) -> None:
 
 
 @pytest.mark.parametrize("tree", [None, 5, "hello", [], [WHOLE], {}, {"type": "dance"}, {"type": None}, {"type": []}])
-def test_what_is_no_message_at_all(tree: Any) -> None:
-    """No object, or of no known type."""
+def test_a_tree_that_is_no_message_is_a_frame_error(tree: Any) -> None:
+    """It is not an object, or its type is unknown."""
     with pytest.raises(FrameError):
         parse(tree)
 
 
 def test_unknown_fields_are_ignored_and_null_is_absent() -> None:
-    """A newer player talks to an older server; and JSON makes null of a NaN duration."""
+    """A newer player may talk to an older server, and JSON encodes a NaN duration as null."""
     message = parse({**WHOLE, "duration": None, "brandNew": [1]})
     assert isinstance(message, Heartbeat)
     assert message.duration is None
 
 
-def built(model: type[Message], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Messages of a type."""
+def messages_of(model: type[Message], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Generate messages of a type."""
     return st.fixed_dictionaries(fields).map(lambda drawn: model(**drawn))
 
 
@@ -289,7 +289,7 @@ revs = st.integers(0, MAX_SEQ)
 media_s = st.floats(0, MAX_MEDIA_S, allow_nan=False)
 names = st.text("abcXYZ019_-", min_size=1, max_size=64)
 words = st.text(st.characters(codec="utf-8"), max_size=20)
-views = built(
+views = messages_of(
     RecordView,
     user_id=st.none() | st.just(USER),
     video_id=st.just(VIDEO),
@@ -302,8 +302,10 @@ views = built(
     rev=revs,
 )
 messages = st.one_of(
-    built(Hello, device=names, session=names, user_id=st.just(USER), since=st.none() | revs, epoch=st.none() | names),
-    built(
+    messages_of(
+        Hello, device=names, session=names, user_id=st.just(USER), since=st.none() | revs, epoch=st.none() | names
+    ),
+    messages_of(
         Heartbeat,
         seq=st.integers(1, MAX_SEQ),
         video_id=st.just(VIDEO),
@@ -314,21 +316,21 @@ messages = st.one_of(
         state=st.none() | st.sampled_from(["playing", "paused", "ended"]),
         session=st.none() | names,
     ),
-    built(Sync, since=revs),
+    messages_of(Sync, since=revs),
     st.just(Ping()),
     st.just(Pong()),
-    built(Synced, rev=revs),
-    built(
+    messages_of(Synced, rev=revs),
+    messages_of(
         Ack,
         session=names,
         seq=revs,
-        rejected=st.none() | st.lists(built(Rejection, seq=revs, code=names, detail=words), max_size=2),
+        rejected=st.none() | st.lists(messages_of(Rejection, seq=revs, code=names, detail=words), max_size=2),
         capped=st.none() | st.lists(revs, max_size=3),
     ),
-    built(Progress, records=st.lists(views, max_size=3), rev=revs),
-    built(Error, code=names, title=words, detail=words),
-    built(Goodbye, code=names, retry_after=st.floats(0, 60)),
-    built(
+    messages_of(Progress, records=st.lists(views, max_size=3), rev=revs),
+    messages_of(Error, code=names, title=words, detail=words),
+    messages_of(Goodbye, code=names, retry_after=st.floats(0, 60)),
+    messages_of(
         Welcome,
         server_time=instants,
         epoch=names,
@@ -341,8 +343,8 @@ messages = st.one_of(
 
 
 @given(message=messages)
-def test_what_one_codec_writes_it_reads(message: Message) -> None:
-    """And both write the same message: the trees are equal, and a client's verb comes back as it was."""
+def test_each_codec_decodes_what_it_encodes(message: Message) -> None:
+    """Both codecs encode a message to equal trees, and a message of the client parses to the same message."""
     trees_of_both = [codec.decode(codec.encode(message)) for codec in (JSON, MSGPACK)]
     assert (
         trees_of_both[0]
@@ -353,7 +355,7 @@ def test_what_one_codec_writes_it_reads(message: Message) -> None:
         assert all(parse(tree) == message for tree in trees_of_both)
 
 
-def test_errors_of_both_layers_are_the_peers() -> None:
-    """So that one handler catches them all."""
+def test_errors_of_both_layers_are_peer_errors() -> None:
+    """One handler catches them all."""
     assert issubclass(FrameError, PeerError)
     assert issubclass(InvalidMessage, PeerError)

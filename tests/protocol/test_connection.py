@@ -1,4 +1,4 @@
-"""The conversation's state machine: what may be said when, and that nothing is acked that isn't stored."""
+"""The state machine of a connection: which message is allowed when, and that only stored reports are acked."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ HELLO = {"type": "hello", "device": "tv", "session": "page", "userId": USER}
 BEAT = {"type": "heartbeat", "seq": 1, "videoId": VIDEO, "played": [[0, 5]], "position": 5, "state": "playing"}
 SYNC, PING, AUTH = {"type": "sync", "since": 7}, {"type": "ping"}, {"type": "auth", "token": "a.b.c"}
 BAD = {**BEAT, "position": "five"}
-UNTOLD = {**BEAT, "seq": "one"}
+UNIDENTIFIED = {**BEAT, "seq": "one"}
 
 
 def in_state(state: State, codec: Codec | None = None) -> Connection:
@@ -50,7 +50,7 @@ def in_state(state: State, codec: Codec | None = None) -> Connection:
 
 
 def written(connection: Connection, tree: Any) -> str | bytes:
-    """A frame as the connection's client writes it."""
+    """Encode a frame as the client of the connection does."""
     text = isinstance(connection.encode(Pong()), str)
     return json.dumps(tree) if text else msgpack.packb(tree)
 
@@ -60,8 +60,8 @@ def read(frame: str | bytes) -> dict[str, Any]:
     return message
 
 
-def told(effects: Sequence[Effect]) -> list[Any]:
-    """Effects in short: a message's type and code, or the effect."""
+def summary(effects: Sequence[Effect]) -> list[Any]:
+    """Summarize effects: the type and code of a message, or the effect itself."""
     return [
         (read(e.frame)["type"], read(e.frame).get("code")) if isinstance(e, Send) else e
         for e in effects
@@ -76,7 +76,7 @@ def acks(connection: Connection) -> list[dict[str, Any]]:
 BAD_FRAME = [("error", "bad_frame"), Close(CloseCode.BAD_FRAME, "bad_frame")]
 NO_HELLO = [("error", "no_hello"), Close(CloseCode.NO_HELLO, "no_hello")]
 BEFORE_THE_WELCOME: list[Any] = [HELLO, BEAT, SYNC, PING, AUTH, BAD, []]
-ANYTHING: list[Any] = [HELLO, BEAT, SYNC, PING, AUTH, BAD, UNTOLD, []]
+ANYTHING: list[Any] = [HELLO, BEAT, SYNC, PING, AUTH, BAD, UNIDENTIFIED, []]
 TABLE: list[tuple[State, Any, State, list[Any]]] = [
     (State.OPENING, HELLO, State.CHECKING, [Hello]),
     (State.OPENING, {**HELLO, "userId": None, "token": "a.b.c"}, State.CHECKING, [Hello]),
@@ -101,7 +101,7 @@ TABLE: list[tuple[State, Any, State, list[Any]]] = [
     (State.OPEN, {"type": "auth"}, State.OPEN, [("error", "invalid")]),
     (State.OPEN, {**AUTH, "token": "x" * 8_193}, State.OPEN, [("error", "invalid")]),
     (State.OPEN, BAD, State.OPEN, [Touch()]),
-    (State.OPEN, UNTOLD, State.OPEN, [("error", "invalid")]),
+    (State.OPEN, UNIDENTIFIED, State.OPEN, [("error", "invalid")]),
     (State.OPEN, {**BEAT, "session": "a b"}, State.OPEN, [("error", "invalid")]),
     (State.OPEN, {**SYNC, "since": -1}, State.OPEN, [("error", "invalid")]),
     (State.OPEN, {**HELLO, "userId": "me"}, State.OPEN, [("error", "invalid")]),
@@ -116,9 +116,9 @@ TABLE: list[tuple[State, Any, State, list[Any]]] = [
 def test_every_message_in_every_state(
     codec: Codec, state: State, message: Any, after: State, effects: list[Any]
 ) -> None:
-    """What is legal does its work; what is not changes nothing but to close, with a code that tells what to do."""
+    """An allowed message has its effects. Any other closes the connection with a code that says why."""
     connection = in_state(state, codec)
-    assert told(connection.receive(written(connection, message), NOW)) == effects
+    assert summary(connection.receive(written(connection, message), NOW)) == effects
     assert connection.state is after
 
 
@@ -129,7 +129,7 @@ def test_the_table_has_every_message_in_every_state() -> None:
 
 
 def test_every_message_is_allowed_in_some_state() -> None:
-    """And a frame of an unknown type is told which types there are."""
+    """And the error for an unknown type lists all types."""
     allowed = {model for row in TRANSITIONS.values() for model in row}
     assert allowed == set(CLIENT_MESSAGES.values()) == set(get_args(ClientMessage))
     with pytest.raises(FrameError, match="type should be one of hello, heartbeat, sync, auth, ping"):
@@ -137,8 +137,8 @@ def test_every_message_is_allowed_in_some_state() -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.CHECKING])
-def test_only_a_hello_that_waits_can_be_accepted(state: State) -> None:
-    """In any other state `open` is a bug of ours and changes nothing."""
+def test_only_a_waiting_hello_can_be_accepted(state: State) -> None:
+    """In any other state `open` raises LocalError and changes nothing."""
     connection = in_state(state)
     with pytest.raises(LocalError):
         connection.open("page")
@@ -153,24 +153,24 @@ def test_only_a_hello_that_waits_can_be_accepted(state: State) -> None:
         (Problem.FORBIDDEN, CloseCode.FORBIDDEN),
     ],
 )
-def test_who_is_refused_is_told_why_and_closed(problem: Problem, code: CloseCode) -> None:
-    """Said once: nothing for a connection that is closed."""
+def test_a_refusal_reports_the_error_and_closes(problem: Problem, code: CloseCode) -> None:
+    """Once: a connection that is already closed has no effects."""
     connection = in_state(State.CHECKING)
     error = PeerError(problem, "no")
-    assert told(connection.refuse(error)) == [("error", problem.code), Close(code, problem.code)]
+    assert summary(connection.refuse(error)) == [("error", problem.code), Close(code, problem.code)]
     assert connection.state is State.CLOSED
     assert connection.refuse(error) == ()
 
 
 def test_a_token_is_never_in_a_repr() -> None:
-    """A model may end up in a log or a traceback; the token in it must not."""
+    """A model may appear in a log or a traceback; its token must not."""
     for message in ({**HELLO, "token": "secret-token"}, {**AUTH, "token": "secret-token"}):
         assert "secret-token" not in repr(parse(message))
 
 
 @pytest.mark.parametrize("message", [HELLO, BEAT, SYNC, PING, BAD, {}])
-def test_after_the_close_a_frame_is_our_own_mistake(message: Any) -> None:
-    """Raised, and nothing changes: what was taken before is still acked when it is stored."""
+def test_a_frame_after_the_close_is_a_local_error(message: Any) -> None:
+    """It is raised and changes nothing: reports accepted before are still acked when they are stored."""
     connection = in_state(State.OPEN)
     connection.receive(json.dumps(BEAT), NOW)
     connection.goodbye("restart", CloseCode.RESTART, 2.0)
@@ -183,15 +183,15 @@ def test_after_the_close_a_frame_is_our_own_mistake(message: Any) -> None:
 
 @pytest.mark.parametrize("frame", ["{", "", b"", b"\xc1", "\ud800", "[" * 300, "null"])
 @pytest.mark.parametrize("state", [State.OPENING, State.OPEN])
-def test_frame_that_cannot_be_read_ends_it(state: State, frame: str | bytes) -> None:
-    """With the reason first; in JSON a binary frame is one of them."""
+def test_an_unreadable_frame_closes_the_connection(state: State, frame: str | bytes) -> None:
+    """An error comes first. For JSON a binary frame is unreadable too."""
     connection = in_state(state)
-    assert told(connection.receive(frame, NOW)) == BAD_FRAME
+    assert summary(connection.receive(frame, NOW)) == BAD_FRAME
     assert connection.state is State.CLOSED
 
 
-def test_second_hello_does_not_take_over() -> None:
-    """Neither another user nor another session: the ack still names the first."""
+def test_a_second_hello_does_not_replace_the_session() -> None:
+    """The ack still names the first session."""
     connection = in_state(State.OPEN)
     connection.receive(json.dumps(BEAT), NOW)
     connection.receive(json.dumps({**HELLO, "userId": VIDEO, "session": "other"}), NOW)
@@ -200,8 +200,8 @@ def test_second_hello_does_not_take_over() -> None:
     assert [ack["session"] for ack in acks(connection)] == ["page"]
 
 
-def test_invalid_heartbeat_is_rejected_in_the_next_ack() -> None:
-    """By its seq, with the field; the ones around it stand."""
+def test_an_invalid_heartbeat_is_rejected_in_the_next_ack() -> None:
+    """The rejection has its seq and the field; the heartbeats around it are acked."""
     connection = in_state(State.OPEN)
     connection.receive(json.dumps(BEAT), NOW)
     connection.receive(json.dumps({**BAD, "seq": 2}), NOW)
@@ -214,10 +214,10 @@ def test_invalid_heartbeat_is_rejected_in_the_next_ack() -> None:
     assert rejected["detail"].startswith("/position: ")
 
 
-def test_heartbeat_that_cannot_be_told_leaves_no_trace_in_the_acks() -> None:
-    """An error frame at once, and the connection stays."""
+def test_a_heartbeat_without_a_valid_seq_is_reported_as_an_error() -> None:
+    """The error is sent at once, the connection stays open, and the heartbeat is part of no ack."""
     connection = in_state(State.OPEN)
-    (effect,) = connection.receive(json.dumps(UNTOLD), NOW)
+    (effect,) = connection.receive(json.dumps(UNIDENTIFIED), NOW)
     assert isinstance(effect, Send)
     assert read(effect.frame)["detail"].startswith("/seq: ")
     connection.taken()
@@ -225,8 +225,8 @@ def test_heartbeat_that_cannot_be_told_leaves_no_trace_in_the_acks() -> None:
     assert connection.state is State.OPEN
 
 
-def test_outcome_of_the_store_reaches_the_ack() -> None:
-    """And none is invented where nobody has said hello."""
+def test_an_outcome_of_the_store_is_part_of_the_ack() -> None:
+    """And a connection without a hello has no acks."""
     connection = in_state(State.OPEN)
     connection.receive(json.dumps(BEAT), NOW)
     connection.taken()
@@ -246,20 +246,20 @@ def test_outcome_of_the_store_reaches_the_ack() -> None:
         pytest.param([{**BAD, "seq": n + 1} for n in range(MAX_REJECTED + 1)], "too_many_bad", id="rejections"),
     ],
 )
-def test_who_would_fill_our_memory_is_sent_away(frames: list[dict[str, Any]], code: str) -> None:
-    """With a reason; up to the bound the connection stands."""
+def test_a_client_that_exceeds_a_memory_bound_is_disconnected(frames: list[dict[str, Any]], code: str) -> None:
+    """With an error; up to the bound the connection stays open."""
     connection = in_state(State.OPEN)
     for frame in frames[:-1]:
         connection.receive(json.dumps(frame), NOW)
     assert connection.state.name == "OPEN"
     effects = connection.receive(json.dumps(frames[-1]), NOW)
-    assert told(effects)[0] == ("error", code)
+    assert summary(effects)[0] == ("error", code)
     assert isinstance(effects[1], Close)
     assert connection.state is State.CLOSED
 
 
-def test_goodbye_tells_when_to_come_back_and_is_said_once() -> None:
-    """The message first, then the close; nothing for a connection that is closed."""
+def test_a_goodbye_has_the_retry_delay_and_is_sent_once() -> None:
+    """The message first, then the close. A connection that is already closed has no effects."""
     connection = in_state(State.OPENING)
     goodbye, close = connection.goodbye("restart", CloseCode.RESTART, 2.5)
     assert isinstance(goodbye, Send)
@@ -268,28 +268,28 @@ def test_goodbye_tells_when_to_come_back_and_is_said_once() -> None:
     assert connection.goodbye("restart", CloseCode.RESTART, 2.5) == ()
 
 
-def test_what_was_taken_is_acked_after_a_hold_and_nothing_more_is_taken() -> None:
-    """So a goodbye that follows the flush leaves no report without its ack but those the client must send again."""
+def test_after_a_hold_accepted_reports_are_acked_and_no_more_are_accepted() -> None:
+    """So after a flush and a goodbye every accepted report is acked, and the client sends the others again."""
     connection = in_state(State.OPEN)
     connection.receive(written(connection, BEAT), NOW)
     connection.hold()
     assert connection.receive(written(connection, {**BEAT, "seq": 2}), NOW) == ()
     connection.taken()
     assert [(ack["type"], ack["seq"]) for ack in acks(connection)] == [("ack", 1)]
-    assert told(connection.goodbye("restarting", CloseCode.RESTART, 2.5))[0] == ("goodbye", "restarting")
+    assert summary(connection.goodbye("restarting", CloseCode.RESTART, 2.5))[0] == ("goodbye", "restarting")
     assert connection.state is State.CLOSED
 
 
 @pytest.mark.parametrize("state", [State.OPENING, State.CHECKING, State.CLOSED])
-def test_only_an_open_conversation_is_held(state: State) -> None:
+def test_only_an_open_connection_can_be_held(state: State) -> None:
     connection = in_state(state)
     connection.hold()
     assert connection.state is state
 
 
-def test_deadline_of_the_hello() -> None:
-    """It ends who has said nothing, and nobody else."""
-    assert told(in_state(State.OPENING).no_hello()) == NO_HELLO
+def test_the_deadline_for_the_hello_closes_only_connections_without_one() -> None:
+    """In all other states it has no effects."""
+    assert summary(in_state(State.OPENING).no_hello()) == NO_HELLO
     for state in (State.CHECKING, State.OPEN, State.ENDING, State.CLOSED):
         connection = in_state(state)
         assert connection.no_hello() == ()
@@ -298,8 +298,8 @@ def test_deadline_of_the_hello() -> None:
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 @given(frames=st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40)), max_size=6), opened=st.booleans())
-def test_random_frames_raise_nothing_of_the_peers(codec: Codec, frames: list[str | bytes], opened: bool) -> None:
-    """Only LocalError, only after the close; and nothing is acked of what makes no sense."""
+def test_random_frames_raise_no_exception(codec: Codec, frames: list[str | bytes], opened: bool) -> None:
+    """Except LocalError after the close; and nothing is acked."""
     connection = in_state(State.OPEN if opened else State.OPENING, codec)
     for frame in frames:
         if connection.state is State.CLOSED:
@@ -312,7 +312,7 @@ def test_random_frames_raise_nothing_of_the_peers(codec: Codec, frames: list[str
 
 
 class Conversation(RuleBasedStateMachine):
-    """A client that says anything, a store that now and then has the batch, and our own account of both."""
+    """A client that sends anything, a store that sometimes completes the batch, and a model of both."""
 
     codec: Codec = JsonCodec()
 
@@ -320,10 +320,10 @@ class Conversation(RuleBasedStateMachine):
         super().__init__()
         self.connection = in_state(State.OPEN, self.codec)
         self.running: set[tuple[str, int]] = set()
-        self.on_its_way: set[tuple[str, int]] | None = None
+        self.committing: set[tuple[str, int]] | None = None
         self.now = NOW
 
-    def say(self, tree: dict[str, Any]) -> Sequence[Effect]:
+    def send(self, tree: dict[str, Any]) -> Sequence[Effect]:
         self.now = Now(self.now.wall + 5_000, self.now.mono + 5_000)
         return self.connection.receive(written(self.connection, tree), self.now)
 
@@ -335,7 +335,7 @@ class Conversation(RuleBasedStateMachine):
         position=st.sampled_from([0, 5, -1, "x"]),
     )
     def beat(self, seq: int, session: str | None, played: Any, position: Any) -> None:
-        effects = self.say({**BEAT, "seq": seq, "session": session, "played": played, "position": position})
+        effects = self.send({**BEAT, "seq": seq, "session": session, "played": played, "position": position})
         assert [type(e) for e in effects] in ([Take], [Touch])
         for effect in effects:
             if isinstance(effect, Take):
@@ -343,49 +343,49 @@ class Conversation(RuleBasedStateMachine):
         self.running.add((session or "page", seq))
 
     @precondition(lambda self: self.connection.state is State.OPEN)
-    @rule(tree=st.sampled_from([SYNC, PING, UNTOLD, {**SYNC, "since": None}]))
+    @rule(tree=st.sampled_from([SYNC, PING, UNIDENTIFIED, {**SYNC, "since": None}]))
     def other(self, tree: dict[str, Any]) -> None:
-        assert self.say(tree)
+        assert self.send(tree)
         assert self.connection.state is State.OPEN
 
-    @precondition(lambda self: self.on_its_way is None)
+    @precondition(lambda self: self.committing is None)
     @rule()
-    def batch_leaves(self) -> None:
+    def batch_is_taken(self) -> None:
         self.connection.taken()
-        self.on_its_way, self.running = self.running, set()
+        self.committing, self.running = self.running, set()
 
-    @precondition(lambda self: self.on_its_way is not None)
+    @precondition(lambda self: self.committing is not None)
     @rule(outcome=st.sampled_from(Outcome), seqs=st.lists(st.integers(1, 30), max_size=3))
-    def store_says(self, outcome: Outcome, seqs: list[int]) -> None:
+    def store_reports_an_outcome(self, outcome: Outcome, seqs: list[int]) -> None:
         self.connection.outcome("page", seqs, outcome)
 
-    @precondition(lambda self: self.on_its_way is not None)
+    @precondition(lambda self: self.committing is not None)
     @rule()
     def batch_is_stored(self) -> None:
-        assert self.on_its_way is not None
+        assert self.committing is not None
         sent = acks(self.connection)
         newest: dict[str, int] = {}
-        for session, seq in self.on_its_way:
+        for session, seq in self.committing:
             newest[session] = max(seq, newest.get(session, 0))
         assert {ack["session"]: ack["seq"] for ack in sent} == newest
         assert len(sent) == len(newest)
-        self.on_its_way = None
+        self.committing = None
 
     @precondition(lambda self: self.connection.state is State.OPEN)
     @rule(tree=st.sampled_from([HELLO, {"type": "dance"}]))
     def mistake(self, tree: dict[str, Any]) -> None:
-        assert any(isinstance(effect, Close) for effect in self.say(tree))
+        assert any(isinstance(effect, Close) for effect in self.send(tree))
         assert self.connection.state is State.CLOSED
 
     @precondition(lambda self: self.connection.state is State.CLOSED)
     @rule(tree=st.sampled_from([HELLO, BEAT, PING]))
     def frame_after_the_close(self, tree: dict[str, Any]) -> None:
         with pytest.raises(LocalError):
-            self.say(tree)
+            self.send(tree)
 
     @invariant()
-    def nothing_is_acked_unasked(self) -> None:
-        if self.on_its_way is None:
+    def nothing_is_acked_without_a_commit(self) -> None:
+        if self.committing is None:
             assert acks(self.connection) == []
 
 
@@ -399,25 +399,25 @@ for _case in (TestConversation, TestPackedConversation):
     _case.settings = settings(stateful_step_count=30)
 
 
-def short(connection: Connection, tree: Any) -> Sequence[Effect] | None:
+def beat_of(connection: Connection, tree: Any) -> Sequence[Effect] | None:
     frame = written(connection, tree)
     return connection.beat(frame.encode() if isinstance(frame, str) else frame, isinstance(frame, str), NOW)
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-def test_the_short_way_needs_an_open_conversation_and_a_video_that_the_long_way_has_taken(codec: Codec) -> None:
-    """Else any text would pass for an id."""
+def test_the_fast_path_requires_an_open_connection_and_a_validated_video(codec: Codec) -> None:
+    """Otherwise any text would be accepted as an id."""
     for state in (State.OPENING, State.CHECKING, State.ENDING, State.CLOSED):
-        assert short(in_state(state, codec), BEAT) is None
+        assert beat_of(in_state(state, codec), BEAT) is None
     connection = in_state(State.OPEN, codec)
     for video in ("", "x", VIDEO, VIDEO.upper()):
-        assert short(connection, {**BEAT, "videoId": video}) is None
-    (long_way,) = connection.receive(written(connection, BEAT), NOW)
-    (short_way,) = short(connection, {**BEAT, "seq": 2}) or ()
-    assert isinstance(long_way, Take)
-    assert isinstance(short_way, Take)
-    assert short_way.video_id is long_way.video_id
-    assert (long_way.report.seq, short_way.report.seq) == (1, 2)
+        assert beat_of(connection, {**BEAT, "videoId": video}) is None
+    (slow_path,) = connection.receive(written(connection, BEAT), NOW)
+    (fast_path,) = beat_of(connection, {**BEAT, "seq": 2}) or ()
+    assert isinstance(slow_path, Take)
+    assert isinstance(fast_path, Take)
+    assert fast_path.video_id is slow_path.video_id
+    assert (slow_path.report.seq, fast_path.report.seq) == (1, 2)
     other = CODECS["playhead.v1.msgpack" if codec.text else "playhead.v1.json"]
     frame = written(Connection(other, Plausibility()), {**BEAT, "seq": 3})
     assert connection.beat(frame.encode() if isinstance(frame, str) else frame, other.text, NOW) is None
@@ -436,12 +436,12 @@ def test_the_short_way_needs_an_open_conversation_and_a_video_that_the_long_way_
         max_size=12,
     ),
 )
-def test_both_ways_have_the_same_effects(codec: Codec, beats: list[tuple[int, str, Any, str, str]]) -> None:
+def test_both_paths_have_the_same_effects(codec: Codec, beats: list[tuple[int, str, Any, str, str]]) -> None:
     two = in_state(State.OPEN, codec), in_state(State.OPEN, codec)
     for seq, video, played, state, then in beats:
         tree = {**BEAT, "seq": seq, "videoId": video, "played": played, "state": state}
         frame = written(two[0], tree)
-        assert two[0].receive(frame, NOW) == (short(two[1], tree) or two[1].receive(frame, NOW))
+        assert two[0].receive(frame, NOW) == (beat_of(two[1], tree) or two[1].receive(frame, NOW))
         if then:
             for connection in two:
                 connection.taken()

@@ -1,4 +1,4 @@
-"""A line of an export holds all of a record, and a bad line is refused by the names of its fields."""
+"""A line of an export has everything about a record, and the error of an invalid line names its fields."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from playhead.protocol.intervals import MAX_INTERVALS
 from playhead.protocol.record import MAX_SESSIONS, Guard, Record
 from playhead.protocol.scalars import MAX_INSTANT, MAX_MEDIA_S, MAX_SEQ
 from playhead.storage.values.packing import pack_record
-from tests.protocol.test_merge import wild_records
+from tests.protocol.test_merge import arbitrary_records
 
 USER, VIDEO = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b001", "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b002"
 FULL = [edge for n in range(MAX_INTERVALS) for edge in (MAX_MEDIA_S - 2 * n - 1, MAX_MEDIA_S - 2 * n)]
@@ -30,9 +30,9 @@ LARGEST = Record(
 )
 
 
-@given(record=wild_records())
-def test_a_record_comes_back_as_it_was(record: Record) -> None:
-    """Every byte of what is stored, but for the rev."""
+@given(record=arbitrary_records())
+def test_a_record_is_unchanged_after_export_and_import(record: Record) -> None:
+    """Byte for byte, except the rev."""
     if record.exists or record.deleted_at:
         line = read_line(record_line(USER, VIDEO, replace(record, rev=7)))
         assert isinstance(line, RecordLine)
@@ -41,7 +41,7 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
 
 
 def test_the_largest_record_fits_a_line() -> None:
-    """With full sets and guards, and every number at its bound."""
+    """With full sets and guards, and every number at its maximum."""
     line = record_line(USER, VIDEO, LARGEST)
     assert len(line) < MAX_LINE / 5
     read = read_line(line)
@@ -81,14 +81,14 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("text", "said"), BAD, ids=[said for _, said in BAD])
-def test_what_is_no_line_is_refused(text: bytes, said: str) -> None:
-    """In words that say what is wrong, and repeat nothing of it."""
+def test_an_invalid_line_is_an_error(text: bytes, said: str) -> None:
+    """The message says what is wrong and repeats no value."""
     with pytest.raises(ValueError, match=said):
         read_line(text)
 
 
 @pytest.mark.parametrize(("name", "value", "said"), FIELDS, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(FIELDS)])
-def test_a_bad_field_is_named(name: str, value: object, said: str) -> None:
+def test_an_invalid_field_is_named(name: str, value: object, said: str) -> None:
     """Each kind of field."""
     tree = json.loads(record_line(USER, VIDEO, Record(last_watched=1_764_000_000_000, seen=[0, 5])))
     tree[name] = value

@@ -1,4 +1,4 @@
-"""Sets of seconds against Python's own sets."""
+"""Sets of seconds compared with Python's sets."""
 
 import itertools
 
@@ -13,7 +13,7 @@ seconds = st.sets(st.integers(0, 40))
 
 
 def flat(cells: set[int]) -> list[int]:
-    """The intervals of a set of seconds."""
+    """Return the intervals of a set of seconds."""
     out: list[int] = []
     for second in sorted(cells):
         if out and out[-1] == second:
@@ -24,7 +24,7 @@ def flat(cells: set[int]) -> list[int]:
 
 
 def cells(intervals: list[int]) -> set[int]:
-    """The seconds of intervals, whose form must hold: whole pairs, strictly increasing."""
+    """Return the seconds of intervals, which have to be complete pairs and strictly increase."""
     assert len(intervals) % 2 == 0
     assert all(a < b for a, b in itertools.pairwise(intervals))
     return {second for start, end in pairs(intervals) for second in range(start, end)}
@@ -32,15 +32,15 @@ def cells(intervals: list[int]) -> set[int]:
 
 @given(a=seconds, b=seconds)
 def test_union_intersection_and_size_are_those_of_sets(a: set[int], b: set[int]) -> None:
-    """And the flat form is kept: sorted, disjoint, neighbours never touching."""
+    """And the results are sorted and disjoint, and no two intervals touch."""
     assert union(flat(a), flat(b)) == flat(a | b)
     assert intersection(flat(a), flat(b)) == flat(a & b)
     assert size(flat(a)) == len(a)
 
 
 @given(a=seconds, b=seconds)
-def test_arguments_are_left_alone(a: set[int], b: set[int]) -> None:
-    """Records share lists with the records that they came from."""
+def test_arguments_are_not_changed(a: set[int], b: set[int]) -> None:
+    """Records share lists with the records they were derived from."""
     left, right = flat(a), flat(b)
     union(left, right)
     intersection(left, right)
@@ -59,19 +59,19 @@ def test_arguments_are_left_alone(a: set[int], b: set[int]) -> None:
     ],
 )
 def test_union(a: list[int], b: list[int], both: list[int]) -> None:
-    """Touching intervals are one, and what lies inside vanishes."""
+    """Touching intervals become one, and contained intervals disappear."""
     assert union(a, b) == union(b, a) == both
 
 
 def played_cells(play: Play) -> set[int]:
-    """The rule in words: a second counts when playback passes its midpoint."""
+    """Apply the rule literally: a second counts when playback passes its midpoint."""
     start, end = play
     return {c for c in range(start // 1_000, end // 1_000 + 1) if start <= c * 1_000 + 500 < end}
 
 
 @given(given_plays=plays())
 def test_coverage_counts_every_second_whose_midpoint_was_passed(given_plays: list[Play]) -> None:
-    """Once, and, of those, which at least twice."""
+    """It returns these seconds, and those among them that were passed at least twice."""
     counts = [second for play in given_plays for second in played_cells(play)]
     once, twice = coverage(given_plays)
     assert cells(once) == set(counts)
@@ -79,8 +79,8 @@ def test_coverage_counts_every_second_whose_midpoint_was_passed(given_plays: lis
 
 
 @given(edges=st.tuples(media_ms, media_ms).map(sorted), cuts=st.lists(media_ms, max_size=6))
-def test_cutting_a_play_loses_and_doubles_nothing(edges: list[int], cuts: list[int]) -> None:
-    """At any points, exactly on a second's midpoint too: the pieces credit the same seconds, each once."""
+def test_the_pieces_of_a_cut_play_credit_each_second_once(edges: list[int], cuts: list[int]) -> None:
+    """Wherever the play is cut, even exactly at the midpoint of a second."""
     start, end = edges
     points = [start, *sorted(cut for cut in cuts if start <= cut <= end), end]
     pieces = list(itertools.pairwise(points))
@@ -92,7 +92,7 @@ def test_cutting_a_play_loses_and_doubles_nothing(edges: list[int], cuts: list[i
     ("ms", "first"), [(0, 0), (1, 0), (500, 0), (501, 1), (999, 1), (1_000, 1), (1_500, 1), (1_501, 2)]
 )
 def test_cell(ms: int, first: int) -> None:
-    """Exactly on the midpoint the second still lies ahead."""
+    """A play that starts exactly at the midpoint credits the second."""
     assert cell(ms) == first
 
 
@@ -110,5 +110,5 @@ def test_cell(ms: int, first: int) -> None:
     ],
 )
 def test_coverage_of_one_play(play: Play, credited: list[int]) -> None:
-    """By midpoints: half a second before one and half a second after it is the whole second."""
+    """The midpoint decides: a play around it credits the whole second."""
     assert coverage([play]) == (credited, [])

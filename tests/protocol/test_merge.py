@@ -1,4 +1,4 @@
-"""The join of whole records: order and repetition don't matter, no play counts twice, and what was deleted stays so."""
+"""Merges of whole records: they commute, are idempotent, count no play twice, and what was deleted stays deleted."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,43 +24,53 @@ def after(ops: Sequence[Op], record: Record | None = None) -> Record:
     return record
 
 
-def plain(record: Record) -> bytes:
-    """Every byte but the rev."""
+def bytes_without_rev(record: Record) -> bytes:
+    """Return the stored bytes with rev 0."""
     return pack_record(replace(record, rev=0))
 
 
-def lattice(record: Record) -> bytes:
-    """What associates without exception."""
-    return plain(replace(record, played_ms=0, again=[], completed_at=0))
+def associative_part(record: Record) -> bytes:
+    """Return the part of a record that associates without exception."""
+    return bytes_without_rev(replace(record, played_ms=0, again=[], completed_at=0))
 
 
-def wild_records() -> st.SearchStrategy[Record]:
-    """What wild histories of few or of too many sessions leave, deletions among them."""
+def arbitrary_records() -> st.SearchStrategy[Record]:
+    """Generate records of arbitrary histories, with few or too many sessions, and with deletions."""
     few = wild_ops(["a", "b", "c"])
     many = wild_ops([f"s{n}" for n in range(MAX_SESSIONS + 6)])
     return st.one_of(st.lists(few, max_size=8), st.lists(many, min_size=18, max_size=30)).map(after)
 
 
-@given(a=wild_records(), b=wild_records())
-def test_commutes_and_repeats_change_nothing(a: Record, b: Record) -> None:
-    """Byte for byte, of any two records; the empty record adds nothing; the result is one that the store can hold."""
+@given(a=arbitrary_records(), b=arbitrary_records())
+def test_merges_commute_and_are_idempotent(a: Record, b: Record) -> None:
+    """Byte for byte, for any two records. The empty record adds nothing, and the store accepts the result."""
     before = pack_record(a), pack_record(b)
     both = merge(a, b)
-    assert plain(merge(b, a)) == plain(both)
-    assert plain(merge(both, a)) == plain(merge(both, b)) == plain(merge(both, both)) == plain(both)
-    assert plain(merge(a, Record())) == plain(merge(Record(), a)) == plain(a) == plain(merge(a, a))
+    assert bytes_without_rev(merge(b, a)) == bytes_without_rev(both)
+    assert (
+        bytes_without_rev(merge(both, a))
+        == bytes_without_rev(merge(both, b))
+        == bytes_without_rev(merge(both, both))
+        == bytes_without_rev(both)
+    )
+    assert (
+        bytes_without_rev(merge(a, Record()))
+        == bytes_without_rev(merge(Record(), a))
+        == bytes_without_rev(a)
+        == bytes_without_rev(merge(a, a))
+    )
     assert (pack_record(a), pack_record(b)) == before, "arguments are left alone"
     assert unpack_record(pack_record(both)) == both
     assert set(seconds(both.again)) <= set(seconds(both.seen))
 
 
-@given(a=wild_records(), b=wild_records(), c=wild_records())
-def test_associates(a: Record, b: Record, c: Record) -> None:
-    """All but the two sums, a completion told from the merge itself, and the guards past MAX_SESSIONS."""
+@given(a=arbitrary_records(), b=arbitrary_records(), c=arbitrary_records())
+def test_merges_associate(a: Record, b: Record, c: Record) -> None:
+    """Except the two sums, a completion by the merge itself, and the guards beyond MAX_SESSIONS."""
     left, right = merge(merge(a, b), c), merge(a, merge(b, c))
     if len({g.session for r in (a, b, c) for g in r.guards}) > MAX_SESSIONS:
         left, right = replace(left, guards=[]), replace(right, guards=[])
-    assert lattice(left) == lattice(right)
+    assert associative_part(left) == associative_part(right)
 
 
 def seconds(flat: list[int]) -> list[int]:
@@ -68,35 +78,37 @@ def seconds(flat: list[int]) -> list[int]:
 
 
 @given(data=st.data())
-def test_stores_apart_join_to_what_one_store_would_have(data: st.DataObject) -> None:
-    """Sessions that each went to one of several stores: the record of all reports, to the ms, in any order."""
+def test_records_of_separate_stores_merge_to_the_record_of_one_store(data: st.DataObject) -> None:
+    """Where each session used one of the stores the result is exactly the record of all reports, in any order."""
     streams = data.draw(sessions_of(6))
     homes = [data.draw(st.integers(0, 2)) for _ in streams]
     stores = [after([r for s, home in zip(streams, homes, strict=True) if home == n for r in s]) for n in range(3)]
     one = after([report for stream in streams for report in stream])
     first, second, third = data.draw(st.permutations(stores))
     for joined in (merge(merge(first, second), third), merge(first, merge(second, third))):
-        assert plain(replace(joined, completed_at=0)) == plain(replace(one, completed_at=0))
+        assert bytes_without_rev(replace(joined, completed_at=0)) == bytes_without_rev(replace(one, completed_at=0))
         assert (joined.completed_at > 0) == (one.completed_at > 0)
 
 
 @given(data=st.data())
 def test_an_older_state_of_a_record_adds_nothing(data: st.DataObject) -> None:
-    """A backup into the store that it was made of, deletions in between or not, more sessions than are remembered."""
+    """A backup merged into its own store, with deletions in between and with more sessions than are remembered."""
     names = [f"s{n}" for n in range(data.draw(st.sampled_from([2, MAX_SESSIONS + 6])))]
     ops = data.draw(st.lists(wild_ops(names), max_size=30))
     now = 0
     timed: list[Op] = []
-    for op in ops:  # a store's own history: nothing happens after its receipt, deletions are made at theirs
+    for op in ops:  # nothing happens after its receipt, deletions happen at it
         now += 100
         timed.append(now if isinstance(op, int) else shifted(op, now - data.draw(st.integers(0, 50))))
     cut = data.draw(st.integers(0, len(timed)))
     backup = after(timed[:cut])
     live = after(timed[cut:], backup)
     got = merge(live, backup)
-    if len(names) > MAX_SESSIONS:  # a session that was forgotten and came back may have an older seq than the backup
+    if (
+        len(names) > MAX_SESSIONS
+    ):  # a session that was forgotten and reported again may have an older seq than in the backup
         got, live = replace(got, guards=[]), replace(live, guards=[])
-    assert plain(got) == plain(live)
+    assert bytes_without_rev(got) == bytes_without_rev(live)
 
 
 def shifted(report: Report, at: int) -> Report:
@@ -105,9 +117,9 @@ def shifted(report: Report, at: int) -> Report:
 
 
 @given(data=st.data())
-def test_no_play_ever_counts_twice(data: st.DataObject) -> None:
-    """Each store holds some beginning of each session, overlapping as it may, and they merge in any tree, with repeats:
-    never more is counted than was played, never less than one store knew, and what was seen is all there."""
+def test_no_play_counts_twice(data: st.DataObject) -> None:
+    """Each store has the beginnings of some sessions, which may overlap, and the records merge in any order and with
+    repeats. The sums never exceed what was played nor fall below one store's, and every seen second is there."""
     number = data.draw(st.sampled_from([3, MAX_SESSIONS + 4]))
     streams = [
         [report_of(f"s{n}", seq, 10 * seq + n, [(1_000 * a, 1_000 * (a + 3))]) for seq, a in enumerate(starts, 1)]
@@ -132,8 +144,8 @@ def test_no_play_ever_counts_twice(data: st.DataObject) -> None:
     assert set(seconds(got.again)) <= {second for second, count in counts.items() if count > 1}
 
 
-def test_stores_that_went_on_from_a_common_past_count_short() -> None:
-    """What each played since can't be told from what both knew: the larger sum stays, all that was seen is joined."""
+def test_sums_are_too_low_for_stores_with_a_common_past() -> None:
+    """New plays cannot be distinguished from common ones: the larger sum stays, and the seen seconds are joined."""
     past = after([report_of("old", 1, 10, [(0, 60_000)])])
     here = after([report_of("here", 1, 20, [(60_000, 90_000)])], past)
     there = after([report_of("there", 1, 30, [(0, 20_000)])], past)
@@ -141,16 +153,16 @@ def test_stores_that_went_on_from_a_common_past_count_short() -> None:
     assert (got.played_ms, got.seen, got.again) == (90_000, [0, 90], [0, 20])
 
 
-def test_full_lists_of_sessions_count_short() -> None:
-    """Either may have forgotten sessions that the other counts."""
+def test_sums_are_too_low_for_full_lists_of_sessions() -> None:
+    """Either record may have forgotten sessions that the other counts."""
     here = after([report_of(f"h{n}", 1, 10 + n, [(0, 1_000)]) for n in range(MAX_SESSIONS)])
     there = after([report_of("t", 1, 99, [(0, 5_000)])])
     assert merge(here, there).played_ms == 16_000
     assert merge(here, there).again == [0, 1], "the second that both saw is there already"
 
 
-def test_plays_of_no_known_session_are_not_added() -> None:
-    """Such a record was not made by us; it may be the same as the other."""
+def test_plays_without_a_session_are_not_added() -> None:
+    """This service writes no such record, and its plays may be those of the other."""
     strange = Record(last_watched=9, played_ms=5_000, seen=[0, 5])
     assert merge(strange, strange) == strange
     assert merge(strange, after([report_of("a", 1, 9, [(0, 4_000)])])).played_ms == 5_000
@@ -158,8 +170,8 @@ def test_plays_of_no_known_session_are_not_added() -> None:
 
 @pytest.mark.parametrize("when", [50, 500])
 def test_the_later_deletion_wins(when: int) -> None:
-    """Also over what was watched after it by who did not know of it: a record can't tell that apart. Reports of the
-    sessions that it buried stay out."""
+    """Also over plays after it in the store that did not know it, which a record cannot distinguish. Reports of the
+    deleted sessions are still dropped."""
     deleted = after([report_of("a", 1, 100, [(0, 5_000)]), 200])
     other = after([report_of("b", 3, when, [(0, 9_000)], position_ms=9_000, claimed=50)])
     got = merge(deleted, other)
@@ -168,8 +180,8 @@ def test_the_later_deletion_wins(when: int) -> None:
     assert after([report_of("b", 4, 600, [(0, 2_000)])], got).seen == [0, 2]
 
 
-def test_one_deletion_in_both_and_new_plays_in_each() -> None:
-    """What both have watched since is added, as if nothing had been before."""
+def test_plays_after_a_deletion_in_both_records_are_added() -> None:
+    """As if there had been nothing before the deletion."""
     deleted = after([report_of("a", 5, 100, [(0, 50_000)]), 200])
     here = after([report_of("a", 6, 300, [(0, 3_000)])], deleted)
     there = after([report_of("b", 1, 300, [(2_000, 8_000)])], deleted)
@@ -177,8 +189,8 @@ def test_one_deletion_in_both_and_new_plays_in_each() -> None:
     assert (got.deleted_at, got.played_ms, got.seen, got.again) == (200, 9_000, [0, 8], [2, 3])
 
 
-def test_both_parts_of_a_video_complete_it() -> None:
-    """Neither record is complete and both together are; the catalogue's duration counts where there is one."""
+def test_two_incomplete_records_can_complete_the_video() -> None:
+    """By the duration in the catalogue, where there is one."""
     here = after([report_of("a", 1, 100, [(0, 30_000)], duration_ms=60_000)])
     there = after([report_of("b", 1, 200, [(30_000, 60_000)], duration_ms=60_000)])
     assert merge(here, there).completed_at == 200
@@ -186,8 +198,8 @@ def test_both_parts_of_a_video_complete_it() -> None:
     assert (got.completed_at, got.duration_ms) == (0, 100_000)
 
 
-def test_too_many_intervals_leave_the_longest() -> None:
-    """MAX_INTERVALS of them, the same ones when merged again."""
+def test_of_too_many_intervals_the_longest_stay() -> None:
+    """MAX_INTERVALS of them, and the same ones when merged again."""
     here = Record(last_watched=1, seen=[edge for n in range(MAX_INTERVALS) for edge in (10 * n, 10 * n + 2)])
     there = Record(last_watched=1, seen=[edge for n in range(MAX_INTERVALS) for edge in (10 * n + 5, 10 * n + 8)])
     got = merge(here, there)

@@ -1,4 +1,4 @@
-"""The join: what must not depend on order, batching or repetition, and the rules a reader can follow by hand."""
+"""The join: what does not depend on order, batching and repetition, and examples of each rule."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ THRESHOLD = 900
 
 
 def after(ops: Iterable[Op], record: Record | None = None, catalogue_ms: int = 0, threshold: int = THRESHOLD) -> Record:
-    """The record that `ops` leave."""
+    """Return the record after `ops`."""
     record = record or Record()
     for op in ops:
         record, _ = join(record, op, catalogue_ms, threshold) if isinstance(op, Report) else delete(record, op)
@@ -49,7 +49,7 @@ def after(ops: Iterable[Op], record: Record | None = None, catalogue_ms: int = 0
 
 
 def state(record: Record) -> tuple[bytes, bool]:
-    """What may not depend on order: every byte, but of the completion only whether."""
+    """Return what must not depend on order: every byte, but of the completion only whether there is one."""
     return pack_record(replace(record, rev=0, completed_at=0)), record.completed_at > 0
 
 
@@ -61,9 +61,9 @@ def seconds(flat: list[int]) -> set[int]:
 
 
 @given(data=st.data())
-def test_any_order_and_any_repeats_give_the_same_record(data: st.DataObject) -> None:
-    """Up to 16 sessions, each in its own order, REST's bodies anywhere, parts of a session sent again in its order:
-    byte for byte the record of one session after the other, each report once."""
+def test_order_and_repetition_do_not_matter(data: st.DataObject) -> None:
+    """Up to 16 sessions in any interleaving that keeps each one's order, with REST bodies anywhere and with repeated
+    parts, result byte for byte in the record of one session after the other."""
     streams = data.draw(sessions_of(MAX_SESSIONS, longest=3))
     rest = data.draw(st.lists(rest_reports(), max_size=3))
     catalogue_ms = data.draw(st.sampled_from([0, 0, 30_500]))
@@ -76,7 +76,7 @@ def test_any_order_and_any_repeats_give_the_same_record(data: st.DataObject) -> 
 
 
 def assert_completed_in_bounds(record: Record, given_reports: list[Report]) -> None:
-    """Not before the reports that had happened could suffice, and not after the last moment watched."""
+    """Check that completion is not before the reports until then suffice, and not after the last instant watched."""
     if record.completed_at:
         by_time = sorted(given_reports, key=lambda report: report.at)
         suffices = next(
@@ -88,8 +88,8 @@ def assert_completed_in_bounds(record: Record, given_reports: list[Report]) -> N
 
 
 @given(data=st.data())
-def test_the_whole_history_again_changes_nothing(data: st.DataObject) -> None:
-    """Not even the instant of completion."""
+def test_repeating_the_whole_history_changes_nothing(data: st.DataObject) -> None:
+    """Including the instant of completion."""
     history = data.draw(interleaved(data.draw(sessions_of(MAX_SESSIONS, longest=3))))
     record = after(history)
     assert after(history, record) == record
@@ -97,7 +97,7 @@ def test_the_whole_history_again_changes_nothing(data: st.DataObject) -> None:
 
 @given(data=st.data())
 def test_a_record_only_grows_until_it_is_deleted(data: st.DataObject) -> None:
-    """Whatever comes: no second, no claim and no completion is taken back by watching; `again` is part of `seen`."""
+    """No report removes a second, lowers the claim or undoes the completion; `again` is a subset of `seen`."""
     record = Record()
     for op in data.draw(st.lists(wild_ops(["a", "b", "c"]), max_size=30)):
         was, record = record, after([op], record)
@@ -115,8 +115,8 @@ def test_a_record_only_grows_until_it_is_deleted(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-def test_join_leaves_its_arguments_alone(data: st.DataObject) -> None:
-    """A record that was handed out is not changed behind its reader's back."""
+def test_join_does_not_change_its_arguments(data: st.DataObject) -> None:
+    """A record does not change while somebody else holds it."""
     history = data.draw(st.lists(wild_ops(["a", "b"]), min_size=1, max_size=10))
     record = after(history[:-1])
     packed, op = pack_record(record), repr(history[-1])
@@ -124,11 +124,11 @@ def test_join_leaves_its_arguments_alone(data: st.DataObject) -> None:
     assert (pack_record(record), repr(history[-1])) == (packed, op)
 
 
-# Counting: never double
+# Counting: never twice
 
 
 class Multiset:
-    """The exact account, which forgets no session: how often each second was played, each heartbeat counted once."""
+    """An exact model that forgets no session: how often each second was played, counting each heartbeat once."""
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()
@@ -153,7 +153,7 @@ class Multiset:
 
 @given(data=st.data())
 def test_up_to_sixteen_sessions_are_counted_exactly(data: st.DataObject) -> None:
-    """`seen`, `again` and `played_ms` are those of an account that forgets nothing."""
+    """`seen`, `again` and `played_ms` equal those of a model that forgets nothing."""
     streams = data.draw(sessions_of(MAX_SESSIONS, longest=3))
     exact = Multiset()
     record = Record()
@@ -165,9 +165,9 @@ def test_up_to_sixteen_sessions_are_counted_exactly(data: st.DataObject) -> None
 
 
 @given(data=st.data())
-def test_forgotten_sessions_count_short_and_never_double(data: st.DataObject) -> None:
-    """With more sessions than the guard remembers, whatever is repeated and however late: coverage is exact, the
-    two counters are at most what was really played."""
+def test_forgotten_sessions_are_never_counted_twice(data: st.DataObject) -> None:
+    """With more sessions than a record remembers and with late repeats, coverage is exact and the two sums are at most
+    what was played."""
     names = [f"s{n}" for n in range(MAX_SESSIONS + 8)]
     last: Counter[str] = Counter()
     given_so_far: list[Report] = []
@@ -190,23 +190,23 @@ def test_forgotten_sessions_count_short_and_never_double(data: st.DataObject) ->
     assert record.played_ms <= exact.played_ms
 
 
-def test_session_older_than_all_that_are_remembered_adds_coverage_only() -> None:
-    """It can't be told from a repeat, so it is taken for one."""
+def test_a_session_older_than_all_remembered_ones_adds_coverage_only() -> None:
+    """It cannot be distinguished from a repeat, and counts as one."""
     record = after([report_of(f"s{n}", 1, 100 + n, [(0, 1_000)]) for n in range(MAX_SESSIONS)])
     late = after([report_of("late", 1, 50, [(0, 9_000)])], record)
     assert (late.seen, late.again, late.played_ms) == ([0, 9], record.again, record.played_ms)
     assert late.guards == record.guards
 
 
-def test_newer_session_pushes_the_oldest_out() -> None:
-    """The 16 newest by their last moment are remembered; of two at one moment the larger name is the newer."""
+def test_a_newer_session_replaces_the_oldest() -> None:
+    """The 16 newest by their last instant are remembered; of two at the same instant the larger name is newer."""
     record = after([report_of(f"s{n:02}", 1, 100, [(0, 1_000)]) for n in range(MAX_SESSIONS)])
     record = after([report_of("zz", 1, 100, [(0, 1_000)])], record)
     assert [g.session for g in record.guards] == [*(f"s{n:02}" for n in range(1, MAX_SESSIONS)), "zz"]
     assert record.played_ms == (MAX_SESSIONS + 1) * 1_000
 
 
-# Runs: reports that were joined while they waited
+# Runs: reports that were combined while they were pending
 
 
 @st.composite
@@ -220,11 +220,11 @@ def joined(run: Sequence[Report]) -> Report:
 
 
 @given(context=sessions_of(4), run=runs(), data=st.data())
-def test_joining_neighbours_first_changes_nothing(
+def test_combining_consecutive_reports_first_changes_nothing(
     context: list[list[Report]], run: list[Report], data: st.DataObject
 ) -> None:
-    """A new run comes to the same record as its reports one by one. One exception: where the session settles within
-    the run, the run's earlier positions count as settled too, so the two position registers may differ."""
+    """A new run results in the same record as its reports one by one, with one exception: where the session settles
+    within the run, its earlier positions count as settled too, so the two position registers may differ."""
     run = [replaced(report, session="run") for report in run]
     before = after(data.draw(interleaved(context)))
     split = data.draw(st.integers(0, len(run)))
@@ -234,38 +234,38 @@ def test_joining_neighbours_first_changes_nothing(
     settled_before = any(g.session == "run" and g.settle_ms == SETTLE_MS for g in before.guards)
     settled_after = any(g.session == "run" and g.settle_ms == SETTLE_MS for g in one_by_one.guards)
     if settled_after and not settled_before:
-        one_by_one, at_once = unplaced(one_by_one), unplaced(at_once)
+        one_by_one, at_once = without_position(one_by_one), without_position(at_once)
     assert state(at_once) == state(one_by_one)
 
 
-def unplaced(record: Record) -> Record:
+def without_position(record: Record) -> Record:
     return replace(record, position_ms=ABSENT, position_at=0, unsettled_ms=ABSENT, unsettled_at=0)
 
 
-def test_seek_anywhere_in_a_run_settles_it() -> None:
-    """As it does when the reports come one by one."""
+def test_a_seek_anywhere_in_a_run_settles_it() -> None:
+    """As it does for the reports one by one."""
     run = [report_of("a", 1, 10, seek=True), report_of("a", 2, 20, [(0, 1_000)], 1_000)]
     assert after([joined(run)]).guards == after(run).guards
     assert after(run).guards[0].settle_ms == SETTLE_MS
 
 
-def test_run_begins_at_its_earliest_moment() -> None:
-    """Its reports need not be in the order of their moments: a deletion between two of them drops it all the same."""
+def test_a_run_begins_at_its_earliest_instant() -> None:
+    """Its reports may have instants in any order: a deletion between two of them drops the run."""
     run = report_of("b", 1, 650, [(0, 5_000)]).then(report_of("b", 2, 550, [(5_000, 9_000)]))
     record = after([report_of("a", 1, 500), 600])
     assert (run.first_at, run.at) == (550, 650)
     assert join(record, run, 0, THRESHOLD) == (record, Outcome.DELETED)
 
 
-def test_run_whose_first_report_is_stored_already_counts_short() -> None:
-    """The edge of "partly": it begins with exactly the last seq that is known."""
+def test_a_run_whose_first_report_is_already_stored_adds_no_sums() -> None:
+    """The boundary case of a partial repeat: the run begins with exactly the last known seq."""
     run = [report_of("a", seq, seq, [(0, 5_000)]) for seq in (1, 2, 3)]
     record = after([joined(run[1:])], after(run[:2]))
     assert (record.played_ms, record.guards[0].seq) == (10_000, 3)
 
 
-def test_run_that_settles_within_itself_counts_as_settled() -> None:
-    """The exception by hand: 4 s and then 6 s more. One by one the first position is a stray's until the second."""
+def test_a_run_that_reaches_the_settle_limit_counts_as_settled() -> None:
+    """An example of the exception: 4 s, then 6 s. One by one, the first position is unsettled until the second."""
     first = report_of("a", 1, 20, [(0, 4_000)], position_ms=4_000)
     second = report_of("a", 2, 10, [(4_000, 10_000)], position_ms=10_000)
     one_by_one, at_once = after([first, second]), after([first.then(second)])
@@ -276,15 +276,15 @@ def test_run_that_settles_within_itself_counts_as_settled() -> None:
 
 @given(run=runs().filter(lambda run: len(run) > 1), data=st.data())
 def test_then_associates(run: list[Report], data: st.DataObject) -> None:
-    """However neighbours are grouped, the run is the same."""
+    """The run is the same however consecutive reports are grouped."""
     split = data.draw(st.integers(1, len(run) - 1))
     assert joined(run[:split]).then(joined(run[split:])) == joined(run)
 
 
 @given(run=runs(), data=st.data())
-def test_partly_repeated_run_counts_short_and_never_double(run: list[Report], data: st.DataObject) -> None:
-    """Some of it is stored already: coverage is exact, the counters at most what was played, and a repeat of the
-    parts adds nothing."""
+def test_a_partly_repeated_run_is_never_counted_twice(run: list[Report], data: st.DataObject) -> None:
+    """Where some of it is already stored, coverage is exact, the sums are at most what was played, and repeated parts
+    add nothing."""
     exact = Multiset()
     for report in run:
         exact.add(report)
@@ -301,7 +301,7 @@ def test_partly_repeated_run_counts_short_and_never_double(run: list[Report], da
 
 @given(run=runs(), data=st.data())
 def test_parts_of_a_stored_run_are_repeats(run: list[Report], data: st.DataObject) -> None:
-    """The player sends singly what arrived as one: nothing changes, cut again in any way."""
+    """A run that is sent again in any other grouping changes nothing."""
     record = after([joined(run)])
     again = [joined(part) for part in data.draw(batched(run))]
     assert after(again, record) == record
@@ -311,8 +311,8 @@ def test_parts_of_a_stored_run_are_repeats(run: list[Report], data: st.DataObjec
 
 
 @given(data=st.data())
-def test_nothing_that_happened_before_a_deletion_returns(data: st.DataObject) -> None:
-    """After a deletion, from any session, however late and however often: only what happened after `deletedAt`."""
+def test_nothing_before_a_deletion_returns(data: st.DataObject) -> None:
+    """Late and repeated reports of any session are dropped unless they happened after `deletedAt`."""
     streams = data.draw(sessions_of(6))
     arriving = [data.draw(with_repeats(stream)) for stream in streams]
     record = Record()
@@ -339,28 +339,28 @@ def test_nothing_that_happened_before_a_deletion_returns(data: st.DataObject) ->
         assert join(gone, op, 0, THRESHOLD) == (gone, Outcome.DELETED)
 
 
-def test_deletion_covers_all_that_the_record_holds() -> None:
-    """Though another server's clock, which is ahead, has given it a later moment."""
+def test_a_deletion_covers_everything_in_the_record() -> None:
+    """Even if another server, whose clock is ahead, has given it a later instant."""
     record = after([report_of("a", 1, 500, [(0, 5_000)]), 400])
     assert (record.deleted_at, record.exists, record.guards[0].session) == (500, False, "a")
 
 
-def test_late_repeat_stays_deleted_though_its_age_was_measured_anew() -> None:
-    """The player computes `age` when it sends again, so a repeat may seem to have happened just after the deletion."""
+def test_a_late_repeat_with_a_newly_computed_age_stays_deleted() -> None:
+    """A player computes `age` when it sends again, so a repeat may appear to have happened just after the deletion."""
     record = after([report_of("a", 1, 500, [(0, 5_000)]), 501])
     assert join(record, report_of("a", 1, 503, [(0, 5_000)]), 0, THRESHOLD) == (record, Outcome.DELETED)
 
 
-def test_run_that_began_before_the_deletion_is_dropped_whole() -> None:
-    """What of it came after can't be told apart any more; reports only become runs where no deletion lies between
-    them that the worker knows of."""
+def test_a_run_that_began_before_the_deletion_is_dropped_entirely() -> None:
+    """The part after the deletion cannot be distinguished. Reports are only combined where the worker knows of no
+    deletion between them."""
     record = after([report_of("a", 1, 500, [(0, 5_000)]), 600])
     run = report_of("b", 1, 550, [(0, 5_000)]).then(report_of("b", 2, 650, [(5_000, 9_000)]))
     assert join(record, run, 0, THRESHOLD) == (record, Outcome.DELETED)
 
 
-def test_watching_after_the_deletion_starts_afresh() -> None:
-    """With nothing of the old: not the claim, not the duration, not the completion."""
+def test_watching_after_a_deletion_starts_a_new_record() -> None:
+    """It has nothing of the old one: no claim, no duration, no completion."""
     old = report_of("a", 1, 500, [(0, 60_000)], 60_000, claimed=60, duration_ms=DURATION_MS)
     record = after([old, 600, report_of("a", 2, 700, [(0, 3_000)])])
     assert (record.seen, record.claimed, record.played_ms, record.duration_ms) == ([0, 3], 0, 3_000, 0)
@@ -376,13 +376,13 @@ def test_watching_after_the_deletion_starts_afresh() -> None:
         pytest.param(after([report_of("a", 1, 5), 6]), 4, Outcome.JOINED, id="an older one"),
     ],
 )
-def test_where_nothing_is_there_is_nothing_to_delete(record: Record, now: int, outcome: Outcome) -> None:
-    """The record stays as it is; a deletion that is covered already is told apart from one that finds nothing."""
+def test_an_empty_record_has_nothing_to_delete(record: Record, now: int, outcome: Outcome) -> None:
+    """The record is unchanged. The outcome differs for a deletion that an earlier one covers."""
     assert delete(record, now) == (record, outcome)
 
 
-def test_repeated_deletion_spares_what_came_after_it() -> None:
-    """The store's answer was lost and the batch comes again: the play after the deletion stays."""
+def test_a_repeated_deletion_keeps_later_plays() -> None:
+    """After a lost answer of the store the batch is repeated: plays after the deletion stay."""
     record = after([report_of("a", 1, 500, [(0, 5_000)]), 600, report_of("a", 2, 700, [(5_000, 9_000)])])
     assert delete(record, 600) == (record, Outcome.JOINED)
     assert not delete(record, 701)[0].exists
@@ -391,13 +391,13 @@ def test_repeated_deletion_spares_what_came_after_it() -> None:
 # The interval cap
 
 
-def every_other(first: int, count: int) -> list[int]:
+def alternating_seconds(first: int, count: int) -> list[int]:
     return [edge for n in range(count) for edge in (first + 2 * n, first + 2 * n + 1)]
 
 
-def test_full_set_is_left_as_it_was() -> None:
-    """What would make it 2,049 intervals is capped; what fits, and all but the sets, still joins."""
-    full = after([replaced(report_of("a", 1, 1), seen=every_other(0, MAX_INTERVALS))])
+def test_a_full_set_is_not_changed() -> None:
+    """A report that would result in 2,049 intervals is capped. What fits is joined, and so are all other fields."""
+    full = after([replaced(report_of("a", 1, 1), seen=alternating_seconds(0, MAX_INTERVALS))])
     assert len(full.seen) == 2 * MAX_INTERVALS
     one_more = report_of("a", 2, 9, [(10_000_000, 10_001_000), (0, 1_000)], position_ms=1_000)
     record, outcome = join(full, one_more, 0, THRESHOLD)
@@ -409,12 +409,12 @@ def test_full_set_is_left_as_it_was() -> None:
     assert size(filled.seen) == MAX_INTERVALS + 1
 
 
-def test_full_again_does_not_hold_up_seen() -> None:
-    """Only the set that is full is left as it was."""
+def test_a_full_again_does_not_affect_seen() -> None:
+    """Only the full set stays unchanged."""
     record = after(
         [
             replaced(report_of("a", 1, 1), seen=[0, 10_000]),
-            replaced(report_of("a", 2, 1), seen=every_other(0, MAX_INTERVALS)),
+            replaced(report_of("a", 2, 1), seen=alternating_seconds(0, MAX_INTERVALS)),
         ]
     )
     full = record.again
@@ -430,7 +430,7 @@ def settled(session: str, at: int, position_ms: int, seq: int = 1) -> Report:
     return report_of(session, seq, at, [(position_ms, position_ms + SETTLE_MS)], position_ms + SETTLE_MS)
 
 
-def stray(session: str, at: int, position_ms: int, seq: int = 1) -> Report:
+def unsettled(session: str, at: int, position_ms: int, seq: int = 1) -> Report:
     return report_of(session, seq, at, [(position_ms, position_ms + 1_000)], position_ms)
 
 
@@ -438,37 +438,43 @@ def stray(session: str, at: int, position_ms: int, seq: int = 1) -> Report:
     ("history", "position"),
     [
         pytest.param([], None, id="nobody has said anything"),
-        pytest.param([report_of("a", 1, 1, [(0, 20_000)])], None, id="played, but no position told"),
-        pytest.param([stray("a", 1, 3_000)], 3_000, id="a first open counts at once"),
-        pytest.param([settled("a", 1, 300_000), stray("b", 2, 0)], 310_000, id="a stray open at 0:00 is ignored"),
-        pytest.param([stray("b", 2, 0), settled("a", 1, 300_000)], 310_000, id="also when it arrives first"),
-        pytest.param([settled("a", 1, 300_000), stray("b", 2, 299_999)], 310_000, id="pulls back by over 10 s"),
-        pytest.param([settled("a", 1, 300_000), stray("b", 2, 300_000)], 300_000, id="pulls back by 10 s"),
-        pytest.param([settled("a", 1, 300_000), stray("b", 2, 900_000)], 900_000, id="a stray may go forward"),
+        pytest.param([report_of("a", 1, 1, [(0, 20_000)])], None, id="played, but no position reported"),
+        pytest.param([unsettled("a", 1, 3_000)], 3_000, id="a first open counts at once"),
+        pytest.param(
+            [settled("a", 1, 300_000), unsettled("b", 2, 0)], 310_000, id="an unsettled open at 0:00 is ignored"
+        ),
+        pytest.param([unsettled("b", 2, 0), settled("a", 1, 300_000)], 310_000, id="also when it arrives first"),
+        pytest.param([settled("a", 1, 300_000), unsettled("b", 2, 299_999)], 310_000, id="moves back by over 10 s"),
+        pytest.param([settled("a", 1, 300_000), unsettled("b", 2, 300_000)], 300_000, id="moves back by 10 s"),
+        pytest.param(
+            [settled("a", 1, 300_000), unsettled("b", 2, 900_000)], 900_000, id="unsettled ones may move forward"
+        ),
         pytest.param([settled("a", 1, 300_000), settled("b", 2, 0)], 10_000, id="played 10 s: it is where they are"),
         pytest.param(
-            [settled("a", 1, 300_000), replaced(stray("b", 2, 0), seek=True)], 0, id="a seek is meant at once"
+            [settled("a", 1, 300_000), replaced(unsettled("b", 2, 0), seek=True)], 0, id="a seek is meant at once"
         ),
         pytest.param(
-            [settled("a", 1, 300_000), *(stray("b", 1 + n, n * 1_000, seq=n) for n in range(1, 10))],
+            [settled("a", 1, 300_000), *(unsettled("b", 1 + n, n * 1_000, seq=n) for n in range(1, 10))],
             310_000,
             id="9 s of a second device",
         ),
         pytest.param(
-            [settled("a", 1, 300_000), *(stray("b", 1 + n, n * 1_000, seq=n) for n in range(1, 11))],
+            [settled("a", 1, 300_000), *(unsettled("b", 1 + n, n * 1_000, seq=n) for n in range(1, 11))],
             10_000,
             id="10 s of a second device",
         ),
         pytest.param([settled("a", 5, 300_000), settled("b", 4, 0)], 310_000, id="the later in fact wins"),
         pytest.param([settled("a", 5, 300_000), settled("b", 5, 0)], 310_000, id="at the same moment the larger"),
-        pytest.param([settled("a", 5, 300_000), stray("b", 4, 900_000)], 310_000, id="an older stray is nothing"),
-        pytest.param([report_of("", 0, 1, claimed=300), stray("b", 2, 0)], None, id="nor against REST's claim"),
-        pytest.param([report_of("", 0, 1, claimed=300), stray("b", 2, 290_000)], 290_000, id="near REST's claim"),
+        pytest.param(
+            [settled("a", 5, 300_000), unsettled("b", 4, 900_000)], 310_000, id="an older unsettled one is ignored"
+        ),
+        pytest.param([report_of("", 0, 1, claimed=300), unsettled("b", 2, 0)], None, id="nor against REST's claim"),
+        pytest.param([report_of("", 0, 1, claimed=300), unsettled("b", 2, 290_000)], 290_000, id="near REST's claim"),
     ],
 )
 def test_position(history: list[Report], position: int | None) -> None:
-    """Newest wins; who has played under 10 s without a seek can't pull back by more than 10 s. In any order that
-    keeps each session's own."""
+    """The newest wins; a session that has played less than 10 s without a seek cannot move it back by more than 10 s.
+    In any order that keeps each session's own."""
     assert after(history).position == position
     backwards = sorted(history, key=lambda report: report.session, reverse=True)
     assert after(backwards).position == position
@@ -487,13 +493,13 @@ def test_position(history: list[Report], position: int | None) -> None:
     ],
 )
 def test_resume(position_ms: int, duration_ms: int, resume: int) -> None:
-    """Within max(10 s, 2 %) of the end a player starts at 0; nothing stored is changed by it."""
+    """Within max(10 s, 2 %) of the end a player starts at 0."""
     record = after([report_of("a", 1, 1, [], position_ms, seek=True, duration_ms=duration_ms)])
     assert (record.resume_ms, record.position) == (resume, position_ms)
 
 
-def test_resume_without_a_position_is_what_was_watched() -> None:
-    """A record that only REST has written."""
+def test_resume_without_a_position_is_the_watched_duration() -> None:
+    """As for a record that only REST has written."""
     assert after([report_of("", 0, 1, claimed=42)]).resume_ms == 42_000
 
 
@@ -518,14 +524,14 @@ def test_resume_without_a_position_is_what_was_watched() -> None:
     ],
 )
 def test_is_complete(watched: int, duration_ms: int, threshold: int, complete: bool) -> None:
-    """A threshold of 1 can be met: every whole second is enough, whatever fraction the film ends on."""
+    """A threshold of 1 can be reached: every whole second suffices, whatever fraction the duration ends on."""
     assert is_complete(watched, duration_ms, threshold) is complete
 
 
 @pytest.mark.parametrize("threshold", [1, 500, 900, 1_000])
 @pytest.mark.parametrize("duration_ms", [1_000, 1_499, 1_500, 1_501, 60_500, 60_999, 90_600])
-def test_watching_all_of_it_completes(duration_ms: int, threshold: int) -> None:
-    """From the first frame to the last, at any threshold, and never more is counted than the film lasts."""
+def test_watching_the_whole_video_completes_it(duration_ms: int, threshold: int) -> None:
+    """From the first frame to the last, at any threshold; and watched never exceeds the duration."""
     record = after([report_of("a", 1, 1, [(0, duration_ms)], duration_ms=duration_ms)], threshold=threshold)
     assert record.completed_at == 1
     assert record.watched == duration_ms // 1_000
@@ -543,36 +549,36 @@ def test_watching_all_of_it_completes(duration_ms: int, threshold: int) -> None:
     ],
 )
 def test_watched_is_coverage_or_claim(history: list[Report], watched: int, completed: bool) -> None:
-    """The larger of both, at most the duration; rewatching adds nothing to it, and a seek is not watching."""
+    """The larger of the two, at most the duration. Rewatching adds nothing, and a seek is not watching."""
     record = after([replaced(report, duration_ms=DURATION_MS) for report in history])
     assert (record.watched, record.completed_at > 0) == (watched, completed)
 
 
-def test_catalogue_knows_better_than_the_players() -> None:
-    """Its duration counts, and the largest that was reported where it has none."""
+def test_the_duration_in_the_catalogue_overrides_reported_ones() -> None:
+    """Where the catalogue has none, the largest reported duration counts."""
     record = after([report_of("a", 1, 1, duration_ms=50_000)], catalogue_ms=90_000)
     assert record.duration_ms == 90_000
     assert after([report_of("b", 1, 2, duration_ms=95_000)], record).duration_ms == 95_000
     assert after([report_of("b", 1, 2, duration_ms=40_000)], record, catalogue_ms=60_000).duration_ms == 60_000
 
 
-def test_nothing_beyond_the_catalogues_end_is_joined() -> None:
-    """Neither seconds nor a position; of the last second, its midpoint must be in the video."""
+def test_nothing_beyond_the_duration_in_the_catalogue_is_joined() -> None:
+    """Neither seconds nor a position. The last second counts if its midpoint is within the video."""
     report = report_of("a", 1, 1, [(80_000, 120_000), (85_000, 120_000)], 120_000)
     record = after([report], catalogue_ms=90_500)
     assert (record.seen, record.again, record.position) == ([80, 90], [85, 90], 90_500)
     assert after([report_of("a", 1, 1, [(0, 5_000)])], catalogue_ms=400).seen == []
 
 
-def test_completion_stays_when_the_film_turns_out_longer() -> None:
-    """Never unset by watching, nor by a better duration."""
+def test_a_completed_record_stays_complete_with_a_longer_duration() -> None:
+    """Neither watching nor a better duration undoes the completion."""
     done = after([report_of("a", 1, 7, [(0, 60_000)], duration_ms=60_000)])
     longer = after([report_of("a", 2, 9, [], 5, seek=True, duration_ms=600_000)], done)
     assert (longer.completed_at, longer.duration_ms) == (7, 600_000)
 
 
-def test_late_plays_complete_with_the_newest_moment_known() -> None:
-    """The one thing told from the order of arrival: completedAt is `lastWatched` when the threshold was passed."""
+def test_late_plays_complete_at_the_newest_known_instant() -> None:
+    """The one value that depends on the order of arrival: `lastWatched` when the threshold was passed."""
     early = report_of("phone", 1, 10, [(0, 40_000)], duration_ms=DURATION_MS)
     late = report_of("laptop", 1, 50, [(40_000, 60_000)], duration_ms=DURATION_MS)
     rewatch = report_of("tv", 1, 90, [(0, 1_000)])
@@ -581,6 +587,6 @@ def test_late_plays_complete_with_the_newest_moment_known() -> None:
 
 
 @given(report=reports("a", 1))
-def test_reports_of_the_strategies_say_what_the_session_would(report: Report) -> None:
-    """Seconds played twice in one report are seconds of it: what the join takes for granted."""
+def test_generated_reports_are_consistent(report: Report) -> None:
+    """Seconds played twice in one report are among its seconds, as the join assumes."""
     assert intersection(report.seen, report.again) == report.again

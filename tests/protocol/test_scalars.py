@@ -1,4 +1,4 @@
-"""Instants on the wire: any ISO 8601 time up to 9999, and what clients send for "never"."""
+"""Instants in messages: any ISO 8601 time up to the year 9999, and what clients send for "never"."""
 
 from typing import Any
 
@@ -33,10 +33,10 @@ NEVER = [
 
 @pytest.mark.parametrize("text", NEVER)
 def test_an_instant_before_1970_is_reported_as_the_earliest(text: str) -> None:
-    """Which is later than "never" in a record, and earlier than all that a clock could have told."""
+    """It is later than "never" in a record, and earlier than any time of a clock."""
     assert INSTANT.validate_python(text, strict=True) == EARLIEST
     with pytest.raises(ValueError, match="before 1970"):
-        parse_instant(text)  # where it is no report: a line of an export
+        parse_instant(text)  # which lines of an export use
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_an_instant_before_1970_is_reported_as_the_earliest(text: str) -> None:
         ("9999-12-31T23:59:59.999Z", MAX_INSTANT),
     ],
 )
-def test_any_other_is_what_it_says(text: str, ms: int) -> None:
+def test_any_other_instant_is_converted_exactly(text: str, ms: int) -> None:
     assert INSTANT.validate_python(text) == parse_instant(text) == parse_instant(format_instant(ms)) == ms
 
 
 @pytest.mark.parametrize(
     "value", ["0000-00-00T00:00:00Z", "0000-02-30", "1969-02-29", "-0001-11-30T00:00:00Z", 0, None]
 )
-def test_what_is_no_instant_is_none_before_1970_either(value: Any) -> None:
+def test_text_that_is_no_instant_is_an_error_before_1970_too(value: Any) -> None:
     with pytest.raises(ValueError, match=r"ISO 8601|no such"):
         INSTANT.validate_python(value)

@@ -1,4 +1,4 @@
-"""From heartbeats to reports, and which seqs an ack may name."""
+"""Heartbeats become reports, and acks name the right seqs."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ START = Now(WALL, MONO)
 
 
 def later(seconds: float) -> Now:
-    """So many seconds after START, on both clocks."""
+    """Return the moment so many seconds after START, on both clocks."""
     return Now(WALL + round(seconds * 1_000), MONO + round(seconds * 1_000))
 
 
@@ -30,23 +30,23 @@ def beat(seq: int = 1, **fields: Any) -> Heartbeat:
 
 
 def reported(sessions: Sessions, message: Heartbeat, now: Now = START) -> Report:
-    """The report of a heartbeat that makes one."""
+    """Return the report of a heartbeat, which has to result in one."""
     report = sessions.heartbeat(message, now)
     assert report is not None
     return report
 
 
 def flushed(sessions: Sessions) -> dict[str, Ack]:
-    """The acks of a flush of all that came so far, by session."""
+    """Flush everything so far and return the acks by session."""
     sessions.taken()
     return {ack.session: ack for ack in sessions.stored()}
 
 
-# What a report says
+# The content of a report
 
 
-def test_report_says_what_the_heartbeat_said() -> None:
-    """In ms and whole seconds, at the moment of receipt."""
+def test_a_report_has_the_values_of_the_heartbeat() -> None:
+    """In ms and whole seconds, at the instant of receipt."""
     message = beat(7, played=[(0, 5), (3, 8)], position=8, seek=True, duration=60.5, watched_duration=9)
     assert reported(new_sessions(), message) == Report(
         first_at=WALL,
@@ -82,8 +82,8 @@ def test_report_says_what_the_heartbeat_said() -> None:
         pytest.param({"watched_duration": 0}, None, id="claims nothing"),
     ],
 )
-def test_position_is_moved_only_by_playing_or_by_a_seek(fields: dict[str, Any], takes_position: bool | None) -> None:
-    """A paused player that keeps its socket alive changes nothing, and is acked all the same."""
+def test_only_playing_or_a_seek_moves_the_position(fields: dict[str, Any], takes_position: bool | None) -> None:
+    """A paused player that keeps its socket open changes nothing, and its heartbeats are acked."""
     sessions = new_sessions()
     report = sessions.heartbeat(beat(3, position=4, **fields), START)
     if takes_position is None:
@@ -107,13 +107,13 @@ def test_position_is_moved_only_by_playing_or_by_a_seek(fields: dict[str, Any], 
     ],
 )
 def test_effective_time(fields: dict[str, Any], at: int) -> None:
-    """Receipt minus `age`; without one `lastWatched`, but never after the receipt."""
+    """It is the receipt minus `age`; without an age, `lastWatched`, but never later than the receipt."""
     report = reported(new_sessions(), beat(played=[(0, 1)], position=1, **fields))
     assert (report.first_at, report.at, report.position_at) == (at, at, at)
 
 
 def test_effective_time_is_never_before_the_first_instant() -> None:
-    """0 means that nobody has told; a server whose clock stands near 1970 must not write it."""
+    """0 means unknown, and even a server whose clock is near 1970 must not write it."""
     assert reported(new_sessions(), beat(played=[(0, 1)], age=60_000), Now(5_000, MONO)).at == 1
 
 
@@ -127,7 +127,7 @@ def credited(sessions: Sessions, message: Heartbeat, now: Now = START) -> tuple[
 
 @pytest.mark.parametrize("rate", [0.5, 1, 2, 4])
 def test_playing_up_to_four_times_as_fast_counts_in_full(rate: float) -> None:
-    """A minute of beats every 5 s."""
+    """A minute of heartbeats, one every 5 s."""
     sessions = new_sessions()
     for seq in range(1, 13):
         start, end = (seq - 1) * 5 * rate, seq * 5 * rate
@@ -135,8 +135,8 @@ def test_playing_up_to_four_times_as_fast_counts_in_full(rate: float) -> None:
     assert flushed(sessions)["page"].capped is None
 
 
-def test_first_report_is_believed_a_minute() -> None:
-    """At the fastest rate, and slack: 4 × 60 s + 2 s. The rest is cut off its end, and the ack says so."""
+def test_the_first_report_is_credited_a_minute() -> None:
+    """At the fastest rate and with slack: 4 × 60 s + 2 s. The rest is cut from the end and reported as capped."""
     sessions = new_sessions()
     assert credited(sessions, beat(5, played=[(100, 200), (300, 500)])) == (242_000, [100, 200, 300, 442])
     assert flushed(sessions)["page"] == Ack(session="page", seq=5, capped=[5])
@@ -145,14 +145,14 @@ def test_first_report_is_believed_a_minute() -> None:
 @pytest.mark.parametrize(
     ("span_s", "played_ms"), [(0, 242_000), (60, 242_000), (61, 246_000), (3_600, 14_402_000), (172_800, 172_800_000)]
 )
-def test_first_report_is_believed_its_span(span_s: int, played_ms: int) -> None:
-    """An hour offline comes as one entry."""
+def test_the_first_report_is_credited_its_span(span_s: int, played_ms: int) -> None:
+    """An hour offline arrives as one entry."""
     report = reported(new_sessions(), beat(played=[(0, 172_800)], span=span_s * 1_000))
     assert report.played_ms == played_ms
 
 
-def test_span_is_believed_only_once() -> None:
-    """Later reports are measured by the time since the last; else a span a report would lift the rule."""
+def test_a_span_is_credited_only_once() -> None:
+    """Later reports are limited by the time since the last one; else a span in each would disable the limit."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 242)]))
     report = reported(sessions, beat(2, played=[(0, 3_600)], span=3_600_000), later(5))
@@ -160,7 +160,7 @@ def test_span_is_believed_only_once() -> None:
 
 
 def test_unused_time_carries_over() -> None:
-    """After a stall of the network several heartbeats arrive at once: the second is as true as the first."""
+    """After a network stall several heartbeats arrive at once, and the second is as true as the first."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 242)]))
     assert credited(sessions, beat(2, played=[(300, 310)]), later(30)) == (10_000, [300, 310])
@@ -169,15 +169,15 @@ def test_unused_time_carries_over() -> None:
     assert flushed(sessions)["page"].capped == [4]
 
 
-def test_elapsed_is_the_difference_of_event_times() -> None:
-    """A report from an hour ago makes room for what came since, whenever both arrive; the wall clock has no say."""
+def test_elapsed_time_is_the_difference_of_event_times() -> None:
+    """A report from an hour ago allows an hour of plays since, whenever both arrive; the wall clock does not matter."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 242)], age=3_600_000))
     assert reported(sessions, beat(2, played=[(242, 3_842)]), Now(0, MONO)).played_ms == 3_600_000
 
 
-def test_older_report_gives_no_time_twice() -> None:
-    """What lies before the newest event so far has been granted already."""
+def test_an_older_report_grants_no_time_twice() -> None:
+    """The time before the newest event so far was already granted."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 242)], age=10_000))
     assert reported(sessions, beat(2, played=[(0, 100)])).played_ms == 40_000
@@ -185,16 +185,16 @@ def test_older_report_gives_no_time_twice() -> None:
     assert sessions.heartbeat(beat(4, played=[(0, 100)]), START) is None
 
 
-def test_capped_to_nothing_still_seeks() -> None:
-    """The cut costs plays alone."""
+def test_a_report_capped_to_nothing_still_seeks() -> None:
+    """Only the plays are cut."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 242)]))
     report = reported(sessions, beat(2, played=[(500, 600)], position=600, seek=True))
     assert (report.played_ms, report.seen, report.position_ms) == (0, [], 600_000)
 
 
-def test_sessions_are_judged_apart() -> None:
-    """One that is over its time costs another nothing."""
+def test_sessions_are_judged_separately() -> None:
+    """A session that exceeds its time does not affect another."""
     sessions = new_sessions()
     assert reported(sessions, beat(1, played=[(0, 500)])).played_ms == 242_000
     assert reported(sessions, beat(1, played=[(0, 200)], session="outbox")).played_ms == 200_000
@@ -205,8 +205,8 @@ def test_sessions_are_judged_apart() -> None:
         st.tuples(st.integers(0, 400), st.integers(0, 400), st.integers(0, 30), st.integers(0, 100)), max_size=12
     )
 )
-def test_never_more_is_credited_than_time_allows(beats: list[tuple[int, int, int, int]]) -> None:
-    """Over any heartbeats: at most 4 × (a minute and what passed between the first event and the last) + 2 s."""
+def test_no_more_is_credited_than_elapsed_time_allows(beats: list[tuple[int, int, int, int]]) -> None:
+    """For any heartbeats, at most 4 × (a minute plus the time between the first event and the last) + 2 s."""
     sessions = new_sessions()
     total = passed = 0
     events = []
@@ -228,8 +228,8 @@ def test_never_more_is_credited_than_time_allows(beats: list[tuple[int, int, int
         ({"played": [(6, 5)], "duration": 5}, "/played/0"),
     ],
 )
-def test_heartbeat_that_contradicts_itself_is_rejected_with_the_field(fields: dict[str, Any], pointer: str) -> None:
-    """With its seq, and the rest of the batch stands."""
+def test_a_heartbeat_that_contradicts_itself_is_rejected_with_the_field(fields: dict[str, Any], pointer: str) -> None:
+    """The rejection has its seq, and the rest of the batch is accepted."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 1)]))
     assert sessions.heartbeat(beat(2, **fields), START) is None
@@ -239,8 +239,8 @@ def test_heartbeat_that_contradicts_itself_is_rejected_with_the_field(fields: di
     assert [(r.seq, r.code, r.detail.split(":")[0]) for r in ack.rejected or ()] == [(2, "invalid", pointer)]
 
 
-def test_rejected_heartbeat_costs_no_time() -> None:
-    """It isn't the session's first report either: the next one is."""
+def test_a_rejected_heartbeat_uses_no_time() -> None:
+    """And it does not count as the session's first report."""
     sessions = new_sessions()
     sessions.heartbeat(beat(1, played=[(500, 0)], age=0), START)
     assert reported(sessions, beat(2, played=[(0, 500)]), later(1)).played_ms == 242_000
@@ -254,10 +254,10 @@ def test_rejected_heartbeat_costs_no_time() -> None:
         ({"played": [(55, 62.5)], "position": 62.5, "duration": 0}, [55, 62], 62_500),
     ],
 )
-def test_up_to_two_seconds_beyond_the_duration_is_rounding(
+def test_up_to_two_seconds_beyond_the_duration_count_as_rounding(
     fields: dict[str, Any], seen: list[int], position_ms: int
 ) -> None:
-    """And counts as the end; where no duration is known nothing lies beyond it."""
+    """They count as the end. Without a known duration nothing is beyond it."""
     report = reported(new_sessions(), beat(**fields))
     assert (report.seen, report.position_ms) == (seen, position_ms)
 
@@ -271,17 +271,17 @@ def test_up_to_two_seconds_beyond_the_duration_is_rounding(
         ({"played": [(59, 172_800)], "duration": 60, "span": 172_800_000}, [59, 60], ABSENT),
     ],
 )
-def test_what_lies_further_beyond_the_duration_is_cut_and_the_ack_says_so(
+def test_plays_further_beyond_the_duration_are_cut_and_reported_as_capped(
     fields: dict[str, Any], seen: list[int], position_ms: int
 ) -> None:
-    """A heartbeat keeps what is sound in it: a rendition may be shorter than the one that was played before."""
+    """The rest of the heartbeat is accepted: a rendition may be shorter than the one that was played before."""
     sessions = new_sessions()
     report = reported(sessions, beat(**fields, state="playing"))
     assert (report.seen, report.position_ms) == (seen, position_ms)
     assert flushed(sessions)["page"].capped == [1]
 
 
-def test_what_is_cut_off_beyond_the_duration_costs_no_time() -> None:
+def test_plays_cut_beyond_the_duration_use_no_time() -> None:
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(60, 300)], duration=60, state="playing"))
     assert reported(sessions, beat(2, played=[(0, 242)])).played_ms == 242_000
@@ -299,8 +299,8 @@ def invalid(seq: int | None, session: str | None = None) -> InvalidMessage:
     return InvalidMessage((FieldError("/position", "should be a number"),), seq, session)
 
 
-def test_heartbeat_that_did_not_validate_is_rejected_by_its_seq() -> None:
-    """In its own session; one that can't be told is not taken."""
+def test_an_invalid_heartbeat_is_rejected_by_its_seq() -> None:
+    """In its own session. One without a valid seq is not accepted."""
     sessions = new_sessions()
     assert sessions.refuse(invalid(4))
     assert sessions.refuse(invalid(2, "outbox"))
@@ -312,8 +312,8 @@ def test_heartbeat_that_did_not_validate_is_rejected_by_its_seq() -> None:
     }
 
 
-def test_rejections_of_one_ack_are_bounded() -> None:
-    """Who sends more bad heartbeats than an ack can name is sent away."""
+def test_the_rejections_of_one_ack_are_bounded() -> None:
+    """A peer that sends more invalid heartbeats than an ack can name is disconnected."""
     sessions = new_sessions()
     for seq in range(1, MAX_REJECTED + 1):
         sessions.refuse(invalid(seq))
@@ -326,7 +326,7 @@ def test_rejections_of_one_ack_are_bounded() -> None:
 
 
 def test_nothing_is_acked_before_it_is_stored() -> None:
-    """Not when it comes, not when its batch leaves."""
+    """Neither when it arrives nor when its batch is taken."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 1)]))
     assert list(sessions.stored()) == []
@@ -336,7 +336,7 @@ def test_nothing_is_acked_before_it_is_stored() -> None:
 
 
 def test_two_batches_are_acked_one_after_the_other() -> None:
-    """What comes while a batch is on its way belongs to the next ack, rejections and caps too."""
+    """What arrives during a commit belongs to the next ack, including rejections and caps."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 500)]))
     sessions.refuse(invalid(2))
@@ -348,8 +348,8 @@ def test_two_batches_are_acked_one_after_the_other() -> None:
     assert (second.seq, second.capped, [r.seq for r in second.rejected or ()]) == (4, [4], [3])
 
 
-def test_batch_on_its_way_is_not_swapped_for_the_next() -> None:
-    """Told "taken" twice, by a batch that it has nothing in, the first stays the first."""
+def test_the_batch_being_committed_is_not_replaced_by_the_next() -> None:
+    """A second `taken`, for a batch without its reports, changes nothing."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 1)]))
     sessions.taken()
@@ -370,10 +370,10 @@ def test_batch_on_its_way_is_not_swapped_for_the_next() -> None:
         (Outcome.NOTHING_TO_DELETE, None, None),
     ],
 )
-def test_outcome_of_the_store_is_told_for_every_seq_of_a_run(
+def test_an_outcome_of_the_store_is_reported_for_every_seq_of_a_run(
     outcome: Outcome, rejected: list[str] | None, capped: list[int] | None
 ) -> None:
-    """In the ack of the batch that it belongs to."""
+    """In the ack of its batch."""
     sessions = new_sessions()
     for seq in (2, 3, 4):
         reported(sessions, beat(seq, played=[(0, 1)]))
@@ -384,8 +384,8 @@ def test_outcome_of_the_store_is_told_for_every_seq_of_a_run(
     assert [(r.seq, r.code) for r in ack.rejected or ()] == list(zip((3, 4), rejected or (), strict=False))
 
 
-def test_outcome_of_what_is_not_on_its_way_is_ignored() -> None:
-    """It may be another connection's: a record's outcomes are told to all who reported it."""
+def test_an_outcome_outside_a_commit_is_ignored() -> None:
+    """It may belong to another connection, because the outcomes of a record go to every origin that reported it."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 1)]))
     sessions.outcome("page", [1], Outcome.DELETED)
@@ -393,8 +393,8 @@ def test_outcome_of_what_is_not_on_its_way_is_ignored() -> None:
     assert flushed(sessions) == {"page": Ack(session="page", seq=1)}
 
 
-def test_sessions_of_a_conversation_are_bounded() -> None:
-    """More than wait for their ack can't be taken; those that have it are forgotten to make room."""
+def test_the_sessions_of_a_connection_are_bounded() -> None:
+    """No more may wait for an ack. Sessions that have theirs are forgotten to make room."""
     sessions = new_sessions()
     for number in range(MAX_SESSIONS):
         reported(sessions, beat(1, played=[(0, 1)], session=f"s{number}"))

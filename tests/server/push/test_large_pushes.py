@@ -1,4 +1,4 @@
-"""Much that changes at once, and many devices to tell of it: all are told all, and nobody waits behind it for long."""
+"""Large changes for many devices: every device receives everything, and nothing else waits for long."""
 
 import asyncio
 import collections
@@ -16,7 +16,7 @@ from playhead.storage.read.changes import PAGE_RECORDS
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import iso, ok, rest
-from tests.server.push.test_pushes import paired, told
+from tests.server.push.test_pushes import paired, until_sent
 from tests.serving import START_MS
 
 ITEMS, DEVICES = 450, 6
@@ -27,10 +27,10 @@ def items(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("two", [False, True], ids=["one-process", "two-processes"])
-async def test_a_long_sync_reaches_all_devices_in_pieces(
+async def test_a_long_sync_reaches_all_devices_in_pages(
     store_server: StoreServer, prefix: str, two: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Views of records are made a page at a time, in a round of the loop for all devices together."""
+    """In one iteration of the event loop at most one page of records is converted, for all devices together."""
     turn = 0
     made: collections.Counter[int] = collections.Counter()
     view = record_view
@@ -55,7 +55,7 @@ async def test_a_long_sync_reaches_all_devices_in_pieces(
         loop.call_soon(next_round)
         body = ok(await api.post("/progress/sync", json={"userId": user, "progressData": items(ITEMS)}))
         for each in devices:
-            await told(each, ITEMS)
+            await until_sent(each, ITEMS)
             assert each.records.keys() == {record["videoId"] for record in body["progressData"]}
         over = True
     assert sum(made.values()) >= DEVICES * ITEMS
@@ -65,7 +65,7 @@ async def test_a_long_sync_reaches_all_devices_in_pieces(
 async def test_no_push_between_processes_is_large(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store sends it to every process that listens: beyond a bound it says only that there is something to read."""
+    """The store sends a push to every subscribed process; a large change is announced without its records."""
     sizes: list[int] = []
     received = EventStream._received
 
@@ -78,6 +78,6 @@ async def test_no_push_between_processes_is_large(
     async with paired(store_server.url, prefix) as pair, rest(pair.here) as api, device(pair.there, user) as listener:
         for count in (5, 190):
             ok(await api.post("/progress/sync", json={"userId": user, "progressData": items(count)}))
-        await told(listener, 195)
+        await until_sent(listener, 195)
         assert len(listener.records) == 195
-    assert 200 < max(sizes) < 5_000, "five records, and not 190"
+    assert 200 < max(sizes) < 5_000, "the push of five records is the largest"

@@ -1,4 +1,4 @@
-"""Pushes between two processes on a cluster, whatever becomes of the primary that the learner's channel is at."""
+"""Pushes between two processes on a cluster while the primary of the learner's channel changes."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ PATIENCE_S = 30.0
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
-    """A cluster of these tests, which hurt it."""
+    """A cluster for these tests alone, because they damage it."""
     with clustered(tmp_path_factory.mktemp("cluster")) as servers:
         yield servers
 
@@ -41,8 +41,8 @@ async def processes(servers: ClusterServers, prefix: str) -> AsyncIterator[tuple
         yield here, there
 
 
-async def reaches(laptop: Device, phone: Device, second: int) -> None:
-    """A change on one device is told to the other: pushed, or read because a push was missed."""
+async def assert_reaches(laptop: Device, phone: Device, second: int) -> None:
+    """Check that a change on one device reaches the other, pushed or read."""
     video = str(uuid4())
     async with asyncio.timeout(PATIENCE_S):
         await laptop.play(video, second, second + 5)
@@ -50,14 +50,14 @@ async def reaches(laptop: Device, phone: Device, second: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["planned failover", "killed primary", "moved slot"])
-async def test_a_push_finds_its_way(
+async def test_pushes_arrive_before_during_and_after_the_change(
     servers: ClusterServers, processes: tuple[Running, Running], prefix: str, what: str
 ) -> None:
-    """Before it, during it and after it each change of one device comes to the other, without a reconnect."""
+    """Every change of one device reaches the other, without a reconnect."""
     user = str(uuid4())
     key = Keys(prefix).progress(user)
     async with device(processes[0], user) as laptop, device(processes[1], user) as phone:
-        await reaches(laptop, phone, 0)
+        await assert_reaches(laptop, phone, 0)
         source = servers.primary_of(key)
         if what == "moved slot":
             target = next(member for member in servers.primaries() if member is not source)
@@ -66,19 +66,19 @@ async def test_a_push_finds_its_way(
         else:
             target = servers.replica_of(source)
             target.ask("CLUSTER", "FAILOVER") if what == "planned failover" else source.kill()
-        await reaches(laptop, phone, 10)
+        await assert_reaches(laptop, phone, 10)
         await asyncio.to_thread(until, lambda: servers.primary_of(key) is target)
         for second in range(20, 80, 10):
-            await reaches(laptop, phone, second)
+            await assert_reaches(laptop, phone, second)
         channel = Keys(prefix).push(user)
         await asyncio.to_thread(until, lambda: target.ask("PUBSUB", "SHARDNUMSUB", channel)[1] == 2)
         assert laptop.welcome["epoch"] == phone.welcome["epoch"]
 
 
-async def test_who_only_listens_follows_the_channel_too(
+async def test_a_process_that_only_subscribes_follows_the_channel(
     servers: ClusterServers, processes: tuple[Running, Running], prefix: str
 ) -> None:
-    """A primary that becomes a replica keeps its subscribers and tells them nothing: they look by themselves."""
+    """A primary that becomes a replica keeps its subscribers but sends them nothing, so they poll the topology."""
     users = [str(uuid4()) for _ in range(20)]
     async with contextlib.AsyncExitStack() as stack:
         for user in users:

@@ -1,4 +1,4 @@
-"""Pushes to a learner's other devices: what one changes all see, whichever process they are connected to.
+"""Pushes: every device of a learner receives what another one changes, whichever process they are connected to.
 
 Two servers on one store and one prefix are two processes in all that matters here: each has a store client, a name and
 a hub of its own, and they know of each other only through the store.
@@ -38,8 +38,8 @@ from tests.serving import START_MS, Running, serving
 pytestmark = [pytest.mark.stores("valkey", "redis7"), pytest.mark.frame_paths]
 
 
-class Nobody:
-    """An origin that doesn't wait for anything."""
+class IgnoringOrigin:
+    """An origin that ignores every notification."""
 
     since = 0
 
@@ -62,7 +62,7 @@ class Pair:
 async def pair(
     request: pytest.FixtureRequest, store_server: StoreServer, direct: bool, prefix: str
 ) -> AsyncIterator[Pair]:
-    """The device that changes something is connected `here`, the one that is told `there`."""
+    """The changing device connects to `here`, the receiving one to `there`."""
     async with paired(store_server.url, prefix, two=request.param == "two-processes", direct=direct) as opened:
         yield opened
 
@@ -89,20 +89,20 @@ def new_id() -> str:
     return str(uuid4())
 
 
-async def told(listener: Device, rev: int) -> None:
-    """Wait until the device has been told everything up to a revision."""
+async def until_sent(listener: Device, rev: int) -> None:
+    """Wait until the device was sent every change up to a revision."""
     while listener.rev < rev:
         await listener.until("progress")
 
 
-async def delta(http: httpx.AsyncClient, user: str) -> tuple[dict[str, Any], int]:
-    """All records of a user as any reader gets them, tombstones too, by videoId; and the revision."""
+async def all_records(http: httpx.AsyncClient, user: str) -> tuple[dict[str, Any], int]:
+    """Return all records of a user by videoId, including tombstones, and the revision."""
     body = ok(await http.get(f"/progress/{user}?since=0"))
     return {record["videoId"]: record for record in body["progressData"]}, body["rev"]
 
 
-async def nothing_more(listener: Device) -> None:
-    """Nothing that was sent before has come to this device that it didn't wait for."""
+async def no_more_messages(listener: Device) -> None:
+    """Check that the device has received nothing but what the test has waited for."""
     await listener.send(type="ping")
     await listener.until("pong")
     assert listener.inbox == []
@@ -139,7 +139,7 @@ async def delete(http: httpx.AsyncClient, user: str, video: str) -> httpx.Respon
 @pytest.mark.stores("valkey", "redis7", "cluster")
 @pytest.mark.parametrize("change", [update, realtime, sync, envelope, delete])
 async def test_a_change_by_rest_reaches_every_device_of_that_learner(pair: Pair, change: Change) -> None:
-    """Each writing endpoint tells all of the learner's devices, and nobody else's."""
+    """Each writing endpoint pushes to all devices of the learner and to no others."""
     user, video = new_id(), new_id()
     async with (
         rest(pair.here) as http,
@@ -150,12 +150,12 @@ async def test_a_change_by_rest_reaches_every_device_of_that_learner(pair: Pair,
         await laptop.play(video, 0, 20)
         await phone.pushed(video)
         ok(await change(http, user, video))
-        records, rev = await delta(http, user)
+        records, rev = await all_records(http, user)
         for listener in (laptop, phone):
-            await told(listener, rev)
+            await until_sent(listener, rev)
             assert listener.records[video] == records[video]
         assert ("deletedAt" in records[video]) == (change is delete)
-        await nothing_more(stranger)
+        await no_more_messages(stranger)
         assert stranger.records == {}
 
 
@@ -170,16 +170,16 @@ async def test_a_heartbeat_reaches_every_other_device_and_only_those(pair: Pair)
         device(pair.there, new_id()) as stranger,
     ):
         await laptop.play(video, 0, 20, duration=100)
-        records, _ = await delta(http, user)
+        records, _ = await all_records(http, user)
         assert await tablet.pushed(video) == records[video]
         assert await phone.pushed(video) == records[video]
         for quiet in (laptop, stranger):
-            await nothing_more(quiet)
+            await no_more_messages(quiet)
             assert quiet.records == {}
 
 
-async def test_two_devices_in_one_batch_are_told_of_each_other(store_server: StoreServer, prefix: str) -> None:
-    """Where both contributed to a record in the same batch, neither knows it from itself: both are told."""
+async def test_two_devices_in_one_batch_are_pushed_each_others_changes(store_server: StoreServer, prefix: str) -> None:
+    """Where both have contributed to a record in the same batch, neither knows all of it."""
     user, video = new_id(), new_id()
     slow: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 60}
     async with (
@@ -193,15 +193,15 @@ async def test_two_devices_in_one_batch_are_told_of_each_other(store_server: Sto
         for sender in (laptop, phone):
             await sender.send(type="ping")
             await sender.until("pong")
-        await http.delete(f"/progress/{user}/{new_id()}")  # waits for the batch, and so hurries it
-        (record,) = (await delta(http, user))[0].values()
+        await http.delete(f"/progress/{user}/{new_id()}")  # it waits for the batch, which is therefore flushed at once
+        (record,) = (await all_records(http, user))[0].values()
         assert record["seen"] == [[0, 20], [100, 130]]
         assert await laptop.pushed(video) == record
         assert await phone.pushed(video) == record
 
 
 async def stream(pair: Pair, user: str, videos: list[str], dice: random.Random, changes: int) -> None:
-    """A learner's devices and pages that change things here and there, as fast as they are stored."""
+    """Change records by devices and by REST in both processes, as fast as the changes are stored."""
 
     async def heartbeats(server: Running) -> None:
         async with device(server, user) as player:
@@ -229,7 +229,7 @@ async def stream(pair: Pair, user: str, videos: list[str], dice: random.Random, 
 
 
 async def join_at_random(pair: Pair, user: str, dice: random.Random, until: asyncio.Future[int]) -> dict[str, Any]:
-    """A device that comes, listens for a while, goes, and comes back with what it knows; its records at the end."""
+    """Connect a device for a while, reconnect it with what it has, and return its records at the end."""
     knows: dict[str, Any] = {}
     hello: dict[str, Any] = {}
     while True:
@@ -238,7 +238,7 @@ async def join_at_random(pair: Pair, user: str, dice: random.Random, until: asyn
         last = until.done()
         async with device(dice.choice((pair.here, pair.there)), user, **hello) as joined:
             if last:
-                await told(joined, until.result())
+                await until_sent(joined, until.result())
             else:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(dice.random() * 0.2):
@@ -251,7 +251,7 @@ async def join_at_random(pair: Pair, user: str, dice: random.Random, until: asyn
 
 
 async def listen(server: Running, user: str, until: asyncio.Future[int]) -> dict[str, Any]:
-    """A device that stays; its records at the end."""
+    """Keep a device connected and return its records at the end."""
     async with device(server, user) as listener:
         while not until.done() or listener.rev < until.result():
             receiving = asyncio.ensure_future(listener.receive())
@@ -268,9 +268,9 @@ async def listen(server: Running, user: str, until: asyncio.Future[int]) -> dict
 
 @pytest.mark.parametrize("trouble", ["none", "channels-killed"])
 @pytest.mark.parametrize("seed", range(3))
-async def test_who_joins_while_changes_stream_in_misses_nothing(processes: Pair, seed: int, trouble: str) -> None:
-    """Whenever a device joins, leaves or comes back, and however often the store's channels break meanwhile: in the
-    end it has exactly the records that a reader gets, deletions too."""
+async def test_a_device_that_connects_during_changes_misses_nothing(processes: Pair, seed: int, trouble: str) -> None:
+    """Whenever a device connects, leaves or reconnects, and however often subscriptions break in between, in the end it
+    has exactly the stored records, including deletions."""
     dice = random.Random(seed)
     user, videos = new_id(), [new_id() for _ in range(6)]
     final: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -288,53 +288,53 @@ async def test_who_joins_while_changes_stream_in_misses_nothing(processes: Pair,
             tasks.create_task(join_at_random(processes, user, random.Random(f"{seed}/{i}"), final)) for i in range(3)
         ]
         await stream(processes, user, videos, dice, changes=40)
-        records, rev = await delta(http, user)
+        records, rev = await all_records(http, user)
         final.set_result(rev)
     for joined in devices:
         assert joined.result() == records
 
 
-async def commit_unheard(store: Store, user: str, video: str, second: int) -> None:
-    """Commit as a process that believes itself, wrongly, to be the one that listens: nothing is published."""
+async def commit_unpublished(store: Store, user: str, video: str, second: int) -> None:
+    """Commit as a process that wrongly considers itself the only subscriber, so that nothing is published."""
     pending = Pending(10, START_MS)
-    pending.add(user, video, Report(START_MS, START_MS, claimed=second), Nobody())
+    pending.add(user, video, Report(START_MS, START_MS, claimed=second), IgnoringOrigin())
     await store.commit(pending.take(START_MS), START_MS, lambda _: True)
 
 
-async def test_a_lost_message_is_healed_by_the_next(processes: Pair) -> None:
-    """A push that never arrives leaves a gap in the revisions; the next one shows it, and both changes come."""
+async def test_the_next_push_reveals_a_lost_one(processes: Pair) -> None:
+    """A lost push leaves a gap in the revisions. The next push reveals it, and both changes arrive."""
     user, lost, seen = new_id(), new_id(), new_id()
     async with device(processes.there, user) as phone, device(processes.here, new_id()) as other:
         store = open_store(
             processes.here.settings.redis_url or "", worker=uuid4().hex, key_prefix=processes.keys.prefix
         )
         try:
-            await commit_unheard(store, user, lost, 33)
+            await commit_unpublished(store, user, lost, 33)
         finally:
             await store.close()
         await other.play(new_id(), 0, 5)
-        await nothing_more(phone)
+        await no_more_messages(phone)
         assert phone.records == {}
         async with rest(processes.here) as http:
             ok(await update(http, user, seen))
-        await told(phone, 2)
+        await until_sent(phone, 2)
     assert phone.records[lost]["watchedDuration"] == 33
     assert phone.records[seen]["watchedDuration"] == 70
 
 
 BUSY = "for _ = 1, 1e8 do end"
-"""Keeps a store from answering for half a second or so; bounded, whatever its clock does inside a script."""
+"""Blocks a store for about half a second; bounded, because a script's clock may stand still."""
 
 
 async def pubsub_ids(client: redis.Redis) -> set[str]:
     return {entry["id"] for entry in await client.client_list(_type="pubsub")}
 
 
-async def test_a_process_that_lost_its_channels_unaware_does_not_keep_a_change_to_itself(
+async def test_a_commit_before_a_broken_subscription_is_noticed_is_published(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """A process that still believes itself subscribed is no reason not to publish: a commit made between the death of
-    its channels and its noticing reaches the other process as well."""
+    """A process counts itself as subscribed until it notices the broken connection. What it commits in between reaches
+    the other process as well."""
     user, video = new_id(), new_id()
     chosen: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.02}
     store = open_store(store_server.url, worker="nobody", key_prefix=prefix)
@@ -347,7 +347,7 @@ async def test_a_process_that_lost_its_channels_unaware_does_not_keep_a_change_t
             async with serving(**chosen) as there, device(there, user) as phone:
                 await laptop.play(video, 0, 5)
                 await phone.pushed(video)
-                # While the store is busy the commit arrives behind the kill, and is thus made first thing after it.
+                # While the store is busy the commit arrives behind the kill, and so is executed right after it.
                 stalling = client.pipeline(transaction=False)
                 stalling.eval(BUSY, 0)
                 stalling.execute_command("CLIENT", "KILL", "ID", channels_of_here)
@@ -355,8 +355,8 @@ async def test_a_process_that_lost_its_channels_unaware_does_not_keep_a_change_t
                 assert (await phone.pushed(video))["seen"] == [[0, 10]]
 
 
-async def test_a_subscription_renewed_while_a_device_reads_makes_it_read_once_more(processes: Pair) -> None:
-    """Channels that are renewed while a device is reading its records make it read again, but not for ever."""
+async def test_resubscribing_during_a_read_causes_one_more_read(processes: Pair) -> None:
+    """Subscriptions renewed while records are read for a device cause another read, but not endlessly."""
     user = new_id()
     async with device(processes.there, user) as phone:
         for _ in range(30):
@@ -378,8 +378,8 @@ async def script_calls(store: Store) -> int:
     return sum(int(each.get("cmdstat_evalsha", {}).get("calls", 0)) for each in stats)
 
 
-class Overtaken(Store):
-    """A store client whose commits are overtaken between two calls: a pipeline promises no more."""
+class InterruptedStore(Store):
+    """A store client with commits of others between its calls, which a pipeline permits."""
 
     intruder: Store
     user: str
@@ -387,29 +387,29 @@ class Overtaken(Store):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(Parts(*args, **more))
         link = self._parts.link
-        self._ask, link.ask = link.ask, self._overtaken  # type: ignore[method-assign]
+        self._ask, link.ask = link.ask, self._interrupted  # type: ignore[method-assign]
 
-    async def _overtaken(
+    async def _interrupted(
         self, commands: list[Command], guard: StageGuard | None = None, also: Iterable[str] = ()
     ) -> list[Any]:
         scripts = [i for i, command in enumerate(commands) if command[0] == "EVALSHA"]
         if len(scripts) < 2:
             return await self._ask(commands, guard, also)
         before = await self._ask(commands[: scripts[0] + 1])
-        await commit_unheard(self.intruder, self.user, new_id(), 1)
+        await commit_unpublished(self.intruder, self.user, new_id(), 1)
         return before + await self._ask(commands[scripts[0] + 1 :], guard, also)
 
 
-async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> None:
-    """A batch of more records than one call of the store takes does not claim what others committed in between."""
+async def test_a_commit_in_between_the_calls_of_a_large_batch_is_a_gap(processes: Pair) -> None:
+    """A batch that needs several calls does not claim the revisions that others committed in between."""
     user = new_id()
     url = processes.here.settings.redis_url or ""
-    store = Overtaken(url, worker=new_id(), key_prefix=processes.keys.prefix)
+    store = InterruptedStore(url, worker=new_id(), key_prefix=processes.keys.prefix)
     intruder = open_store(url, worker=new_id(), key_prefix=processes.keys.prefix)
     store.intruder, store.user = intruder, user
     pending = Pending(1_000, START_MS)
     for _ in range(300):
-        pending.add(user, new_id(), Report(START_MS, START_MS, claimed=9), Nobody())
+        pending.add(user, new_id(), Report(START_MS, START_MS, claimed=9), IgnoringOrigin())
     try:
         committed = await store.commit(pending.take(START_MS), START_MS, lambda _: False)
     finally:
@@ -420,21 +420,21 @@ async def test_a_large_batch_that_was_overtaken_is_a_gap(processes: Pair) -> Non
     assert before > 200
 
 
-async def test_a_device_that_came_while_a_batch_was_stored_misses_nothing(
+async def test_a_device_that_connects_during_a_commit_misses_nothing(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the batch left there was nobody to read what changed, so the store was not asked for it."""
+    """When the batch was committed no other device was connected, so the store did not return its records."""
     monkeypatch.setattr(Hub, "wanted", lambda hub, user_id, origins: False)
     async with paired(store_server.url, prefix, two=False) as processes:
         user, video = new_id(), new_id()
         async with device(processes.here, user) as player, device(processes.here, user) as listener:
             await player.play(video, 0, 10)
-            await told(listener, 1)
+            await until_sent(listener, 1)
             assert [record["videoId"] for record in listener.records.values()] == [video]
 
 
-async def farewell(listener: Device) -> tuple[str, int | None]:
-    """The code of the goodbye, and that of the close behind it."""
+async def goodbye_and_close(listener: Device) -> tuple[str, int | None]:
+    """Return the code of the goodbye and the code of the close after it."""
     goodbye = await listener.until("goodbye")
     assert goodbye["retryAfter"] > 0
     with pytest.raises(ConnectionClosed) as closed:
@@ -442,9 +442,9 @@ async def farewell(listener: Device) -> tuple[str, int | None]:
     return goodbye["code"], closed.value.rcvd.code if closed.value.rcvd else None
 
 
-async def test_a_store_that_lost_its_data_sends_everyone_home(tmp_path: Path) -> None:
-    """After FLUSHALL the first commit shows another epoch: all devices, of all learners and on all processes, get
-    goodbye and 4001; they come back with what they know, and are told all of the new epoch."""
+async def test_every_device_reconnects_after_the_store_lost_its_data(tmp_path: Path) -> None:
+    """After FLUSHALL the first commit finds another epoch: all devices in all processes get a goodbye and 4001. They
+    reconnect with what they have, and receive everything of the new epoch."""
     user, old, new = new_id(), new_id(), new_id()
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         async with paired(valkey.url, "ph") as processes:
@@ -458,14 +458,14 @@ async def test_a_store_that_lost_its_data_sends_everyone_home(tmp_path: Path) ->
                 known = devices[0].welcome["epoch"]
                 await everywhere(processes.store, "FLUSHALL")
                 await devices[0].beat(new, played=[[0, 5]], position=5)
-                assert [await farewell(each) for each in devices] == [("unavailable", 4001)] * len(devices)
+                assert [await goodbye_and_close(each) for each in devices] == [("unavailable", 4001)] * len(devices)
             async with device(processes.there, user, since=1, epoch=known) as back:
                 assert back.welcome["epoch"] != known
                 assert set(back.records) == {new}
 
 
-async def test_a_batch_that_stores_nothing_does_not_bring_an_old_epoch_back(tmp_path: Path) -> None:
-    """A process that has heard of another epoch, and has committed nothing since, sends nobody home with an ack."""
+async def test_a_batch_without_reports_does_not_restore_an_old_epoch(tmp_path: Path) -> None:
+    """An ack by a process that was notified of another epoch, and has committed nothing since, has no effect on it."""
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         async with paired(valkey.url, "ph") as processes:
             async with device(processes.there, new_id()) as old, device(processes.here, new_id()) as other:
@@ -473,7 +473,7 @@ async def test_a_batch_that_stores_nothing_does_not_bring_an_old_epoch_back(tmp_
                 await other.play(new_id(), 0, 10)
                 await everywhere(processes.store, "FLUSHALL")
                 await other.beat(new_id(), played=[[0, 5]], position=5)
-                assert await farewell(old) == ("unavailable", 4001)
+                assert await goodbye_and_close(old) == ("unavailable", 4001)
             async with device(processes.there, new_id()) as back:
                 await back.beat("no video")
                 assert [each["code"] for each in (await back.acked())["rejected"]] == ["invalid"]

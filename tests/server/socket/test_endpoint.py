@@ -1,4 +1,4 @@
-"""A conversation on a real WebSocket, in both subprotocols."""
+"""Heartbeats, acks and pushes on a real WebSocket, in both subprotocols."""
 
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.frame_paths
 
 @pytest.mark.parametrize("codec", [JSON, MSGPACK])
 async def test_a_heartbeat_is_acked_and_reaches_the_other_device_without_an_echo(server: Running, codec: str) -> None:
-    """The ack comes to the device that reported, the record to the other one."""
+    """The ack goes to the device that reported, the record to the other one."""
     user, video = str(uuid4()), str(uuid4())
     async with device(server, user, codec=codec) as laptop, device(server, user, codec=codec) as phone:
         ack = await laptop.play(video, 0, 12.4, duration=90)

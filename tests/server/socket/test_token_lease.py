@@ -1,4 +1,4 @@
-"""How long a connection may last: as long as a token says, or until an operator ends it."""
+"""How long a connection lasts: until its token expires, or until an operator ends the session."""
 
 import asyncio
 import contextlib
@@ -42,15 +42,15 @@ from tests.server.program import Program, serve
 from tests.serving import Running, serving
 
 SHORT_S = 1.5
-"""Validity of a token whose end a test waits for."""
+"""Validity of a token whose expiry a test waits for."""
 
 
 any_store = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
-"""What does not depend on which store it is."""
+"""For tests that do not depend on the store."""
 
 
 def expiring(sub: str = USER, within_s: float = SHORT_S, **more: Any) -> str:
-    """Valid for so long, to the fraction of a second."""
+    """Return a token that is valid for so long, to the fraction of a second."""
     return token(sub, exp=time.time() + within_s, **more)
 
 
@@ -60,21 +60,21 @@ def operator() -> str:
 
 @pytest.fixture
 async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
-    """Tells of a token's end well before, and takes it to the second."""
+    """A server that notifies a second before a token expires, and applies no leeway."""
     async with guarded(store_server, prefix, jwt_leeway_s=0, token_notice_s=1) as running:
         yield running
 
 
 async def refusal(opened: ClientConnection) -> tuple[str, int | None]:
-    """The code of the next error or goodbye, and the close code."""
+    """Return the code of the next error or goodbye, and the close code."""
     while (message := await next_message(opened))["type"] not in ("error", "goodbye"):
         pass
     return message["code"], await close_code(opened)
 
 
 @any_store
-async def test_a_token_comes_in_hello_or_in_the_handshake(server: Running) -> None:
-    """Pages send it in hello, programs as they do with REST; each speaks for the token's subject."""
+async def test_a_token_is_sent_in_hello_or_in_the_handshake(server: Running) -> None:
+    """Pages send it in hello, programs in a header as for REST; both act for the token's subject."""
     assert await by_hello(server, token(USER)) == ("welcome", None)
     async with socket(server, token=token(USER), origin=False) as opened:
         assert (await say_hello(opened))["type"] == "welcome"
@@ -84,7 +84,7 @@ async def test_a_token_comes_in_hello_or_in_the_handshake(server: Running) -> No
 
 @any_store
 async def test_a_connection_without_a_token_is_refused(server: Running) -> None:
-    """4500: by hello without one; at once where neither a page's Origin nor a token comes with the handshake."""
+    """4500 after a hello without one; at once where the handshake has neither an Origin nor a token."""
     assert await by_hello(server, None) == ("unauthorized", 4500)
     assert await by_hello(server, None, userId=USER) == ("unauthorized", 4500)
     async with socket(server, origin=False) as opened:
@@ -98,8 +98,8 @@ async def test_a_connection_without_a_token_is_refused(server: Running) -> None:
 
 
 @any_store
-async def test_a_token_in_hello_counts_rather_than_that_of_the_handshake(server: Running) -> None:
-    """Each has to be valid."""
+async def test_a_token_in_hello_takes_precedence_over_the_handshake(server: Running) -> None:
+    """Both have to be valid."""
     async with socket(server, token=token(USER)) as opened:
         assert (await say_hello(opened, token(OTHER), userId=USER))["code"] == "forbidden"
         assert await close_code(opened) == 4503
@@ -110,7 +110,7 @@ async def test_a_token_in_hello_counts_rather_than_that_of_the_handshake(server:
 
 @any_store
 @pytest.mark.parametrize("name", ["token", "access_token", "ACCESS_TOKEN", "id_token", "jwt", "authorization"])
-async def test_a_token_in_the_url_is_refused_even_beside_a_good_one(server: Running, name: str) -> None:
+async def test_a_token_in_the_url_is_refused_even_with_a_valid_one(server: Running, name: str) -> None:
     """URLs end up in logs (RFC 6750, 5.3): 401 by REST, 4500 by WebSocket."""
     made = token(USER)
     for query in (f"?{name}={made}", f"?a=b&{name}={made}", f"?{name}"):
@@ -122,7 +122,7 @@ async def test_a_token_in_the_url_is_refused_even_beside_a_good_one(server: Runn
 
 @any_store
 async def test_a_hello_names_another_learner_only_with_the_scope_for_it(server: Running) -> None:
-    """4503; and a token that names no learner has to name one."""
+    """Otherwise 4503. A hello with a token that identifies no learner has to name one."""
     assert await by_hello(server, token(USER), userId=OTHER) == ("forbidden", 4503)
     assert await by_hello(server, token(USER, scope="analytics"), userId=OTHER) == ("forbidden", 4503)
     assert await by_hello(server, token("a service"), userId=OTHER) == ("forbidden", 4503)
@@ -131,8 +131,8 @@ async def test_a_hello_names_another_learner_only_with_the_scope_for_it(server: 
 
 
 @any_store
-async def test_who_says_no_hello_is_let_go(store_server: StoreServer, prefix: str) -> None:
-    """4008 after the deadline, a valid token in the handshake or not."""
+async def test_a_connection_without_a_hello_is_closed(store_server: StoreServer, prefix: str) -> None:
+    """4008 after the deadline, with or without a valid token in the handshake."""
     async with guarded(store_server, prefix, hello_timeout_s=0.1) as server:
         for made in (None, token(USER)):
             async with socket(server, token=made) as opened:
@@ -140,8 +140,8 @@ async def test_who_says_no_hello_is_let_go(store_server: StoreServer, prefix: st
 
 
 @any_store
-async def test_a_connection_ends_with_its_token_and_what_it_reported_is_stored(server: Running) -> None:
-    """First the notice, with the s that are left; then an error and 4005. Nothing that was acked is lost."""
+async def test_a_connection_closes_when_its_token_expires_and_its_reports_are_stored(server: Running) -> None:
+    """First `expiring` with the remaining seconds, then an error and 4005. Nothing acked is lost."""
     async with learner(server, expiring()) as player:
         await player.play(VIDEO, 0, 10)
         notice = await player.until("expiring")
@@ -154,8 +154,8 @@ async def test_a_connection_ends_with_its_token_and_what_it_reported_is_stored(s
 
 
 @any_store
-async def test_a_fresh_token_lets_a_connection_outlive_the_first(server: Running) -> None:
-    """`authorized` tells how long the fresh one lasts; the end of the first passes, and nothing is heard of it."""
+async def test_a_new_token_extends_the_connection(server: Running) -> None:
+    """`authorized` has the validity of the new token. The expiry of the first one has no effect."""
     async with learner(server, expiring()) as player:
         notice = await player.until("expiring")
         await player.send(type="auth", token=token(USER))
@@ -170,7 +170,7 @@ async def test_a_fresh_token_lets_a_connection_outlive_the_first(server: Running
 
 @any_store
 async def test_a_shorter_token_shortens_the_connection(server: Running) -> None:
-    """The one in use is the last one that was sent."""
+    """The last token that was sent counts."""
     async with learner(server, token(USER)) as player:
         await player.send(type="auth", token=expiring())
         assert (await player.until("authorized"))["expiresIn"] <= SHORT_S
@@ -179,8 +179,8 @@ async def test_a_shorter_token_shortens_the_connection(server: Running) -> None:
 
 
 @any_store
-async def test_a_fresh_token_that_is_not_valid_changes_nothing(server: Running) -> None:
-    """An error; the connection stands, and ends when it would have ended."""
+async def test_an_invalid_new_token_changes_nothing(server: Running) -> None:
+    """It is reported as an error; the connection stays open until the current token expires."""
     async with learner(server, expiring()) as player:
         for bad in (token(USER, key="another-secret-of-32-bytes-or-more"), token(USER, aud="other"), "garbled"):
             await player.send(type="auth", token=bad)
@@ -196,8 +196,8 @@ async def test_a_fresh_token_that_is_not_valid_changes_nothing(server: Running) 
 
 @any_store
 @pytest.mark.parametrize("sub", [OTHER, "a service"])
-async def test_a_fresh_token_of_another_subject_ends_the_connection(server: Running, sub: str) -> None:
-    """4503, whatever else it may do."""
+async def test_a_new_token_with_another_subject_closes_the_connection(server: Running, sub: str) -> None:
+    """4503, whatever its scopes."""
     async with learner(server, token(USER)) as player:
         await player.send(type="auth", token=token(sub, scope="progress:any analytics"))
         assert await refusal(player.socket) == ("forbidden", 4503)
@@ -205,7 +205,7 @@ async def test_a_fresh_token_of_another_subject_ends_the_connection(server: Runn
 
 @any_store
 async def test_scopes_are_those_of_the_token_in_use(server: Running) -> None:
-    """A service that acts for a learner has to keep the scope for it; to gain one is no reason to part."""
+    """A service that acts for a learner has to keep the scope for it; additional scopes are accepted."""
     service = token("a service", scope="progress:any")
     async with learner(server, service) as player:
         await player.send(type="auth", token=token("a service", scope="progress:any analytics"))
@@ -222,16 +222,16 @@ async def test_scopes_are_those_of_the_token_in_use(server: Running) -> None:
 
 
 @any_store
-async def test_auth_has_no_place_before_hello(server: Running) -> None:
-    """The first message is hello."""
+async def test_auth_before_hello_is_an_error(server: Running) -> None:
+    """The first message has to be hello."""
     async with socket(server) as opened:
         await opened.send(json.dumps({"type": "auth", "token": token(USER)}))
         assert await refusal(opened) == ("no_hello", 4008)
 
 
 @any_store
-async def test_without_tokens_auth_is_taken_and_limits_nothing(store_server: StoreServer, prefix: str) -> None:
-    """A player that always sends one works with a server that asks for none."""
+async def test_a_service_without_tokens_accepts_auth_without_a_limit(store_server: StoreServer, prefix: str) -> None:
+    """A player that always sends a token works with a service that requires none."""
     settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with serving(clock=system_clock, **settings) as server, learner(server, "anything") as player:
         await player.send(type="auth", token="anything else")
@@ -246,18 +246,18 @@ async def end(server: Running, user_id: str, made: str) -> str:
 
 @contextlib.asynccontextmanager
 async def pair(store: StoreServer, prefix: str) -> AsyncIterator[tuple[Running, Running]]:
-    """Two processes, in all that matters here, on one store."""
+    """Two servers on one store, which behave like two processes here."""
     async with guarded(store, prefix) as here, guarded(store, prefix) as there:
         yield here, there
 
 
-async def stands(player: Device) -> None:
+async def assert_open(player: Device) -> None:
     await player.send(type="ping")
     await player.until("pong")
 
 
 async def test_an_operator_ends_all_sessions_of_a_user_in_every_process(store_server: StoreServer, prefix: str) -> None:
-    """4500, after what was reported is stored or can be sent again; others' sessions, and later ones, stand."""
+    """4500; reports are stored or can be sent again. Other users' sessions and later ones stay open."""
     async with pair(store_server, prefix) as (here, there), contextlib.AsyncExitStack() as stack:
 
         async def joined(server: Running, made: str, user_id: str = USER) -> Device:
@@ -271,11 +271,11 @@ async def test_an_operator_ends_all_sessions_of_a_user_in_every_process(store_se
         for player in ended:
             assert await refusal(player.socket) == ("ended", 4500)
         for player in others:
-            await stands(player)
+            await assert_open(player)
         again = await joined(there, token(USER))
         assert again.records[VIDEO]["seen"] == [[0, 10]]
         assert await end(there, str(uuid4()), operator()) == "ok"
-        await stands(again)
+        await assert_open(again)
 
 
 @pytest.mark.parametrize(
@@ -289,55 +289,54 @@ async def test_an_operator_ends_all_sessions_of_a_user_in_every_process(store_se
     ],
     ids=["the user", "an instructor", "a misleading subject", "a longer scope", "a forger"],
 )
-async def test_nobody_else_ends_sessions(store_server: StoreServer, prefix: str, made: str, expected: str) -> None:
-    """Not even one's own: the scope decides."""
+async def test_no_other_caller_ends_sessions(store_server: StoreServer, prefix: str, made: str, expected: str) -> None:
+    """Not even the learner their own, because it requires the scope."""
     async with guarded(store_server, prefix) as server, learner(server, token(USER)) as player:
         assert await end(server, USER, made) == expected
-        await stands(player)
+        await assert_open(player)
 
 
-async def test_what_was_ended_while_a_process_could_not_hear_it_ends_when_it_can(
+async def test_sessions_ended_during_a_broken_subscription_close_after_it(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """Its subscription is cut, and the ending is never published to it: it asks when it is connected again.
-
-    Cut again later, it ends nothing that began after.
+    """The ending is not published to a process whose subscription is broken, so it reads the endings once it is
+    subscribed again. A later break does not end sessions that began afterwards.
     """
     keys = Keys(prefix)
     async with guarded(store_server, prefix) as server, redis.Redis.from_url(store_server.url) as store:
 
-        async def unheard(commands: list[tuple[Any, ...]]) -> list[Any]:
-            """All that an ending is, but for its being heard."""
+        async def unpublished(commands: list[tuple[Any, ...]]) -> list[Any]:
+            """Do everything that an ending does, except publish it."""
             return [await store.execute_command(*command) for command in commands if command[0] != "SPUBLISH"]  # type: ignore[no-untyped-call] # redis-py has no types here
 
         async def cut() -> None:
             """Cut every subscription, and wait until they are back."""
             assert await store.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1  # type: ignore[no-untyped-call] # redis-py has no types here
             async with asyncio.timeout(PATIENCE_S):
-                while not dict(await store.pubsub_shardnumsub(keys.ended))[keys.ended.encode()]:  # noqa: ASYNC110 theirs
+                while not dict(await store.pubsub_shardnumsub(keys.ended))[keys.ended.encode()]:  # noqa: ASYNC110 the store has no event
                     await asyncio.sleep(0.01)
 
         async with learner(server, token(USER)) as player, learner(server, token(OTHER), OTHER) as other:
-            await EndedSessions(unheard, keys, DamageLog()).add(USER, player_time(player) + 1)
-            await stands(player)
+            await EndedSessions(unpublished, keys, DamageLog()).add(USER, player_time(player) + 1)
+            await assert_open(player)
             await cut()
             assert await refusal(player.socket) == ("ended", 4500)
-            await stands(other)
+            await assert_open(other)
             async with asyncio.timeout(PATIENCE_S):
-                while (await fresh(server))["serverTime"] <= player.welcome["serverTime"]:  # noqa: ASYNC110 a clock's
+                while (await greet(server))["serverTime"] <= player.welcome["serverTime"]:  # noqa: ASYNC110 a clock has no event
                     await asyncio.sleep(0.005)
             async with learner(server, token(USER)) as again:
                 await cut()
                 await again.play(VIDEO, 0, 10)
-                await stands(again)
+                await assert_open(again)
 
 
 def player_time(player: Device) -> int:
-    """When it was welcomed, ms since 1970."""
+    """Return when the player was welcomed, ms since 1970."""
     return parse_instant(player.welcome["serverTime"])
 
 
-async def fresh(server: Running) -> dict[str, Any]:
+async def greet(server: Running) -> dict[str, Any]:
     async with socket(server) as opened:
         return await say_hello(opened, token(str(uuid4())))
 
@@ -351,18 +350,18 @@ async def program(tmp_path: Path) -> AsyncIterator[Program]:
 
 
 async def test_an_operator_ends_all_sessions_of_a_user_in_all_workers(program: Program) -> None:
-    """Of real processes behind one port."""
+    """The workers are real processes behind one port."""
     server = program.running
     async with contextlib.AsyncExitStack() as stack:
         ended: list[Device] = []
         while len(ended) < 8 or len(workers(program)) < 2:
-            assert len(ended) < 31, "one worker takes all connections"
+            assert len(ended) < 31, "one worker accepts all connections"
             ended.append(await stack.enter_async_context(learner(server, token(USER))))
         other = await stack.enter_async_context(learner(server, token(OTHER), OTHER))
         assert await end(server, USER, token(USER)) == "forbidden"
         assert await end(server, USER, operator()) == "ok"
         for player in ended:
             assert await refusal(player.socket) == ("ended", 4500)
-        await stands(other)
+        await assert_open(other)
         again = await stack.enter_async_context(learner(server, token(USER)))
         await again.play(VIDEO, 0, 10)
