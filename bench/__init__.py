@@ -1,1 +1,1 @@
-"""Measurements behind every number that the project gives: `python -m bench`, or `make bench`."""
+"""The measurements behind every number in the documentation: `python -m bench`, or `make bench`."""

@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [--only CASE]`: measures, prints a table a case, and writes bench/RESULTS.md."""
+"""`python -m bench [--quick] [--only CASE]`: measures, prints a table for each case, and writes bench/RESULTS.md."""
 
 import argparse
 import importlib
@@ -31,15 +31,19 @@ ORDER = (
     "reconnect_cost",
     "most_heartbeats",
 )
-"""By value: what is cut off by a reader in a hurry comes last."""
+"""The most important cases first."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description="Measures the service; see bench/README.md.")
-    parser.add_argument("--quick", action="store_true", help="the heartbeats only, one turn: about a minute, rough")
-    parser.add_argument("--only", choices=ORDER, action="append", help="this case; may be repeated. RESULTS.md stays")
+    parser.add_argument(
+        "--quick", action="store_true", help="heartbeats only, one turn: takes about a minute, and is imprecise"
+    )
+    parser.add_argument(
+        "--only", choices=ORDER, action="append", help="run this case only; may be repeated; leaves RESULTS.md as it is"
+    )
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
     options, started = Options(given.quick), time.monotonic()
     failed: list[str] = []
     numbers: dict[str, dict[str, float]] = {}

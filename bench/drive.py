@@ -1,4 +1,4 @@
-"""Puts a load on a server and reads both processes' CPU at the edges of the steady window."""
+"""Puts a load on a server and reads the CPU time of server and store at both ends of a steady window."""
 
 import time
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from bench.servers import Server
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a window cost, by what came of it."""
+    """CPU time and memory of a window, with the generator's outcome."""
 
     outcome: Outcome
     window_s: float
     server_cpu_s: float
     store_cpu_s: float
     connect_cpu_s: float
-    """Of the server, from the first handshake until all were ready."""
+    """CPU time of the server from the first handshake until all connections were ready."""
     rss_bytes: int
-    """Of the server at the end of the window."""
+    """Memory of the server at the end of the window."""
 
     done: int
-    """Heartbeats acked in the window; received, where the protocol has no acks."""
+    """Heartbeats acked in the window, or received if the protocol has no acks."""
 
     @property
     def server_us(self) -> float:
@@ -36,12 +36,12 @@ class Cost:
 
     @property
     def busy(self) -> float:
-        """Of one core."""
+        """The part of one core that the server used."""
         return self.server_cpu_s / self.window_s
 
     @property
     def caveat(self) -> str:
-        """What a reader must know before trusting it; empty if nothing."""
+        """Reasons to distrust the numbers; empty if there are none."""
         said = [] if self.outcome.kept_up else [f"generator {self.outcome.lag_p99_ms:.0f} ms late"]
         said += [] if self.outcome.steady else ["acks in no bursts"]
         said += [f"{self.outcome.unacked} never acked"] if self.outcome.unacked else []
@@ -49,7 +49,7 @@ class Cost:
 
 
 def drive(server: Server, load: Load) -> Cost:
-    """Raises Failed where the generator does not get through."""
+    """Run a load. Raises Failed if the generator fails, or too few heartbeats were acked."""
     with TemporaryDirectory(prefix="playhead-bench-") as work:
         log = Path(work) / "load.log"
         connecting = server.cpu_s()[0]

@@ -1,4 +1,4 @@
-"""Learners with a past, written into a store by the service's own code, for cases that begin with a full house."""
+"""Records of learners, written into a store by the service's own code, for cases that start with stored data."""
 
 import time
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ AT_ONCE = 10_000
 
 
 class Nobody:
-    """An origin that hears nothing."""
+    """An origin that ignores its notifications."""
 
     since = 0
 
@@ -29,7 +29,7 @@ NOBODY = Nobody()
 
 
 def report(session: str, seq: int, start_s: int, end_s: int) -> Report:
-    """A play of whole seconds, now."""
+    """A report of a play of whole seconds, now."""
     now = _now()
     return Report(
         first_at=now,
@@ -46,15 +46,15 @@ def report(session: str, seq: int, start_s: int, end_s: int) -> Report:
 
 
 def heartbeat(key: Key, seq: int) -> Report:
-    """The seq-th beat of a player that beats every 5 s from a place of its own."""
+    """Heartbeat number `seq` of a player that sends one every 5 s, starting at a position of its own."""
     start = _place(key) + 5 * seq
     return report(f"s{_place(key)}", seq, start, start + 5)
 
 
 async def commit(store: Store, keys: Iterable[Key], sittings: int = 1, length_s: int = 3_000) -> Committed:
-    """Bring each record a play of a minute and, in every further sitting, one of a minute two minutes on.
+    """Add a play of a minute to each record and, for each further sitting, one of a minute two minutes later.
 
-    A second sitting starts with the last 20 s of the first once more, as people do. Returns the last commit's answer.
+    A second sitting repeats the last 20 s of the first, as people do. Returns the result of the last commit.
     """
     batch = Batch()
     committed = Committed("")
@@ -71,13 +71,13 @@ async def commit(store: Store, keys: Iterable[Key], sittings: int = 1, length_s:
 
 
 def keys(seed: int, learners: int, videos: int) -> list[Key]:
-    """Each learner with each video."""
+    """The key of each learner with each video."""
     ids = [video(seed, i) for i in range(videos)]
     return [(learner(seed, i), video_id) for i in range(learners) for video_id in ids]
 
 
 def _place(key: Key, length_s: int = 3_000) -> int:
-    """Where in a video somebody is, s."""
+    """The position of a learner in a video, s."""
     return crc32(repr(key).encode()) % length_s
 
 

@@ -1,4 +1,4 @@
-"""Where and with what a result was made: without that a number is a rumour."""
+"""The machine and the code that a result was measured on; without them a number means little."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ PEERS = ("picows", "python-socketio")
 
 
 def described() -> list[str]:
-    """Lines of prose."""
+    """Lines of text for the head of the results."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ", ".join(f"{name} {_version(name)}" for name in (*PACKAGES, *PEERS))
     return [
@@ -26,7 +26,7 @@ def described() -> list[str]:
 
 
 def _code() -> str:
-    """The commit, where git knows it, and a hash of what was measured: a working tree may differ from any commit."""
+    """The commit, if git knows it, and a hash of the measured files: a working tree may differ from every commit."""
     digest = sha256()
     for folder in ("protocol", "storage", "server"):
         for path in sorted((ROOT / folder).rglob("*.[pl][yu]*")):

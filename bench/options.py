@@ -1,4 +1,4 @@
-"""How long a run of the bench may take, as its command line says."""
+"""How thorough a run of the bench is, by its command line."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ class Options:
 
     @property
     def turns(self) -> int:
-        """Of each that is compared, interleaved."""
+        """Turns of each compared server, interleaved."""
         return 1 if self.quick else 3
 
     @property
     def side_turns(self) -> int:
-        """Of what is cheap to run twice."""
+        """Turns of measurements that are cheap to repeat."""
         return 1 if self.quick else 2
 
     @property

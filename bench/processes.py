@@ -1,4 +1,4 @@
-"""Programs that the bench starts, what they cost by the kernel's own account, and how each is ended: by its pid."""
+"""The programs that the bench starts, their CPU time and memory by the kernel's account, and how they are ended."""
 
 import contextlib
 import os
@@ -11,22 +11,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SCHED_CLOCK = 2
-"""What the scheduler has counted, in ns; Linux numbers the clocks of others by their pids."""
+"""The scheduler's CPU clock, in ns; Linux derives the clock ids of other processes from their pids."""
 ROOT = Path(__file__).parent.parent
 START_S = 30.0
 STOP_S = 20.0
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process and all its threads, by its own clock: `/proc` has it in steps of 10 ms.
+    """User and system time of a process and all its threads, by its CPU clock: `/proc` has steps of 10 ms.
 
-    Source: clock_getcpuclockid(3), written out, for Python has it for threads alone.
+    Source: clock_getcpuclockid(3), computed here, since Python offers it for threads only.
     """
     return time.clock_gettime(~pid << 3 | SCHED_CLOCK)
 
 
 def rss_bytes(pid: int) -> int:
-    """Memory of its own: what it shares with nobody, so that mapped libraries don't count."""
+    """Private memory of a process, without mapped libraries."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Private_Dirty:"):
             return int(line.split()[1]) * 1_024
@@ -34,12 +34,12 @@ def rss_bytes(pid: int) -> int:
 
 
 class Failed(Exception):
-    """A program of the bench did not do what it is for; the message has its last words."""
+    """A program of the bench failed; the message has its last output."""
 
 
 @contextlib.contextmanager
 def running(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A program with pipes for its input and output, its complaints in `log`; ended with the block."""
+    """Run a program with pipes for input and output and its errors in `log`; it is ended with the block."""
     with log.open("w") as complaints:
         process = subprocess.Popen(
             command,
@@ -75,7 +75,7 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 def await_port(port: int, process: subprocess.Popen[str], log: Path) -> None:
-    """Until it listens."""
+    """Wait until the process listens on the port. Raises Failed."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

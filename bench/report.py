@@ -1,4 +1,4 @@
-"""Rows of the table: a measured value with its spread over turns, beside the target if it has one."""
+"""Rows of the result tables: a measured value, its spread over the turns, and its target if it has one."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line. `values`: one a turn; the median is told, and the least and the most."""
+    """One row. `values` has one value per turn; the row shows the median, the least and the most."""
 
     what: str
     values: Sequence[float]
@@ -35,12 +35,12 @@ class Row:
 
 @dataclass(slots=True)
 class Section:
-    """What a case found."""
+    """The results of one case."""
 
     title: str
     rows: list[Row] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    """How it was measured, and what to be wary of."""
+    """How it was measured, and what limits the result."""
 
 
 HEAD = ["what", "median", "least – most", "target", "", "note"]
@@ -53,7 +53,7 @@ def markdown(section: Section) -> str:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Turn by turn, so that what slowed the machine down in a turn slowed both."""
+    """Ratios turn by turn, so that whatever slowed the machine in a turn affected both."""
     return [mine / other for mine, other in zip(ours, theirs, strict=True) if other]
 
 

@@ -1,4 +1,4 @@
-"""The service and its peers, each with a store of its own: the embedded Valkey, set as for the service."""
+"""Starts the service and its peers, each with its own embedded Valkey, configured as for the service."""
 
 import contextlib
 import os
@@ -31,26 +31,26 @@ UNBOUND = {
     "ADDRESS_REQUESTS_PER_S": "1000000",
     "ADDRESS_REQUESTS_BURST": "1000000",
 }
-"""Limits that a load from one address by one generator would meet; all else is as by default."""
+"""Raised limits that a load from one address by one generator would reach; everything else has its default."""
 NODE_HOME = ROOT / ".cache" / "bench-node"
 
 
 class Unavailable(Exception):
-    """This machine has not what a peer needs."""
+    """A requirement of a peer is missing on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that runs, and its store."""
+    """A running server and its store."""
 
     port: int
     pid: int
     store: EmbeddedValkey | None
     primaries: tuple[int, ...] = ()
-    """The pids, where the store is a cluster."""
+    """The pids of the primaries, if the store is a cluster."""
 
     def cpu_s(self) -> tuple[float, float]:
-        """Of server and store so far; of a cluster's primaries together, without their replicas."""
+        """CPU time of server and store so far; of a cluster, the sum of its primaries without replicas."""
         return cpu_s(self.pid), sum(map(cpu_s, (self.store.pid,) if self.store else self.primaries))
 
 
@@ -59,7 +59,7 @@ Start = Callable[[], contextlib.AbstractContextManager[Server]]
 
 @contextlib.contextmanager
 def store(fsync: bool = True) -> Iterator[tuple[EmbeddedValkey, Path]]:
-    """A store whose directory goes with the block. fsync: each write is synced, the service's default."""
+    """Run a store whose directory is removed with the block. fsync: sync each write, as is the service's default."""
     with (
         TemporaryDirectory(prefix="playhead-bench-") as work,
         EmbeddedValkey(Path(work) / "data", fsync=fsync) as valkey,
@@ -69,7 +69,7 @@ def store(fsync: bool = True) -> Iterator[tuple[EmbeddedValkey, Path]]:
 
 @contextlib.contextmanager
 def playhead(durability: str = "fsync", **settings: str) -> Iterator[Server]:
-    """`playhead serve` with one worker; `settings` by their names in the environment, without the prefix."""
+    """Run `playhead serve` with one worker; `settings` have the names of the environment variables without prefix."""
     with (
         store(fsync=durability != "memory") as (valkey, work),
         _replicas(valkey, work, durability),
@@ -80,7 +80,7 @@ def playhead(durability: str = "fsync", **settings: str) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def playhead_on_cluster(**settings: str) -> Iterator[Server]:
-    """The same on three primaries with a replica each, all on this machine."""
+    """The same with a cluster of three primaries with one replica each, all on this machine."""
     with (
         TemporaryDirectory(prefix="playhead-bench-") as work,
         clustered(Path(work) / "cluster", "--appendonly", "yes", "--appendfsync", "always", *HASHES) as cluster,
@@ -104,7 +104,7 @@ def _serving(log: Path, url: str, *options: str, **settings: str) -> Iterator[tu
 
 @contextlib.contextmanager
 def _replicas(valkey: EmbeddedValkey, work: Path, durability: str) -> Iterator[None]:
-    """As many as the level asks for, in sync when the block begins. The embedded store gets a port of loopback."""
+    """Run as many replicas as the level needs, in sync when the block starts. The store gets a port on loopback."""
     wanted = Level.parse(durability).replicas
     if not wanted:
         yield
@@ -159,7 +159,7 @@ def socketio() -> Iterator[Server]:
 
 @contextlib.contextmanager
 def node() -> Iterator[Server]:
-    """Raises Unavailable where there is no Node, or no npm registry to install from."""
+    """Run the Node peer. Raises Unavailable: there is no Node, or npm could not install its packages."""
     _install_node()
     with store() as (valkey, work):
         port, log = free_port(), work / "server.log"

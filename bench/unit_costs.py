@@ -1,4 +1,4 @@
-"""What the bench measured, as one number each: read from bench/results.json, which a whole run of the bench writes."""
+"""The measured unit costs, read from bench/results.json, which a complete run of the bench writes."""
 
 import json
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from playhead.protocol.codecs import JsonCodec
 
 MEASURED = Path(__file__).parent / "results.json"
 FRAME_B, SEGMENT_B = 8, 66
-"""Of a WebSocket frame's head with a mask; of the headers of Ethernet, IPv4 and TCP with time stamps."""
+"""Bytes of the head of a masked WebSocket frame, and of the headers of Ethernet, IPv4 and TCP with timestamps."""
 BEAT = (
     '{"type":"heartbeat","seq":1234,"videoId":"5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10","played":[[1234.567,1239.567]],'
     '"position":1239.567,"duration":5400,"state":"playing","span":5000,"age":3}'
@@ -17,32 +17,32 @@ BEAT = (
 
 @dataclass(frozen=True, slots=True)
 class UnitCosts:
-    """CPU in µs, memory and messages in bytes."""
+    """Unit costs: CPU in µs, memory and messages in bytes."""
 
     beat_us: float
-    """Of the server for a heartbeat, until it is in the batch."""
+    """Server CPU of a heartbeat until it is in the batch."""
     record_us: float
-    """Of the server for a record of a flush, its ack included."""
+    """Server CPU of a record in a flush, its ack included."""
     store_us: float
-    """Of the store for a record of a flush."""
+    """Store CPU of a record in a flush."""
     crowd_us: float
-    """Of the store for a record of a flush, where all watch one video."""
+    """Store CPU of a record in a flush if everybody watches the same video."""
     cluster_us: float
-    """Of the server for a record of a flush to a cluster, more than to one server."""
+    """Additional server CPU of a record in a flush to a cluster."""
     cluster_store_us: float
-    """Of a cluster's primaries for a record of a flush, together."""
+    """CPU of all primaries of a cluster for a record in a flush."""
     return_us: float
-    """Of the server for a device that comes back."""
+    """Server CPU of a device that reconnects."""
     connection_kib: float
     stored_b: float
-    """Of the store's memory, a record with all that is counted from it."""
+    """Memory of the store for a record, with everything that is derived from it."""
     beat_b: int
     ack_b: int
-    """On the wire, each in a segment of its own that the other side confirms by one more."""
+    """Bytes on the wire: each is a TCP segment of its own, acknowledged by another one."""
 
     @classmethod
     def load(cls, path: Path = MEASURED) -> "UnitCosts":
-        """Raises KeyError where a row is not there: measure anew then."""
+        """Read them. Raises KeyError if a row is missing: run the bench again."""
         found = json.loads(path.read_text())
         apart, shared = (
             (rows[f"{name}: server"], rows[f"{name}: acks a heartbeat"])
@@ -51,7 +51,7 @@ class UnitCosts:
                 (_section(found, "CPU a heartbeat by flush interval"), "flush 5 s"),
             )
         )
-        record_us = (apart[0] - shared[0]) / (apart[1] - shared[1])  # beats that share a record cost no second one
+        record_us = (apart[0] - shared[0]) / (apart[1] - shared[1])  # heartbeats that share a record cost only one
         memory, cluster = _section(found, "Memory"), _section(found, "CPU a heartbeat on a cluster")
         ack = len(JsonCodec().plain_ack("0" * 16, 1234))
         return cls(
@@ -69,7 +69,7 @@ class UnitCosts:
         )
 
     def on_cluster(self) -> "UnitCosts":
-        """What they are where the store is a cluster."""
+        """The unit costs if the store is a cluster."""
         return replace(self, record_us=self.record_us + self.cluster_us, store_us=self.cluster_store_us)
 
 

@@ -1,1 +1,1 @@
-"""What is measured: one file a question, each with `run`, which answers it in a Section."""
+"""The cases, one file for each question; `run` answers it with a Section."""

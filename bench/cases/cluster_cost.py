@@ -1,9 +1,9 @@
-"""What a heartbeat costs more on a cluster: a flush goes there in a call for each partition of users and of videos that
-it touches instead of few long ones, and the viewers of each video are spread over 16 shards.
+"""The additional cost of a heartbeat on a cluster: a flush needs one call for each partition of users and of videos
+instead of a few long calls, and the viewers of each video are spread over 16 shards.
 
-As a worker that is full has it: 4,000 heartbeats a flush, each a record and an ack of its own. Of 100 videos 40 records
-of a flush share each, and what is written of it; on the cluster 2.5 do. To tell that apart, one server has them of
-2,000 videos too. The cluster has three primaries; a worker makes as many calls to more of them.
+The load is that of a full worker: 4,000 heartbeats per flush, each with its own record and ack. With 100 videos, 40
+records of a flush share a video and its writes; on the cluster 2.5 do. To separate that effect, one server is also run
+with 2,000 videos. The cluster has three primaries; with more of them a worker makes the same number of calls.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Whether a heartbeat costs the same among 100, 1,000 and 10,000 connections.
 
-The rate is the same for all, so of few connections each beats often, and shares its acks and its place in a flush
-between its beats. That makes few connections cheap for another reason than their number. So the same is run once more
-with a flush interval in which each connection beats once: then every heartbeat is a record and an ack of its own,
-however many there are. And a last run has 1,000 that beat among 9,000 idle ones, which do nothing but answer pings.
+The rate is the same for all, so each of a few connections sends many heartbeats, which share acks and records of a
+flush. That makes a few connections cheap for a reason other than their number. So the same is repeated with a flush
+interval in which each connection sends one heartbeat: then each has its own record and ack, whatever the number of
+connections. In the last run 1,000 connections send heartbeats among 9,000 idle ones, which only answer pings.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ RATE = 2_000
 COUNTS = (100, 1_000, 10_000)
 ACTIVE = 1_000
 MOST_S = COUNTS[-1] / RATE
-"""The longest flush interval."""
+"""The longest flush interval that the settings allow."""
 
 
 def run(options: Options, say: Callable[[str], None]) -> Section:

@@ -1,5 +1,5 @@
-"""The price of "stored": in the store's memory (and within a second in its file), or synced to its disk, or to its
-replica's too. The replica runs on the same machine and disk: the cost of waiting for it, without a network's."""
+"""The cost of each durability level: in the store's memory (and within a second in its file), synced to its disk, or to
+a replica's disk too. The replica uses the same machine and disk, so the cost of a network is not included."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,12 +1,12 @@
-"""A flush from inside: its cost a record for the process and for the store, its longest script, the longest it holds
-up the loop, and what a record takes that waits for it.
+"""A flush in detail: its CPU per record in the process and in the store, its longest script, the longest time that it
+blocks the event loop, and the memory of a pending record.
 
-In this process, with the service's own Flusher and Store on a store of their own: 20,000 learners, each with one
-heartbeat waiting, whose records exist already. The origins hear that all is stored and do nothing, so making and
-writing acks is not in it. The process' CPU is the kernel's account (getrusage). The loop is held up by what runs on it
-between two turns of a ticker; that is counted in CPU time of the thread, which a busy machine does not lengthen, and
-in flushes of its own, for the ticker never rests. Python's garbage collector is off as in the service; the full
-collection that the service makes when its memory has grown is not in any of this.
+It runs in this process, with the service's own Flusher and Store and a store of its own: 20,000 learners with one
+pending heartbeat each, whose records exist already. The origins ignore their notifications, so making and writing acks
+is not included. The CPU time of the process is the kernel's account (getrusage). The event loop is blocked between two
+turns of a ticker; that is measured in CPU time of the thread, which is independent of other processes, and in flushes
+of its own, since the ticker never sleeps. Python's garbage collector is off as in the service, and a full collection,
+which the service makes when its memory has grown, is not included.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.inside import parts_of
 RECORDS = 20_000
 ROUNDS = 9
 SCRIPT_US = 200
-"""What takes longer is a script."""
+"""Commands that take longer are scripts."""
 
 
 def run(options: Options, say: Callable[[str], None]) -> Section:
@@ -70,7 +70,7 @@ async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
     await crowd.drain()
     together = 1e6 * (cpu_s(valkey.pid) - store_before) / RECORDS
     waiting = bench.memory_of_waiting()
-    # The threshold keeps the scripts' own commands out: they would crowd the log, and logging them costs.
+    # The threshold excludes the scripts' own commands, which would fill the log and take time to log.
     await parts_of(target).run([("CONFIG", "SET", "slowlog-log-slower-than", SCRIPT_US, "slowlog-max-len", 10_000)])
     await parts_of(target).run([("SLOWLOG", "RESET"), ("CONFIG", "RESETSTAT")])
     await bench.drain()
@@ -90,12 +90,12 @@ async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
             Row("longest that the loop is held up (CPU)", stalls, "ms", 10),
             Row("memory of a record that waits", [waiting], "B", note="its origin apart"),
         ],
-        ["The store clocks its scripts by the wall: waiting for a core is in it."],
+        ["The store measures its scripts by the wall clock, which includes waiting for a core."],
     )
 
 
 class _Flushes:
-    """A Flusher, and heartbeats for it: one of each learner a flush."""
+    """A Flusher, and one heartbeat of each learner for each flush."""
 
     def __init__(self, store: Store, videos: int = 100) -> None:
         self._flusher = Flusher(
@@ -105,7 +105,7 @@ class _Flushes:
             now=lambda: Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000),
             subscribed=lambda _: True,
             after=_nothing,
-            wanted=lambda user_id, origins: False,  # nobody has another device
+            wanted=lambda user_id, origins: False,  # no learner has another device
         )
         self._records = [(learner(1, i), video(videos, i % videos)) for i in range(RECORDS)]
         self._origins = [Nobody() for _ in range(RECORDS)]
@@ -125,7 +125,7 @@ class _Flushes:
         await self.drain()
 
     def memory_of_waiting(self) -> float:
-        """Bytes a record; they wait when this returns."""
+        """Bytes per pending record; the records are still pending when this returns."""
         gc.collect()
         tracemalloc.start()
         self.fill()
@@ -135,7 +135,7 @@ class _Flushes:
 
 
 async def _tick(longest: list[float]) -> None:
-    """Thread CPU time from one turn of the loop to the next, s. The ticker's own turns are in it, and are tiny."""
+    """Append the thread's CPU time from one turn of the loop to the next, s, with the small cost of the ticker."""
     last = time.thread_time()
     while True:
         await asyncio.sleep(0)
@@ -145,4 +145,4 @@ async def _tick(longest: list[float]) -> None:
 
 
 async def _nothing(batch: object, committed: object) -> None:
-    """Nobody else is told."""
+    """Nobody else needs to know."""

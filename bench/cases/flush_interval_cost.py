@@ -1,4 +1,4 @@
-"""What a shorter or longer flush interval costs, and what it does to the time until a heartbeat is acked."""
+"""How the flush interval affects the cost of a heartbeat and the time until its ack."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,11 +1,11 @@
-"""CPU of the server process for each durable, acked heartbeat, beside the bare transport and three servers that people
-write instead.
+"""CPU of the server process for each durable, acked heartbeat, compared with the bare transport and three servers that
+people write instead.
 
 All run in turn, several times, under the same open loop from the same generator; the stores are the same binary with
-the same settings (append-only file, each write synced before it is answered). The bare transport stores and answers
-nothing, so there its cost is by received heartbeat. python-socketio and the naive server can't take the rate of
-the others on a slow core and are given less of it, which their note says. That may flatter the service: fewer
-messages a wake-up cost more each. python-socketio, far behind, runs in the first turn only.
+the same settings (append-only file, each write synced before it is answered). The bare transport neither stores nor
+answers, so its cost is per received heartbeat. python-socketio and the naive server cannot sustain the rate of the
+others on a slow core and get a lower one, as their notes say. That may flatter the service: with fewer messages per
+wake-up each costs more. python-socketio, which is far slower, runs in the first turn only.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from bench.report import Row, Section, ratios
 from bench.servers import Start, Unavailable, bare, naive, node, playhead, socketio
 
 SLOW, SLOWER = 0.3, 0.1
-"""Of the rate, for those that could not take all of it."""
+"""The part of the rate for servers that cannot sustain all of it."""
 BARE, NODE, NAIVE, SOCKETIO = "bare transport", "Node ws + ioredis", "naive Starlette + HSET", "python-socketio + HSET"
 PEERS: dict[str, tuple[Start, str, float]] = {
     "Playhead": (playhead, "json", 1.0),

@@ -1,10 +1,10 @@
-"""What a connection takes in the server, idle and active, and what a record takes in the store.
+"""The memory of a connection in the server, idle and active, and of a record in the store.
 
-Connections: the growth of the server's private memory from 500 to 3,500 of them, so that what every server has anyway
-does not count; active ones beat every second, with a flush a second. Records: the growth of the store's used_memory
-over 1,000 learners with 20 videos each, watched in two sittings with some seconds twice: all of it, and what the user's
-side and the audience take, which is what each further record brings. Curves have an end, the video's, and who is
-watching leaves after minutes: what they take is divided by the records only to show it.
+Connections: the growth of the server's private memory from 500 to 3,500 of them, so that the memory of an empty server
+does not count; active ones send a heartbeat every second, with a flush every second. Records: the growth of the store's
+used_memory with 1,000 learners of 20 videos each, watched in two sittings with some seconds twice: in total, and for
+the user's side and the audience alone, which grow with each further record. Curves are limited by the length of the
+video, and viewers leave the set of live ones after minutes: the table divides these by the records only to show them.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
 
 
 async def _records(url: str) -> tuple[float, dict[str, float]]:
-    """Bytes a record: all, and by kind of key as the store estimates them."""
+    """Bytes per record: in total, and by kind of key as the store estimates them."""
     target = open_store(url, worker="bench", timeout_s=30)
     await commit(target, keys(2, 1, 1), sittings=2)  # scripts and buffers are there
     before = await _data_bytes(target)
@@ -76,6 +76,6 @@ async def _records(url: str) -> tuple[float, dict[str, float]]:
 
 
 async def _data_bytes(target: Store) -> int:
-    """used_memory without what connections and the append-only file hold for a moment."""
+    """used_memory without the temporary memory of connections and of the append-only file."""
     (info,) = await parts_of(target).run([("INFO", "memory")])
     return int(info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"])

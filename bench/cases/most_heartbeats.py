@@ -1,5 +1,6 @@
-"""The most heartbeats a second that one worker sustains: the last step at which the p99 of the acks stays under the
-flush interval plus 100 ms. By the clock, unlike all else here: on a machine that is shared it is a lower bound.
+"""The most heartbeats per second that one worker sustains: the last step at which the p99 of the acks is below the
+flush interval plus 100 ms. Unlike everything else here, this is measured by the wall clock: on a shared machine it is a
+lower bound.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""What receiving costs before anything is done with it, by three transports: whether a faster parser would pay.
+"""The cost of receiving a message with three transports: whether a faster parser would be worthwhile.
 
-uvicorn's own with an ASGI loop (the floor of the other tables), the service's short way on top of it, and picows,
-which parses in Cython. Each drops what it receives. An accept is the server's CPU from the first handshake until all
-are connected, by connection.
+They are uvicorn's own with an ASGI loop (the lower bound of the other tables), the service's fast path on top of it,
+and picows, which parses in Cython. Each drops what it receives. An accept is the server's CPU time from the first
+handshake until all are connected, divided by the connections.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""CPU of a device that comes back: accept, hello and what it lacks, beside a bare uvicorn accept.
+"""CPU of a device that reconnects: accept, hello and missing records, compared with a bare uvicorn accept.
 
-First with nothing stored, then devices of learners with 200 records each, all at once: those that know all of it, that
-lack what they watched themselves just before (two), that lack more, and that know nothing and get everything.
+First with nothing stored; then with learners of 200 records each, all at once: devices that miss no record, the two
+that they watched themselves just before, more, or all of them.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ def _us(cost: Cost, devices: int = DEVICES) -> float:
 
 
 async def _past(url: str, learners: int) -> tuple[str, int]:
-    """The same records for each learner, of one made by commits; the store's epoch and the learners' revision."""
+    """Give each learner copies of records made by commits; returns the store's epoch and the learners' revision."""
     target = open_store(url, worker="bench", timeout_s=60)
     committed = await commit(target, keys(SEED, 1, RECORDS), sittings=2)
     hashes = [keys_of(target).progress(learner(SEED, index)) for index in range(learners)]

@@ -1,7 +1,7 @@
-"""CPU of a REST update and get, beside a bare Starlette route with one HSET or HGET.
+"""CPU of a REST update and get, compared with a bare Starlette route with one HSET or HGET.
 
-Sixteen kept connections ask as fast as they are answered; only the servers' CPU counts. The service validates, joins
-the record by its rules and keeps the video's totals; the bare route stores what it was sent.
+Sixteen kept connections send requests as fast as they are answered; only the CPU of the servers counts. The service
+validates, joins the record by its rules and updates the video's totals; the bare route stores what it received.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def _requests(count: int) -> dict[str, list[bytes]]:
 
 
 def _measure(server: Server, requests: list[bytes]) -> tuple[float, float]:
-    """µs of server and of store a request."""
+    """CPU of server and of store per request, µs."""
     asyncio.run(ask_all(server.port, requests[: len(requests) // 10]))
     before = server.cpu_s()
     asyncio.run(ask_all(server.port, requests))

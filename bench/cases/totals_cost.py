@@ -1,6 +1,6 @@
-"""Whether a video's summary costs the same however many have watched it, and what its curve costs.
+"""Whether the cost of a video's summary is independent of its number of viewers, and the cost of its curve.
 
-The audiences are written by the service's own Store; the requests go to the service, sixteen at a time.
+The audiences are written by the service's own Store; the requests are sent to the service, sixteen at a time.
 """
 
 import asyncio
@@ -49,14 +49,14 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
 
 
 async def _audience(url: str, video_id: str, viewers: range) -> None:
-    """Viewers of a video of 3 h, each with a minute somewhere in it."""
+    """Store viewers of a video of 3 h, each of whom has watched a minute somewhere in it."""
     target = open_store(url, worker="bench", timeout_s=60)
     await commit(target, ((learner(9, i), video_id) for i in viewers), length_s=10_000)
     await target.close()
 
 
 def _measure(server: Server, path: str, count: int) -> tuple[float, float]:
-    """µs of server and of store a request."""
+    """CPU of server and of store per request, µs."""
     asyncio.run(ask_all(server.port, [get(path)] * 20))
     before = server.cpu_s()
     asyncio.run(ask_all(server.port, [get(path)] * count))

@@ -1,4 +1,4 @@
-"""One load on the service in several settings, and how its cost a heartbeat compares with the first of them."""
+"""Runs one load on the service with several settings, and compares the cost of a heartbeat with that of the first."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +21,8 @@ def compare(
     at_most: float | None = None,
     detail: bool = False,
 ) -> dict[str, list[Cost]]:
-    """Run all, interleaved, and add their rows; ratios are to the first, which `at_most` limits."""
+    """Run all variants, interleaved, and add their rows, with ratios to the first; `at_most` is the target of a
+    ratio."""
     costs: dict[str, list[Cost]] = {name: [] for name in variants}
     for turn in range(turns):
         for name, (start, load) in variants.items():

@@ -1,1 +1,2 @@
-"""The load generator: devices of many learners in one process of its own, so that it costs the server nothing."""
+"""The load generator: the devices of many learners in a separate process, so that it takes no CPU time of the
+server."""

@@ -1,7 +1,8 @@
-"""`python -m bench.load <Load as JSON>`: connects, beats, and prints a Mark at each moment that counters are read at.
+"""`python -m bench.load <Load as JSON>`: connects, sends heartbeats, and prints a Mark whenever counters are to be
+read.
 
-Open loop: a heartbeat that is late because the generator was is sent at once, and its latency counts from when it was
-due. How late the generator was is in the Outcome; one that is late for long has not made the load it was asked for.
+Open loop: if the generator is late, a heartbeat is sent immediately, and its latency counts from when it was due. The
+Outcome has the lag of the generator; with a large lag it has not produced the requested load.
 """
 
 import asyncio
@@ -20,11 +21,11 @@ from bench.load.spec import Load, Mark, Outcome
 TICK_S = 0.002
 READY_S = 120.0
 QUIET_S = 0.03
-"""Without an ack, after which a burst of them is over."""
+"""Time without an ack after which a burst of acks is over."""
 
 
 class Generator:
-    """The devices of a load, and what they saw."""
+    """Runs the devices of a load, and measures."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -42,7 +43,7 @@ class Generator:
         _print(Mark("connected"))
         outcome = await self._window() if self.load.rate else await self._hold()
         _print(Mark("done", outcome))
-        await asyncio.to_thread(sys.stdin.readline)  # connections stay until the bench has seen enough
+        await asyncio.to_thread(sys.stdin.readline)  # keep the connections until the bench has read its counters
         for client in self.clients:
             client.closing = True
             if client.transport is not None:
@@ -58,11 +59,11 @@ class Generator:
 
         async with asyncio.timeout(READY_S):
             await asyncio.gather(*map(connect, self.clients))
-            while self.tally.ready < len(self.clients) and not self.tally.trouble:  # noqa: ASYNC110 for loads of them
+            while self.tally.ready < len(self.clients) and not self.tally.trouble:  # noqa: ASYNC110 polling is cheaper than thousands of events
                 await asyncio.sleep(0.01)
 
     async def _hold(self) -> Outcome:
-        """No heartbeats: connected, and as still as the protocol lets one be."""
+        """Send no heartbeats: keep the connections as idle as the protocol allows."""
         _print(Mark("begin"))
         await asyncio.sleep(self.load.window_s)
         _print(Mark("end"))
@@ -94,7 +95,7 @@ class Generator:
         return Outcome(sent, acked, frames, p50, p99, lag * 1_000, cpu, left, tally.records, steady, tally.trouble)
 
     async def _burst_over(self) -> bool:
-        """Until a burst of acks has come and passed, so that a window has whole flushes in it; False: none did."""
+        """Wait until a burst of acks is over, so that a window has whole flushes. Returns False if there was none."""
         if not self.beating[0].bursts:
             return True
         before = last = self.tally.ack_frames

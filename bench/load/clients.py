@@ -1,4 +1,4 @@
-"""One class of device a protocol: the peers', and ours in both of its codecs."""
+"""A class of device for each protocol: those of the peers, and ours with both codecs."""
 
 import json
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from bench.load.device import DURATION_S, Client
 
 
 class Bare(Client):
-    """Nothing is answered, nothing waits."""
+    """The bare transport: nothing is answered or awaited."""
 
     def beat(self, due: float) -> None:
         super().beat(due)
@@ -18,7 +18,7 @@ class Bare(Client):
 
 
 class EachAcked(Client):
-    """Naive servers: a JSON ack a heartbeat."""
+    """Naive servers: a JSON ack for each heartbeat."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -33,7 +33,7 @@ class EachAcked(Client):
 
 
 class SocketIo(Client):
-    """Engine.IO 4 and Socket.IO 5 on a WebSocket from the start: an event with an acknowledgement a heartbeat."""
+    """Engine.IO 4 and Socket.IO 5 directly on a WebSocket: an event with an acknowledgement for each heartbeat."""
 
     path = "/socket.io/?EIO=4&transport=websocket"
 
@@ -42,7 +42,7 @@ class SocketIo(Client):
         self.frame = '42%d["heartbeat",' + self.frame + "]"
 
     def opened(self) -> None:
-        """Ready only when the namespace is."""
+        """Ready when the namespace is connected."""
 
     def heartbeat(self, seq: int, start: float, end: float) -> bytes:
         return (self.frame % (seq, seq, end, start, end)).encode()
@@ -61,7 +61,7 @@ class SocketIo(Client):
 
 
 class Playhead(Client):
-    """Our protocol: hello first; acks are cumulative."""
+    """Our protocol: it starts with hello, and acks are cumulative."""
 
     bursts = True
 
@@ -71,7 +71,7 @@ class Playhead(Client):
 
 
 class PlayheadJson(Playhead):
-    """As text."""
+    """Our protocol as JSON text."""
 
     headers: ClassVar[dict[str, str]] = {"Sec-WebSocket-Protocol": "playhead.v1.json"}
 
@@ -93,7 +93,7 @@ class PlayheadJson(Playhead):
 
 
 class PlayheadMsgpack(Playhead):
-    """As binary."""
+    """Our protocol as msgpack."""
 
     headers: ClassVar[dict[str, str]] = {"Sec-WebSocket-Protocol": "playhead.v1.msgpack"}
     message = WSMsgType.BINARY

@@ -1,6 +1,7 @@
-"""A device on picows: it counts its own seqs and learns from acks which of them are stored.
+"""A device on picows: it counts its seqs, and acks tell it which of them are stored.
 
-Frames are made by `%` and read by `find`, not by a parser: the generator must cost less than any server it measures.
+Frames are formatted with `%` and read with `find` instead of a parser: the generator must take less CPU time than any
+server that it measures.
 """
 
 import random
@@ -17,12 +18,12 @@ CLOCK = time.perf_counter
 
 
 class Tally:
-    """What all devices of a generator count together."""
+    """The counters of all devices of a generator."""
 
     def __init__(self) -> None:
         self.sent = self.acked = self.ack_frames = self.ready = self.records = 0
         self.latencies: list[float] | None = None
-        """s; None while nothing is measured."""
+        """Latencies, s; None outside of the window."""
         self.trouble: list[str] = []
 
     def complain(self, what: str) -> None:
@@ -31,13 +32,13 @@ class Tally:
 
 
 class Client(WSListener):
-    """A device that only sends: the bare transport answers nothing."""
+    """A device that only sends: the bare transport does not answer."""
 
     path = "/ws"
     headers: ClassVar[dict[str, str]] = {}
     message: ClassVar[WSMsgType] = WSMsgType.TEXT
     bursts: ClassVar[bool] = False
-    """Acks come with the flushes."""
+    """Whether acks arrive in bursts, one for each flush."""
 
     def __init__(self, load: Load, index: int, tally: Tally, dice: random.Random) -> None:
         beating = load.connections - load.idle
@@ -74,7 +75,7 @@ class Client(WSListener):
         self.tally.complain(f"unexpected {payload[:100]!r}")
 
     def beat(self, due: float) -> None:
-        """Report the media time that has passed since the last beat, at normal speed."""
+        """Report the media time since the last heartbeat, at normal speed."""
         self.seq += 1
         start, self.at = self.at, self.at + self.step_s
         if self.at > DURATION_S:
@@ -91,7 +92,7 @@ class Client(WSListener):
         self.transport.send(self.message, payload)
 
     def ack(self, seq: int) -> None:
-        """All up to `seq` is stored."""
+        """Note that everything up to `seq` is stored."""
         now, tally = CLOCK(), self.tally
         tally.ack_frames += 1
         while self.stored < seq and self.due:

@@ -1,4 +1,4 @@
-"""Many HTTP requests over a few kept connections, as fast as they are answered: for costs by CPU, not by the clock."""
+"""Sends many HTTP requests over a few kept connections, as fast as they are answered: to measure CPU, not latency."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ def post(path: str, body: bytes) -> bytes:
 
 
 async def ask_all(port: int, requests: Sequence[bytes], connections: int = CONNECTIONS) -> None:
-    """Send each request once. Raises ValueError for an answer that is not 200."""
+    """Send each request once. Raises ValueError if a response is not 200."""
     left = iter(requests)
     async with asyncio.TaskGroup() as group:
         for _ in range(connections):

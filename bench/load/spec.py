@@ -1,4 +1,4 @@
-"""What a load is, and what came of it; goes from the bench to the generator's process and back as JSON."""
+"""A load and its outcome, which the bench and the generator's process exchange as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 def learner(seed: int, index: int) -> str:
-    """The userId of a device, so that a case can give its learner a past."""
+    """The userId of a device, so that a case can store records of its learner."""
     return str(UUID(int=seed << 64 | index, version=4))
 
 
@@ -17,30 +17,30 @@ def video(seed: int, index: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """An open loop: heartbeats leave when they are due, however late the answers are.
+    """An open loop: heartbeats are sent when they are due, however late the answers are.
 
-    `rate` heartbeats/s go round robin over the connections that beat; the last `idle` of them never do.
+    `rate` heartbeats/s are distributed round robin over the connections, without the last `idle` of them.
     """
 
     port: int
     kind: str
-    """Whose protocol is spoken: a key of `bench.load.clients.KINDS`."""
+    """The protocol: a key of `bench.load.clients.KINDS`."""
     connections: int
     rate: float
     window_s: float
-    """What is measured, after `warmup_s` of the same load."""
+    """The measured time, after `warmup_s` of the same load."""
     warmup_s: float = 1.0
     idle: int = 0
     burst_s: float = 3.0
-    """How long the next acks may take."""
+    """How long to wait for the next burst of acks."""
     drain_s: float = 3.0
-    """How long the last acks may take."""
+    """How long to wait for the last acks."""
     videos: int = 100
     seed: int = 1
     connecting: int = 100
-    """Handshakes at once."""
+    """Concurrent handshakes."""
     since: int | None = None
-    """With `epoch`: what each device says that it knows already."""
+    """The revision that each device sends as known, with `epoch`."""
     epoch: str | None = None
 
     def dumps(self) -> str:
@@ -53,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the generator saw in the window. Latencies run from when a heartbeat was due to its ack, ms."""
+    """What the generator measured in the window. Latencies, in ms, are from when a heartbeat was due to its ack."""
 
     sent: int
     acked: int
@@ -61,27 +61,27 @@ class Outcome:
     p50_ms: float
     p99_ms: float
     lag_p99_ms: float
-    """How late the generator itself sent."""
+    """How late the generator sent."""
     cpu_s: float
-    """Of the generator."""
+    """CPU time of the generator."""
     unacked: int
-    """Heartbeats, at the very end, after `drain_s`."""
+    """Heartbeats without an ack at the end, after `drain_s`."""
     records: int
-    """Records in the frames of a Playhead's progress since the start."""
+    """Records in all progress frames of the service since the start."""
     steady: bool
-    """The window began and ended with the end of a burst of acks, or acks come in no bursts."""
+    """Whether the window started and ended after a burst of acks, or acks do not arrive in bursts."""
     trouble: list[str]
-    """What the server said that no good server says to this load; closed connections."""
+    """Errors from the server, and closed connections."""
 
     @property
     def kept_up(self) -> bool:
-        """Whether the load was the one that was asked for."""
+        """Whether the requested load was produced."""
         return self.lag_p99_ms < 100
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment of a run that the bench reads counters at: connected, begin, end, done."""
+    """A moment of a run at which the bench reads counters: connected, begin, end, done."""
 
     name: str
     outcome: Outcome | None = None

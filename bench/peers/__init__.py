@@ -1,1 +1,1 @@
-"""What the service is measured against: servers that somebody would write instead, run as `python -m bench.peers.x`."""
+"""Servers that the service is compared with, as one might write them instead; run as `python -m bench.peers.x`."""

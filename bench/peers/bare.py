@@ -1,4 +1,4 @@
-"""The floor: Starlette routes to an ASGI endpoint that receives and does nothing at all."""
+"""The lower bound: Starlette routes to an ASGI endpoint that receives messages and does nothing."""
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -8,7 +8,7 @@ from bench.peers.serving import arguments, serve
 
 
 class Endpoint:
-    """Accept, then receive until the end."""
+    """Accept, then receive until the peer disconnects."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

@@ -1,4 +1,4 @@
-"""The service's own transport with nothing behind it: each whole message goes to a callback that drops it."""
+"""The service's own transport alone: each message is passed to a callback that drops it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The obvious Python server: Starlette's WebSocket, one HSET and one ack a heartbeat; REST with one HSET or HGET."""
+"""The obvious Python server: Starlette's WebSocket, one HSET and one ack for each heartbeat; REST with HSET or HGET."""
 
 import json
 
@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket
 from bench.peers.serving import arguments, serve
 
 POOL = 64
-"""As many connections to the store as the service may have."""
+"""As many connections to the store as the service may open."""
 
 
 def create_app(store: str) -> Starlette:

@@ -1,4 +1,4 @@
-"""picows' server, a parser and a transport in Cython, with nothing behind it: each message's bytes are dropped."""
+"""The server of picows, a parser and transport in Cython, alone: each message is dropped."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The same uvicorn for every Python peer as the service runs on, and the store's address from the command line."""
+"""Runs every Python peer on the same uvicorn as the service; the store's address is a command-line option."""
 
 import argparse
 import logging

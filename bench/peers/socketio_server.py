@@ -1,4 +1,4 @@
-"""python-socketio, as its documentation has it: an event with an acknowledgement, and one HSET, a heartbeat."""
+"""python-socketio as in its documentation: for each heartbeat an event with an acknowledgement, and one HSET."""
 
 import json
 from typing import Any

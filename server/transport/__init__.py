@@ -1,1 +1,1 @@
-"""uvicorn with bounds: HTTP and WebSocket protocols that limit what one peer may cost. Nothing here knows a record."""
+"""HTTP and WebSocket protocols for uvicorn that limit what one peer can cost. Nothing here knows about records."""

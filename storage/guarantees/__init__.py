@@ -1,1 +1,1 @@
-"""What is promised about data that was acked: durability levels, the epoch, fences, replay after a restart."""
+"""Guarantees for acked data: durability levels, the epoch, fences, and the replay after a restart of the store."""

@@ -34,12 +34,12 @@ COSTS = UnitCosts(
 )
 
 
-def test_the_page_says_what_the_script_makes_of_what_was_measured() -> None:
+def test_the_page_has_the_numbers_that_the_script_computes() -> None:
     assert filled(PAGE.read_text(), UnitCosts.load()) == PAGE.read_text(), "python -m bench.scale --write"
 
 
-def test_a_worker_has_no_more_players_than_the_service_takes_by_default() -> None:
-    """Nor are they back sooner than it lets them in; and the page names the same number."""
+def test_a_worker_has_at_most_as_many_players_as_the_service_accepts_by_default() -> None:
+    """They also reconnect no faster than it accepts them, and the page has the same number."""
     assert f"at most {CONNECTIONS:,} connections" in PAGE.read_text()
     idle = Plan(1_000_000, 600, 1, Worker(1.0, 0.5, 1.0), COSTS)
     assert idle.viewers / idle.workers <= CONNECTIONS
@@ -58,10 +58,10 @@ def test_a_worker_has_no_more_players_than_the_service_takes_by_default() -> Non
         (100_000_000, 600, 512, "too few"),
     ],
 )
-def test_no_primary_has_more_to_do_or_to_hold_than_it_may(
+def test_no_primary_exceeds_its_limits_of_cpu_and_memory(
     viewers: int, beat_s: float, primaries: int, bound: str
 ) -> None:
-    """By whole partitions; more primaries than these have nothing to do."""
+    """Counted in whole partitions; more primaries than partitions would be idle."""
     plan = Plan(viewers, beat_s, 1, Worker(1.0, 0.5, 1.0), COSTS)
     assert (plan.primaries, plan.bound) == (primaries, bound)
     most = math.ceil(PARTITIONS / primaries)
@@ -70,7 +70,7 @@ def test_no_primary_has_more_to_do_or_to_hold_than_it_may(
     assert within == (bound != "too few")
 
 
-def test_many_primaries_cost_what_a_cluster_does_and_one_what_one_server_does() -> None:
+def test_several_primaries_have_the_costs_of_a_cluster_and_one_those_of_a_server() -> None:
     few, many = planned(10_000, 5, 1, COSTS), planned(1_000_000, 5, 1, COSTS)
     assert (few.primaries, few.costs) == (1, COSTS)
     assert (many.costs.record_us, many.costs.store_us) == (15, 40)
@@ -78,13 +78,15 @@ def test_many_primaries_cost_what_a_cluster_does_and_one_what_one_server_does() 
 
 
 @pytest.mark.parametrize(("beat_s", "flush_s", "records_a_beat"), [(5, 1, 1.0), (5, 5, 1.0), (1, 5, 0.2), (2, 4, 0.5)])
-def test_beats_of_a_player_within_a_flush_share_a_record(beat_s: float, flush_s: float, records_a_beat: float) -> None:
+def test_heartbeats_of_a_player_within_a_flush_share_a_record(
+    beat_s: float, flush_s: float, records_a_beat: float
+) -> None:
     found = simulate(beat_s, flush_s, 1, COSTS)
     assert found.records_a_beat == pytest.approx(records_a_beat, rel=0.15)
 
 
-def test_an_ack_waits_for_its_flush_and_for_the_store() -> None:
-    """Half of the interval as a rule, all of it and the commit at most; longer where more workers share the store."""
+def test_an_ack_waits_for_its_flush_and_the_store() -> None:
+    """Half of the interval on average, all of it and the commit at most; longer if more workers share the store."""
     alone, crowded = simulate(5, 1, 1, COSTS), simulate(5, 1, 20, COSTS)
     assert isinstance(alone, Worker)
     assert 0.5 < alone.p50_s < 0.6 < 1.0 < alone.p99_s < 1.1

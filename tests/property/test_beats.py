@@ -1,6 +1,6 @@
-"""The short way of a heartbeat says what the long way says, or nothing: field by field, in both subprotocols.
+"""The fast decoder of heartbeats agrees with the complete one or declines, field by field, in both subprotocols.
 
-And it does speak: what our players send steadily goes the short way.
+It must not decline everything: it decodes what our players normally send.
 """
 
 import json
@@ -78,7 +78,7 @@ def long_way(codec: Any, frame: str | bytes) -> Heartbeat | None:
 
 
 def agree(beat: Beat | None, message: Heartbeat | None) -> None:
-    """What is compared with the video in use afterwards may be any text here."""
+    """Any text, which is compared with the current video afterwards."""
     if beat is None or beat.video_id != VIDEO:
         return
     assert message is not None
@@ -88,7 +88,7 @@ def agree(beat: Beat | None, message: Heartbeat | None) -> None:
 
 
 @given(trees, st.sampled_from([None, 1]), st.booleans())
-def test_text_says_the_same(tree: dict[str, Any], indent: int | None, ascii_only: bool) -> None:
+def test_both_decoders_agree_on_text(tree: dict[str, Any], indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(tree, indent=indent, ensure_ascii=ascii_only, default=repr)
     try:
         payload = text.encode()
@@ -98,7 +98,7 @@ def test_text_says_the_same(tree: dict[str, Any], indent: int | None, ascii_only
 
 
 @given(trees, st.booleans())
-def test_bytes_say_the_same(tree: dict[str, Any], single: bool) -> None:
+def test_both_decoders_agree_on_msgpack(tree: dict[str, Any], single: bool) -> None:
     try:
         payload = msgpack.packb(tree, use_single_float=single)
     except (OverflowError, UnicodeEncodeError):
@@ -107,7 +107,7 @@ def test_bytes_say_the_same(tree: dict[str, Any], single: bool) -> None:
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=3), st.booleans())
-def test_nor_do_damaged_frames_differ(at: int, damage: bytes, insert: bool) -> None:
+def test_both_decoders_agree_on_damaged_frames(at: int, damage: bytes, insert: bool) -> None:
     for payload, beat, codec in (
         (json.dumps(STEADY).encode(), json_beat, JSON),
         (msgpack.packb(STEADY), msgpack_beat, MSGPACK),
@@ -125,7 +125,7 @@ def test_nor_do_damaged_frames_differ(at: int, damage: bytes, insert: bool) -> N
 
 @pytest.mark.parametrize("again", FIELDS)
 @pytest.mark.parametrize("blank", ["", " ", "\n"])
-def test_a_key_that_comes_twice_is_not_for_the_short_way(again: str, blank: str) -> None:
+def test_the_fast_decoder_declines_duplicate_keys(again: str, blank: str) -> None:
     wire = to_camel(again)
     tree = {**STEADY, "seek": True, "durationFinal": False}
     pairs = [f'"{key}"{blank}:{json.dumps(value)}' for key, value in [*tree.items(), (wire, tree[wire])]]
@@ -138,7 +138,7 @@ def test_a_key_that_comes_twice_is_not_for_the_short_way(again: str, blank: str)
 
 
 @pytest.mark.parametrize("without", [None, *(key for key in STEADY if key not in ("type", "seq", "videoId"))])
-def test_what_players_send_steadily_goes_the_short_way(without: str | None) -> None:
+def test_the_fast_decoder_takes_normal_heartbeats(without: str | None) -> None:
     tree = {key: value for key, value in STEADY.items() if key != without}
     for found in (json_beat(json.dumps(tree).encode()), msgpack_beat(msgpack.packb(tree))):
         assert found is not None
@@ -150,6 +150,6 @@ def test_what_players_send_steadily_goes_the_short_way(without: str | None) -> N
 @example(b"")
 @example(b"\x80")
 @example(b"\xff" * 40)
-def test_no_bytes_break_it(payload: bytes) -> None:
+def test_no_bytes_raise_an_unexpected_error(payload: bytes) -> None:
     assert json_beat(payload) is None
     assert msgpack_beat(payload) is None

@@ -1,4 +1,4 @@
-"""The store's Lua and protocol/record.py are the same rule: same histories, same bytes, same totals."""
+"""The store's Lua and protocol/record.py implement the same rule: the same histories give the same bytes and totals."""
 
 import asyncio
 import itertools
@@ -42,11 +42,11 @@ NOW = 5_000
 THRESHOLD = 900
 WRITERS = 3
 TIMELESS = Instants(LAST_INSTANT, LAST_INSTANT)
-"""Of histories in which no clock is wrong."""
+"""For histories in which no clock is wrong."""
 
 
 class CrashesBetweenStages(BetweenStages):
-    """Dies once, when the learners' records are stored and the videos' totals are not."""
+    """Fails once, when the learners' records are stored and the videos' totals are not."""
 
     alive = True
 
@@ -72,7 +72,7 @@ class Bench:
         return self.stores[0]
 
     def fresh(self) -> str:
-        """A name that no earlier example has used."""
+        """A name that no earlier example used."""
         return f"x{next(self._numbers)}"
 
     def catalogue(self, video_id: str, duration_ms: int) -> None:
@@ -85,7 +85,7 @@ class Bench:
         return self.runner.run(self.store.commit(batch, now, nobody))
 
     def with_threshold(self, permille: int) -> Store:
-        """One more worker, with a threshold of its own; open as long as the bench."""
+        """Another worker with this threshold; it stays open as long as the bench."""
         if permille not in self._by_threshold:
 
             async def opened() -> Store:
@@ -97,7 +97,7 @@ class Bench:
         return self._by_threshold[permille]
 
     def with_limit(self, max_videos: int) -> Store:
-        """One more worker, for which a learner may have so many videos; open as long as the bench."""
+        """Another worker with this limit of videos per learner; it stays open as long as the bench."""
         if max_videos not in self._by_limit:
 
             async def opened() -> Store:
@@ -116,7 +116,7 @@ class Bench:
         return intact(self.runner.run(self.store.record(user_id, video_id)))
 
     def totals(self, video_id: str) -> tuple[Totals, Curve]:
-        """As kept by difference; checked against the recount from the audience."""
+        """The totals as updated by differences, which must equal the recount of the audience."""
         kept = intact(self.runner.run(self.store.totals(video_id)))
         all_kept, curve, _ = intact(self.runner.run(self.store.analytics(video_id, NOW)))
         assert (all_kept, curve) == self.runner.run(recounted(self.store, video_id))
@@ -142,7 +142,7 @@ def nobody(user_id: str) -> bool:
 
 
 def batch_of(ops: Iterable[tuple[Key, Op]]) -> Batch:
-    """As the running batch holds them, but never joined: the store shall see them all."""
+    """A batch of these ops without joining any of them, so that the store gets them all."""
     batch = Batch()
     for key, op in ops:
         batch.deltas.setdefault(key, Delta()).ops.append(op)
@@ -151,7 +151,7 @@ def batch_of(ops: Iterable[tuple[Key, Op]]) -> Batch:
 
 
 class Reference:
-    """What the store must hold, by protocol/record.py alone."""
+    """The expected content of the store, computed by protocol/record.py alone."""
 
     def __init__(self, durations: dict[str, int] | None = None, max_videos: int = 1_000) -> None:
         self.records: dict[Key, Record] = defaultdict(Record)
@@ -160,18 +160,18 @@ class Reference:
         self._max_videos = max_videos
 
     def room(self, user_id: str) -> int:
-        """How many records more the learner may have."""
+        """How many more records the learner may have."""
         return self._max_videos - sum(record.counts for (user, _), record in self.records.items() if user == user_id)
 
     def fits(self, user_id: str, videos: Iterable[str]) -> bool:
-        """Whether all of a sync's new records find room."""
+        """Whether there is room for all new records of a sync."""
         new = sum(not self.records[user_id, video].counts for video in videos)
         return not new or new <= self.room(user_id)
 
     def apply(
         self, key: Key, ops: Iterable[Op], instants: Instants = TIMELESS, sync_fits: bool = True
     ) -> tuple[bytes, tuple[int, ...]]:
-        """The stored value after `ops`, and their outcomes as the script answers them."""
+        """The expected stored value after `ops`, and the outcomes that the script must return."""
         before = self.records[key]
         record, room = believed(before, *instants), self.room(key[0]) > 0
         outcomes: list[int] = []
@@ -191,7 +191,7 @@ class Reference:
         return pack_record(record) if record.rev else b"", tuple(outcomes)
 
     def totals(self, video_id: str) -> tuple[Totals, Curve]:
-        """Counted second by second."""
+        """The expected totals, counted second by second."""
         audience = [record for (_, video), record in self.records.items() if video == video_id]
         viewers = [record for record in audience if record.watched]
         completed = sum(record.completed_at > 0 for record in viewers)
@@ -206,12 +206,12 @@ class Reference:
 
 
 nows = st.one_of(st.just(NOW), st.integers(2, 3 * RECEIPT_MS), st.sampled_from([1_764_000_000_000, LAST_INSTANT]))
-"""What the clock says at a flush, far from what it said at the one before: it is also set back."""
+"""The clock at a flush, far from its value at the previous one; it may also be set back."""
 
 
 @st.composite
 def wild_history(draw: st.DrawFn) -> list[list[tuple[int, int, Op]]]:
-    """Flushes of (which learner, which video, op), now and then with more sessions than a record remembers."""
+    """Flushes of (learner, video, op), sometimes with more sessions than a record keeps."""
     names = [f"s{n}" for n in range(draw(st.sampled_from([1, 3, 10, MAX_SESSIONS + 6])))]
     one = st.tuples(st.integers(0, 1), st.sampled_from([0, 0, 0, 1, 2]), wild_ops([*names, "S", "s" * 64]))
     return draw(st.lists(st.lists(one, min_size=1, max_size=10), min_size=1, max_size=10))
@@ -219,8 +219,8 @@ def wild_history(draw: st.DrawFn) -> list[list[tuple[int, int, Op]]]:
 
 @given(data=st.data())
 def test_any_history_gives_the_same_bytes_in_both(bench: Bench, data: st.DataObject) -> None:
-    """After every flush, whatever its clock says: values with their rev, outcomes and revisions as the reference has
-    them; and the totals are those of a recount, from the audience and from the reference's records."""
+    """After every flush, whatever its clock says, values, outcomes and revisions equal those of the reference, and the
+    totals equal a recount of the audience and of the reference's records."""
     name = bench.fresh()
     history = data.draw(wild_history())
     durations = {f"{name}v{n}": data.draw(st.sampled_from([0, 0, 1_000, DURATION_MS, 30_000])) for n in range(3)}
@@ -246,7 +246,7 @@ def test_any_history_gives_the_same_bytes_in_both(bench: Bench, data: st.DataObj
 
 @st.composite
 def crowded_history(draw: st.DrawFn) -> list[tuple[list[tuple[int, int, Op]], dict[int, list[int]]]]:
-    """Flushes of two learners with more videos than they may have, and among them by learner the videos of a sync."""
+    """Flushes of two learners with more videos than allowed, each with the videos of its syncs by learner."""
     videos = st.integers(0, 6)
     one = st.tuples(st.integers(0, 1), videos, wild_ops(["a", "b"]))
     syncs = st.dictionaries(st.integers(0, 1), st.lists(videos, min_size=1, max_size=5), max_size=2)
@@ -255,8 +255,8 @@ def crowded_history(draw: st.DrawFn) -> list[tuple[list[tuple[int, int, Op]], di
 
 @given(limit=st.integers(1, 6), data=st.data())
 def test_the_limit_of_videos_is_the_same_in_both(bench: Bench, limit: int, data: st.DataObject) -> None:
-    """Heartbeats, bodies, deletions and syncs: what would begin one record too many is refused in both, all of a sync
-    or none, and what there is goes on. Never are there more records than may be."""
+    """Heartbeats, bodies, deletions and syncs: both refuse reports that would create one record too many, and all or
+    none of a sync; existing records are updated. There are never more records than allowed."""
     name = bench.fresh()
     reference = Reference(max_videos=limit)
     for flush, syncs in data.draw(crowded_history()):
@@ -282,10 +282,10 @@ def test_the_limit_of_videos_is_the_same_in_both(bench: Bench, limit: int, data:
 
 
 @given(sessions=sessions_of(1, longest=3), most=st.integers(1, 3), data=st.data())
-def test_long_histories_of_more_sessions_than_are_remembered(
+def test_long_histories_of_more_sessions_than_a_record_keeps(
     bench: Bench, sessions: list[list[Report]], most: int, data: st.DataObject
 ) -> None:
-    """The guards' list overflows in both in the same way: same survivors, same order, same bytes."""
+    """The list of guards overflows in the same way in both: the same guards remain, in the same order and bytes."""
     key = (bench.fresh(), bench.fresh())
     template = sessions[0]
     order = data.draw(st.lists(st.integers(0, MAX_SESSIONS + 6), min_size=20, max_size=60))
@@ -307,12 +307,12 @@ def test_long_histories_of_more_sessions_than_are_remembered(
 
 
 def settled_state(record: Record) -> tuple[bytes, bool]:
-    """What may not depend on order: everything but the rev, and of the completion only whether."""
+    """What must not depend on order: everything but the rev and the instant of the completion."""
     return pack_record(replace(record, rev=0, completed_at=0)), record.completed_at > 0
 
 
 def sequential(streams: Iterable[Iterable[Report]], video_id: str) -> Reference:
-    """One session after the other, each report once."""
+    """The result of one session after the other, each report once."""
     reference = Reference()
     for stream in streams:
         reference.apply(("u", video_id), stream)
@@ -320,9 +320,9 @@ def sequential(streams: Iterable[Iterable[Report]], video_id: str) -> Reference:
 
 
 @given(data=st.data())
-def test_any_order_and_any_repeats_come_to_the_same_record(bench: Bench, data: st.DataObject) -> None:
-    """Sessions in any interleaving, REST's bodies among them, parts sent again, cut into any flushes: record, totals
-    and curve are those of one session after the other."""
+def test_any_order_and_any_repeats_give_the_same_record(bench: Bench, data: st.DataObject) -> None:
+    """Sessions interleaved in any way, with REST bodies and repeated parts, divided into any flushes: record, totals
+    and curve equal those of one session after the other."""
     user_id, video_id = bench.fresh(), bench.fresh()
     streams = data.draw(sessions_of(5))
     rest = data.draw(st.lists(rest_reports(), max_size=3))
@@ -335,9 +335,9 @@ def test_any_order_and_any_repeats_come_to_the_same_record(bench: Bench, data: s
 
 
 @given(data=st.data())
-def test_several_writers_at_once_come_to_the_same_record(bench: Bench, data: st.DataObject) -> None:
-    """Workers that commit concurrently, each some sessions of the same record: nothing is lost or doubled, and the
-    revisions count every change once."""
+def test_concurrent_writers_give_the_same_record(bench: Bench, data: st.DataObject) -> None:
+    """Workers commit sessions of the same record concurrently: nothing is lost or counted twice, and the revisions
+    count every change once."""
     user_id, video_id = bench.fresh(), bench.fresh()
     streams = data.draw(sessions_of(2 * WRITERS))
     reference = sequential(streams, video_id)
@@ -366,13 +366,13 @@ def test_several_writers_at_once_come_to_the_same_record(bench: Bench, data: st.
 
 
 @given(data=st.data())
-def test_commit_applied_twice_changes_nothing(bench: Bench, data: st.DataObject) -> None:
-    """The store's answer was lost, so the batch comes again as it is, deletions among it: the same states, the same
-    revision, the same totals. What was joined and then deleted by the same batch now reads deleted, and is.
+def test_a_repeated_commit_changes_nothing(bench: Bench, data: st.DataObject) -> None:
+    """The store's answer was lost, so the same batch is committed again, with its deletions: states, revision and
+    totals stay the same. Reports that the batch joined and then deleted now have the outcome DELETED.
 
-    The clock may be anywhere at each flush, and later when the batch comes again: what it corrects, it corrects once.
+    The clock may have any value at each flush, and is later at the repeat: instants are corrected only once.
 
-    Not promised: a deletion that found nothing leaves no trace, so its repeat covers what the batch joined after it.
+    Not guaranteed: a deletion of nothing leaves no trace, so its repeat deletes what the batch joined after it.
     """
     name = bench.fresh()
     reference = Reference()
@@ -401,9 +401,9 @@ def outcomes_of(flat: tuple[int, ...]) -> dict[int, int]:
 
 
 @given(data=st.data())
-def test_crash_between_the_stages_heals(bench: Bench, data: st.DataObject) -> None:
-    """Killed after the learners' records and before the videos' totals: the retry of the batch, or where its worker
-    died too the record's next report by another worker, makes the totals whole."""
+def test_a_crash_between_the_stages_is_corrected(bench: Bench, data: st.DataObject) -> None:
+    """After a crash between the learners' records and the videos' totals, the retry of the batch corrects the totals,
+    or, if its worker died too, the record's next report from another worker."""
     name = bench.fresh()
     user_id, video_id = f"{name}u", f"{name}v"
     reference = Reference()
@@ -432,8 +432,8 @@ def test_crash_between_the_stages_heals(bench: Bench, data: st.DataObject) -> No
     assert bench.totals(video_id) == reference.totals(video_id)
 
 
-def test_deletion_that_arrives_twice_spares_what_came_after_it(bench: Bench) -> None:
-    """A deletion, and the play after it, in one batch whose answer was lost: the retry must not delete the play."""
+def test_a_repeated_deletion_keeps_later_plays(bench: Bench) -> None:
+    """A deletion and a play after it are in a batch whose answer was lost: the retry must not delete the play."""
     key = (bench.fresh(), bench.fresh())
     old = Report(first_at=100, at=100, session="a", first_seq=1, seq=1, seen=[0, 5], played_ms=5_000)
     new = Report(first_at=300, at=300, session="a", first_seq=2, seq=2, seen=[5, 9], played_ms=4_000)
@@ -445,10 +445,10 @@ def test_deletion_that_arrives_twice_spares_what_came_after_it(bench: Bench) -> 
     assert (record.deleted_at, record.seen, record.played_ms) == (200, [5, 9], 4_000)
 
 
-def test_what_a_fast_clock_made_binds_nobody(bench: Bench) -> None:
-    """A record of a clock that was a day ahead, 20 sessions of it: with the first flush of a clock that is right, a
-    new session's report wins every register; a deletion and the play after it do as well; late reports still lose. (Of
-    a list of sessions that is full, one older than all of them adds no plays, as ever.)"""
+def test_instants_of_a_fast_clock_do_not_win(bench: Bench) -> None:
+    """A record has 20 sessions from a clock that was a day ahead. With the first flush of a correct clock a new
+    session's report wins every register, as do a deletion and a play after it; late reports still lose. (As always, if
+    the list of sessions is full, one older than all of them adds no plays.)"""
     key, day = (bench.fresh(), bench.fresh()), 86_400_000
     now = 1_764_000_000_000
     fast = [
@@ -476,7 +476,7 @@ def test_what_a_fast_clock_made_binds_nobody(bench: Bench) -> None:
 
 
 def every_other(first: int, count: int) -> list[int]:
-    """`count` single seconds, none touching another."""
+    """`count` single seconds, none adjacent to another."""
     return [edge for n in range(count) for edge in (first + 2 * n, first + 2 * n + 1)]
 
 
@@ -508,7 +508,7 @@ CORNERS: dict[str, list[Op]] = {
 
 @pytest.mark.parametrize("ops", CORNERS.values(), ids=CORNERS)
 def test_corners(bench: Bench, ops: list[Op]) -> None:
-    """What random histories hardly reach: full sets, the ends of every range, each width of an integer."""
+    """Cases that random histories seldom reach: full sets, the ends of every range, each width of an integer."""
     key = (bench.fresh(), bench.fresh())
     reference = Reference()
     want, outcomes = reference.apply(key, ops)
@@ -520,7 +520,7 @@ def test_corners(bench: Bench, ops: list[Op]) -> None:
 @pytest.mark.parametrize("threshold", [1, 500, 899, 900, 999, 1_000])
 @pytest.mark.parametrize("duration_ms", [1, 999, 1_000, 1_001, 9_999, 10_000, 90_500, MAX_MEDIA_S * 1_000])
 def test_completion_is_the_same_at_every_edge(bench: Bench, threshold: int, duration_ms: int) -> None:
-    """One second below the threshold, at it, above it: in integers, so that no float decides."""
+    """One second below, at and above the threshold, computed in integers."""
     edge = threshold * duration_ms // 1_000_000
     for claimed in (max(0, edge - 1), edge, edge + 1):
         key = (bench.fresh(), bench.fresh())

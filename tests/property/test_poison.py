@@ -1,4 +1,4 @@
-"""A record that was poisoned can be got right again: by the rule in Python, and by the store's Lua, byte for byte.
+"""A poisoned record can be corrected, by the rule in Python and by the store's Lua, byte for byte.
 
 The poison is anything a session could have reported up to NOW while the catalogue did not know the video.
 """
@@ -26,12 +26,12 @@ bench = twin.bench
 
 
 def every_other(first: int, count: int) -> list[int]:
-    """`count` single seconds, none touching another."""
+    """`count` single seconds, none adjacent to another."""
     return [edge for n in range(count) for edge in (first + 2 * n, first + 2 * n + 1)]
 
 
 def not_later(op: Op) -> Op:
-    """No client can date anything after its receipt."""
+    """The op with instants of at most NOW: no client can date anything after its receipt."""
     if isinstance(op, int):
         return min(op, NOW)
     at, position_at = min(op.at, NOW), min(op.position_at, NOW)
@@ -40,7 +40,7 @@ def not_later(op: Op) -> Op:
 
 @st.composite
 def full_sets(draw: st.DrawFn) -> list[Op]:
-    """Sets with as many intervals as they may hold, within the video, beyond its end, or across."""
+    """Sets with the most intervals allowed, within the video, beyond its end, or across it."""
     first = draw(st.sampled_from([0, 1, BEYOND - 2, BEYOND, BEYOND + 1, 1_000, MAX_MEDIA_S - 2 * MAX_INTERVALS]))
     seconds = every_other(first, draw(st.sampled_from([MAX_INTERVALS - 1, MAX_INTERVALS])))
     contiguous = [seconds[0], seconds[-1]]
@@ -51,7 +51,7 @@ def full_sets(draw: st.DrawFn) -> list[Op]:
 
 @st.composite
 def poison(draw: st.DrawFn) -> list[Op]:
-    """Wild reports and deletions, of more sessions than are remembered now and then, around full sets."""
+    """Arbitrary reports and deletions around full sets, sometimes of more sessions than a record keeps."""
     names = [f"s{n}" for n in range(draw(st.sampled_from([1, 3, MAX_SESSIONS + 2])))]
     wild = st.lists(wild_ops(names).map(not_later), max_size=MAX_SESSIONS + 4)
     return [*draw(wild), *draw(st.one_of(st.just([]), full_sets())), *draw(wild)]
@@ -67,24 +67,24 @@ def honest(start_ms: int, end_ms: int, session: str = "honest", at: int = NOW, s
 def in_both(
     bench: twin.Bench, key: Key, reference: twin.Reference, ops: Iterable[Op], alone: bool = False
 ) -> list[int]:
-    """Commit, demand the same bytes and outcomes of both, and the totals of a recount; the outcomes."""
-    told: list[int] = []
+    """Commit, check that bytes and outcomes of both are equal and the totals are right, and return the outcomes."""
+    all_outcomes: list[int] = []
     ops = list(ops)
     for batch in [[op] for op in ops] if alone or not ops else [ops]:
         want, outcomes = reference.apply(key, batch)
         result = bench.commit(twin.batch_of((key, op) for op in batch)).results[key]
         assert (result.value, result.outcomes) == (want, outcomes)
-        told += outcomes[1::2]
+        all_outcomes += outcomes[1::2]
     kept, curve = bench.totals(key[1])
     assert kept.completed <= kept.viewers <= 1
     assert all(0 <= again <= seen <= 1 for again, seen in zip(curve.replays, curve.viewers, strict=True))
-    return told
+    return all_outcomes
 
 
 @given(ops=poison())
-def test_honest_watching_gets_a_poisoned_record_right(bench: twin.Bench, ops: list[Op]) -> None:
-    """The catalogue learns the duration, and another page of the learner plays: nothing of it is refused or cut, the
-    position follows it, its seconds are there, the duration is the catalogue's, and all of it watched completes."""
+def test_honest_watching_corrects_a_poisoned_record(bench: twin.Bench, ops: list[Op]) -> None:
+    """The catalogue gets the duration, and another page of the learner plays: no report is refused or capped, position
+    and seconds are updated, the duration is that of the catalogue, and watching everything completes the video."""
     key = (bench.fresh(), bench.fresh())
     durations = {key[1]: 0}
     reference = twin.Reference(durations)
@@ -110,7 +110,7 @@ def test_honest_watching_gets_a_poisoned_record_right(bench: twin.Bench, ops: li
 
 @given(ops=poison(), known=st.booleans())
 def test_a_delete_starts_a_poisoned_record_afresh(bench: twin.Bench, ops: list[Op], known: bool) -> None:
-    """Covers nothing after now; what is watched then is the record of a learner who never had one."""
+    """It deletes nothing after now; later plays give the same record as for a learner who never had one."""
     key = (bench.fresh(), bench.fresh())
     durations = {key[1]: DURATION_MS if known else 0}
     bench.catalogue(key[1], durations[key[1]])
@@ -126,13 +126,13 @@ def test_a_delete_starts_a_poisoned_record_afresh(bench: twin.Bench, ops: list[O
 
 
 def bare(record: Record) -> bytes:
-    """The record without what a tombstone leaves: its instant, and what is remembered of sessions."""
+    """The record without what a tombstone keeps: its instant and the sessions."""
     return pack_record(replace(record, rev=0, deleted_at=0, guards=[]))
 
 
 @given(ops=poison(), delta=st.sampled_from([1, 999, STEP_MS]))
 def test_no_poison_is_dated_after_now(ops: Sequence[Op], delta: int) -> None:
-    """Neither a deletion nor a report leaves an instant that honest reports would have to wait for."""
+    """Neither a deletion nor a report leaves an instant later than honest reports."""
     record = Record()
     for op in ops:
         record = (join(record, op, 0, 900) if isinstance(op, Report) else delete(record, op))[0]
@@ -154,15 +154,15 @@ ROOM: dict[str, tuple[list[int], list[int], list[int], list[int], list[int]]] = 
     "only-again-is-full": ([0, 9_000], every_other(3, MANY), [0, 1], [0, 60], [0, 1, *every_other(3, 29)]),
     "across-the-end": ([*every_other(1, 29), *every_other(1_000, MANY - 29)], [], [59, 60], every_other(1, 30), []),
 }
-"""(seen, again, what is played then, seen and again after it)"""
+"""(seen, again, the seconds played then, seen and again after that)"""
 
 
 @pytest.mark.parametrize(("seen", "again", "play", "then", "replayed"), ROOM.values(), ids=ROOM)
 def test_seconds_beyond_the_end_make_room_once_the_catalogue_knows_it(
     bench: twin.Bench, seen: list[int], again: list[int], play: list[int], then: list[int], replayed: list[int]
 ) -> None:
-    """A full set would otherwise refuse every second of the video for ever. Not before room is needed: a mistyped
-    duration costs nothing of what was watched."""
+    """Otherwise a full set would refuse every second of the video forever. They are removed only if the room is needed,
+    so that a mistyped duration does not delete watched seconds."""
     key = (bench.fresh(), bench.fresh())
     durations = {key[1]: 0}
     reference = twin.Reference(durations)
@@ -178,8 +178,8 @@ def test_seconds_beyond_the_end_make_room_once_the_catalogue_knows_it(
 
 @example(position_ms=MAX_MEDIA_S * 1_000, duration_ms=8_000)
 @given(position_ms=st.integers(0, MAX_MEDIA_S * 1_000), duration_ms=st.integers(1_000, SETTLE_MS))
-def test_position_of_a_short_video_moves_whatever_was_told(position_ms: int, duration_ms: int) -> None:
-    """No page plays SETTLE_MS of it, so none could pull back a position from beyond the end; from there none need."""
+def test_position_of_a_short_video_moves_whatever_was_reported(position_ms: int, duration_ms: int) -> None:
+    """No page can play SETTLE_MS of it, so none could pull back a position from beyond the end; the end limits it."""
     record, _ = join(Record(), report_of("a", 1, 1, position_ms=position_ms, seek=True), 0, 900)
     record, _ = join(record, report_of("b", 1, 2, [(0, 1_000)], 1_000), duration_ms, 900)
     assert record.position == 1_000
