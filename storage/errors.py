@@ -1,13 +1,16 @@
-"""What storage raises, besides ValueError for arguments that are wrong."""
+"""The exceptions of storage, besides ValueError for wrong arguments."""
 
 
 class StoreUnavailable(Exception):
-    """The store can't be reached, or refuses to write. Try again; nothing of a failed commit is half true."""
+    """The store cannot be reached, or refuses to write. Try again; a failed commit leaves no record half written."""
 
 
 class NotDurable(StoreUnavailable):
-    """The store has it, but not yet where it must be. The text is for everybody: it names no address."""
+    """A commit is in the store, but not yet on the disk or the replicas that its durability requires.
+
+    The text may be shown to anybody: it contains no address.
+    """
 
 
 class TimeNotAllowed(StoreUnavailable):
-    """The store's user may not run TIME."""
+    """The store's user has no permission to run TIME."""

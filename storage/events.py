@@ -1,8 +1,8 @@
-"""What other processes publish on the store's channels, decoded into typed events for one callback.
+"""Typed events for one callback, decoded from what other processes publish on the store's channels.
 
-The store publishes a learner's changes on the learner's channel, and on three channels of its own: a video whose
-catalogue entry has changed, a learner whose sessions an operator has ended, and a new epoch. Messages may be lost while
-a subscription is broken. So each confirmed subscription is an event too: what was published before it has to be read.
+Changes of a learner's records are published on the learner's channel. Three more channels carry changed catalogue
+entries, learners whose sessions an operator has ended, and new epochs. Messages are lost while a subscription is
+broken. So the confirmation of a subscription is an event, too: whatever was published before has to be read.
 """
 
 import asyncio
@@ -30,22 +30,22 @@ class RecordsChanged(NamedTuple):
     before: int
     rev: int
     records: list[tuple[str, Record]]
-    """(videoId, record) of all that was changed; empty where they have to be read."""
+    """(videoId, record) of all changed records; empty if they have to be read from the store."""
 
 
 class RecordsMissed(NamedTuple):
-    """A message about a learner's records could not be read: read the records instead."""
+    """A message about a learner's records was damaged: read the learner's changes from the store."""
 
     user_id: str
 
 
 class Subscribed(NamedTuple):
-    """A learner's channel is subscribed: read what was published before, which is lost."""
+    """The subscription to a learner's channel is confirmed: read changes that were published before it."""
 
     user_id: str
     again: bool
-    """True after a broken subscription. What this process committed in between, counting itself as subscribed, may not
-    have been published either: `EventStream.announce` tells the others."""
+    """True after a broken subscription. Commits of this process meanwhile, made as if it was still subscribed, may not
+    have been published: call `EventStream.announce` for the other processes."""
 
 
 class SessionsEnded(NamedTuple):
@@ -55,11 +55,11 @@ class SessionsEnded(NamedTuple):
 
 
 class EndingsMissed(NamedTuple):
-    """Sessions may have ended without an event: read `Store.ended_sessions`."""
+    """Sessions may have been ended without an event: read `Store.ended_sessions`."""
 
 
 class EpochChanged(NamedTuple):
-    """The store's epoch has changed: it has lost data, or was replaced, and so is what devices were sent."""
+    """The store's epoch has changed: it has lost data or was replaced, so devices have to read everything again."""
 
 
 Event = RecordsChanged | RecordsMissed | Subscribed | SessionsEnded | EndingsMissed | EpochChanged
@@ -103,28 +103,28 @@ class EventStream:
         self._timeout_s = timeout_s
         self._channels = listen(self._received, self._confirmed)
         self._users: dict[str, str] = {}
-        """userIds by the names of their channels."""
+        """userIds by channel name."""
         self._names: dict[str, str] = {}
-        """The other way round."""
-        self._seen: set[str] = set()
-        """userIds whose subscription was confirmed at least once."""
+        """Channel names by userId."""
+        self._confirmed_users: set[str] = set()
+        """userIds whose subscription has been confirmed at least once."""
 
     @property
     def resubscriptions(self) -> int:
-        """How often subscriptions were lost, or could not be made."""
+        """How often subscriptions were lost or failed."""
         return self._channels.resubscriptions
 
     async def run(self) -> None:
-        """Listen for ever; cancel it to stop."""
+        """Receive events until cancelled."""
         for name in (self._catalogue.channel, self._keys.epoch, self._keys.ended):
             self._channels.subscribe(name)
         await self._channels.run()
 
     async def follow(self, user_id: str) -> None:
-        """Subscribe to a learner's channel, and wait until the store has confirmed it.
+        """Subscribe to a learner's channel, and wait for the confirmation.
 
         Raises:
-            StoreUnavailable: it does not confirm it in time. It stays asked for.
+            StoreUnavailable: there was none in time. The subscription is still attempted.
         """
         name = self._keys.push(user_id)
         self._users[name], self._names[user_id] = user_id, name
@@ -135,29 +135,29 @@ class EventStream:
             raise StoreUnavailable("the store confirms no subscription") from None
 
     def unfollow(self, user_id: str) -> None:
-        """Unsubscribe from the channel of a learner that was followed."""
-        self._seen.discard(user_id)
+        """Unsubscribe from the channel of a learner who was followed."""
+        self._confirmed_users.discard(user_id)
         name = self._names.pop(user_id)
         del self._users[name]
         self._channels.unsubscribe(name)
 
     def is_following(self, user_id: str) -> bool:
-        """Whether the store sends this process what is published on the learner's channel."""
+        """Whether the subscription to the learner's channel is confirmed."""
         name = self._names.get(user_id)
         return name is not None and self._channels.is_confirmed(name)
 
     async def announce(self, user_id: str) -> None:
-        """Publish the learner's revision without records: a process that lacks some reads them.
+        """Publish the learner's revision without records: a process that is missing some reads them.
 
         Raises:
-            StoreUnavailable: not every process was told.
+            StoreUnavailable: it may not have been published.
         """
         (stored,) = await self._run_each([("HGET", self._keys.progress(user_id), "rev")])
         rev = int(stored) if isinstance(stored, bytes) and stored.isdigit() and len(stored) <= 15 else 0
         await self._run([("SPUBLISH", self._keys.push(user_id), pack_announcement(self._worker, rev))])
 
     async def lanes(self) -> list[Lane]:
-        """Whether a learner who came now could be served: commands and subscriptions, at each primary.
+        """Check whether a new learner could be served: commands and subscriptions, at each primary.
 
         Raises:
             StoreUnavailable: no node of the cluster answers.
@@ -165,9 +165,9 @@ class EventStream:
         return await lanes(self._link, self._keys, self._channels, self._timeout_s)
 
     def _received(self, name: str, data: bytes) -> None:
-        """A message of a channel, of whatever bytes: nothing is raised."""
+        """Handle a message on a channel. Never raises, whatever its bytes are."""
         if name == self._catalogue.channel:
-            self._catalogue.heard(data)
+            self._catalogue.receive(data)
         elif name == self._keys.epoch:
             epoch = parse_epoch(data)
             if isinstance(epoch, Damaged):
@@ -189,16 +189,17 @@ class EventStream:
                 self._on_event(RecordsChanged(user_id, push.before, push.rev, push.records))
 
     def _epoch_changed(self) -> None:
+        """Handle a new epoch, which this process found or another one published."""
         self._catalogue.forget_all()
         self._on_event(EpochChanged())
 
     def _confirmed(self, name: str) -> None:
-        """A channel is subscribed, perhaps again: what was published in between is lost."""
+        """Handle the confirmation of a subscription; what was published before is lost."""
         if name == self._catalogue.channel:
             self._catalogue.forget_all()
         elif name == self._keys.ended:
             self._on_event(EndingsMissed())
         elif (user_id := self._users.get(name)) is not None:
-            again = user_id in self._seen
-            self._seen.add(user_id)
+            again = user_id in self._confirmed_users
+            self._confirmed_users.add(user_id)
             self._on_event(Subscribed(user_id, again))

@@ -1,20 +1,20 @@
-"""Names of everything in the store.
+"""Names of all keys and channels in the store.
 
-The hash tag {uHH} or {vHH} is one of 256 partitions of users or of videos: on a cluster all keys of a partition
-share a slot, so that one script call may touch many of them. Channels are sharded: each is of the slot of its name.
+The hash tag {uHH} or {vHH} is one of 256 partitions of users or of videos: on a cluster all keys of a partition share a
+slot, so that one script call may touch many of them. Channels are sharded: each belongs to the slot of its name.
 
 On a cluster the viewers of one video are spread over VIDEO_SHARDS shards, each with an audience and totals of its own,
-so that a video that everybody watches is no slot's burden alone. Shards have no viewer in common, so the video's totals
-are the sums of theirs. On one server a video has one shard, of its own name.
+so that the load of a popular video does not fall on one slot. No viewer is in two shards, so the video's totals are the
+sums of the shards' totals. On a single server a video has one shard, named like the video.
 """
 
 from zlib import crc32
 
 NOT_VIDEOS = (b"rev", b"trail")
-"""The fields of a progress hash that are no records."""
+"""The fields of a progress hash that are not records."""
 _HEX = tuple(f"{partition:02x}" for partition in range(256))
 VIDEO_SHARDS = 16
-"""Of a cluster. Never to be changed: where a viewer is found follows from it."""
+"""Shards of a video on a cluster. Must never change: the shard of a viewer is computed from it."""
 TAGS = tuple(f"{{{kind}{partition}}}" for kind in "uv" for partition in _HEX)
 """The hash tag of each partition."""
 
@@ -23,7 +23,7 @@ class Keys:
     """Key names under one prefix.
 
     Args:
-        video_shards: how many shards a video's viewers are spread over.
+        video_shards: the number of shards that a video's viewers are spread over.
     """
 
     def __init__(self, prefix: str = "ph", video_shards: int = 1) -> None:
@@ -31,34 +31,34 @@ class Keys:
         self._video_shards = video_shards
         self.epoch = f"{prefix}:epoch"
         self.ended = f"{prefix}:ended"
-        """Sorted set: userId by when the user's sessions were ended, ms; and the channel that tells it."""
+        """Sorted set: userId by the instant (ms) at which the user's sessions were ended; also its channel."""
 
     def fence(self, worker: str, tag: str = "") -> str:
-        """Counts the commits of one process; on a cluster in the slot of `tag`, one of TAGS."""
+        """Counter of the commits of one process; on a cluster in the slot of `tag`, one of TAGS."""
         return f"{self.prefix}:{tag}{':' if tag else ''}fence:{worker}"
 
     def progress(self, user_id: str) -> str:
-        """Hash: videoId → record, `rev`, and `trail`: of which videos the newest revisions were."""
+        """Hash: videoId → record; `rev`; `trail`, the videos of the newest revisions."""
         return f"{self.prefix}:{{u{partition(user_id)}}}:progress:{user_id}"
 
     def push(self, user_id: str) -> str:
-        """Channel of a user's changes; lua/push_messages.lua derives the same name from the progress key."""
+        """Channel of a user's changes; `lua/push_messages.lua` derives the same name from the progress key."""
         return f"{self.prefix}:{{u{partition(user_id)}}}:push:{user_id}"
 
     def shard(self, video_id: str, user_id: str) -> str:
-        """Where this viewer of the video is."""
+        """The shard of this viewer of the video."""
         if self._video_shards == 1:
             return video_id
         return f"{video_id}.{crc32(user_id.encode()) % self._video_shards}"
 
     def shards(self, video_id: str) -> list[str]:
-        """All of a video."""
+        """All shards of a video."""
         if self._video_shards == 1:
             return [video_id]
         return [f"{video_id}.{number}" for number in range(self._video_shards)]
 
     def video_of(self, shard: str) -> str:
-        """The video that a shard is of."""
+        """The video of a shard."""
         return shard if self._video_shards == 1 else shard.rpartition(".")[0]
 
     def audience(self, shard: str) -> str:
@@ -78,11 +78,11 @@ class Keys:
         return self._video("live", shard)
 
     def before(self, shard: str) -> str:
-        """Hash: userId → its entry when the recount that is under way began; lua/videos.lua derives the same name."""
+        """Hash: userId → its entry when the current recount began; `lua/videos.lua` derives the same name."""
         return self._video("before", shard)
 
     def released(self, video_id: str) -> str:
-        """Hash: viewers, completed, watched of the whole video, as they were last shown to everybody."""
+        """Hash: viewers, completed, watched of the whole video, as last released to callers."""
         return self._video("released", video_id)
 
     def catalogue(self, video_id: str) -> str:
@@ -90,12 +90,12 @@ class Keys:
         return self._video("catalogue", video_id)
 
     def of_shard(self, shard: str) -> tuple[str, str, str, str]:
-        """audience, summary, curve, live."""
+        """The names of audience, summary, curve and live."""
         head = f"{self.prefix}:{{v{partition(shard)}}}:"
         return f"{head}audience:{shard}", f"{head}summary:{shard}", f"{head}curve:{shard}", f"{head}live:{shard}"
 
     def all_of(self, side: str, kind: str) -> str:
-        """Pattern of the keys of a kind, "u" for users' or "v" for videos'."""
+        """Pattern of all keys of a kind; `side` is "u" for users and "v" for videos."""
         return f"{self.prefix}:{{{side}??}}:{kind}:*"
 
     def _video(self, kind: str, name: str) -> str:
@@ -103,10 +103,10 @@ class Keys:
 
 
 def partition(name: str) -> str:
-    """HH of the user, the video or the shard of this name."""
+    """The partition (HH) of a user, video or shard."""
     return _HEX[crc32(name.encode()) & 0xFF]
 
 
 def id_of(key: str) -> str:
-    """The user's, video's or shard's at the end of a key: prefix, {partition}, kind, id."""
+    """The id at the end of a key: prefix, {partition}, kind, id of a user, video or shard."""
     return key.split(":", 3)[3]

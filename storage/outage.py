@@ -1,4 +1,4 @@
-"""One line in the log when something fails, and one when it works again, however often it is tried in between."""
+"""One log line when an operation starts to fail and one when it succeeds again, however many attempts are between."""
 
 import logging
 import time
@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 
 class Outage:
-    """What a loop that tries again and again tells the log.
+    """The log lines of a retry loop.
 
     Args:
-        logger: of the module that the loop is in.
-        failing: the first line, which the reason follows.
-        working: the last line, which the duration and the number of failures follow.
+        logger: the logger of the loop's module.
+        failing: the first line, followed by the reason.
+        working: the last line, followed by the duration and the number of failures.
+        clock: s, monotonic.
     """
 
     def __init__(
@@ -25,19 +26,19 @@ class Outage:
         self._failures = 0
 
     @property
-    def lasts(self) -> bool:
+    def is_ongoing(self) -> bool:
         """Whether the last attempt failed."""
         return self._failures > 0
 
     def failed(self, why: object) -> None:
-        """One more attempt failed. `why` is logged as it is: it holds no secret."""
+        """Count a failed attempt. `why` is logged as it is, so it must contain no secret."""
         self._failures += 1
         if self._failures == 1:
             self._since = self._clock()
             self._logger.warning("%s: %s", self._failing, why)
 
     def worked(self) -> None:
-        """An attempt worked."""
+        """Note that an attempt succeeded."""
         if self._failures:
             took_s, failures, self._failures = self._clock() - self._since, self._failures, 0
             plural = "" if failures == 1 else "s"

@@ -1,8 +1,8 @@
 """The parts of one store, wired once.
 
-`write/commits.py` writes the users' records and their videos' totals, `read/records.py` reads records,
-`guarantees/epoch.py` knows whether it is still the same store. Here is what they share: the way to the servers, and the
-round trip. `storage/store.py` offers all of it to the server, as typed records.
+Among them, `write/commits.py` writes the users' records and their videos' totals, `read/records.py` reads records, and
+`guarantees/epoch.py` holds the store's identity. Here is what they share: the link to the servers, and the round trip.
+The server uses them through `storage/store.py` only.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ from playhead.storage.guarantees.durability import Durability
 from playhead.storage.guarantees.epoch import Epoch
 from playhead.storage.keys import VIDEO_SHARDS, Keys
 from playhead.storage.read.catalogue import Catalogue
-from playhead.storage.read.pieces import Pieces
-from playhead.storage.read.records import Reading
+from playhead.storage.read.records import RecordReader
 from playhead.storage.read.released_totals import ReleasedTotals
-from playhead.storage.read.scanning import Scanning
+from playhead.storage.read.scanning import Scanner
+from playhead.storage.read.time_slices import TimeSlices
 from playhead.storage.read.totals import VideoTotals
 from playhead.storage.scripts import Script
 from playhead.storage.values.damage import DamageLog, is_foreign, or_damaged
@@ -43,7 +43,7 @@ class Parts:
     """The parts of one store; nothing is connected yet. The arguments are those of `open_store`.
 
     Raises:
-        ValueError: `url` or `durability` is not one.
+        ValueError: `url` or `durability` is invalid.
     """
 
     def __init__(
@@ -61,23 +61,23 @@ class Parts:
         self.worker = worker
         self.timeout_s = timeout_s
         self._script_texts: list[str] = []
-        """Of the scripts, which every primary must know."""
+        """The texts of all scripts, which are loaded into every primary."""
         self.retrying = Backoff(*RETRY_S)
-        """How often a connection or a pipeline was tried again, whichever server it was for."""
+        """Counts the retries of connections and pipelines, of all servers."""
         self.link = _link(url, timeout_s, self._script_texts, self.retrying)
         self.keys = Keys(key_prefix, VIDEO_SHARDS if self.link.tags else 1)
         self.durability = Durability(durability, timeout_s)
         self.damage = DamageLog()
         self.catalogue = Catalogue(self.run, self.run_each, self.keys, self.damage)
         self.endings = EndedSessions(self.run_each, self.keys, self.damage)
-        self.pieces = Pieces()
-        """Of long work in this process, on whatever the store holds."""
-        self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage, self.pieces)
+        self.time_slices = TimeSlices()
+        """For long work on what was read from the store."""
+        self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage, self.time_slices)
         self.released = ReleasedTotals(self.run, self.keys, self.script, self.totals)
-        self.scanning = Scanning(self.run_each, self.runs, self.damage)
+        self.scanner = Scanner(self.run_each, self.runs, self.damage)
         self.replay = ReplayCheck(self.link, self.keys)
         self.epoch = Epoch(self.run, self.run_each, self.keys, self.damage)
-        self.reading = Reading(self.link, self.keys, self.script, self.epoch, self.pieces, self.damage)
+        self.reader = RecordReader(self.link, self.keys, self.script, self.epoch, self.time_slices, self.damage)
         self.commits = Commits(
             self.link,
             self.keys,
@@ -93,7 +93,7 @@ class Parts:
         )
 
     def events(self, on_event: Callable[[Event], None]) -> EventStream:
-        """The events on the store's channels, for `on_event`."""
+        """Create a stream of the events that other processes publish; `on_event` is called with each."""
         return EventStream(
             self.listen,
             on_event,
@@ -109,7 +109,7 @@ class Parts:
         )
 
     def listen(self, on_message: Callable[[str, bytes], None], on_confirmed: Callable[[str], None]) -> Subscriptions:
-        """Subscriptions to channels of this store."""
+        """Create subscriptions to channels of this store, with callbacks for messages and for confirmed channels."""
         if isinstance(self.link, Cluster):
             return ClusterSubscriptions(self.link, on_message, on_confirmed)
         if isinstance(self.link, Single):
@@ -124,7 +124,7 @@ class Parts:
         return [_run_at(primary) for primary in await self.link.primaries()]
 
     def script(self, name: str) -> Script:
-        """A file of `lua/`, whose calls `run` can send."""
+        """Load a script from `lua/`; its calls can be sent by `run`."""
         script = Script(name)
         self._script_texts.append(script.text)
         return script
@@ -138,7 +138,7 @@ class Parts:
         return checked(await self.link.ask(commands))
 
     async def run_each(self, commands: list[Command]) -> list[Any]:
-        """As `run`, but the reply of a command whose key holds another Redis type is Damaged. All may be sent twice."""
+        """Like `run`, but the reply of a command whose key holds another Redis type is Damaged. Commands may be repeated."""
         try:
             return await self.run(commands)
         except StoreUnavailable as error:
@@ -148,7 +148,7 @@ class Parts:
 
 
 def _link(url: str, timeout_s: float, scripts: list[str], retrying: Backoff) -> Link:
-    """Nothing is connected yet. Raises ValueError: `url` is not one."""
+    """Create the link for a URL, without connecting. Raises ValueError: `url` is invalid."""
     address = parse_address(url)
     check_tls(address.options)
     if address.kind == "cluster":
@@ -159,7 +159,7 @@ def _link(url: str, timeout_s: float, scripts: list[str], retrying: Backoff) -> 
 
 
 def _run_at(primary: Primary) -> Run:
-    """A round trip to this primary; raises StoreUnavailable where a command fails."""
+    """Create a round trip to one primary; it raises StoreUnavailable if a command fails."""
 
     async def run(commands: list[Command]) -> list[Any]:
         try:

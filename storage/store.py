@@ -1,4 +1,4 @@
-"""The facade of storage: the one module of it that server/ imports.
+"""The facade of storage: the only module of it that server/ imports.
 
 `Store` answers typed records; no bytes, key names or commands of Redis cross this boundary. The types that its methods
 take and answer, and the few services that the server builds on (flusher, backoff, embedded store), are exported here
@@ -117,20 +117,20 @@ def open_store(
     live_ms: int = 15_000,
     max_videos: int = MAX_VIDEOS,
 ) -> "Store":
-    """Redis or Valkey as Playhead uses it; nothing is connected yet.
+    """Create the store of one process; nothing is connected yet.
 
     Args:
-        url: as `storage/connection/address.py` says.
-        worker: this process's name, unique among all that share the store.
-        key_prefix: of every key and channel.
-        threshold_permille: a record is complete at this part of its duration.
-        durability: what a commit waits for before it is answered: memory, fsync or replicas:N.
-        timeout_s: the longest wait for an answer.
+        url: see `storage/connection/address.py`.
+        worker: the name of this process, unique among all that share the store.
+        key_prefix: the first part of every key and channel name.
+        threshold_permille: the part of its duration from which a record counts as complete.
+        durability: what a commit waits for before it counts as stored: memory, fsync or replicas:N.
+        timeout_s: the longest wait for a reply.
         live_ms: how long after the last moment watched a viewer counts as watching.
-        max_videos: records that one learner may have, tombstones too; those beyond it stay, and can be changed.
+        max_videos: the most records of one learner, including tombstones. Existing records are kept and can change.
 
     Raises:
-        ValueError: `url` or `durability` is not one.
+        ValueError: `url` or `durability` is invalid.
     """
     return Store(
         Parts(
@@ -147,9 +147,9 @@ def open_store(
 
 
 class Store:
-    """One store as the rest of the service sees it, made by `open_store`.
+    """One store, as the server uses it; made by `open_store`.
 
-    Every method that asks the store raises StoreUnavailable where it does not answer.
+    Every method that sends commands raises StoreUnavailable if the store does not answer.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -160,43 +160,43 @@ class Store:
         """Close all connections."""
         await self._parts.link.aclose()
 
-    # What the store is, and how it is doing
+    # The store itself
 
     async def check(self) -> None:
-        """Make sure that the store can do what is asked of it.
+        """Check that the store can be used.
 
         Raises:
-            StoreUnavailable: it doesn't answer, or can't keep the durability.
+            StoreUnavailable: it does not answer, or cannot keep the durability.
         """
         try:
             await self.epoch()
         except StoreUnavailable as error:
             if isinstance(error.__cause__, MovedError):
-                raise StoreUnavailable("it is a node of a cluster: say so with redis+cluster://") from error
+                raise StoreUnavailable("it is a node of a cluster: use redis+cluster:// in its URL") from error
             raise
         await self.settle()
-        # Replicas may be away at a start: then acks wait.
+        # Replicas may be away at startup; acks wait for them.
         level = self._parts.durability.level
         if level.disk and not level.replicas:
             await self._parts.commits.finish([], {primary.name for primary in await self._parts.link.primaries()})
 
     async def settle(self) -> None:
-        """Find out by which means the durability is kept. Raises StoreUnavailable: by none, or no answer."""
+        """Determine the means by which this store keeps the durability. Raises StoreUnavailable if there are none."""
         await self._parts.durability.settle(await self._parts.runs())
 
     async def missing(self) -> str | None:
-        """Why replicas could not confirm a commit now; None where they could."""
+        """Why replicas could not confirm a commit now; None if they could."""
         for run in await self._parts.runs():
             if missing := await self._parts.durability.missing(run):
                 return missing
         return None
 
     async def notes(self) -> list[str]:
-        """What an operator should know of how the store keeps its data; the sentences name no address."""
+        """Sentences for operators about how the store keeps its data; they contain no address."""
         return [note for note in (self._parts.durability.note, await self._parts.replay.note()) if note]
 
     async def audit(self) -> list[str]:
-        """What an operator should know about the security of a store of their own, one sentence each."""
+        """Audit the operator's own store; one sentence for each concern."""
         return await concerns(self._parts.link)
 
     async def time(self) -> int:
@@ -204,7 +204,7 @@ class Store:
         return await store_time(self._parts.link, self._parts.keys)
 
     async def epoch(self) -> str:
-        """The store's identity: made when it is first used, gone when it loses its data."""
+        """The store's identity: created when it is first used, and again when it has lost its data."""
         return await self._parts.epoch.current()
 
     @property
@@ -218,12 +218,12 @@ class Store:
 
     @property
     def connection_retries(self) -> int:
-        """How often a connection, or a pipeline, was tried again."""
+        """How often a connection or a pipeline was retried."""
         return self._parts.retrying.retries
 
     @property
     def command_retries(self) -> int:
-        """How often commands were sent again because they were at the wrong primary of a cluster, or too early."""
+        """How often commands to a cluster were sent again, because another primary had the key or it was not ready."""
         return self._parts.link.retries
 
     @property
@@ -244,25 +244,25 @@ class Store:
 
         Args:
             now: ms since 1970.
-            subscribed: whether this worker itself listens to a user's channel.
-            wanted: whose records' values are asked for.
+            subscribed: whether this worker is subscribed to a user's channel.
+            wanted: whether a record's value is needed in the reply.
 
         Raises:
-            StoreUnavailable: not, or not surely, stored. Commit the same batch again.
+            StoreUnavailable: the batch is not stored, or that is uncertain. Commit the same batch again.
         """
         return await self._parts.commits.commit(batch, now, subscribed, wanted)
 
     async def record(self, user_id: str, video_id: str) -> Record | Damaged:
-        """One record; the empty one where there is none."""
-        return await self._parts.reading.record(user_id, video_id)
+        """Read one record; the empty record if there is none."""
+        return await self._parts.reader.record(user_id, video_id)
 
     async def records(self, user_ids: Sequence[str], video_id: str) -> list[Record | Damaged]:
-        """The records of some users of one video, in their order."""
-        return await self._parts.reading.records(user_ids, video_id)
+        """Read the records of some users for one video, in their order."""
+        return await self._parts.reader.records(user_ids, video_id)
 
     async def record_count(self, user_id: str) -> int:
-        """About how many records the learner has, tombstones too."""
-        return await self._parts.reading.count(user_id)
+        """The approximate number of records of a learner, including tombstones."""
+        return await self._parts.reader.count(user_id)
 
     async def changes(
         self,
@@ -271,68 +271,73 @@ class Store:
         epoch: str | None = None,
         admit: Callable[[int], None] = lambda records: None,
     ) -> Changes | Damaged:
-        """A user's records that changed after `since`; all of them if it is None, or of another epoch.
-
-        Damaged: none of them can be read, as where the key holds another type.
+        """Read the records of a user that changed after `since`; all of them if it is None, or of another epoch.
 
         Args:
-            admit: asked before many are read, with about how many records there are to look at; what it raises is
-                raised here.
-        """
-        return await self._parts.reading.changes(user_id, since, epoch, admit)
+            admit: called with the approximate number of records before many are read; its exceptions are raised here.
 
-    async def next_piece(self) -> None:
-        """Wait until it is this piece's turn, of all long work in this process on what the store holds."""
-        await self._parts.pieces.next()
+        Returns:
+            Damaged if none of them can be read, because the key holds another type, for example.
+        """
+        return await self._parts.reader.changes(user_id, since, epoch, admit)
+
+    async def next_time_slice(self) -> None:
+        """Wait for the next time slice: in each iteration of the event loop one part of all long work runs."""
+        await self._parts.time_slices.next()
 
     # Videos
 
     async def video(self, video_id: str) -> Video | Damaged | None:
-        """The catalogue entry, read from the store."""
+        """Read the catalogue entry from the store; None if there is none."""
         return await self._parts.catalogue.get(video_id)
 
     async def put_video(self, video_id: str, video: Video) -> Damaged | None:
-        """Create or replace the catalogue entry, and tell every worker.
+        """Create or replace the catalogue entry, and publish the change to all workers.
 
-        Damaged: its key holds another type, and nothing was written.
+        Returns:
+            Damaged if the key holds another Redis type; nothing was written then.
         """
         return await self._parts.catalogue.put(video_id, video)
 
     async def totals(self, video_id: str) -> Totals | Damaged:
-        """The totals of the video now."""
+        """Read the current totals of a video."""
         return await self._parts.totals.read(video_id)
 
     async def released_totals(self, video_id: str, batch: int) -> Totals | Damaged:
-        """The totals as callers see them who may not see single viewers: released for `batch` viewers at a time."""
+        """Read the totals for callers who may not see single viewers: they change by whole batches of viewers."""
         return await self._parts.released.read(video_id, batch)
 
     async def analytics(self, video_id: str, now: int) -> VideoAnalytics | Damaged:
-        """Totals, curve, and how many are watching at `now` (ms since 1970)."""
-        return await self._parts.totals.read_all(video_id, now)
+        """Read totals, curve, and the number of viewers who are watching at `now` (ms since 1970)."""
+        return await self._parts.totals.analytics(video_id, now)
 
     def viewers(self, video_id: str) -> AsyncIterator[list[str]]:
-        """The userIds of all who have watched the video, some at a time; those who come or go meanwhile may be missing
-        or appear twice."""
-        return self._parts.totals.audience(video_id)
+        """Iterate over the userIds of all viewers of a video, in pages.
 
-    # What other processes do
+        Viewers who come or go meanwhile may be missing or appear twice.
+        """
+        return self._parts.totals.viewers(video_id)
+
+    # Other processes
 
     def events(self, on_event: Callable[[Event], None]) -> EventStream:
-        """What other processes publish, as events for `on_event`, once the stream runs."""
+        """Create the stream of events that other processes publish; `on_event` is called while it runs."""
         return self._parts.events(on_event)
 
     async def end_sessions(self, user_id: str, at: int) -> Damaged | None:
-        """End every session of the user that began at `at`, ms since 1970, or before.
+        """End every session of a user that began at `at` (ms since 1970) or before.
 
-        Damaged: its key holds another type. All processes that listen were told, but none will be that did not.
+        Returns:
+            Damaged if the key of ended sessions holds another Redis type: all subscribed processes received the event,
+            but a process that was not subscribed cannot read it later.
 
         Raises:
-            StoreUnavailable: not every process was told; do it again.
+            StoreUnavailable: possibly not every process received the event; call it again.
         """
         return await self._parts.endings.add(user_id, at)
 
     async def ended_sessions(self, now: int) -> list[tuple[str, int]]:
-        """(userId, at) of all that were ended lately, none later than `now`, ms since 1970."""
+        """Read (userId, at) of the sessions ended lately; no instant is later than `now` (ms since 1970)."""
         return await self._parts.endings.until(now)
 
     # Maintenance
@@ -340,22 +345,22 @@ class Store:
     async def rebuild(
         self,
         *,
-        mend: bool,
+        repair: bool,
         grace_s: float,
         now: Callable[[], int],
-        progress: Callable[[str, float, Found], None] = lambda walk, part, found: None,
+        progress: Callable[[str, float, Found], None] = lambda stage, part, found: None,
     ) -> Found:
-        """Recount audiences, totals and curves from the records; the arguments are those of `Rebuild`."""
-        return await Rebuild(self._parts, mend=mend, grace_s=grace_s, now=now, progress=progress).run()
+        """Check audiences, totals and curves against the records; the arguments are those of `Rebuild`."""
+        return await Rebuild(self._parts, repair=repair, grace_s=grace_s, now=now, progress=progress).run()
 
     def exporting(self, counts: Counter[str] | None = None) -> Export:
-        """An export of all that is stored; the arguments are those of `Export`."""
+        """Create an export; the arguments are those of `Export`."""
         return Export(self._parts, counts)
 
     def importing(
         self, *, threshold_permille: int, now: Callable[[], int], exported_at: int = 0, strict: bool = False
     ) -> Import:
-        """An import into what is stored; the arguments are those of `Import`."""
+        """Create an import; the arguments are those of `Import`."""
         return Import(
             self._parts, threshold_permille=threshold_permille, now=now, exported_at=exported_at, strict=strict
         )

@@ -61,7 +61,7 @@ async def recounted(store: Store | Parts, video_id: str) -> tuple[Totals, Curve]
                 steps[letter + b"%d" % start] += 1
                 steps[letter + b"%d" % end] -= 1
     points = Points()
-    points.take(0, {name: b"%d" % by for name, by in steps.items()})
+    points.add(0, {name: b"%d" % by for name, by in steps.items()})
     totals = Totals(viewers, completed, watched)
     if duration_ms:
         totals = replace(totals, watched=min(watched, viewers * (duration_ms // 1_000)))

@@ -144,7 +144,7 @@ async def _rebuild(store: Store, settings: Settings, clock: Clock, check: bool) 
 
     try:
         found = await store.rebuild(
-            mend=not check, grace_s=settings.store_timeout_s, now=lambda: clock().wall, progress=show
+            repair=not check, grace_s=settings.store_timeout_s, now=lambda: clock().wall, progress=show
         )
     finally:
         progress.close()

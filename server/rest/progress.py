@@ -116,7 +116,7 @@ class ProgressEndpoints:
         outcomes: list[ItemOutcome] = []
         for index, (item, outcome) in enumerate(zip(items if full else (), waiter.outcomes, strict=False)):
             if not index % PAGE_RECORDS:
-                await self._services.store.next_piece()
+                await self._services.store.next_time_slice()
             record = committed.record((user_id, item.video_id))
             outcomes.append(ItemOutcome(index=index, video_id=item.video_id, outcome=_outcome(item, outcome, record)))
         return outcomes

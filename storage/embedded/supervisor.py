@@ -138,7 +138,7 @@ class Supervisor:
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int:
         """Wait until a server ends, and return its exit code. During an outage, end the outage once it is ready."""
-        while self._outage.lasts:
+        while self._outage.is_ongoing:
             ended = process.poll() is not None
             with contextlib.suppress(OSError), self._log.open("rb") as log:
                 log.seek(self._log_start)

@@ -1,8 +1,8 @@
-"""What can be saved of a record that can't be read: field by field, what each is alone; pure.
+"""Salvages a record that cannot be read, field by field; a pure function.
 
-Nothing is made up: a field that is lost is as if nobody had reported it, and lastWatched is then as early as it may be.
-What a viewer had seen is known a second time, by the entry of the video's audience. Where a session is lost, a play of
-it that is sent again counts twice in `again` and playedDuration.
+Nothing is invented: a lost field is as if nobody had reported it, and a lost lastWatched becomes the earliest possible
+instant. The seconds that a viewer has seen are stored a second time, in the entry of the video's audience. If a session
+is lost, a play of it that is sent again counts twice in `again` and playedDuration.
 """
 
 import re
@@ -17,45 +17,47 @@ from playhead.storage.values.audience import Entry
 from playhead.storage.values.packing import FIELDS, NOT_MSGPACK
 
 MOST_OBJECTS = 20_000
-"""Of a set; more than twice as many as we write."""
+"""Most objects of a set; more than twice as many as Playhead writes."""
 
 
-class Saved(NamedTuple):
+class Salvaged(NamedTuple):
+    """A salvaged record."""
+
     record: Record
-    """Its rev is 0: the store counts it."""
+    """The record; its rev is 0, as the store counts it."""
     lost: list[str]
-    """Names of fields, for people."""
+    """Names of lost fields, for people."""
 
 
-def salvage(value: bytes, entry: Entry | None) -> Saved | None:
-    """The record that is left of a damaged value; None where nothing is, or a later version seems to have written it.
+def salvage(value: bytes, entry: Entry | None) -> Salvaged | None:
+    """Salvage the record of a damaged value; None if nothing is left, or a later version seems to have written it.
 
     Args:
-        entry: what the video's audience knows of this viewer, where that is sound.
+        entry: the viewer's entry in the video's audience, if that is readable.
     """
     fields = _fields(value)
     if fields is None:
         return None
     lost: list[str] = []
 
-    def whole(place: int, name: str, most: int, absent: int = 0) -> int:
+    def number_at(place: int, name: str, most: int, absent: int = 0) -> int:
         number = _whole(fields[place], most) if place < len(fields) else None
         if number is None and not (place < len(fields) and fields[place] == absent):
             lost.append(name)
         return absent if number is None else number
 
-    deleted_at, last_watched = whole(0, "deletedAt", MAX_INSTANT), whole(1, "lastWatched", MAX_INSTANT)
+    deleted_at, last_watched = number_at(0, "deletedAt", MAX_INSTANT), number_at(1, "lastWatched", MAX_INSTANT)
     record = Record(
         deleted_at=deleted_at,
         last_watched=last_watched,
-        claimed=whole(2, "claimed", MAX_MEDIA_S),
-        played_ms=whole(3, "playedDuration", MAX_SEQ),
-        duration_ms=whole(4, "duration", MAX_MEDIA_S * 1_000),
-        completed_at=whole(5, "completedAt", MAX_INSTANT),
-        position_ms=whole(6, "position", MAX_MEDIA_S * 1_000, ABSENT),
-        position_at=whole(7, "position", MAX_INSTANT),
-        unsettled_ms=whole(8, "position", MAX_MEDIA_S * 1_000, ABSENT),
-        unsettled_at=whole(9, "position", MAX_INSTANT),
+        claimed=number_at(2, "claimed", MAX_MEDIA_S),
+        played_ms=number_at(3, "playedDuration", MAX_SEQ),
+        duration_ms=number_at(4, "duration", MAX_MEDIA_S * 1_000),
+        completed_at=number_at(5, "completedAt", MAX_INSTANT),
+        position_ms=number_at(6, "position", MAX_MEDIA_S * 1_000, ABSENT),
+        position_at=number_at(7, "position", MAX_INSTANT),
+        unsettled_ms=number_at(8, "position", MAX_MEDIA_S * 1_000, ABSENT),
+        unsettled_at=number_at(9, "position", MAX_INSTANT),
     )
     for name, place, known in (("seen", 10, entry and entry.seen), ("again", 11, entry and entry.again)):
         seconds = _seconds(fields[place]) if place < len(fields) else None
@@ -77,11 +79,11 @@ def salvage(value: bytes, entry: Entry | None) -> Saved | None:
         return None
     if entry is not None and entry.completed and not record.completed_at:
         record.completed_at = record.last_watched
-    return Saved(record, list(dict.fromkeys(lost)))
+    return Salvaged(record, list(dict.fromkeys(lost)))
 
 
 def _fields(value: bytes) -> list[Any] | None:
-    """As many of a record's fields as can be told apart, from its first on; None for a later version's."""
+    """Decode the leading fields that can be read; None for a record of a later version."""
     fields: list[Any] = []
     try:
         unpacker = msgpack.Unpacker(
@@ -100,14 +102,14 @@ def _fields(value: bytes) -> list[Any] | None:
 
 
 def _whole(value: Any, most: int) -> int | None:
-    """A number that was written as another kind of number is still the same; None for any other value."""
+    """A whole number, also if it was written as a float; None for any other value."""
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value <= most else None
 
 
 def _seconds(value: Any) -> list[int] | None:
-    """The intervals that are some, put in order."""
+    """The valid intervals of a set, sorted and joined."""
     if type(value) is not list:
         return None
     pairs = []

@@ -1,6 +1,6 @@
-"""What an operator should know about a store of their own: who else gets in, what is on the wire, what is kept.
+"""Audits an operator's own store: who else can connect, whether the connection is encrypted, what is persisted.
 
-It only looks, and changes nothing. What a user of the store may not look at (managed stores allow little) is told once.
+The audit only reads. Whatever the store's user may not read (managed stores allow little) is reported once.
 """
 
 import asyncio
@@ -19,50 +19,50 @@ from playhead.storage.connection.primary import Primary
 from playhead.storage.errors import StoreUnavailable
 
 LOOKUP_S = 5.0
-"""For the address of a store's host."""
+"""The longest wait for the address of a store's host."""
 CREDENTIALS = frozenset({"username", "password", "credential_provider", "ssl_certfile", "ssl_keyfile", "ssl_password"})
 
 
 class _NotShown(Exception):
-    """The store does not let us look; the message is what we wanted to know."""
+    """The store does not allow a check; the message says what was to be checked."""
 
 
 async def concerns(link: Link) -> list[str]:
-    """One sentence for each, however many primaries it is true of; no part of the store's URL is in any of them.
+    """Audit the store: one sentence for each concern, even if it applies to several primaries.
 
-    Never raises what the store answers.
+    No sentence contains a part of the store's URL. Errors of the store are not raised.
     """
-    told: dict[str, None] = {}
+    found: dict[str, None] = {}
     not_shown: dict[str, None] = {}
     with kept_cancellation(), suppress(StoreUnavailable):
         for primary in await link.primaries():
             local = await _is_local(primary)
-            for look in (_on_the_wire, _let_in, _kept, _evicted):
+            for check in (_encryption, _access, _persistence, _eviction):
                 try:
-                    sentence = await look(primary, local)
+                    sentence = await check(primary, local)
                 except _NotShown as what:
                     not_shown[str(what)] = None
                 else:
-                    told |= {sentence: None} if sentence else {}
+                    found |= {sentence: None} if sentence else {}
     if not_shown:
-        told[f"The store does not let us look, so it could not be checked {' and '.join(not_shown)}."] = None
-    return list(told)
+        found[f"The store does not show its settings, so it could not be checked {' and '.join(not_shown)}."] = None
+    return list(found)
 
 
-async def _on_the_wire(primary: Primary, local: bool) -> str:
+async def _encryption(primary: Primary, local: bool) -> str:
     pool = primary.pool
     if not issubclass(pool.connection_class, SSLConnection):
         return "" if local else "The connection to the store is not encrypted: use rediss:// and a store with TLS."
     wanted = pool.connection_kwargs.get("ssl_cert_reqs", "required")
     if wanted in ("required", ssl.CERT_REQUIRED) and pool.connection_kwargs.get("ssl_check_hostname", True):
         return ""
-    return "The store's certificate is not fully checked: somebody else could pose as the store."
+    return "The store's certificate is not fully verified: another server could impersonate the store."
 
 
-async def _let_in(primary: Primary, local: bool) -> str:
-    """The plainest test is to be the stranger without our credentials.
+async def _access(primary: Primary, local: bool) -> str:
+    """Whether a client without our credentials can connect, tested by connecting as one.
 
-    On the store's own machine that proves nothing about others; but who is let in there may ask where it listens.
+    On the store's own machine this proves nothing about other machines, but such a client may ask where it listens.
     """
     pool = primary.pool
     given = {name: value for name, value in pool.connection_kwargs.items() if name not in CREDENTIALS}
@@ -71,12 +71,12 @@ async def _let_in(primary: Primary, local: bool) -> str:
         try:
             await stranger.get("ph:epoch")
         except MovedError:
-            pass  # one of a cluster, which lets us in and has not this key
+            pass  # a node of a cluster that accepted us and does not have this key
         except (RedisError, OSError):
             return ""
         if local and not await _listens_to_others(stranger):
             return ""
-    return "The store lets in whoever reaches it, without a password: turn its default user off."
+    return "The store accepts connections without a password: turn its default user off."
 
 
 async def _listens_to_others(stranger: "Redis") -> bool:
@@ -88,7 +88,7 @@ async def _listens_to_others(stranger: "Redis") -> bool:
     return bool(ports) and elsewhere and config.get("protected-mode") != "yes"
 
 
-async def _kept(primary: Primary, local: bool) -> str:
+async def _persistence(primary: Primary, local: bool) -> str:
     info = await _info(primary.redis, "persistence")
     if info is None:
         raise _NotShown("whether it keeps anything on disk")
@@ -96,14 +96,14 @@ async def _kept(primary: Primary, local: bool) -> str:
         return ""
     config = await _config(primary.redis, "save")
     if config is not None and config["save"] == "":
-        return "The store keeps nothing on disk, and all progress ends with it: turn its appendonly on."
+        return "The store keeps nothing on disk, so all progress is lost when it ends: turn its appendonly on."
     return (
-        "The store keeps no append-only file, so what it took since its last snapshot, if it takes any, ends with it: "
-        "turn its appendonly on."
+        "The store keeps no append-only file, so progress since its last snapshot, if it takes any, is lost when it "
+        "ends: turn its appendonly on."
     )
 
 
-async def _evicted(primary: Primary, local: bool) -> str:
+async def _eviction(primary: Primary, local: bool) -> str:
     info = await _info(primary.redis, "memory")
     if info is None:
         raise _NotShown("whether it evicts records")
@@ -111,13 +111,13 @@ async def _evicted(primary: Primary, local: bool) -> str:
     if not info.get("maxmemory") or policy == "noeviction":
         return ""
     if policy.startswith("allkeys"):
-        lost = "it drops all that a learner has watched, or a video's totals"
+        lost = "it deletes whole records of learners, or the totals of videos"
     else:
         lost = (
-            "it drops keys before their time to live is over; no record has one, but the list of ended sessions has, "
-            "and each count of commits"
+            "it deletes keys before they expire; records do not expire, but the list of ended sessions and the counts "
+            "of commits do"
         )
-    return f"The store's maxmemory-policy is {policy}: when it is full {lost}. Set noeviction."
+    return f"The store's maxmemory-policy is {policy}: when it is full, {lost}. Set noeviction."
 
 
 async def _info(client: "Redis", section: str) -> dict[str, Any] | None:
@@ -128,7 +128,7 @@ async def _info(client: "Redis", section: str) -> dict[str, Any] | None:
 
 
 async def _config(client: "Redis", *names: str) -> dict[str, str] | None:
-    """None: not allowed, or the first of them is not told."""
+    """Read settings; None if that is not allowed, or the first of them is not shown."""
     found: dict[str | None, str | None] = {}
     try:
         for name in names:
@@ -139,7 +139,7 @@ async def _config(client: "Redis", *names: str) -> dict[str, str] | None:
 
 
 async def _is_local(primary: Primary) -> bool:
-    """Whether what passes between us and the store stays on this machine."""
+    """Whether the traffic to the store stays on this machine."""
     pool = primary.pool
     if issubclass(pool.connection_class, UnixDomainSocketConnection):
         return True
@@ -150,7 +150,7 @@ async def _is_local(primary: Primary) -> bool:
     try:
         async with asyncio.timeout(LOOKUP_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, None)
-    except OSError:  # a TimeoutError, too
+    except OSError:  # including TimeoutError
         return False
     return all(_is_loopback(str(address[0])) for *_, address in found)
 

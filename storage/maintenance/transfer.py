@@ -1,20 +1,21 @@
-"""Export and import: records, catalogue entries and ended sessions as lines, out of a store that serves and into one.
+"""Export and import of records, catalogue entries and ended sessions as lines, while the store serves.
 
-Export walks through the store: each record as it is when it is read, some perhaps twice; that is no snapshot across
-records, and need not be, because import is a join. It may be run twice, in parts, into a store that has other records:
+An export scans the store. It has each record as it was when it was read, and some perhaps twice. That is not a snapshot
+across records, and need not be, because an import merges. It may be run twice, in parts, and into a store with other
+records:
 
-- a record joins by `protocol/merge.py`; it is computed here and put into the store only if the record that it was
-  computed from is still there (lua/swap.lua), else computed again. The store counts the revisions. Then stage 2 of a
-  commit, also where nothing changed: a killed import is made whole by the next;
-- a catalogue entry that is there already stays: the entries bear no time, and an older export must change nothing.
-  Records that were there before a new entry take its duration over with their next report, or when another is put;
-- ended sessions: the later instant, while it matters.
+- A record is merged by `protocol/merge.py`. The result is computed here, and stored only if the record that it was
+  computed from is still stored (`lua/swap.lua`); otherwise it is computed again. The store counts the revisions. Then
+  stage 2 of a commit follows, even if nothing changed: so the next import completes one that was killed.
+- An existing catalogue entry is kept: entries have no timestamp, and an older export must change nothing. Records that
+  existed before a new entry take its duration over with their next report, or when another entry is put.
+- Of two instants at which a user's sessions were ended, the later one is kept, while it matters.
 
-An instant later than now was made by a clock that was wrong, or by hand, and binds nobody (`believed` of
-`protocol/record.py`). In a file it is taken for the moment of the export, at most for now: so a second import changes
-nothing.
+An instant later than now comes from a wrong clock, or was written by hand, and is not believed (`believed` in
+`protocol/record.py`). In a file it is replaced by the instant of the export, at most by now, so that a second import
+changes nothing.
 
-The epoch is the store's own and is left alone.
+The epoch belongs to the store and is not transferred.
 """
 
 from collections import Counter
@@ -50,42 +51,45 @@ from playhead.storage.write.ended_sessions import KEEP_MS
 from playhead.storage.write.pending import Key
 
 MAX_ROUNDS = 20
-"""Of a record that changes between every reading and writing."""
+"""Attempts for a record that changes between each read and write."""
 RETRY_S = 0.005, 0.1
-"""The first delay between them and the longest."""
+"""The first and the longest delay between two attempts."""
 VIDEOS, USERS = "v", "u"
 
 
 class ExportPage(NamedTuple):
-    """A part of an export."""
+    """A page of an export."""
 
     lines: list[bytes]
-    """Each with its end."""
+    """Each with its line end."""
     place: str
-    """Where an export can go on after this page; "" where it can't."""
+    """The place from which an export can be continued after this page; "" if it cannot."""
     part: float
-    """How much of the store is done, about; 0 to 1."""
+    """The approximate part of the store that has been exported, 0 to 1."""
 
 
 class Export:
     """One export.
 
     Args:
-        counts: of an export that goes on, what has been written.
+        counts: the lines written so far, by type, when an export is continued.
     """
 
     def __init__(self, parts: Parts, counts: Counter[str] | None = None) -> None:
         self._parts = parts
         self.counts = counts or Counter()
         self.failed: list[str] = []
-        """What can't be read, and is left out; of this run, while `counts` has all."""
+        """Values that cannot be read and are left out, of this run; `counts` includes earlier runs."""
 
     async def pages(self, now: int, after: str = "") -> AsyncIterator[ExportPage]:
-        """All of it. Raises StoreUnavailable: go on after the last place that is known.
+        """Iterate over all pages.
 
         Args:
             now: ms since 1970.
-            after: the place of a page up to which all is written.
+            after: the place of the last page that was written; "" starts from the beginning.
+
+        Raises:
+            StoreUnavailable: continue after the place of the last page.
         """
         side, _, place = after.partition(":")
         if not after:
@@ -104,7 +108,7 @@ class Export:
         )
 
     async def _videos(self, after: str) -> AsyncIterator[ExportPage]:
-        async for page in self._parts.scanning.keys(self._parts.keys.all_of("v", "catalogue"), after):
+        async for page in self._parts.scanner.keys(self._parts.keys.all_of("v", "catalogue"), after):
             found = await self._parts.run_each([("HMGET", name, "title", "duration_ms") for name in page.names])
             lines = []
             for name, stored in zip(page.names, found, strict=True):
@@ -125,10 +129,10 @@ class Export:
         return [_line(write_line(EndedLine.model_construct(user_id=user, at=at))) for user, at in ended]
 
     async def _records(self, after: str) -> AsyncIterator[ExportPage]:
-        async for page in self._parts.scanning.keys(self._parts.keys.all_of("u", "progress"), after):
-            async for fields in self._parts.scanning.fields(page.names):
+        async for page in self._parts.scanner.keys(self._parts.keys.all_of("u", "progress"), after):
+            async for fields in self._parts.scanner.fields(page.names):
                 for key in fields.foreign:
-                    self._failed(f"user {id_of(key)}, all videos: {key} is no hash")
+                    self._failed(f"user {id_of(key)}, all videos: {key} is not a hash")
                 lines = []
                 for key, name, value in fields.fields:
                     if name in NOT_VIDEOS:
@@ -148,11 +152,11 @@ class Export:
 
 
 class Import:
-    """Takes lines, some at a time; what one call has returned from is stored.
+    """One import. It takes lines in batches; when `take` returns, the batch is stored.
 
     Args:
         now: ms since 1970.
-        exported_at: when the export began, by its header; 0 where that is not known.
+        exported_at: when the export began, by its header; 0 if unknown.
         strict: refuse lines with instants later than now.
     """
 
@@ -172,21 +176,22 @@ class Import:
         self._exported_at = exported_at
         self._strict = strict
         self.taken: Counter[str] = Counter()
+        """The number of lines by type."""
         self.corrected = 0
-        """Lines with instants later than now."""
+        """The number of lines with instants later than now."""
         self.corrections: list[str] = []
-        """What the last call of `take` has corrected: a sentence for each line."""
+        """The corrections of the last call of `take`: a sentence for each line."""
         self.changed = 0
-        """Records that are other than before."""
+        """The number of records that the import has changed."""
         self.retrying = Backoff(*RETRY_S)
-        """How often some had to be read again, for they had changed meanwhile."""
+        """Counts how often records had to be read again because they had changed meanwhile."""
         self.end: EndLine | None = None
 
     async def take(self, lines: Sequence[tuple[int, bytes]]) -> list[str]:
-        """Join what these lines say, (number, text); what was refused of them, and why.
+        """Merge lines, (number, text), into the store; returns a sentence for each line that was refused.
 
         Raises:
-            StoreUnavailable: not all of it is surely stored; take the same lines again.
+            StoreUnavailable: possibly not all of them are stored; take the same lines again.
         """
         refused = []
         self.corrections = []
@@ -205,7 +210,7 @@ class Import:
                     continue
                 self.corrected += 1
                 as_of = format_instant(before)
-                self.corrections.append(f"line {number}: {', '.join(late)}: later than now, taken for {as_of}")
+                self.corrections.append(f"line {number}: {', '.join(late)}: later than now, replaced by {as_of}")
             if isinstance(line, RecordLine):
                 key = line.user_id, line.video_id
                 if key in records:
@@ -275,7 +280,7 @@ class Import:
         records: dict[Key, tuple[int, Record]],
         by_video: dict[str, list[tuple[str, bytes]]],
     ) -> list[str]:
-        """Take out of `records` what could be put into the store, or never can be; of these, why not."""
+        """Store merged records, and remove from `records` those that were stored or can never be; return why not."""
         refused: list[str] = []
         if not swaps:
             return refused
@@ -307,7 +312,7 @@ def _packed(items: list[tuple[str, bytes, bytes]]) -> bytes:
 
 
 def _body(record: Record) -> bytes:
-    """The stored value without its rev."""
+    """Encode a record without its rev."""
     return pack_record(replace(record, rev=0))[1:]
 
 

@@ -1,6 +1,6 @@
-"""What is known of the videos themselves: title and duration, cached because every flush asks for durations.
+"""Titles and durations of videos, cached because every flush needs durations.
 
-A change is told to the other workers on a channel; MAX_AGE_S bounds how long a lost message can matter.
+A change is published to the other workers on a channel; MAX_AGE_S bounds how long a lost message can matter.
 """
 
 import re
@@ -19,14 +19,14 @@ _WHOLE = re.compile(rb"[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A catalogue entry; duration in ms, 0 where it is not known."""
+    """A catalogue entry; the duration is in ms, 0 if unknown."""
 
     title: str
     duration_ms: int
 
 
 def read_duration(stored: bytes | Damaged | None) -> int | Damaged:
-    """A stored duration, ms; 0 where there is none."""
+    """Decode a stored duration, ms; 0 if there is none."""
     if stored is None or isinstance(stored, Damaged):
         return stored or 0
     if not _WHOLE.fullmatch(stored) or int(stored) > MAX_MEDIA_S * 1_000:
@@ -35,7 +35,7 @@ def read_duration(stored: bytes | Damaged | None) -> int | Damaged:
 
 
 def read_video(stored: list[bytes | None] | Damaged) -> Video | Damaged | None:
-    """A stored entry, (title, duration_ms); None where there is none."""
+    """Decode a stored entry, (title, duration_ms); None if there is none."""
     if isinstance(stored, Damaged):
         return stored
     if stored[1] is None:
@@ -53,7 +53,7 @@ class Catalogue:
     """Titles and durations by videoId.
 
     Args:
-        run, run_each: the store's round trips; their StoreUnavailable comes out of every method here.
+        run, run_each: the round trips of `Parts`; every method here raises their StoreUnavailable.
     """
 
     def __init__(self, run: Run, run_each: Run, keys: Keys, damage: DamageLog) -> None:
@@ -66,7 +66,7 @@ class Catalogue:
         self.channel = f"{keys.prefix}:catalogue"
 
     async def get(self, video_id: str) -> Video | Damaged | None:
-        """The entry, straight from the store."""
+        """Read the entry from the store."""
         (reply,) = await self._run_each([("HMGET", self._keys.catalogue(video_id), "title", "duration_ms")])
         video = read_video(reply)
         if isinstance(video, Damaged):
@@ -74,16 +74,17 @@ class Catalogue:
         return video
 
     async def put(self, video_id: str, video: Video) -> Damaged | None:
-        """Create or replace the entry, and then tell every worker: the channel may be at another server.
+        """Create or replace the entry, then publish the change to all workers: the channel may be on another server.
 
-        Damaged: its key holds another type, and nothing was written.
+        Returns:
+            Damaged if the key holds another Redis type; nothing was written then.
         """
         return await self._write(
             video_id, [("HSET", self._keys.catalogue(video_id), "title", video.title, "duration_ms", video.duration_ms)]
         )
 
     async def add(self, video_id: str, video: Video) -> Damaged | None:
-        """Create the entry where there is none, and tell every worker; one that is there stays. Else as `put`."""
+        """Create the entry unless there is one, and publish the change to all workers. Otherwise like `put`."""
         key = self._keys.catalogue(video_id)
         return await self._write(
             video_id, [("HSETNX", key, "title", video.title), ("HSETNX", key, "duration_ms", video.duration_ms)]
@@ -98,21 +99,21 @@ class Catalogue:
         return None
 
     def forget(self, video_id: str) -> None:
-        """The entry has changed: ask again, and don't cache an answer that is under way."""
+        """Drop a cached entry that has changed, and do not cache the reply of a read that is in progress."""
         self._forgotten += 1
         self._cache.pop(video_id, None)
 
     def forget_all(self) -> None:
-        """Another store may hold other entries."""
+        """Drop all cached entries, as another store may hold other ones."""
         self._forgotten += 1
         self._cache.clear()
 
-    def heard(self, data: bytes) -> None:
-        """What was published: a video whose entry has changed, or bytes that name none."""
+    def receive(self, data: bytes) -> None:
+        """Handle a message on the channel: the id of a video whose entry has changed, or foreign bytes."""
         self.forget(data.decode(errors="replace"))
 
     async def durations(self, video_ids: set[str]) -> dict[str, int]:
-        """Durations in ms, 0 where there is none that can be read; one round trip for all that aren't cached."""
+        """Durations in ms, 0 if there is none or it cannot be read; one round trip for all that are not cached."""
         now = time.monotonic()
         found: dict[str, int] = {}
         missing = []

@@ -1,8 +1,8 @@
-"""What one reader lacks of a user's records: however much that is, it comes in pages, and little of it is in memory.
+"""The changes of a learner's records after a revision, in pages, with little of them in memory at a time.
 
-Of each record the store's value is kept while all of them together are small, else only its beginning, which tells of
-its place in an order; the value is then read again when its page comes. So a record may be newer than `rev` says, and
-never older: whoever later asks for what changed after `rev` misses nothing.
+The stored values are kept in memory while they are small together. Beyond that, only the beginning of a value is kept,
+which is enough to sort it, and the value is read again for its page. So a record may be newer than `rev` says, but
+never older: a reader that later asks for the changes after `rev` misses nothing.
 """
 
 import heapq
@@ -12,51 +12,52 @@ from typing import Any, NamedTuple
 import msgpack
 
 from playhead.protocol.record import Record
-from playhead.storage.read.pieces import Pieces
+from playhead.storage.read.time_slices import TimeSlices
 from playhead.storage.values.damage import Damaged, DamageLog, named
 from playhead.storage.values.packing import MAX_VALUE, NOT_MSGPACK, VALUE_HEAD, unpack_record
 
 PAGE_RECORDS = 100
-"""Records that are decoded, and shown, without a break: a few ms of this process."""
+"""Records that are decoded and shown without yielding to the event loop: a few ms."""
 PAGE_BYTES = 65_536
-"""Of stored values in a page, plus one record."""
+"""Most bytes of stored values in a page, plus one record."""
 RUN = 300
-"""Records that are put in order without a break."""
+"""Records that are sorted without yielding to the event loop."""
 KEPT_BYTES = 1_048_576
-"""Of stored values that are kept for their page."""
+"""Most bytes of stored values that are kept in memory."""
 RECORD_BYTES = 250
-"""What a record takes in memory besides, about."""
+"""The approximate memory of a record besides its value."""
 
 Order = Callable[[int, int], int]
-"""From a record's rev and lastWatched to what it is ordered by."""
+"""Maps a record's rev and lastWatched to its sort key."""
 Large = tuple[bytes, int]
-"""The first bytes of a value that is not kept, and its length."""
+"""The first bytes of a value that is not kept in memory, and its length."""
 
 
 def oldest_change_first(rev: int, last_watched: int) -> int:
+    """Sort by revision."""
     return rev
 
 
 def newest_first(now: int) -> Order:
-    """By lastWatched, where what is later than `now` (ms since 1970) counts as now."""
+    """Sort by lastWatched, newest first; an instant later than `now` (ms since 1970) counts as now."""
     return lambda rev, last_watched: -min(last_watched, now)
 
 
 class RecordPage(NamedTuple):
-    """Some of the changes, in order."""
+    """A page of changes, sorted."""
 
     records: list[tuple[str, Record]]
     """(videoId, record)"""
     last: int
-    """What the last of them is ordered by. It may have changed since: the record may be newer."""
+    """The sort key of the last record. The record may be newer, if it has changed since."""
 
 
 class Changes:
-    """A user's records after a revision.
+    """The records of a user that changed after a revision.
 
     Args:
-        rev: everything up to here is among them.
-        fetch: stored values by videoId, in order; None where there is none.
+        rev: the revision up to which the changes are complete.
+        fetch: reads stored values by videoId, in order; None for those that do not exist.
     """
 
     def __init__(
@@ -65,28 +66,28 @@ class Changes:
         epoch: str,
         rev: int,
         fetch: Callable[[Sequence[str]], Awaitable[Sequence[bytes | None]]],
-        pieces: Pieces,
+        time_slices: TimeSlices,
         damage: DamageLog,
     ) -> None:
         self.epoch = epoch
         self.rev = rev
         self._user_id = user_id
         self._fetch = fetch
-        self._pieces = pieces
+        self._time_slices = time_slices
         self._values: dict[str, bytes | Large] = {}
         self._kept = 0
         self.stored_bytes = 0
-        """Of all of them, as the store has them."""
+        """The size of all stored values."""
         self._damage = damage
         self.damaged: list[str] = []
-        """videoIds of the records that can't be read and are left out, once their page has come."""
+        """videoIds of the records that cannot be read and are left out; complete after the last page."""
 
     def __len__(self) -> int:
-        """How many; tombstones too."""
+        """The number of changed records, including tombstones."""
         return len(self._values)
 
-    def take(self, found: Sequence[Any]) -> None:
-        """Add what a call of `lua/changes.lua` found: videoId, value, …"""
+    def add(self, found: Sequence[Any]) -> None:
+        """Add the records that a call of `lua/changes.lua` returned: videoId, value, …"""
         for i in range(0, len(found), 2):
             video, value = self._video(found[i]), found[i + 1]
             if not video:
@@ -104,16 +105,18 @@ class Changes:
             self._values[video] = value
 
     async def pages(self, order: Order = oldest_change_first) -> AsyncIterator[RecordPage]:
-        """All of them, tombstones too, ordered, then by videoId; others run between two pages.
+        """Iterate over all changes, including tombstones, sorted by `order` and videoId.
+
+        Other tasks run between two pages.
 
         Raises:
-            StoreUnavailable: what is not in memory can't be read again.
+            StoreUnavailable: values that are not in memory cannot be read again.
         """
         runs = []
         videos = list(self._values)
         for start in range(0, len(videos), RUN):
             if len(videos) > PAGE_RECORDS:
-                await self._pieces.next()
+                await self._time_slices.next()
             runs.append(sorted((self._key(video, order), video) for video in videos[start : start + RUN]))
         page: list[str] = []
         size = 0
@@ -131,16 +134,16 @@ class Changes:
         try:
             return order(*_instants(value if isinstance(value, bytes) else value[0]))
         except NOT_MSGPACK:
-            return 0  # it can't be read, as its page will find
+            return 0  # its page will report it as damaged
 
     async def _decode(self, videos: Sequence[str]) -> list[tuple[str, Record]]:
         values = {video: value for video in videos if isinstance(value := self._values[video], bytes)}
-        absent = [video for video in videos if video not in values]
-        if absent:
-            fetched = await self._fetch(absent)
-            values |= {video: value for video, value in zip(absent, fetched, strict=True) if value is not None}
+        not_kept = [video for video in videos if video not in values]
+        if not_kept:
+            fetched = await self._fetch(not_kept)
+            values |= {video: value for video, value in zip(not_kept, fetched, strict=True) if value is not None}
         if len(self._values) > PAGE_RECORDS:
-            await self._pieces.next()
+            await self._time_slices.next()
         return self._decoded((video, values[video]) for video in videos if video in values)
 
     def _decoded(self, values: Iterable[tuple[str, Any]]) -> list[tuple[str, Record]]:
@@ -159,7 +162,7 @@ class Changes:
             self.damaged.append(video)
 
     def _video(self, name: bytes) -> str:
-        """ "" for bytes that are no videoId."""
+        """Decode a videoId; "" if it is not UTF-8."""
         try:
             return name.decode()
         except UnicodeDecodeError:
@@ -172,7 +175,7 @@ def _size(value: bytes | Large) -> int:
 
 
 def _instants(value: bytes) -> tuple[int, int]:
-    """The rev and lastWatched of a stored value, from its first bytes."""
+    """Decode the rev and lastWatched of a stored value from its first bytes."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(value[:VALUE_HEAD])
     rev = unpacker.unpack()
@@ -180,5 +183,5 @@ def _instants(value: bytes) -> tuple[int, int]:
     unpacker.skip()
     last_watched = unpacker.unpack()
     if type(rev) is not int or type(last_watched) is not int:
-        raise ValueError("no instants")
+        raise ValueError("rev or lastWatched is not an integer")
     return rev, last_watched

@@ -1,7 +1,7 @@
-"""Reads that share a round trip: to ask the store costs this process ten times what a question more in it does.
+"""Reads that share a round trip: a round trip costs this process ten times as much as one more query in it.
 
-What is asked while an answer is on its way goes together with the next; where little is asked, nothing waits. The
-answers of one trip come back together, so a trip is bounded in questions, and one that fails fails for all who wait.
+Queries that arrive during a round trip share the next one; without concurrency nothing waits. The answers of a round
+trip arrive together, so its number of queries is bounded, and a round trip that fails, fails for all waiting callers.
 """
 
 import asyncio
@@ -11,58 +11,59 @@ from typing import Generic, TypeVar
 from playhead.storage.errors import StoreUnavailable
 
 MOST = 100
-"""Questions of one trip."""
+"""Queries in one round trip."""
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class Shared(Generic[Q, A]):
-    """Asks some at a time.
+class Coalesced(Generic[Q, A]):
+    """Coalesces concurrent queries into round trips.
 
     Args:
-        fetch: the answers to some questions, in their order; an exception among them is its asker's alone. One that is
-            raised fails all askers, those who wait for the next trip too, so that nobody waits for two.
+        fetch: answers some queries, in their order. An exception among the answers is raised for its caller only. If
+            `fetch` itself raises, all callers fail, including those waiting for the next round trip, so that nobody
+            waits for two.
     """
 
     def __init__(self, fetch: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]]) -> None:
         self._fetch = fetch
         self._asked: list[tuple[Q, asyncio.Future[A]]] = []
         self._trips: asyncio.Task[None] | None = None
-        """While somebody asks."""
+        """Runs while there are queries."""
 
-    async def ask(self, question: Q) -> A:
-        """The answer to one question.
+    async def ask(self, query: Q) -> A:
+        """Answer one query.
 
         Raises:
-            Exception: of the type that `fetch` raised, or answered, for it, with that one as its cause: each asker gets
-                an object of their own, so that what one task adds to it is not seen by another.
-            StoreUnavailable: instead, where `fetch` was cancelled or interrupted, or such an object can't be made.
+            Exception: of the type that `fetch` raised or answered, with the original as its cause. Each caller gets an
+                object of its own, so that what one task adds to it is not seen by another.
+            StoreUnavailable: `fetch` was cancelled or interrupted, or such an object cannot be made.
         """
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._asked.append((question, answer))
+        self._asked.append((query, answer))
         if self._trips is None:
             self._trips = asyncio.create_task(self._run())
             self._trips.add_done_callback(_retrieved)
         return await answer
 
     async def _run(self) -> None:
-        under_way: list[tuple[Q, asyncio.Future[A]]] = []
+        in_flight: list[tuple[Q, asyncio.Future[A]]] = []
         try:
             while self._asked:
-                under_way, self._asked = self._asked[:MOST], self._asked[MOST:]
-                for (_, asker), answer in zip(
-                    under_way, await self._fetch([question for question, _ in under_way]), strict=True
+                in_flight, self._asked = self._asked[:MOST], self._asked[MOST:]
+                for (_, caller), answer in zip(
+                    in_flight, await self._fetch([query for query, _ in in_flight]), strict=True
                 ):
-                    if asker.done():
-                        continue  # whoever asked is gone
+                    if caller.done():
+                        continue  # its caller was cancelled
                     if isinstance(answer, Exception):
-                        asker.set_exception(_own(answer))
+                        caller.set_exception(_own(answer))
                     else:
-                        asker.set_result(answer)
+                        caller.set_result(answer)
         except BaseException as error:
-            for _, asker in [*under_way, *self._asked]:
-                if not asker.done():
-                    asker.set_exception(_own(error))
+            for _, caller in [*in_flight, *self._asked]:
+                if not caller.done():
+                    caller.set_exception(_own(error))
             self._asked = []
             if not isinstance(error, Exception):
                 raise
@@ -71,19 +72,19 @@ class Shared(Generic[Q, A]):
 
 
 def _retrieved(trips: asyncio.Task[None]) -> None:
-    """Its exception, an interrupt, has been told to all askers, and has ended the loop: asyncio need not log it."""
+    """Retrieve the exception, an interrupt: all callers got it and it ended the loop, so asyncio need not log it."""
     if not trips.cancelled():
         trips.exception()
 
 
 def _own(error: BaseException) -> Exception:
-    """One asker's exception, caused by `error`.
+    """Copy an exception for one caller, with `error` as its cause.
 
-    A copy that does not run the constructor of its class, whose arguments may be others than `error.args`; only that of
-    the built-in class below it, whose fields can't be copied otherwise.
+    The copy does not run the constructor of its class, whose arguments may differ from `error.args`, but only that of
+    the built-in class below it, whose fields cannot be copied otherwise.
     """
     own: Exception | None = None
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):  # no future takes that one
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):  # futures refuse StopIteration
         kind = type(error)
         built_in = next(base for base in kind.__mro__ if base.__module__ == "builtins")
         try:

@@ -1,7 +1,7 @@
-"""Who saw which second of a video, from the difference arrays that `lua/videos.lua` keeps.
+"""How many viewers saw each second of a video, from the difference arrays that `lua/videos.lua` keeps.
 
-A video of 48 h has hundreds of thousands of points, so they are taken some at a time. While they are read they may
-change: a play that came in between may then be counted from its start and not to its end, in this answer only.
+A video of 48 h has hundreds of thousands of points, so they are read in pages and may change meanwhile: a play that is
+stored between two pages may be counted at its start and not at its end, in this answer only.
 """
 
 import re
@@ -19,7 +19,7 @@ _POINT, _STEP = re.compile(rb"([sa])([0-9]{1,6})"), re.compile(rb"-?[0-9]{1,15}"
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """By second of the video, up to the last that anybody saw."""
+    """Viewers by second of the video, up to the last second that anybody saw."""
 
     viewers: list[int] = field(default_factory=list)
     replays: list[int] = field(default_factory=list)
@@ -27,28 +27,28 @@ class Curve:
 
 
 class Points:
-    """The points of all shards of a video, added up."""
+    """The sum of the points of all shards of a video."""
 
     def __init__(self) -> None:
         self._sums = {b"s": array("q"), b"a": array("q")}
         self._last: dict[int, dict[bytes, array[int]]] = {}
-        """By shard, what it has said of each second: a scan may say the same twice."""
+        """By shard, the points it has returned: a scan may return a point twice."""
 
-    def take(self, shard: int, points: Mapping[bytes, bytes]) -> Damaged | None:
-        """Some points of a shard; Damaged where one is none."""
-        said = self._last.setdefault(shard, {b"s": array("q"), b"a": array("q")})
+    def add(self, shard: int, points: Mapping[bytes, bytes]) -> Damaged | None:
+        """Add some points of a shard; Damaged if one is not a point."""
+        last = self._last.setdefault(shard, {b"s": array("q"), b"a": array("q")})
         for name, by in points.items():
             point = _POINT.fullmatch(name)
             if point is None or int(point[2]) > MAX_MEDIA_S or not _STEP.fullmatch(by):
-                return Damaged("a point of the curve is none")
+                return Damaged("a field of the curve is not a point")
             letter, second, step = point[1], int(point[2]), int(by)
-            of_shard, sums = _as_long(said[letter], second), _as_long(self._sums[letter], second)
+            of_shard, sums = _with_room(last[letter], second), _with_room(self._sums[letter], second)
             sums[second] += step - of_shard[second]
             of_shard[second] = step
         return None
 
     def curve(self, duration_ms: int = 0) -> Curve:
-        """Prefix sums, up to the end of the video where that is known (0: it is not)."""
+        """Compute the prefix sums, up to the end of the video if `duration_ms` is known (not 0)."""
         seen, again, end = self._sums[b"s"], self._sums[b"a"], cell(duration_ms)
         if duration_ms and len(seen) > end:
             seen = array("q", [*seen[:end], sum(seen[end:])])
@@ -57,11 +57,11 @@ class Points:
             length -= 1
         if length <= 0:
             return Curve()
-        return Curve(list(accumulate(seen[:length])), list(accumulate(_as_long(again, length)[:length])))
+        return Curve(list(accumulate(seen[:length])), list(accumulate(_with_room(again, length)[:length])))
 
 
-def _as_long(steps: "array[int]", second: int) -> "array[int]":
-    """With room for a second."""
+def _with_room(steps: "array[int]", second: int) -> "array[int]":
+    """Extend a difference array so that it contains `second`."""
     if len(steps) <= second:
         steps.frombytes(bytes(steps.itemsize * (second + 1 - len(steps))))
     return steps

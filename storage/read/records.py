@@ -1,4 +1,4 @@
-"""Reads records back. Those who ask at the same time share a round trip."""
+"""Reads records; concurrent reads share a round trip."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,28 +11,28 @@ from playhead.storage.errors import StoreUnavailable
 from playhead.storage.guarantees.epoch import Epoch
 from playhead.storage.keys import Keys, partition
 from playhead.storage.read.changes import Changes
-from playhead.storage.read.coalesced import Shared
-from playhead.storage.read.pieces import Pieces
+from playhead.storage.read.coalesced import Coalesced
+from playhead.storage.read.time_slices import TimeSlices
 from playhead.storage.scripts import Script
 from playhead.storage.values.damage import FOREIGN, Damaged, DamageLog, named, or_damaged
 from playhead.storage.values.packing import unpack_record
 
 SLICE = 250
-"""Records that one call looks at for one reader: a ms or so, during which the store serves nobody else."""
+"""Records that one script call looks at for one reader: about 1 ms, during which the store serves nobody else."""
 SLICES = 1_000
-"""And for all its readers together."""
+"""Records that one script call looks at for all its readers together."""
 ATTEMPTS = 5
-"""Reads of several slices that are begun anew, before it is given up: the first slice may be of another store."""
+"""How often a read of several slices is started again: its first slice may be from another server."""
 END = b"0"
 """The cursor before the first slice, and after the last."""
 HEADERS = 4
-"""What the script answers of a slice before its records."""
+"""The number of values that the script returns for a slice before its records."""
 READERS_PER_CALL = 10
-"""Users whose changes are read in one script call: a few ms of the store, where each has hundreds of records."""
+"""Users whose changes are read in one script call: a few ms of the store if each has hundreds of records."""
 
 
-class Reading:
-    """Raises StoreUnavailable."""
+class RecordReader:
+    """Reads the records of one store. Every method raises StoreUnavailable if the store does not answer."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Reading:
         keys: Keys,
         script: Callable[[str], Script],
         epoch: Epoch,
-        pieces: Pieces,
+        time_slices: TimeSlices,
         damage: DamageLog,
     ) -> None:
         self._link = link
@@ -48,10 +48,10 @@ class Reading:
         self._partition = partition if link.tags else None
         self._changes = script("changes")
         self._epoch = epoch
-        self._pieces = pieces
+        self._time_slices = time_slices
         self._damage = damage
-        self._records: Shared[tuple[str, str], bytes | Damaged | None] = Shared(self._read_records)
-        self._readers: Shared[tuple[str, int], tuple[str, list[Any]]] = Shared(self._read_changes)
+        self._records: Coalesced[tuple[str, str], bytes | Damaged | None] = Coalesced(self._read_records)
+        self._readers: Coalesced[tuple[str, int], tuple[str, list[Any]]] = Coalesced(self._read_changes)
 
     async def record(self, user_id: str, video_id: str) -> Record | Damaged:
         """As `Store.record`."""
@@ -84,15 +84,15 @@ class Reading:
                 known = -1
                 continue
             fetch = partial(self._values, user_id)
-            changes = Changes(user_id, current, first[0], fetch, self._pieces, self._damage)
-            changes.take(first[HEADERS:])
+            changes = Changes(user_id, current, first[0], fetch, self._time_slices, self._damage)
+            changes.add(first[HEADERS:])
             if first[1] == END:
                 return changes
             admit(first[2])
             admit = _admitted
             if await self._rest(user_id, known, changes, first):
                 return changes
-        raise StoreUnavailable("another server took over each time that all records of a user were read")
+        raise StoreUnavailable("another server took over during each attempt to read all records of a user")
 
     async def count(self, user_id: str) -> int:
         """As `Store.record_count`."""
@@ -102,12 +102,12 @@ class Reading:
         return 0 if isinstance(fields, Damaged) else int(fields)
 
     def _unreadable(self, user_id: str) -> Damaged:
-        damaged = Damaged("its key holds another Redis type, or a revision that is none")
+        damaged = Damaged("its key holds another Redis type or an invalid revision")
         self._damage.found("learner", f"user {user_id!r}", damaged)
         return damaged
 
     async def _rest(self, user_id: str, known: int, changes: Changes, last: list[Any]) -> bool:
-        """Add the slices after the first; False where they can't be joined to it."""
+        """Add the slices after the first; False if they are from another server or epoch."""
         server = last[3]
         while last[1] != END:
             call = self._changes.call([self._keys.progress(user_id)], known, last[1], SLICE)
@@ -117,12 +117,12 @@ class Reading:
             (last,) = reply
             if not last or last[3] != server or epoch != changes.epoch.encode():
                 return False
-            await self._pieces.next()
-            changes.take(last[HEADERS:])
+            await self._time_slices.next()
+            changes.add(last[HEADERS:])
         return True
 
     async def _values(self, user_id: str, videos: Sequence[str]) -> Sequence[bytes | None]:
-        """Stored values, for `Changes`."""
+        """Read stored values, for `Changes`."""
         (values,) = await self._ask([("HMGET", self._keys.progress(user_id), *videos)])
         if isinstance(values, StoreUnavailable):
             raise values
@@ -134,7 +134,7 @@ class Reading:
         return await self._ask([("HGET", self._keys.progress(user_id), video_id) for user_id, video_id in keys])
 
     async def _read_changes(self, readers: Sequence[tuple[str, int]]) -> list[Any]:
-        """(epoch, reply of the script), or its error, for each (userId, revision known)."""
+        """Read (epoch, reply of the script), or an error, for each (userId, known revision)."""
         calls = list(reader_calls([user_id for user_id, _ in readers], self._partition))
         commands: list[Command] = [("GET", self._keys.epoch)]
         for places in calls:
@@ -157,17 +157,17 @@ class Reading:
         return [found[place] for place in range(len(readers))]
 
     async def _ask(self, commands: list[Command]) -> list[Any]:
-        """Replies; a command that failed has its StoreUnavailable among them, or Damaged."""
+        """Send commands; the reply of a failed command is its StoreUnavailable, or Damaged."""
         replies = or_damaged(await self._link.ask(commands))
         return [unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
 
 def _admitted(records: int) -> None:
-    """They are paid for."""
+    """Admit the records: their read was charged already."""
 
 
 def reader_calls(user_ids: Sequence[str], partition: Callable[[str], str] | None) -> Iterator[list[int]]:
-    """Places of users, whose changes are read together in one call."""
+    """Group users whose changes are read in one script call; a group is a list of indexes."""
     groups: dict[str, list[int]] = {}
     for place, user_id in enumerate(user_ids):
         groups.setdefault(partition(user_id) if partition else "", []).append(place)

@@ -1,9 +1,9 @@
-"""A video's totals as callers see them who may not see single viewers: figures that change by batches of viewers.
+"""Totals of a video for callers who may not see single viewers: they change by whole batches of viewers.
 
-A summary of one viewer is that viewer's record. Two summaries, before and after a viewer came or watched on, differ by
-what that viewer watched. So figures are released for a whole batch of viewers at a time, and stay as they are until the
-audience is larger than it was then by another batch. Watching on, leaving and coming back change nothing: whoever has k
-accounts can make up k viewers of all batches together, and sees of the others sums over a batch less k.
+A summary of one viewer is that viewer's record. Two summaries, from before and after a viewer watched, differ by what
+that viewer watched. So totals are released for a whole batch of viewers at a time, and stay the same until the audience
+has grown by another batch. Watching more, leaving and returning change nothing: a caller with k accounts can be k
+viewers of all batches together, and sees of the others only sums over a batch less k.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,10 @@ from playhead.storage.values.damage import Damaged
 
 
 class ReleasedTotals:
-    """What was released is kept in the store, so that all processes release the same. Raises StoreUnavailable."""
+    """Totals that are released in batches. They are kept in the store, so that all processes release the same.
+
+    Every method raises StoreUnavailable if the store does not answer.
+    """
 
     def __init__(self, run: Run, keys: Keys, script: Callable[[str], Script], totals: VideoTotals) -> None:
         self._run = run
@@ -25,9 +28,9 @@ class ReleasedTotals:
         self._script = script("release")
 
     async def read(self, video_id: str, batch: int) -> Totals | Damaged:
-        """The totals that were released last; none with fewer viewers than a batch. With a batch of 1, those of now.
+        """Read the totals that were released last; all 0 below one batch of viewers. A batch of 1 releases all totals.
 
-        When nobody has watched the video any more it starts anew. So does a store that was filled from an export.
+        The releases start again when the video has no viewers any more, and in a store that was filled by an import.
         """
         now = await self._totals.read(video_id)
         if isinstance(now, Damaged) or batch == 1:

@@ -1,7 +1,8 @@
-"""Walks through all that the store holds, a page at a time, while it serves.
+"""Scans everything in the store in pages, while it serves.
 
-What is there all the time comes at least once; what comes or goes meanwhile may be left out, or come twice. A cluster
-has as many key spaces as primaries, which `keys` goes through one after another; so may what is in a slot that moves.
+What exists during the whole scan is returned at least once; what is created or deleted meanwhile, or is in a slot that
+moves, may be missing or returned twice. Each primary of a cluster has a key space of its own, which `keys` scans one
+after another.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -14,30 +15,34 @@ START = ""
 KEYS_PAGE = 200
 FIELDS_PAGE = 100
 HASHES_AT_ONCE = 50
-"""A page of fields is at most this many times FIELDS_PAGE; a small hash comes whole."""
+"""Hashes scanned at a time: a page has at most this many times FIELDS_PAGE fields. A small hash comes whole."""
 
 
 class KeysPage(NamedTuple):
+    """A page of key names."""
+
     names: list[str]
     place: str
-    """Where a scan can go on after this page; START at the end."""
+    """The place from which a scan can be continued after this page; START after the last."""
     part: float
-    """How much of the store has been walked through by now, about; 0 to 1."""
+    """The approximate part of the store that has been scanned, 0 to 1."""
 
 
 class FieldsPage(NamedTuple):
+    """A page of fields of hashes."""
+
     fields: list[tuple[str, bytes, bytes]]
     """(key, field, value)"""
     foreign: list[str]
-    """Keys that are no hashes."""
+    """Keys that are not hashes."""
 
 
-class Scanning:
-    """Raises the store's StoreUnavailable.
+class Scanner:
+    """Scans one store. Every method raises StoreUnavailable if the store does not answer.
 
     Args:
-        run_each: its round trip of commands.
-        primaries: the same to each of its primaries, in an order that stays.
+        run_each: the round trip of `Parts`.
+        primaries: a round trip to each primary, always in the same order.
     """
 
     def __init__(self, run_each: Run, primaries: Callable[[], Awaitable[Sequence[Run]]], damage: DamageLog) -> None:
@@ -46,7 +51,10 @@ class Scanning:
         self._damage = damage
 
     async def keys(self, pattern: str, after: str = START) -> AsyncIterator[KeysPage]:
-        """Names of keys. A place that the store does not know, as after its restart, means the start."""
+        """Iterate over the names of keys.
+
+        If the store does not know the place `after`, as after a restart, the scan starts from the beginning.
+        """
         runs = await self._primaries()
         about = [await run([("INFO", "server"), ("DBSIZE",)]) for run in runs]
         ids = [str(info["run_id"]) for info, _ in about]
@@ -68,7 +76,7 @@ class Scanning:
             yield KeysPage(names, place, part)
 
     async def fields(self, keys: Sequence[str]) -> AsyncIterator[FieldsPage]:
-        """All fields of these hashes."""
+        """Iterate over all fields of these hashes."""
         cursors = dict.fromkeys(keys, 0)
         while cursors:
             asked = list(cursors.items())[:HASHES_AT_ONCE]
@@ -88,9 +96,9 @@ class Scanning:
             yield page
 
     def _name(self, found: bytes) -> str:
-        """The name of a key of ours: prefix, {partition}, kind and id; "" for one that is none."""
+        """Decode a key name (prefix, {partition}, kind, id); "" if Playhead did not write it."""
         name = found.decode(errors="replace")
         if name.count(":") < 3 or "\ufffd" in name:
-            self._damage.found("key", f"name {found[:100]!r}", Damaged("no name of ours"))
+            self._damage.found("key", f"name {found[:100]!r}", Damaged("it is not a key of Playhead"))
             return ""
         return name

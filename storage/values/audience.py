@@ -1,4 +1,4 @@
-"""What a viewer adds to the totals of a video: the entries that `lua/videos.lua` keeps, as it makes them of records."""
+"""Audience entries: what one viewer adds to the totals of a video, as `lua/videos.lua` derives it from a record."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from playhead.storage.values.packing import MAX_VALUE, NOT_MSGPACK, check_second
 
 
 class Entry(NamedTuple):
-    """One viewer of one video."""
+    """The entry of one viewer of one video."""
 
     rev: int
-    """Of the record that it was made of."""
+    """The revision of the record that it was derived from."""
     watched: int
-    """Whole s."""
+    """Whole seconds."""
     completed: int
     """1 or 0."""
     seen: list[int]
@@ -30,14 +30,14 @@ def entry_of(record: Record) -> Entry:
 
 
 def state_of(record: Record) -> bytes:
-    """What stage 2 takes of a record: as `state_of` in `lua/users.lua`."""
+    """The state that stage 2 takes of a record; the same as `state_of` in `lua/users.lua`."""
     rev, *entry = entry_of(record)
     state: bytes = b"".join(map(msgpack.packb, (record.last_watched, rev, entry)))
     return state
 
 
 def unpack_entry(value: bytes) -> Entry | Damaged:
-    """A stored entry."""
+    """Decode a stored entry."""
     if len(value) > MAX_VALUE:
         return Damaged("too long")
     try:
@@ -46,9 +46,9 @@ def unpack_entry(value: bytes) -> Entry | Damaged:
         rev, (watched, completed, seen, again) = unpacker
         numbers = rev, watched, completed
         if set(map(type, (*numbers, *seen, *again))) != {int}:
-            raise ValueError("all is integers")
+            raise ValueError("a field is not an integer")
         if min(numbers) < 0 or rev > MAX_SEQ or watched > MAX_MEDIA_S or completed > 1:
-            raise ValueError("a number that is too large or too small")
+            raise ValueError("a number is out of range")
         for seconds in (seen, again):
             check_seconds(seconds)
     except NOT_MSGPACK as error:

@@ -1,8 +1,8 @@
-"""Stored values that can't be read: a type for them, and the one place that counts and logs them.
+"""Stored values that cannot be read: their type, and the one place that counts and logs them.
 
-Whatever the store holds, of whatever bytes, may cost no more than its own record or its own video. So what decodes a
-stored value answers it or `Damaged`, never an exception, and the types make each caller handle both. What scripts take
-for sound is what `storage/values/packing.py` and `storage/values/audience.py` can read (`lua/sound.lua`).
+A damaged value may affect only its own record or its own video, whatever its bytes are. So functions that decode stored
+values return the value or `Damaged` and never raise, and the types make every caller handle both. The scripts accept
+the same values as `storage/values/packing.py` and `storage/values/audience.py` (`lua/sound.lua`).
 """
 
 import logging
@@ -19,26 +19,31 @@ from playhead.storage.errors import StoreUnavailable
 logger = logging.getLogger(__name__)
 
 LINES, LINES_PER_S = 20, 1 / 60
-"""Lines of the log at once, and from then on; what they can't tell is still counted."""
+"""The burst and the rate of log lines; values beyond them are counted, not logged."""
 MAX_KNOWN = 10_000
-"""Values that were logged and are remembered, so that each is logged once."""
+"""Logged values that are remembered, so that each is logged once."""
 KINDS = ("record", "learner", "entry", "totals", "catalogue", "push", "ended", "epoch", "fence", "key")
-"""What can be damaged, as /metrics names it. learner: the revision, or the key of all records; totals: of a video, its
-summary, curve, audience or live viewers as a whole; push: a message; key: a name that is not ours."""
+"""Kinds of damaged values, as /metrics names them. learner: a learner's revision, or the key of all their records;
+totals: a video's summary, curve, audience or live viewers as a whole; push: a message; key: a key name that Playhead
+did not write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A stored value that we did not write, or that was changed since; `why` is for the log and names no content."""
+    """A stored value that Playhead did not write, or that was changed since.
+
+    `why` is for the log and contains no part of the value.
+    """
 
     why: str
 
 
 FOREIGN = Damaged("its key holds another Redis type")
+"""The reply of a command whose key is not of the type that Playhead writes."""
 
 
 class DamageLog:
-    """What one process has met.
+    """The damaged values that one process has read.
 
     Args:
         clock: s, monotonic.
@@ -47,13 +52,13 @@ class DamageLog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
-        """By kind, how often a damaged value was met."""
+        """By kind, how often a damaged value was read."""
         self._known: dict[tuple[str, str], None] = {}
         self._lines = float(LINES)
         self._at = clock()
 
     def found(self, kind: str, what: str, damaged: Damaged) -> None:
-        """Count it, and log it once: `what` names the value, such as its user and video."""
+        """Count a damaged value, and log it once. `what` names the value, such as its user and video."""
         self.counts[kind] += 1
         if (kind, what) in self._known:
             return
@@ -67,7 +72,7 @@ class DamageLog:
             del self._known[next(iter(self._known))]
         self._known[kind, what] = None
         logger.error(
-            "The stored %s of %.200s can't be read (%s); `playhead rebuild` mends what can be mended",
+            "The stored %s of %.200s can't be read (%s); `playhead rebuild` repairs what it can",
             kind,
             what,
             damaged.why,
@@ -75,16 +80,16 @@ class DamageLog:
 
 
 def named(user_id: str, video_id: str) -> str:
-    """A record, as `DamageLog.found` is told of it."""
+    """The name of a record for `DamageLog.found`."""
     return f"user {user_id!r}, video {video_id!r}"
 
 
 def is_foreign(reply: object) -> bool:
-    """Whether a command failed because its key holds another Redis type than ours."""
+    """Whether a command failed because its key holds another Redis type."""
     error = reply.__cause__ if isinstance(reply, StoreUnavailable) else reply
     return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def or_damaged(replies: Iterable[Any]) -> list[Any]:
-    """Replies, with FOREIGN in the place of those whose key holds another type; other errors are left as they are."""
+    """The replies, with FOREIGN in place of those whose key holds another type; other errors stay as they are."""
     return [FOREIGN if is_foreign(reply) else reply for reply in replies]

@@ -17,15 +17,15 @@ from playhead.protocol.scalars import MAX_INSTANT, MAX_MEDIA_S, MAX_SEQ
 from playhead.storage.values.damage import Damaged
 
 append: Callable[[Any, bytearray, int], None] = msgspec.msgpack.Encoder().encode_into
-"""append(report or tuple, to, -1) puts it at the end of `to`, as the scripts take it."""
+"""append(report or tuple, buffer, -1) encodes it at the end of `buffer`, as the scripts expect it."""
 
 
 _NAMES = "surrogateescape"
-"""A session's name of bytes that are no text is kept as it is: only the store's scripts compare it."""
+"""A session name that is not valid UTF-8 is kept as it is: only the store's scripts compare it."""
 
 
 def pack_record(record: Record) -> bytes:
-    """The stored value of a record."""
+    """Encode a record as it is stored."""
     guards: list[Any] = []
     for guard in record.guards:
         guards += (guard.session, guard.seq, guard.at, guard.settle_ms, guard.buried)
@@ -53,13 +53,13 @@ MAX_REV = 2**53 - 2**32
 VALUE_HEAD = 32
 """Bytes at the beginning of a stored value that hold its rev and its instants."""
 FIELDS = 13
-"""Of a record without its rev; the last three are lists."""
+"""The number of fields of a record without its rev; the last three are lists."""
 MAX_VALUE = 65_536
-"""Bytes of a stored record, or of an entry of an audience; the largest that we write takes two thirds."""
+"""The longest stored record or audience entry, in bytes; the longest that Playhead writes takes two thirds of it."""
 
 
 def unpack_record(value: bytes) -> Record | Damaged:
-    """The record of a stored value; the empty record for the empty value."""
+    """Decode a stored record; the empty value is the empty record."""
     if not value:
         return Record()
     if len(value) > MAX_VALUE:
@@ -69,10 +69,10 @@ def unpack_record(value: bytes) -> Record | Damaged:
         unpacker.feed(value)
         rev, body = unpacker
         if type(body) is not list or len(body) != FIELDS:
-            raise ValueError("of another length")
+            raise ValueError("wrong number of fields")
         flat = body[-1]
         if len(flat) % 5 or len(flat) > 5 * MAX_SESSIONS:
-            raise ValueError("sessions of another length")
+            raise ValueError("wrong number of session fields")
         body[-1] = [Guard(*flat[i : i + 5]) for i in range(0, len(flat), 5)]
         record = Record(rev, *body)
         _check(record)
@@ -82,36 +82,40 @@ def unpack_record(value: bytes) -> Record | Damaged:
 
 
 NOT_MSGPACK = (ValueError, TypeError, LookupError, OverflowError, msgpack.UnpackException)
-"""What msgpack, and reading what came out of it, can raise for bytes that are not ours."""
+"""What decoding foreign bytes by msgpack, and reading the result, can raise."""
 
 
 def check_seconds(seconds: Any) -> None:
-    """Raises ValueError: not a set as `protocol/intervals.py` has them, within a video."""
+    """Check a set of seconds.
+
+    Raises:
+        ValueError: not a set as in `protocol/intervals.py`, or beyond the longest video.
+    """
     if type(seconds) is not list or len(seconds) % 2 or not all(map(lt, [-1, *seconds], seconds)):
-        raise ValueError("a set of seconds is sorted pairs")
+        raise ValueError("a set of seconds is not sorted pairs")
     if len(seconds) > 2 * MAX_INTERVALS or (seconds and seconds[-1] > MAX_MEDIA_S):
         raise ValueError("a set of seconds is too large")
 
 
 def _check(r: Record) -> None:
-    """Types, bounds and order, as readers rely on them: what else can be shown of a record can't fail. The same as
-    `check` of `lua/packing.lua` checks.
+    """Check the types, bounds and order that readers rely on, so that nothing else can fail when a record is shown.
+    `check` in `lua/packing.lua` checks the same.
 
     Raises:
-        ValueError: another type, a set that is not sorted, an instant that no calendar has.
+        ValueError: a wrong type, an unsorted set, or an instant beyond the calendar.
     """
     instants = [r.deleted_at, r.last_watched, r.completed_at]
     numbers = [*instants, r.rev, r.claimed, r.played_ms, r.duration_ms, r.position_at, r.unsettled_at]
     positions = [r.position_ms, r.unsettled_ms]
     for guard in r.guards:
         if type(guard.session) is not str:
-            raise ValueError("a session's name is text")
+            raise ValueError("a session name is not text")
         numbers += (guard.seq, guard.at, guard.settle_ms, guard.buried)
     for seconds in (r.seen, r.again):
         check_seconds(seconds)
     if set(map(type, [*numbers, *positions, *r.seen, *r.again])) != {int}:
-        raise ValueError("all else is integers")
+        raise ValueError("a field is not an integer")
     if min(numbers) < 0 or min(positions) < ABSENT:
-        raise ValueError("a number below 0")
+        raise ValueError("a number is negative")
     if max(instants) > MAX_INSTANT or max(*numbers, *positions) > MAX_SEQ:
-        raise ValueError("a number that is too large")
+        raise ValueError("a number is too large")

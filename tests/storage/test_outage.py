@@ -34,10 +34,10 @@ def test_an_outage_is_two_lines_however_often_it_was_tried(
     for number in range(failures):
         outage.failed(f"reason {number}")
         clock.now += 0.5
-        assert outage.lasts
+        assert outage.is_ongoing
     outage.worked()
     outage.worked()
-    assert not outage.lasts
+    assert not outage.is_ongoing
     took = f"after {failures / 2:.1f} s and {failures} failure{'s' if failures > 1 else ''}"
     assert caplog.messages == ["The store is lost: reason 0", f"The store is back ({took})"]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}

@@ -149,7 +149,7 @@ async def test_beside_a_service_under_load(
             await redis_of(store).hincrby(keys_of(store).summary(VIDEO), "watched", 500)
             await redis_of(store).hincrby(keys_of(store).curve(VIDEO), "s45", -3)
             code, out, _ = await operator.run("rebuild")
-            assert (code, out.count("\n"), "1 × totals that are not the sum" in out) == (0, 3, True)
+            assert (code, out.count("\n"), "1 × totals that differ from the sum" in out) == (0, 3, True)
             code, out, err = await operator.run("import", backup)
             assert (code, err.count("\n"), "outcome=done" in err) == (0, 1, True), "an older export changes nothing"
             assert " 0 of them news;" in out

@@ -167,11 +167,11 @@ async def everything_mended(world: World, want: Seen) -> None:
     """Or told: and what was sound is as it was."""
     store = world.store
 
-    async def rebuilt(mend: bool) -> Any:
-        return await Rebuild(parts_of(store), mend=mend, grace_s=0.1, now=lambda: world.clock.wall).run()
+    async def rebuilt(repair: bool) -> Any:
+        return await Rebuild(parts_of(store), repair=repair, grace_s=0.1, now=lambda: world.clock.wall).run()
 
-    assert (found := await rebuilt(mend=True)).drift or found.failed
-    again = await rebuilt(mend=False)
+    assert (found := await rebuilt(repair=True)).drift or found.failed
+    again = await rebuilt(repair=False)
     assert again.drift == {}, (found, again)
     export = Export(parts_of(store))
     lines = [line async for page in export.pages(world.clock.wall) for line in page.lines]
@@ -217,7 +217,7 @@ async def test_hello_names_what_can_not_be_read_and_shows_the_rest(server: Runni
         assert late.records.keys() == {OWN}
         (error,) = [message for message in late.greeted if message["type"] == "error"]
         assert (error["code"], VICTIM in error["detail"]) == ("damaged", True)
-        found = await Rebuild(parts_of(store), mend=True, grace_s=0.1, now=lambda: server.clock.wall).run()
+        found = await Rebuild(parts_of(store), repair=True, grace_s=0.1, now=lambda: server.clock.wall).run()
         assert not found.failed
         assert (await late.pushed(VICTIM))["seen"] == [[0, 3], [7, 9]]
         assert (await late.play(VICTIM, 20, 25))["rejected"] == []

@@ -361,7 +361,7 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
             parts_of(stranger).commits.finish = overtaken  # type: ignore[method-assign]
             for process, second in ((stranger, 7), (store, 9)):
                 await commit(process, batch(second, [lost]))
-                assert not (await Rebuild(parts_of(store), mend=False, grace_s=0, now=lambda: NOW).run()).drift
+                assert not (await Rebuild(parts_of(store), repair=False, grace_s=0, now=lambda: NOW).run()).drift
             assert intact(await store.record(lost, "v0")).seen == [0, 1, 7, 8, 9, 10]
     finally:
         let_follow(replica)
@@ -482,13 +482,13 @@ async def test_a_rebuild_mends_each_shard(store: Store) -> None:
         ]
     )
 
-    async def drift(mend: bool) -> int:
-        return (await Rebuild(parts_of(store), mend=mend, grace_s=0, now=lambda: NOW).run()).drift.total()
+    async def drift(repair: bool) -> int:
+        return (await Rebuild(parts_of(store), repair=repair, grace_s=0, now=lambda: NOW).run()).drift.total()
 
-    found = await drift(mend=False)
+    found = await drift(repair=False)
     assert found >= 3
-    assert await drift(mend=True) >= 3
-    assert await drift(mend=False) == 0
+    assert await drift(repair=True) >= 3
+    assert await drift(repair=False) == 0
     assert intact(await store.totals("v0")).viewers == 40
     totals, curve, _ = intact(await store.analytics("v0", NOW))
     assert (totals, curve) == await recounted(store, "v0")

@@ -186,7 +186,7 @@ async def operate(url: str, server: Running) -> None:
             ok(await http.delete(f"/sessions/{user}"))
         audience = keys_of(store).audience(video)
         await parts_of(store).run([("HSET", audience, user, b"garbage"), ("HSET", audience, str(uuid4()), b"garbage")])
-        found = await Rebuild(parts_of(store), mend=True, grace_s=0, now=lambda: server.clock.wall).run()
+        found = await Rebuild(parts_of(store), repair=True, grace_s=0, now=lambda: server.clock.wall).run()
         assert (found.drift.total(), found.failed) == (3, {})
         lines = [line async for page in Export(parts_of(store)).pages(1) for line in page.lines]
         assert (

@@ -236,7 +236,7 @@ async def test_a_primary_that_is_demoted_is_written_to_no_more(watched: Watched,
 async def test_what_is_said_at_the_start(watched: Watched, store: Store) -> None:
     """Of the primary, what is said of any store; of a service that no sentinel knows, its name."""
     assert await concerns(parts_of(store).link) == [
-        "The store keeps nothing on disk, and all progress ends with it: turn its appendonly on."
+        "The store keeps nothing on disk, so all progress is lost when it ends: turn its appendonly on."
     ]
     misspelt = open_store(watched.url.replace("/progress", "/misspelt"), worker="w", timeout_s=2.0)
     with pytest.raises(StoreUnavailable, match="misspelt"):

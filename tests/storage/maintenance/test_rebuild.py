@@ -29,9 +29,9 @@ from tests.storage.conftest import PATIENCE_S, NewStore, PrivateServer
 NOW = 5_000
 BEHIND = "an entry that lacks its record's last change"
 AHEAD = "an entry that is ahead of its record"
-UNLIKE = "an entry that is unlike its record"
+UNLIKE = "an entry that differs from its record"
 ORPHAN = "an entry without a record"
-TOTALS = "totals that are not the sum of the audience"
+TOTALS = "totals that differ from the sum of the audience"
 
 
 def nobody(user_id: str) -> bool:
@@ -49,9 +49,9 @@ def play(seq: int = 1, seconds: int = 5, start: int = 0) -> Report:
     return report_of("a", seq, 100 * seq, [(1_000 * start, 1_000 * (start + seconds))], duration_ms=10_000)
 
 
-async def rebuilt(store: Store, mend: bool = True, grace_s: float = 0.01, **more: Any) -> Found:
+async def rebuilt(store: Store, repair: bool = True, grace_s: float = 0.01, **more: Any) -> Found:
     async with asyncio.timeout(PATIENCE_S):
-        return await Rebuild(parts_of(store), mend=mend, grace_s=grace_s, now=lambda: NOW, **more).run()
+        return await Rebuild(parts_of(store), repair=repair, grace_s=grace_s, now=lambda: NOW, **more).run()
 
 
 async def kept(store: Store, video_id: str) -> tuple[Totals, Curve]:
@@ -75,7 +75,7 @@ async def whole(store: Store) -> dict[str, Any]:
 
 async def test_nothing_has_drifted_where_nothing_was_planted(store: Store) -> None:
     """Neither in an empty store nor where there are records, deleted ones too."""
-    assert (await rebuilt(store, mend=False)) == Found()
+    assert (await rebuilt(store, repair=False)) == Found()
     await fill(store)
     before = await whole(store)
     assert (await rebuilt(store)) == Found(records=5, audiences=2)
@@ -145,14 +145,14 @@ async def test_drift_is_found_and_mended(store: Store, plant: Plant, drift: dict
     sound = await whole(store)
     await parts_of(store).run(plant(store))
     planted = await whole(store)
-    looked = await rebuilt(store, mend=False)
+    looked = await rebuilt(store, repair=False)
     assert looked.drift.keys() == drift.keys()
     if not more:
         assert (looked.drift, len(looked.examples)) == (drift, sum(drift.values()))
     assert await whole(store) == planted, "--check changes nothing"
     mended = await rebuilt(store)
     assert set(mended.drift) <= set(drift) | {TOTALS}
-    again = await rebuilt(store, mend=False)
+    again = await rebuilt(store, repair=False)
     assert again == Found(looked.records, again.audiences)
     for video_id in ("v", "w", "x"):
         assert await kept(store, video_id) == await recounted(store, video_id)
@@ -193,9 +193,9 @@ class Meddled(Parts):
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["", "every script twice"])
-@pytest.mark.parametrize("mend", [False, True], ids=["check", "mend"])
+@pytest.mark.parametrize("repair", [False, True], ids=["check", "repair"])
 async def test_a_recount_in_slices_while_everything_changes(
-    new_store: NewStore, monkeypatch: pytest.MonkeyPatch, mend: bool, twice: bool
+    new_store: NewStore, monkeypatch: pytest.MonkeyPatch, repair: bool, twice: bool
 ) -> None:
     """After each slice entries change that were summed already and that were not, learners come (more than the hash had
     room for), and delete: the drift that is found is exactly the one that was planted, and only that is mended."""
@@ -218,15 +218,15 @@ async def test_a_recount_in_slices_while_everything_changes(
         )
 
     meddled.meddle, meddled.twice = meddle, twice
-    found = await rebuilt(store, mend=mend)
+    found = await rebuilt(store, repair=repair)
     assert (found.drift, found.failed) == ({TOTALS: 1}, {})
     assert meddled.calls > 4
     meddled.meddle, meddled.twice = None, False
     kept_totals, kept_curve = await kept(store, "v")
     totals, curve = await recounted(store, "v")
-    assert kept_totals.watched - totals.watched == (0 if mend else 1_000)
-    assert (kept_curve == curve) is mend
-    assert (await rebuilt(store, mend=False)).drift == ({} if mend else {TOTALS: 1})
+    assert kept_totals.watched - totals.watched == (0 if repair else 1_000)
+    assert (kept_curve == curve) is repair
+    assert (await rebuilt(store, repair=False)).drift == ({} if repair else {TOTALS: 1})
     assert await redis_of(store).hlen(meddled.keys.before("v")) == 1, "and that expires"
     assert not await redis_of(store).hexists(keys_of(store).summary("v"), "recount")
 
@@ -258,7 +258,7 @@ async def test_a_commit_between_its_stages_is_no_drift(new_store: NewStore) -> N
     await fill(store)
     commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3)), ("someone", "v", play())))
     await slow.reached.wait()
-    looking = asyncio.create_task(rebuilt(store, mend=False, grace_s=1.0))
+    looking = asyncio.create_task(rebuilt(store, repair=False, grace_s=1.0))
     await asyncio.wait({looking}, timeout=0.2)
     assert not looking.done(), "it waits before it judges"
     slow.go_on.set()
@@ -359,7 +359,7 @@ async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store:
     await fill(store)
     await parts_of(store).run([("HSET", keys_of(store).progress("u1"), "v", GARBAGE)])
     before = intact(await store.totals("v"))
-    looked = await rebuilt(store, mend=False)
+    looked = await rebuilt(store, repair=False)
     assert (looked.drift, looked.failed) == ({NO_RECORD: 1}, {})
     assert looked.examples == [
         f"{NO_RECORD}: user u1, video v; lost: deletedAt, lastWatched, claimed, playedDuration, duration, completedAt, "
@@ -370,7 +370,7 @@ async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store:
     record = await sound_record(store, "u1", "v")
     assert (record.seen, record.again, record.last_watched, record.guards) == ([0, 3], [0, 2], 1, [])
     assert intact(await store.totals("v")) == before
-    assert (await rebuilt(store, mend=False)).drift == {}
+    assert (await rebuilt(store, repair=False)).drift == {}
     await commit(store, ("u1", "v", play(3, 9)))
     assert (await sound_record(store, "u1", "v")).seen == [0, 9]
 
@@ -444,7 +444,7 @@ async def test_what_is_sound_of_a_damaged_record_is_kept(store: Store, value: by
     assert replace(record, rev=0) == replace(left, rev=0)
     assert record.rev == 2
     assert await kept(store, "v") == await recounted(store, "v")
-    assert (await rebuilt(store, mend=False)).drift == {}
+    assert (await rebuilt(store, repair=False)).drift == {}
 
 
 async def test_a_record_of_a_later_version_is_left_to_it(store: Store) -> None:
@@ -467,7 +467,7 @@ async def test_a_revision_is_made_of_those_of_the_records(store: Store, rev: str
             else ("HSET", keys_of(store).progress("u"), "rev", rev)
         ]
     )
-    assert (await rebuilt(store, mend=False)).drift == {NO_REV: 1}
+    assert (await rebuilt(store, repair=False)).drift == {NO_REV: 1}
     assert (await rebuilt(store)).drift == {NO_REV: 1}
     assert (await rebuilt(store)).drift == {}
     await commit(store, ("u", "v", play(2, 7)))
@@ -489,12 +489,12 @@ async def test_a_key_of_another_type_is_made_anew(store: Store, kind: str, make:
     await fill(store)
     sound, key = await whole(store), getattr(keys_of(store), kind)("v")
     await parts_of(store).run([("DEL", key), (make[0], key, *make[1:])])
-    looked = await rebuilt(store, mend=False)
+    looked = await rebuilt(store, repair=False)
     assert looked.drift[FOREIGN] == 1
     assert (await parts_of(store).run([("TYPE", key)]))[0] != (b"zset" if kind == "live" else b"hash")
     await rebuilt(store)
     assert await whole(store) == sound
-    assert (await rebuilt(store, mend=False)) == Found(looked.records, looked.audiences)
+    assert (await rebuilt(store, repair=False)) == Found(looked.records, looked.audiences)
 
 
 async def test_what_only_a_person_can_repair_is_told_and_left(store: Store) -> None:
@@ -528,7 +528,7 @@ async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypa
     monkeypatch.setattr(rebuild, "PAGE", 30)
     await fill(store, 700)
     await parts_of(store).run([("DEL", *keys_of(store).of_shard("v"))])
-    work = Rebuild(parts_of(store), mend=True, grace_s=0, now=lambda: NOW)
+    work = Rebuild(parts_of(store), repair=True, grace_s=0, now=lambda: NOW)
     most = 0
     real = work._judge
 

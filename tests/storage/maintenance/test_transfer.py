@@ -91,7 +91,7 @@ async def records(store: Store) -> dict[tuple[str, str], bytes]:
 
 async def sound(store: Store) -> bool:
     """Audiences, totals and curves are those of the records."""
-    found = await Rebuild(parts_of(store), mend=False, grace_s=0, now=lambda: NOW).run()
+    found = await Rebuild(parts_of(store), repair=False, grace_s=0, now=lambda: NOW).run()
     return not (found.drift or found.failed)
 
 

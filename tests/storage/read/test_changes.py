@@ -20,8 +20,8 @@ from playhead.storage.read.changes import (
     newest_first,
     oldest_change_first,
 )
-from playhead.storage.read.pieces import Pieces
 from playhead.storage.read.records import HEADERS, SLICE
+from playhead.storage.read.time_slices import TimeSlices
 from playhead.storage.store import Store, StoreUnavailable
 from playhead.storage.values.damage import DamageLog
 from playhead.storage.values.packing import pack_record, unpack_record
@@ -79,7 +79,7 @@ class Watched(Store):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(Parts(*args, **more))
-        link, reading = self._parts.link, self._parts.reading
+        link, reading = self._parts.link, self._parts.reader
         self.slices: list[list[Any]] = []
         ask = link.ask
 
@@ -156,14 +156,14 @@ async def test_what_changes_between_two_slices_is_never_missed(new_store: NewSto
 
 async def test_records_that_change_before_their_page_are_newer_than_promised_and_never_older(store: Store) -> None:
     """The page's bound is that of the order, so nobody believes to have what comes in a later page."""
-    changes = Changes("u", "e", 10, fetch_nothing, Pieces(), DamageLog())
+    changes = Changes("u", "e", 10, fetch_nothing, TimeSlices(), DamageLog())
     big = {n: pack_record(Record(rev=n, last_watched=n, seen=[0, 5])) for n in range(1, 11)}
 
     async def fetch(videos: Sequence[str]) -> list[bytes | None]:
         return [pack_record(Record(rev=99, last_watched=99)) for _ in videos]
 
     changes._fetch = fetch
-    changes.take([part for n in big for part in (video(n).encode(), [big[n][:32], PAGE_BYTES // 3 + 1])])
+    changes.add([part for n in big for part in (video(n).encode(), [big[n][:32], PAGE_BYTES // 3 + 1])])
     pages = [page async for page in changes.pages(oldest_change_first)]
     assert [page.last for page in pages] == [3, 6, 9, 10]
     assert {record.rev for page in pages for _, record in page.records} == {99}
@@ -306,7 +306,7 @@ async def test_many_readers_together_decode_one_page_in_a_round_of_the_loop(
 
 
 async def test_pieces_run_one_in_a_round_and_forget_who_is_gone() -> None:
-    pieces, rounds, done = Pieces(), 0, list[int]()
+    time_slices, rounds, done = TimeSlices(), 0, list[int]()
     loop = asyncio.get_running_loop()
 
     def count() -> None:
@@ -316,7 +316,7 @@ async def test_pieces_run_one_in_a_round_and_forget_who_is_gone() -> None:
             loop.call_soon(count)
 
     async def work() -> None:
-        await pieces.next()
+        await time_slices.next()
         done.append(rounds)
 
     loop.call_soon(count)

@@ -10,7 +10,7 @@ from redis.exceptions import MovedError
 
 from playhead.protocol.record import Record
 from playhead.storage.read.changes import Changes
-from playhead.storage.read.coalesced import MOST, Shared
+from playhead.storage.read.coalesced import MOST, Coalesced
 from playhead.storage.store import Store, StoreUnavailable
 from playhead.storage.values.damage import Damaged
 from tests.inside import keys_of, parts_of, records_in
@@ -33,7 +33,7 @@ class Slow:
         return [StoreUnavailable("this one") if question < 0 else question for question in questions]
 
 
-async def asked(shared: Shared[int, int], *questions: int) -> list[asyncio.Task[int]]:
+async def asked(shared: Coalesced[int, int], *questions: int) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(shared.ask(question)) for question in questions]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -42,7 +42,7 @@ async def asked(shared: Shared[int, int], *questions: int) -> list[asyncio.Task[
 
 async def test_what_is_asked_during_a_trip_shares_the_next() -> None:
     slow = Slow()
-    shared = Shared(slow.fetch)
+    shared = Coalesced(slow.fetch)
     tasks = await asked(shared, 1, 2) + await asked(shared, 3) + await asked(shared, 4)
     slow.go.set()
     assert await asyncio.gather(*tasks) == [1, 2, 3, 4]
@@ -52,7 +52,7 @@ async def test_what_is_asked_during_a_trip_shares_the_next() -> None:
 async def test_a_trip_is_bounded() -> None:
     slow = Slow()
     slow.go.set()
-    tasks = await asked(Shared(slow.fetch), *range(MOST + 1))
+    tasks = await asked(Coalesced(slow.fetch), *range(MOST + 1))
     assert await asyncio.gather(*tasks) == list(range(MOST + 1))
     assert [len(trip) for trip in slow.trips] == [MOST, 1]
 
@@ -60,7 +60,7 @@ async def test_a_trip_is_bounded() -> None:
 async def test_an_answer_that_is_an_error_is_its_askers_alone() -> None:
     slow = Slow()
     slow.go.set()
-    tasks = await asked(Shared(slow.fetch), 1, -1, 2)
+    tasks = await asked(Coalesced(slow.fetch), 1, -1, 2)
     told = await asyncio.gather(*tasks, return_exceptions=True)
     assert (told[0], told[2]) == (1, 2)
     assert isinstance(told[1], StoreUnavailable)
@@ -69,7 +69,7 @@ async def test_an_answer_that_is_an_error_is_its_askers_alone() -> None:
 async def test_a_trip_that_fails_is_told_to_all_and_the_next_question_makes_another() -> None:
     """To those who wait behind it too: nobody waits for two that fail."""
     slow = Slow()
-    shared = Shared(slow.fetch)
+    shared = Coalesced(slow.fetch)
     tasks = await asked(shared, 1, 2) + await asked(shared, 3)
     slow.failing = True
     slow.go.set()
@@ -112,7 +112,7 @@ ODD: dict[str, Callable[[], Exception]] = {
 }
 
 
-async def failed(shared: Shared[int, int], *questions: int) -> list[BaseException]:
+async def failed(shared: Coalesced[int, int], *questions: int) -> list[BaseException]:
     """What each of them raised; none was cancelled, and none waits still."""
     tasks = await asked(shared, *questions)
     async with asyncio.timeout(PATIENCE_S):
@@ -134,7 +134,7 @@ async def test_an_exception_of_any_constructor_reaches_each_asker(make: Callable
             raise error
         return [error] * len(questions)
 
-    told = await failed(Shared(fetch), 1, 2, 3)
+    told = await failed(Coalesced(fetch), 1, 2, 3)
     assert len({id(one) for one in told} | {id(error)}) == 4
     for one in told:
         assert type(one) is type(error)
@@ -149,7 +149,7 @@ async def test_what_one_asker_adds_to_an_exception_is_not_seen_by_another() -> N
     slow = Slow()
     slow.failing = True
     slow.go.set()
-    shared = Shared(slow.fetch)
+    shared = Coalesced(slow.fetch)
 
     async def during(other: Exception) -> StoreUnavailable:
         try:
@@ -173,7 +173,7 @@ async def test_an_exception_that_cannot_be_copied_is_the_cause_of_another(error:
     async def fetch(questions: Sequence[int]) -> list[int | Exception]:
         return [error for _ in questions]
 
-    for one in await failed(Shared(fetch), 1, 2):
+    for one in await failed(Coalesced(fetch), 1, 2):
         assert isinstance(one, StoreUnavailable)
         assert one.__cause__ is error
 
@@ -188,7 +188,7 @@ async def test_a_fetch_that_is_cancelled_cancels_nobody_who_asks() -> None:
             raise asyncio.CancelledError
         return list(questions)
 
-    shared = Shared(fetch)
+    shared = Coalesced(fetch)
     for one in await failed(shared, *range(MOST + 1)):
         assert isinstance(one, StoreUnavailable)
         assert isinstance(one.__cause__, asyncio.CancelledError)
@@ -204,7 +204,7 @@ def test_an_interrupt_during_a_fetch_goes_on_and_leaves_nobody_waiting() -> None
         raise KeyboardInterrupt
 
     async def ask() -> None:
-        shared = Shared(fetch)
+        shared = Coalesced(fetch)
         told.extend(await asyncio.gather(shared.ask(1), shared.ask(2), return_exceptions=True))
 
     with contextlib.closing(asyncio.new_event_loop()) as loop:
@@ -220,14 +220,14 @@ async def test_too_few_answers_leave_nobody_waiting() -> None:
     async def fetch(questions: Sequence[int]) -> list[int | Exception]:
         return list(questions[:1])
 
-    told = await asyncio.gather(*(await asked(Shared(fetch), 1, 2)), return_exceptions=True)
+    told = await asyncio.gather(*(await asked(Coalesced(fetch), 1, 2)), return_exceptions=True)
     assert told[0] == 1
     assert isinstance(told[1], ValueError)
 
 
 async def test_who_is_gone_costs_the_others_nothing() -> None:
     slow = Slow()
-    shared = Shared(slow.fetch)
+    shared = Coalesced(slow.fetch)
     gone, stays = await asked(shared, 1, 2)
     gone.cancel()
     slow.go.set()

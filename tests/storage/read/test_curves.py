@@ -43,7 +43,7 @@ def test_any_points_in_any_pages_give_the_same_curve(
             steps[f"{letter}{start + length}"] = steps.get(f"{letter}{start + length}", 0) - 1
         pages = data.draw(st.permutations(list(steps))), data.draw(st.lists(st.sampled_from(list(steps) or [""])))
         for page in pages:
-            assert points.take(shard, {name.encode(): b"%d" % steps[name] for name in page if name}) is None
+            assert points.add(shard, {name.encode(): b"%d" % steps[name] for name in page if name}) is None
     everything = [play for played in shards for play in played]
     assert points.curve(1_000 * END if known else 0) == counted(everything, END if known else 1_000)
 
@@ -52,7 +52,7 @@ def test_any_points_in_any_pages_give_the_same_curve(
     ("name", "step"), [(b"x1", b"1"), (b"s", b"1"), (b"s172801", b"1"), (b"s-1", b"1"), (b"s1", b"1.5"), (b"a2", b"")]
 )
 def test_what_is_no_point_is_damage(name: bytes, step: bytes) -> None:
-    assert isinstance(Points().take(0, {b"s1": b"1", name: step}), Damaged)
+    assert isinstance(Points().add(0, {b"s1": b"1", name: step}), Damaged)
 
 
 async def test_a_long_curve_is_read_in_pages(store: Store) -> None:

@@ -1,21 +1,21 @@
-"""Long work in pieces: in one round of the event loop runs one of them, whoever's they are, and then everybody else."""
+"""Time slices of the event loop for long work: each iteration of the loop runs one of them, and everything else."""
 
 import asyncio
 from collections import deque
 
 
-class Pieces:
-    """The pieces of one process' long work.
+class TimeSlices:
+    """The time slices of all long work in one process.
 
-    A piece that merely yields to the loop shares its next round with those of all others who do long work: so many of
-    them hold up everybody as long as one in a single piece.
+    With `asyncio.sleep(0)` instead, all long work of the process would run in the same iteration: many such tasks would
+    block the event loop as long as one task that never yields.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def next(self) -> None:
-        """Wait until it is this piece's turn; what follows without a wait is the piece."""
+        """Wait for the next time slice. It ends at the caller's next await."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
@@ -26,7 +26,7 @@ class Pieces:
     def _start_one(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
-            if not turn.done():  # else whoever waited is gone
+            if not turn.done():  # else the waiting task was cancelled
                 turn.set_result(None)
                 break
         if self._waiting:
