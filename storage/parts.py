@@ -138,7 +138,10 @@ class Parts:
         return checked(await self.link.ask(commands))
 
     async def run_each(self, commands: list[Command]) -> list[Any]:
-        """Like `run`, but the reply of a command whose key holds another Redis type is Damaged. Commands may be repeated."""
+        """Like `run`, but the reply of a command whose key holds another Redis type is Damaged.
+
+        The commands may be sent twice.
+        """
         try:
             return await self.run(commands)
         except StoreUnavailable as error:

@@ -350,7 +350,7 @@ async def test_a_dead_recount_costs_nothing_for_long(store: Store) -> None:
 
 
 NO_RECORD = "a record that can't be read"
-NO_REV = "a learner's revision that can't be read, or is behind a record"
+NO_REV = "a learner's revision that can't be read, or is lower than a record's"
 FOREIGN = "a key of another Redis type"
 
 
