@@ -382,7 +382,7 @@ async def test_a_backup_of_what_a_fast_clock_made_comes_back(
         ("record", users[1], "deletedAt"),
     ):
         (number,) = (n for n, line in enumerate(every, 1) if f'"type":"{kind}","userId":"{user}"' in line)
-        assert f"playhead: line {number}: {names}: later than now, taken for 20" in err
+        assert f"playhead: line {number}: {names}: later than now, replaced by 20" in err
     settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": f"{prefix}e"}
     async with serving(system_clock, **settings) as server, rest(server) as http:
         record = ok(await http.get(f"/progress/{users[0]}/{VIDEO}?detail=full"))

@@ -386,7 +386,7 @@ async def test_a_record_of_which_nothing_is_known_is_told_and_left(store: Store)
     )
     found = await rebuilt(store)
     assert (found.failed, found.drift) == ({NO_RECORD: 1}, {TOTALS: 1})
-    assert found.examples[0] == f"{NO_RECORD}: user u1, video v; DELETE /progress/u1/v starts it afresh"
+    assert found.examples[0] == f"{NO_RECORD}: user u1, video v; DELETE /progress/u1/v resets it"
     assert await parts_of(store).run([("HGET", keys_of(store).progress("u1"), "v")]) == [GARBAGE]
 
 

@@ -454,7 +454,7 @@ async def test_a_hostile_file_bars_nobody(store: Store, exported_at: int) -> Non
         assert (
             "lastWatched, completedAt, position/at, strayPosition/at, sessions/0/at: later than" in work.corrections[0]
         )
-        assert f"taken for {format_instant(past)}" in work.corrections[1]
+        assert f"replaced by {format_instant(past)}" in work.corrections[1]
     assert work.changed == 0
     assert await parts_of(store).endings.recent() == [(U[2], past)]
     for user in U[:2]:
