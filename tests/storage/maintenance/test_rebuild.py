@@ -515,7 +515,7 @@ async def test_what_only_a_person_can_repair_is_told_and_left(store: Store) -> N
     assert found.failed == {
         "a learner's key of another Redis type": 1,
         "a catalogue entry that can't be read": 2,
-        "a record of no videoId": 1,
+        "a record whose videoId is not UTF-8": 1,
     }
     assert (found.records, found.audiences, found.drift) == (5, 2, {})
     assert await parts_of(store).run([("GET", learner)]) == [b"text"]

@@ -404,7 +404,7 @@ async def test_a_damaged_store_takes_all_that_is_not_damaged(store: Store, other
     assert sorted(export.failed) == sorted(
         [
             f"the catalogue entry of video {V[0]}",
-            f"user {U[9]}, all videos: {keys.progress(U[9])} is no hash",
+            f"user {U[9]}, all videos: {keys.progress(U[9])} is not a hash",
             f"user {U[7]}, video \ufffd",
         ]
     )
