@@ -95,7 +95,9 @@ class Cluster:
 
     def locations(self) -> dict[str, str]:
         """The slots of each primary; "" stands for the slots without a primary, if there are any."""
-        starts = [slot for slot in range(len(self._owners)) if not slot or self._owners[slot - 1] != self._owners[slot]]
+        if not self._owners:
+            return {}
+        starts = [slot for slot in range(SLOTS) if not slot or self._owners[slot - 1] != self._owners[slot]]
         ranges: dict[str, list[str]] = {}
         for start, after in zip(starts, [*starts[1:], SLOTS], strict=True):
             ranges.setdefault(self._owners[start], []).append(f"{start}-{after - 1}")
