@@ -1,6 +1,6 @@
-"""The Python client: reports what was played until it is stored, and tells what changed on other devices.
+"""The Python client: reports what was played until it is stored, and receives changes from other devices.
 
-Imports protocol/ and nothing else of the service. The browser's client, `playhead.js`, lies beside it.
+Of the service it imports only protocol/. The browser's client, `playhead.js`, is in the same folder.
 """
 
 from playhead.client.errors import (

@@ -1,7 +1,7 @@
-"""One WebSocket conversation, from the handshake to the close: moves frames between the socket and the client's state.
+"""One WebSocket conversation, from the handshake to the close: frames between the socket and the client's state.
 
-`websockets`' own reconnecting iterator is not used: it can neither fetch a token for each attempt, nor obey `goodbye`,
-nor give way to HTTP.
+It does not use the reconnecting iterator of `websockets`, which can neither fetch a token for each attempt, nor honour
+`goodbye`, nor fall back to HTTP.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 
 from playhead.client.outbox import Outbox
 from playhead.client.pace import Pace
-from playhead.client.reading import message
+from playhead.client.reading import read_message
 from playhead.client.records import Records
 from playhead.protocol.codecs import Codec
 from playhead.protocol.errors import FrameError
@@ -38,9 +38,9 @@ from playhead.protocol.messages import (
 
 OPEN_TIMEOUT_S = 10.0
 WELCOME_TIMEOUT_S = 20.0
-"""From the hello to the welcome: the server reads its store in between."""
+"""Between the hello and the welcome, in which the server reads its store."""
 PING_S = 15.0
-"""A line that carries nothing is noticed after two of these."""
+"""A dead connection is noticed after two of these."""
 CLOSE_TIMEOUT_S = 1.0
 MAX_FRAME_BYTES = 4 * 1_048_576
 
@@ -50,25 +50,25 @@ class Ended:
     """How a conversation ended."""
 
     code: int
-    """The close code; 0 where there was no connection."""
+    """The close code; 0 if there was no connection."""
     reason: str
     greeted: bool = False
-    """There was a welcome."""
+    """The server sent a welcome."""
     refused: bool = False
-    """The handshake was answered, but not by a WebSocket."""
+    """The handshake was answered, but not with a WebSocket."""
     retry_after_s: float = 0.0
 
 
 class Owner(Protocol):
-    """Who holds the conversation: what it reads and what it tells."""
+    """The state that a conversation reads and updates; the engine holds it."""
 
     outbox: Outbox
     records: Records
     pace: Pace
     wake: asyncio.Event
-    """Set when the outbox or `syncs` has something new."""
+    """Set when the outbox or `syncs` has new work."""
     syncs: deque["asyncio.Future[None]"]
-    """Those who wait to be brought up to date."""
+    """Waiters for the answer to the next sync."""
 
     def hello(self) -> Hello: ...
 
@@ -77,15 +77,15 @@ class Owner(Protocol):
     def online(self) -> None: ...
 
     async def fresh_token(self) -> str | None:
-        """For a connection whose token is about to expire; None where there is none to be had."""
+        """Get a token to replace one that is about to expire; None if there is none."""
         ...
 
 
 class Conversation:
-    """What is said on one connection; made anew for each.
+    """The messages of one connection.
 
     Args:
-        clock: ms since 1970, steady.
+        clock: monotonic, ms since 1970.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class Conversation:
         self._tls = tls
         self._ended = Ended(0, "not connected")
         self._explained = ""
-        """What the server last said was wrong."""
+        """The server's last error or goodbye."""
         self._asked: deque[list[asyncio.Future[None]]] = deque()
-        """For each `synced` to come, who waits for it."""
+        """For each expected `synced`, its waiters."""
 
     async def run(self, headers: dict[str, str]) -> Ended:
-        """Converse until the connection ends, however it does."""
+        """Converse until the connection ends, for whatever reason."""
         ended = self._ended
         try:
             async with _Direct(
@@ -127,8 +127,8 @@ class Conversation:
                     self._owner.outbox.disconnected()
         except ConnectionClosed as closed:
             ended.code = closed.rcvd.code if closed.rcvd is not None else 1006
-            said = closed.rcvd.reason if closed.rcvd is not None else ""
-            ended.reason = self._explained or said or ended.reason
+            received = closed.rcvd.reason if closed.rcvd is not None else ""
+            ended.reason = self._explained or received or ended.reason
         except (InvalidHandshake, InvalidURI, EOFError) as error:
             ended.refused, ended.reason = True, f"no WebSocket: {error}"
         except (OSError, FrameError) as error:
@@ -138,53 +138,53 @@ class Conversation:
     async def _converse(self, socket: ClientConnection) -> None:
         """Raises ConnectionClosed, FrameError, TimeoutError."""
         owner = self._owner
-        with contextlib.suppress(ConnectionClosed):  # refused before the hello: why, is there to be read
+        with contextlib.suppress(ConnectionClosed):  # refused before the hello: the reason can still be read
             await self._send(socket, owner.hello())
         async with asyncio.timeout(WELCOME_TIMEOUT_S):
-            while not isinstance(first := message(self._codec.decode(await socket.recv())), Welcome):
-                self._heard(first)
+            while not isinstance(first := read_message(self._codec.decode(await socket.recv())), Welcome):
+                self._note_reason(first)
         self._ended.greeted, self._ended.reason = True, "the connection was lost"
         owner.pace.start(self._clock() / 1_000)
         owner.records.welcome(first.epoch, first.rev)
-        self._asked.append(_drained(owner.syncs))  # the hello asks by itself
+        self._asked.append(_drained(owner.syncs))  # the hello also asks for changes
         owner.online()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(socket))
                 await self._read(socket, tasks)
         except BaseExceptionGroup as group:
-            # A bug rather than the close that it led to.
+            # Raise a bug rather than the close that it led to.
             raise min(group.exceptions, key=lambda error: isinstance(error, ConnectionClosed)) from None
 
     async def _read(self, socket: ClientConnection, tasks: asyncio.TaskGroup) -> None:
-        """Until the connection ends: ConnectionClosed."""
+        """Receive messages. Raises ConnectionClosed when the connection ends."""
         owner = self._owner
         while True:
-            said = message(self._codec.decode(await socket.recv()))
-            if isinstance(said, Ack):
-                owner.settle(said)
+            received = read_message(self._codec.decode(await socket.recv()))
+            if isinstance(received, Ack):
+                owner.settle(received)
                 owner.wake.set()  # the window has room again
-            elif isinstance(said, Progress):
-                owner.records.told(said.records, said.rev)
-            elif isinstance(said, Synced):
-                owner.records.synced(said.rev)
+            elif isinstance(received, Progress):
+                owner.records.update(received.records, received.rev)
+            elif isinstance(received, Synced):
+                owner.records.synced(received.rev)
                 for waiting in self._asked.popleft() if self._asked else ():
                     if not waiting.done():
                         waiting.set_result(None)
-            elif isinstance(said, Expiring):
+            elif isinstance(received, Expiring):
                 tasks.create_task(self._renew(socket))
             else:
-                self._heard(said)
+                self._note_reason(received)
 
-    def _heard(self, said: Message | None) -> None:
-        if isinstance(said, Goodbye):
-            self._ended.retry_after_s = max(0.0, said.retry_after)
-            self._explained = said.code
-        elif isinstance(said, Error):
-            self._explained = f"{said.code}: {said.detail}"
+    def _note_reason(self, received: Message | None) -> None:
+        if isinstance(received, Goodbye):
+            self._ended.retry_after_s = max(0.0, received.retry_after)
+            self._explained = received.code
+        elif isinstance(received, Error):
+            self._explained = f"{received.code}: {received.detail}"
 
     async def _write(self, socket: ClientConnection) -> None:
-        """Send what waits, as fast as the pace allows."""
+        """Send what is waiting, as fast as the pace allows."""
         owner = self._owner
         while True:
             owner.wake.clear()
@@ -206,12 +206,12 @@ class Conversation:
         if token is not None:
             await self._send(socket, Auth(token=token))
 
-    async def _send(self, socket: ClientConnection, said: Message) -> None:
-        await socket.send(self._codec.encode(said))
+    async def _send(self, socket: ClientConnection, message: Message) -> None:
+        await socket.send(self._codec.encode(message))
 
 
 class _Direct(connect):
-    """Follows no redirect: whom the token is for is said by the user alone."""
+    """Follows no redirect, because the token is only for the address that the user chose."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc

@@ -1,4 +1,4 @@
-"""The token in use: given once, or got from the user's own function whenever a fresh one is needed."""
+"""The token: given once, or fetched by the user's function whenever a fresh one is needed."""
 
 import asyncio
 import base64
@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 
 GetToken = Callable[[], Awaitable[str]]
 GET_TOKEN_S = 30.0
-"""For the user's own function, which may wait for a peer without a bound."""
+"""Time limit for the user's function, which may wait for a server without one."""
 
 
 class Credentials:
-    """What a client proves its user by.
+    """The token of a client's user.
 
     Args:
         token: the first token; without `get_token` the only one.
@@ -28,14 +28,16 @@ class Credentials:
         return self._get_token is not None
 
     async def token(self) -> str | None:
-        """The one in use, got first where there is none; None where the service runs without."""
+        """The current token, fetched if there is none yet; None for a service without tokens."""
         if self._token is None and self._get_token is not None:
             return await self.fresh()
         return self._token
 
     async def fresh(self) -> str | None:
-        """Get a fresh one, where that is possible; raises what `get_token` raises, or TimeoutError after
-        GET_TOKEN_S."""
+        """Fetch a fresh token if there is a function for that, else return the current one.
+
+        Raises TimeoutError after GET_TOKEN_S, and whatever `get_token` raises.
+        """
         if self._get_token is not None:
             async with asyncio.timeout(GET_TOKEN_S):
                 token = await self._get_token()
@@ -47,7 +49,7 @@ class Credentials:
 
 
 def subject(token: str) -> str | None:
-    """Whom a JSON Web Token speaks for, unverified: the service verifies it. None where it can't be read."""
+    """The subject of a JSON Web Token, None if it cannot be read. It is not verified: the service does that."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -57,7 +59,7 @@ def subject(token: str) -> str | None:
 
 
 def _checked(token: str) -> str:
-    """A header can't hold anything else."""
+    """The token, if a header can hold it. Raises ValueError."""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError("a token is printable ASCII without spaces")
+        raise ValueError("the token must be printable ASCII without spaces")
     return token

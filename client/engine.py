@@ -1,7 +1,7 @@
-"""What runs behind a client: connects, comes back, and gives way to HTTP. One task, `run`.
+"""The background task of a client, `run`: connects, reconnects, and falls back to HTTP.
 
-The policy is the one that the server's close codes carry: x500-x999 end the client with a typed error, all else comes
-back after a jittered delay, never sooner than a `goodbye` asks for; an expired token is renewed once.
+The server's close codes carry the policy. Codes x500-x999 end the client with a typed error. After all others it
+reconnects with a random delay, never sooner than a `goodbye` asks for. An expired token is renewed once.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ from playhead.protocol.messages import Ack, Hello, RecordView
 logger = logging.getLogger(__name__)
 
 FAILURES = 3
-"""Attempts in a row without a welcome, after which HTTP is tried."""
+"""Consecutive attempts without a welcome before HTTP is tried."""
 STABLE_MS = 10_000
-"""A conversation that lasted so long was a good one, though nothing was acked in it."""
+"""A conversation that lasted this long was a success, even if nothing was acked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the service is and how it is spoken to. Intervals in s."""
+    """Where the service is, and by which transports it is reached. Intervals in s."""
 
     ws_url: str
     codec: Codec
@@ -50,16 +50,16 @@ class Route:
     websocket: bool
     http: bool
     websocket_retry_s: float
-    """While HTTP serves, how often the WebSocket is tried again."""
+    """Time between attempts to return to the WebSocket, while HTTP is used."""
     poll_s: float
-    """While HTTP serves, how often changes are asked for."""
+    """Time between requests for changes, while HTTP is used."""
 
 
 class Engine:
     """The owner of the outbox, the records and the conversations.
 
     Args:
-        clock: ms since 1970, steady.
+        clock: monotonic, ms since 1970.
     """
 
     def __init__(
@@ -87,23 +87,23 @@ class Engine:
         self.state = "connecting"
         self.trouble = ""
         self.retries = 0
-        """Connections that ended or could not be had, and requests by HTTP that failed, each tried again."""
+        """Connections that ended or failed, and failed HTTP requests; each is retried."""
         self.error: ClientError | None = None
         self._failures = 0
         self._renew = False
-        """The token in use has expired: get a fresh one first."""
+        """The token has expired; the next attempt fetches a fresh one first."""
         self._renewed = False
-        """That was done, and no conversation came about since."""
+        """A fresh token was fetched, and no conversation has begun since."""
 
     async def run(self) -> None:
-        """For ever, or until the server will not have us; then `error` says why."""
+        """Run until the server refuses this client for good; then `error` has the reason."""
         try:
             while True:
                 await self._attempt()
         except Terminal as terminal:
             self._end(terminal)
         except Exception as bug:
-            logger.exception("The client ends by a mistake of its own")
+            logger.exception("The client ends because of a bug in it")
             error = ClientError(f"{type(bug).__name__}: {bug}")
             error.__cause__ = bug
             self._end(error)
@@ -114,7 +114,7 @@ class Engine:
         self.records.close()
 
     def fail(self, error: ClientError) -> None:
-        """Nothing more is sent: all who wait are told."""
+        """Raise an error in every waiter; nothing more is sent."""
         self.waiting.fail(error)
         for future in self.syncs:
             if not future.done():
@@ -122,14 +122,14 @@ class Engine:
         self.syncs.clear()
 
     async def up_to_date(self) -> None:
-        """Wait until the service was asked for all that changed, and has answered."""
+        """Ask the service for all changes, and wait for the answer."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.syncs.append(future)
         self.wake.set()
         await future
 
     def hello(self) -> Hello:
-        """Without the token: the handshake has it in a header, as is asked of those who are no browser."""
+        """The next hello. It has no token: clients other than browsers send it in a header of the handshake."""
         return self._hello.model_copy(update={"since": self.records.rev, "epoch": self.records.epoch})
 
     def online(self) -> None:
@@ -146,12 +146,12 @@ class Engine:
             return None
         try:
             return await self._credentials.fresh()
-        except Exception as error:  # the user's own function: the token in use lasts as long as it does
-            logger.warning("No fresh token: %s", type(error).__name__)
+        except Exception as error:  # from the user's function: keep the current token while it is valid
+            logger.warning("get_token failed with %s; the current token is used until it expires", type(error).__name__)
             return None
 
     async def _attempt(self) -> None:
-        """One conversation, and the time until the next may begin. Raises Terminal."""
+        """Hold one conversation, then wait until the next may begin. Raises Terminal."""
         ended, began = Ended(0, "", refused=True), self._clock()
         if self._route.websocket:
             ended = await self._converse()
@@ -172,7 +172,7 @@ class Engine:
     async def _converse(self) -> Ended:
         try:
             token = await (self._credentials.fresh() if self._renew else self._credentials.token())
-        except Exception as error:  # the user's own function, which may need the network too
+        except Exception as error:  # from the user's function, which may need the network too
             return Ended(0, f"get_token: {type(error).__name__}")
         self._renewed, self._renew = self._renewed or self._renew, False
         route = self._route
@@ -180,7 +180,7 @@ class Engine:
         return await conversation.run(self._credentials.headers(token))
 
     def _judge(self, ended: Ended) -> None:
-        """Raises Terminal where that conversation was the last."""
+        """Decide by the end of a conversation how to go on. Raises Terminal if the client must not reconnect."""
         if ended.code == CloseCode.TOKEN_EXPIRED:
             if not self._credentials.renewable or self._renewed:
                 raise TokenExpired(ended.code, ended.reason)
@@ -193,7 +193,7 @@ class Engine:
             self._failures += 1
 
     async def _by_http(self, delay_s: float) -> None:
-        """Store and ask by HTTP for a while, then let the WebSocket be tried again. Raises Terminal."""
+        """Send reports and ask for changes by HTTP, until it is time to try the WebSocket. Raises Terminal."""
         loop = asyncio.get_running_loop()
         until = loop.time() + max(delay_s, self._route.websocket_retry_s)
         poll_at = 0.0
@@ -232,7 +232,7 @@ class Engine:
             for ack in acks:
                 self.settle(ack)
             if len(self.outbox) == before:
-                raise ConnectionError("nothing was acked")
+                raise ConnectionError("the service acked none of the heartbeats")
         finally:
             self.outbox.disconnected()
 
@@ -245,7 +245,7 @@ class Engine:
             self.syncs.extend(waiting)
             raise
         records.welcome(changes.epoch or "", changes.rev or 0)
-        records.told([each for each in changes.progress_data if isinstance(each, RecordView)], changes.rev or 0)
+        records.update([each for each in changes.progress_data if isinstance(each, RecordView)], changes.rev or 0)
         records.synced(changes.rev or 0)
         for future in waiting:
             if not future.done():

@@ -1,17 +1,17 @@
-"""What can go wrong for a user of the client.
+"""The errors of the client.
 
 PlayheadError (protocol.errors)
 └── ClientError
-    ├── Terminal          the server will not have this client; nothing is sent any more
-    │   ├── Unauthorized      the token is not valid, or the sessions of the user were ended (4500, 401)
-    │   ├── TokenExpired      it has expired, and no fresh one was to be had (4005, 401)
-    │   ├── Forbidden         it does not permit this (4503, 403)
+    ├── Terminal          the server refuses this client; nothing more is sent
+    │   ├── Unauthorized      the token is not valid, or the user's sessions were ended (4500, 401)
+    │   ├── TokenExpired      the token has expired and there is no fresh one (4005, 401)
+    │   ├── Forbidden         the token does not permit this (4503, 403)
     │   └── Refused           any other close code x500-x999: another version, or a bug
     ├── Rejected          one report will never be stored
-    ├── OutboxFull        too much waits already: the report was not taken
+    ├── OutboxFull        too many reports are waiting: this one was not taken
     ├── OutboxBusy        the file belongs to another process, or to another user
-    ├── NotStored         closed while reports were waiting, and no file keeps them
-    └── RestError         a REST call was answered with a problem (RFC 9457)
+    ├── NotStored         closed while reports were waiting that no file keeps
+    └── RestError         the answer to a REST call was a problem (RFC 9457)
         └── NotFound, Invalid, Denied, Deleted, TooManyVideos, TooFast, Unavailable
 """
 
@@ -19,11 +19,15 @@ from playhead.protocol.errors import CloseCode, FieldError, PlayheadError, Probl
 
 
 class ClientError(PlayheadError):
-    """Root of what the client raises on purpose."""
+    """Base class of the client's errors."""
 
 
 class Terminal(ClientError):
-    """Coming back is pointless. `code`: the WebSocket's close code, or the HTTP status."""
+    """The client cannot go on: reconnecting is pointless.
+
+    Attributes:
+        code: the WebSocket's close code, or the HTTP status.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -36,7 +40,7 @@ class Unauthorized(Terminal):
 
 
 class TokenExpired(Terminal):
-    """The token has expired and no fresh one was to be had."""
+    """The token has expired and there is no fresh one."""
 
 
 class Forbidden(Terminal):
@@ -48,8 +52,11 @@ class Refused(Terminal):
 
 
 class Rejected(ClientError):
-    """One report was refused for good; `code` is the problem's stable code: `invalid`, `deleted`,
-    `too_many_videos`, `damaged`."""
+    """One report will never be stored.
+
+    Attributes:
+        code: the problem's stable code: `invalid`, `deleted`, `too_many_videos` or `damaged`.
+    """
 
     def __init__(self, code: str, detail: str, video_id: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -59,29 +66,29 @@ class Rejected(ClientError):
 
 
 class OutboxFull(ClientError):
-    """As many reports wait as may, and this one fits into none of them."""
+    """The maximum of reports is waiting, and this one cannot be merged into any of them."""
 
 
 class OutboxBusy(ClientError):
-    """The outbox's file is in use by another client, or holds the reports of another user."""
+    """The outbox file is in use by another client, or holds the reports of another user."""
 
 
 class NotStored(ClientError):
-    """`count` reports were still waiting when the client was closed; lost, where no `outbox_path` keeps them."""
+    """`count` reports were waiting when the client was closed; without an `outbox_path` they are lost."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"{count} reports were still waiting to be stored when the client was closed")
+        super().__init__(f"{count} reports were not stored when the client was closed")
         self.count = count
 
 
 class RestError(ClientError):
-    """A problem that a REST call was answered with.
+    """The answer to a REST call was a problem, or not one of Playhead's.
 
     Attributes:
         status: HTTP status.
-        code: the problem's stable code, such as `not_found`; `""` where the answer was not Playhead's.
+        code: the problem's stable code, such as `not_found`; `""` if the answer was not Playhead's.
         fields: for 422, a JSON pointer to each bad field.
-        retry_after_s: when to try again, where the server says so; else 0.
+        retry_after_s: when to try again; 0 if the server does not say.
     """
 
     def __init__(
@@ -104,23 +111,23 @@ class Invalid(RestError):
 
 
 class Denied(RestError):
-    """No valid token (401), or one that does not permit this (403)."""
+    """The token is missing or not valid (401), or does not permit this (403)."""
 
 
 class Deleted(RestError):
-    """The progress was deleted after what the update tells happened."""
+    """The progress was deleted later than the update happened."""
 
 
 class TooManyVideos(RestError):
-    """The user has records of as many videos as are allowed. Of a sync nothing is stored."""
+    """The user has records of the maximum number of videos. Nothing of a sync is stored."""
 
 
 class TooFast(RestError):
-    """Too many requests; come back after `retry_after_s`."""
+    """Too many requests; try again after `retry_after_s`."""
 
 
 class Unavailable(RestError):
-    """The service or its store is away; come back after `retry_after_s`."""
+    """The service or its store is unavailable; try again after `retry_after_s`."""
 
 
 _BY_STATUS: dict[int, type[RestError]] = {
@@ -149,24 +156,24 @@ _BY_CLOSE: dict[int, type[Terminal]] = {
 def rest_error(
     status: int, code: str, detail: str, fields: tuple[FieldError, ...] = (), retry_after_s: float = 0.0
 ) -> RestError:
-    """The error that says what an answer means."""
+    """The error for an answer."""
     if code == Problem.TOO_MANY_VIDEOS.code:
         return TooManyVideos(status, code, detail, fields, retry_after_s)
     return _BY_STATUS.get(status, RestError)(status, code, detail, fields, retry_after_s)
 
 
 def terminal_close(code: int, reason: str) -> Terminal:
-    """The error for a close code that says: don't come back."""
+    """The error for a terminal close code."""
     return _BY_CLOSE.get(code, Refused)(code, reason)
 
 
 def is_terminal(code: int) -> bool:
-    """The policy in a close code: of the application's ranges 3000-4999, x500-x999 do not come back."""
+    """Whether a close code means not to reconnect: x500-x999 of the application's ranges 3000-4999."""
     return code >= 3_000 and code % 1_000 >= 500
 
 
 def terminal_answer(error: RestError) -> Terminal | None:
-    """What a POST of heartbeats was answered with, where to send the same again is pointless."""
+    """The error for the answer to a POST of heartbeats, if sending them again is pointless."""
     if error.code == Problem.TOKEN_EXPIRED.code:
         return TokenExpired(error.status, error.detail)
     kind = {401: Unauthorized, 403: Forbidden, 400: Refused, 413: Refused, 415: Refused, 422: Refused}.get(error.status)

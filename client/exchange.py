@@ -1,7 +1,7 @@
-"""One HTTP request on asyncio streams: cancelled at once, bounded in time and size, no thread and no dependency.
+"""One HTTP request on asyncio streams: cancellable, bounded in time and size, without threads or dependencies.
 
 The standard library has no asyncio HTTP client, and its blocking one in a thread outlives a cancellation. So the
-request is written here, a connection for each, and the answer is parsed by `http.client` once it has come.
+request is written here, on a connection of its own, and `http.client` parses the complete answer.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 MAX_ANSWER_BYTES = 64 * 1_048_576
 TIMEOUT_S = 30.0
-"""For the whole exchange: longer than the service itself waits for its store."""
+"""Time limit for the whole exchange: longer than the service waits for its store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Answer:
 
 
 class _Received:
-    """Bytes that came, as the socket that http.client reads from."""
+    """Received bytes, as a socket for `http.client` to read from."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -40,10 +40,10 @@ async def exchange(
     """Send a request and read its answer; redirects are not followed.
 
     Args:
-        url: http or https, absolute, quoted already.
+        url: http or https, absolute and quoted.
 
     Raises:
-        OSError: no answer, or half of one, or a larger one than can be; TimeoutError among them.
+        OSError: there is no answer, or it is incomplete or too large; TimeoutError is one of them.
     """
     where = urlsplit(url)
     secure = where.scheme == "https"
@@ -69,12 +69,12 @@ async def exchange(
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    """Until the server closes, as it was asked to."""
+    """Read until the server closes the connection, as the request asks it to."""
     data = bytearray()
     while chunk := await reader.read(65_536):
         data += chunk
         if len(data) > MAX_ANSWER_BYTES:
-            raise OSError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            raise OSError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
     return bytes(data)
 
 

@@ -1,7 +1,7 @@
-"""The outbox on disk: a file of JSON lines, appended to; what a killed process has not sent is sent by the next one.
+"""The outbox on disk, as a file of JSON lines: the next process sends what a killed one has not.
 
-A line is written before its effect is visible to anybody: kill -9 at any instant leaves at most a torn last line, of
-what nobody was told yet. Lines are in the system's hands, not on the platter: a power cut may take the last seconds.
+A line is written before its effect is visible outside, so kill -9 at any moment leaves at most a torn last line, about
+a change that nobody has seen yet. Lines are written but not synced: a power failure may take those of the last seconds.
 """
 
 import contextlib
@@ -19,25 +19,25 @@ from playhead.client.outbox import Beat, Entry, Restored, heartbeat
 
 try:
     import fcntl
-except ImportError:  # Windows: nobody keeps a second client away there
+except ImportError:  # Windows, where a second client is not kept out
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 COMPACT_BYTES = 262_144
-"""Rewritten when it has grown by so much: the lines of what is gone are dropped."""
+"""The file is rewritten without obsolete lines when it has grown by this much."""
 
 
 class Journal:
-    """A `Keeper` in a file, which this process alone uses until `close`.
+    """A `Keeper` in a file, locked by this process until `close`.
 
     Args:
-        user: whose reports these are, "" where that is not known.
+        user: whose reports these are; "" if that is not known.
 
     Raises:
         OutboxBusy: another client has the file, or it holds another user's reports.
-        OSError: it can't be read or written.
+        OSError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path, user: str) -> None:
@@ -68,7 +68,7 @@ class Journal:
         self._append({"gone": list(keys)})
 
     def close(self) -> None:
-        """Let others have the file. What it holds stays; an empty one goes."""
+        """Release the file. It stays if it holds reports, and is removed if it is empty."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -78,7 +78,7 @@ class Journal:
         self._lock.close()
 
     def _append(self, tree: dict[str, Any]) -> None:
-        """A disk that takes no more must not cost what is in memory: it is logged, and tried again with the next."""
+        """Append a line. A failure is logged and retried with the next line; the reports are still in memory."""
         if self._file is None:
             return
         try:
@@ -90,11 +90,11 @@ class Journal:
             self._torn = False
         except OSError as error:
             if not self._torn:
-                logger.error("The outbox can't be written, it is in memory alone now: %s", error)
+                logger.error("The outbox file cannot be written, so reports are in memory only until it can: %s", error)
             self._torn = True
 
     def _rewrite(self) -> None:
-        """Replace the file at once by one that holds what is there now."""
+        """Replace the file atomically by one with the current entries only."""
         fresh = self._path.with_name(self._path.name + ".new")
         fresh.unlink(missing_ok=True)
         with open(_opened(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:
@@ -104,7 +104,7 @@ class Journal:
             os.fsync(file.fileno())
         os.replace(fresh, self._path)
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what could not be written to it is in the new one
+            with contextlib.suppress(OSError):  # lines that it could not write are in the new file
                 self._file.close()
         flags = os.O_WRONLY | os.O_APPEND
         self._file = open(_opened(self._path, flags), "a", encoding="utf-8")  # noqa: SIM115 closed by `close`
@@ -120,9 +120,11 @@ class Journal:
             return Restored()
         head, *trees = [_parsed(line) for line in data.split(b"\n")]
         if head.get("playhead-outbox") != VERSION:
-            raise OutboxBusy(f"{self._path} is not an outbox of this version")
+            raise OutboxBusy(
+                f"{self._path} is not an outbox file of this version: move it away, or use another outbox_path"
+            )
         if head.get("user", "") != self._user:
-            raise OutboxBusy(f"{self._path} holds the reports of another user")
+            raise OutboxBusy(f"{self._path} holds the reports of another user: use an outbox_path for each user")
         last_seq: dict[str, int] = dict(head.get("last", {}))
         entries: dict[int, Entry] = {}
         for tree in trees:
@@ -133,9 +135,7 @@ class Journal:
                 try:
                     entry = _entry(tree)
                 except (KeyError, TypeError, ValueError) as error:
-                    logger.warning(
-                        "An entry of the outbox's file is not valid, and is skipped: %s", type(error).__name__
-                    )
+                    logger.warning("Skipped an entry of the outbox file that is not valid: %s", type(error).__name__)
                     continue
                 entries[entry.key] = entry
                 last_seq[entry.session] = max(entry.seq, last_seq.get(entry.session, 0))
@@ -145,7 +145,8 @@ class Journal:
 
 
 def _locked(path: Path) -> IO[str]:
-    """A lock that the system takes back from a process that dies; beside the file, for that is replaced."""
+    """Lock the outbox, by a file beside it, because the outbox file itself is replaced. The system releases the lock of
+    a process that dies."""
     descriptor = _opened(path.with_name(path.name + ".lock"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     lock = open(descriptor, "a", encoding="utf-8")  # noqa: SIM115 closed by `Journal.close`
     if fcntl is not None:
@@ -153,15 +154,15 @@ def _locked(path: Path) -> IO[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            raise OutboxBusy(f"{path} is in use by another client") from None
+            raise OutboxBusy(f"{path} is in use by another client: use an outbox_path for each client") from None
     return lock
 
 
 def _opened(path: Path, flags: int) -> int:
-    """A descriptor of a file of our own: a link, or another user's file, could be anybody's doing.
+    """Open a file, which must not be a link or belong to another user: either could be planted there.
 
     Raises:
-        OSError: it is one of these, or can't be opened.
+        OSError: it is one of these, or cannot be opened.
     """
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
     if hasattr(os, "geteuid") and os.fstat(descriptor).st_uid != os.geteuid():
@@ -172,7 +173,7 @@ def _opened(path: Path, flags: int) -> int:
 
 def _tree(entry: Entry) -> dict[str, Any]:
     beat = entry.beat
-    said = {
+    fields = {
         "videoId": beat.video_id,
         "played": beat.played,
         "position": beat.position,
@@ -181,21 +182,21 @@ def _tree(entry: Entry) -> dict[str, Any]:
         "seek": beat.seek,
     }
     times = {"since": entry.since_ms, "at": entry.at_ms}
-    return {"key": entry.key, "session": entry.session, "seq": entry.seq, **times, "beat": said}
+    return {"key": entry.key, "session": entry.session, "seq": entry.seq, **times, "beat": fields}
 
 
 def _entry(tree: dict[str, Any]) -> Entry:
-    said = tree["beat"]
+    fields = tree["beat"]
     beat = Beat(
-        video_id=said["videoId"],
-        played=tuple((start, end) for start, end in said["played"]),
-        position=said["position"],
-        duration=said["duration"],
-        state=said["state"],
-        seek=said["seek"],
+        video_id=fields["videoId"],
+        played=tuple((start, end) for start, end in fields["played"]),
+        position=fields["position"],
+        duration=fields["duration"],
+        state=fields["state"],
+        seek=fields["seek"],
     )
     entry = Entry(tree["key"], tree["session"], beat, tree["since"], tree["at"], tree["seq"])
-    heartbeat(replace(entry, seq=entry.seq or 1), "", 0)  # one that could not be sent would be in the way for ever
+    heartbeat(replace(entry, seq=entry.seq or 1), "", 0)  # raises for one that can never be sent, and would block all
     return entry
 
 
@@ -204,10 +205,10 @@ def _line(tree: dict[str, Any]) -> str:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """One line; nothing for a torn one."""
+    """Parse a line; an unreadable one gives an empty dict."""
     with contextlib.suppress(ValueError):
         tree = json.loads(line) if line else {}
         if isinstance(tree, dict):
             return tree
-    logger.warning("A line of the outbox's file can't be read, and is skipped")
+    logger.warning("Skipped an unreadable line of the outbox file")
     return {}

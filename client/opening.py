@@ -1,4 +1,4 @@
-"""From what a user says to a client: addresses, bounds, and which file keeps the outbox. The only place that wires."""
+"""`playhead_client`: validates the arguments and wires a client. The only place that wires."""
 
 import random
 import ssl
@@ -39,35 +39,35 @@ def playhead_client(
     close_timeout_s: float = 5.0,
     tls: ssl.SSLContext | None = None,
 ) -> Playhead:
-    """A client for `async with`. It connects in the background, and comes back whenever the connection is lost.
+    """Make a client for `async with`. It connects in the background, and reconnects whenever the connection is lost.
 
     Args:
-        url: the service: http, https, ws or wss; a path before `/ws` is kept. Proxies of the environment are not used,
-            and redirects not followed.
-        device: a name of 1 to 64 letters, digits, spaces or . _ : - that tells this device from the user's others.
-        token: a JSON Web Token of the user; none where the service runs without.
-        get_token: gets a fresh token of the same user, whenever one is needed; also instead of `token`.
+        url: of the service: http, https, ws or wss; a path before `/ws` is kept. Proxy settings of the environment are
+            ignored, and redirects are not followed.
+        device: a name that distinguishes this device from the user's others: 1 to 64 letters, digits, spaces or . _ : -
+        token: a JSON Web Token of the user; not needed for a service without tokens.
+        get_token: fetches a fresh token of the same user whenever one is needed; may replace `token`.
         user_id: whose progress this is; by default the token's subject.
-        outbox_path: a file that keeps what is not stored yet beyond the life of this process. One client at a time.
-        codec: the subprotocol.
-        transports: `("ws",)` never gives way to HTTP, `("http",)` never tries the WebSocket.
-        max_pending: entries of the outbox; reports of one video that wait are merged, so this is many reports.
-        backoff_s: bounds of the first delay before coming back, and of all later ones; the delay is a random part.
-        websocket_retry_s: while HTTP serves, how often the WebSocket is tried again.
-        poll_s: while HTTP serves, how often changes are asked for.
-        close_timeout_s: how long `aclose` may wait for what is not stored.
-        tls: for https and wss; by default the system's authorities.
+        outbox_path: a file that keeps reports which are not stored yet after this process ends. One client at a time.
+        codec: the encoding of WebSocket messages.
+        transports: `("ws",)` never falls back to HTTP, `("http",)` never tries the WebSocket.
+        max_pending: maximum of entries in the outbox. Waiting reports of one video are merged into one entry.
+        backoff_s: upper bounds of the first delay before reconnecting and of all later ones; delays are random.
+        websocket_retry_s: time between attempts to return to the WebSocket, while HTTP is used.
+        poll_s: time between requests for changes, while HTTP is used.
+        close_timeout_s: how long `aclose` waits for reports to be stored.
+        tls: for https and wss; default: the system's certificate authorities.
 
     Raises:
-        ValueError: an argument is not valid, or nothing says who the user is.
+        ValueError: an argument is not valid, or there is no user.
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError("url: should be such as https://playhead.example, without a query or a user")
+        raise ValueError("url: should be like https://playhead.example, without query, fragment or user")
     if user_id is None and token is None and get_token is None:
-        raise ValueError("user_id: without a token, say whose progress this is")
+        raise ValueError("user_id: is required without a token")
     if not transports or not set(transports) <= {"ws", "http"}:
-        raise ValueError("transports: should be ws, http or both")
+        raise ValueError('transports: should be "ws", "http" or both')
     where = f"{parts.netloc}{parts.path.rstrip('/').removesuffix('/ws')}"
     http, ws = _SCHEMES[parts.scheme]
     user = None if user_id is None else str(user_id).lower()

@@ -1,11 +1,11 @@
-"""The outbox as a sans-I/O object: reports and the time in, heartbeats out; only an ack takes a report out of it.
+"""The outbox as a sans-I/O object: takes reports and the time, gives heartbeats; only an ack removes a report.
 
-A report gets its seq when it is first sent, and from then on never changes, for the server may have stored it: what is
-sent again is the same, and counts once. Until then later reports of the same video are merged into it, so that an
-hour offline is a few entries. Entries stay in the order of their first report; so, by the server's rule of
-plausibility, the wall time that the entries sent so far span always covers what they say was played.
+A report gets its seq when it is first sent and never changes afterwards, because the server may have stored it: sent
+again, it is identical and counts once. Until then, later reports of the same video are merged into it, so that an hour
+offline is a few entries. Entries stay in the order of their first report, so that the wall time spanned by the entries
+sent so far always covers what they report as played, as the server's plausibility rule requires.
 
-Every change is told to a `Keeper` before its effect leaves the outbox, so that a journal of it can restore it.
+A `Keeper` is informed of every change before its effect leaves the outbox, so that it can restore the outbox.
 """
 
 from collections import deque
@@ -18,12 +18,12 @@ from playhead.protocol.messages import Ack, Heartbeat, Rejection
 from playhead.protocol.scalars import MAX_AGE_MS, MAX_MEDIA_S
 
 MAX_ENTRIES = 1_000
-"""Entries that may wait; a report that fits into none of them is refused beyond it."""
+"""Maximum of waiting entries; beyond it, reports that cannot be merged into one are refused."""
 MAX_PLAYED = 20
-"""Stretches in one heartbeat: it then fits into 1 KiB, the smallest limit that a server may set for a frame."""
+"""Stretches in one heartbeat, so that it fits into 1 KiB, the smallest frame limit that a server may set."""
 WINDOW = 48
-"""Heartbeats that may wait for their ack at a time: fewer than the sessions (64) and videos (256) that one
-connection may have waiting."""
+"""Heartbeats that may be unacked at a time: fewer than the sessions (64) and videos (256) that one connection may
+have waiting."""
 MAX_SPAN_MS = MAX_MEDIA_S * 1_000
 
 Played = tuple[tuple[float, float], ...]
@@ -32,7 +32,7 @@ Played = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What one report says; media time in s."""
+    """The content of one report; media time in s."""
 
     video_id: str
     played: Played = ()
@@ -43,27 +43,27 @@ class Beat:
 
     @property
     def moves(self) -> bool:
-        """False for what changes nothing, such as the word of a paused player."""
+        """Whether the report can change a record; that of a paused player cannot."""
         return bool(self.played) or self.seek or self.state == "playing"
 
 
 @dataclass(slots=True)
 class Entry:
-    """One heartbeat-to-be. Times in ms by the client's clock; seq 0: never sent."""
+    """A heartbeat that is to be sent. Times in ms by the client's clock; seq 0: not sent yet."""
 
     key: int
     session: str
     beat: Beat
     since_ms: int
-    """When the first of what it covers began,"""
+    """When the first play that it covers began."""
     at_ms: int
-    """and when the last of it happened."""
+    """When the last play that it covers ended."""
     seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """An entry that is done with: stored, or rejected for good; `capped`: stored in part."""
+    """An entry that was stored or rejected for good; `capped`: stored in part."""
 
     entry: Entry
     rejection: Rejection | None
@@ -71,25 +71,31 @@ class Settled:
 
 
 class Keeper(Protocol):
-    """Remembers the outbox."""
+    """Records the changes of an outbox, to restore it later."""
 
     def kept(self, entry: Entry) -> None:
-        """This entry is new or has changed, its seq too."""
+        """Record an entry that is new or has changed, including its seq."""
         ...
 
-    def gone(self, keys: Sequence[int]) -> None: ...
+    def gone(self, keys: Sequence[int]) -> None:
+        """Record that these entries are settled."""
+        ...
 
 
 @dataclass(slots=True)
 class Restored:
-    """What an earlier run left: entries in their order, and the last seq that each of their sessions has used."""
+    """What an earlier run left: its entries in order, and the last seq that each session has used."""
 
     entries: list[Entry] = field(default_factory=list)
     last_seq: dict[str, int] = field(default_factory=dict)
 
 
 class Outbox:
-    """One client's. `session` is its own; entries of earlier runs keep theirs."""
+    """The outbox of one client.
+
+    Args:
+        session: of new entries; restored entries keep theirs.
+    """
 
     def __init__(
         self,
@@ -108,7 +114,7 @@ class Outbox:
         self._last_seq = dict(restored.last_seq)
         self._next_key = max(self._entries, default=0) + 1
         self._open: dict[str, int] = {}
-        """By video, the key of our newest entry that was never sent."""
+        """By video, the key of the newest entry of this session that was never sent."""
         self._todo = deque(self._entries)
         self._in_flight: set[int] = set()
 
@@ -118,7 +124,7 @@ class Outbox:
 
     @property
     def has_work(self) -> bool:
-        """Whether `take` would give something."""
+        """Whether `take` would return anything."""
         return bool(self._todo) and len(self._in_flight) < WINDOW
 
     @property
@@ -127,16 +133,19 @@ class Outbox:
 
     @property
     def last_key(self) -> int:
-        """The newest entry's key; keys rise."""
+        """The key of the newest entry; keys increase."""
         return self._next_key - 1
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All that is not acked, oldest first."""
+        """The entries that are not acked, oldest first."""
         return tuple(self._entries.values())
 
     def put(self, beat: Beat, since_ms: int, at_ms: int) -> int:
-        """Take a report; the key of the (last) entry that it went into.
+        """Take a report.
+
+        Returns:
+            The key of the (last) entry that it went into.
 
         Raises:
             OutboxFull: nothing was taken.
@@ -149,7 +158,7 @@ class Outbox:
                 self._keep(merged)
                 return merged.key
         if len(self._entries) + len(pieces) > self._max_entries:
-            raise OutboxFull(f"{len(self._entries)} reports wait to be stored")
+            raise OutboxFull(f"{len(self._entries)} reports are waiting, of max_pending {self._max_entries}")
         for piece in pieces:
             entry = Entry(self._next_key, self.session, piece, since_ms, at_ms)
             self._next_key += 1
@@ -159,7 +168,7 @@ class Outbox:
         return self.last_key
 
     def take(self, now_ms: int, most: int = WINDOW) -> list[Heartbeat]:
-        """The next heartbeats to send on this connection, in their order; the window and `most` bound them."""
+        """The next heartbeats to send on this connection, in order, bounded by the window and `most`."""
         heartbeats = []
         for _ in range(min(most, WINDOW - len(self._in_flight), len(self._todo))):
             entry = self._entries[self._todo.popleft()]
@@ -173,12 +182,12 @@ class Outbox:
         return heartbeats
 
     def disconnected(self) -> None:
-        """What was sent and not acked may be lost: all of it is to be sent again."""
+        """Schedule everything unacked to be sent again: what was sent may be lost."""
         self._in_flight.clear()
         self._todo = deque(self._entries)
 
     def acked(self, ack: Ack) -> list[Settled]:
-        """What an ack of this connection settles."""
+        """Remove and return the entries that an ack of this connection settles."""
         rejected = {rejection.seq: rejection for rejection in ack.rejected or ()}
         capped = set(ack.capped or ())
         settled = [
@@ -200,7 +209,7 @@ class Outbox:
 
 
 def heartbeat(entry: Entry, own_session: str, now_ms: int) -> Heartbeat:
-    """What is sent. Raises ValueError for an entry that was not made by `put`."""
+    """The heartbeat of an entry. Raises ValueError for an entry that `put` did not make."""
     beat = entry.beat
     return Heartbeat(
         seq=entry.seq,
@@ -217,7 +226,7 @@ def heartbeat(entry: Entry, own_session: str, now_ms: int) -> Heartbeat:
 
 
 def _merged(entry: Entry, beat: Beat, since_ms: int, at_ms: int, max_played: int) -> Entry | None:
-    """The entry with a later report in it; None where they can't be one."""
+    """The entry with a later report merged in; None if that is not possible."""
     since_ms, newest_ms = min(entry.since_ms, since_ms), max(entry.at_ms, at_ms)
     if newest_ms - since_ms > MAX_SPAN_MS:
         return None
@@ -243,7 +252,7 @@ def _merged(entry: Entry, beat: Beat, since_ms: int, at_ms: int, max_played: int
 
 
 def _joined(before: Played, after: Played) -> Played:
-    """One after the other. Only what follows on exactly becomes one stretch: a second played twice counts twice."""
+    """Concatenate stretches. Only exactly adjacent ones become one, so that a second played twice counts twice."""
     joined = list(before)
     for start, end in after:
         if joined and joined[-1][1] == start:
@@ -254,7 +263,7 @@ def _joined(before: Played, after: Played) -> Played:
 
 
 def _pieces(beat: Beat, max_played: int) -> Iterable[Beat]:
-    """The report, or several that together say the same where it has too many stretches for one."""
+    """Split a report with too many stretches into several that are equivalent together."""
     played = _joined((), beat.played)
     *cuts, last = range(0, len(played), max_played) or [0]
     for cut in cuts:

@@ -1,4 +1,4 @@
-"""The client as its users see it.
+"""The client's public interface.
 
 async with playhead_client("http://127.0.0.1:8000", device="laptop", token=token) as p:
     await p.watch(video_id, played=[(0, 5)], position=5)
@@ -34,7 +34,7 @@ State = Literal["playing", "paused", "ended"]
 
 
 class Playhead:
-    """One device of one user. Made by `playhead_client`; all methods belong to the loop that entered it."""
+    """One device of one user, made by `playhead_client`. Use all methods in the event loop that entered it."""
 
     def __init__(
         self,
@@ -62,19 +62,21 @@ class Playhead:
         self._engine: Engine | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed: ClientError | None = None
-        self._told = False
-        """The user knows of the error that ended the client."""
+        self._error_raised = False
+        """The error that ended the client was raised to the user."""
 
     async def __aenter__(self) -> Self:
-        """Begin to connect, without waiting for it. Raises OutboxBusy, and what `get_token` does where the user is
-        known by the token alone."""
+        """Start to connect in the background.
+
+        Raises OutboxBusy; if only a token can tell the user, also whatever `get_token` raises.
+        """
         if self._engine is not None:
-            raise RuntimeError("a client is used once")
+            raise RuntimeError("a client can be entered only once: make another")
         if self.rest.user_id is None:
             token = await self._credentials.token()
             self.rest.user_id = subject(token) if token is not None else None
             if self.rest.user_id is None and not self._route.websocket:
-                raise ValueError("user_id: HTTP needs it, and the token does not say it")
+                raise ValueError("user_id: HTTP requires it, and the token has no subject")
         restored = None
         if self._outbox_path is not None:
             self._journal = Journal(self._outbox_path, self.rest.user_id or "")
@@ -97,11 +99,11 @@ class Playhead:
             logger.warning("%s", ending)
 
     async def aclose(self) -> None:
-        """Store what waits, for at most `close_timeout_s`, and end.
+        """Store waiting reports, for at most `close_timeout_s`, and close.
 
         Raises:
-            NotStored: reports are still waiting, and no `outbox_path` keeps them.
-            Terminal: what ended the client before, if nobody has been told yet.
+            NotStored: reports were not stored, and no `outbox_path` keeps them.
+            Terminal: the error that ended the client earlier, if it was not raised before.
         """
         engine, task = self._live(), self._task
         if task is None:
@@ -121,7 +123,7 @@ class Playhead:
             engine.state = "ended"
             engine.fail(self._closed)
             engine.records.close()
-        if engine.error is not None and not self._told:
+        if engine.error is not None and not self._error_raised:
             raise engine.error
         if left and self._journal is None and engine.error is None:
             raise NotStored(left)
@@ -138,20 +140,21 @@ class Playhead:
         age_s: float = 0.0,
         span_s: float | None = None,
     ) -> None:
-        """Queue what was played; it is stored as soon as that is possible. Never blocks.
+        """Queue a report, which is stored as soon as possible. Never blocks.
 
         Args:
-            played: stretches [from, to) of media time, s; what was played twice is told twice.
-            position: where playing is now, s of media time.
-            duration: of the video, s, where it is known.
-            seek: the user, not the film, has moved the position.
-            age_s: how long ago this was.
-            span_s: wall time that it covers; since the last report, or for the first: as long as what was played.
+            played: stretches [from, to) of media time, s; what was played twice is listed twice.
+            position: the current position, s of media time.
+            duration: of the video, s, if it is known.
+            seek: the user has moved the position, rather than playback.
+            age_s: how long ago this happened.
+            span_s: the wall time that the report covers. Default: the time since the last report; for the first, the
+                length of what was played.
 
         Raises:
             ValueError: a field is not valid.
-            OutboxFull: as many reports wait as may; nothing was taken.
-            Terminal: the server will not have this client; nothing was taken.
+            OutboxFull: too many reports are waiting; nothing was taken.
+            Terminal: the server refuses this client; nothing was taken.
         """
         self._put(_beat(video_id, played, position, duration, state, seek), age_s, span_s)
 
@@ -167,65 +170,68 @@ class Playhead:
         age_s: float = 0.0,
         span_s: float | None = None,
     ) -> Receipt:
-        """`report`, and wait until it is stored, however long that takes. Cancelled, the report stays queued.
+        """Queue a report as `report` does, and wait until it is stored. If cancelled, the report stays queued.
 
         Raises:
-            Rejected: it will never be stored.
+            Rejected: the report will never be stored.
             Terminal, OutboxFull, ValueError: as `report`.
         """
         key = self._put(_beat(video_id, played, position, duration, state, seek), age_s, span_s)
         return await self._following(self._live().waiting.stored(key))
 
     async def flush(self) -> None:
-        """Wait until all that was reported so far is stored (or refused: see `rejected`). Raises Terminal."""
+        """Wait until all reports so far are stored or rejected (see `rejected`). Raises Terminal."""
         self._raise_ended()
         await self._following(self._live().waiting.flushed())
 
     async def refresh(self) -> None:
-        """Wait until `record` tells all that the service has: of one's own reports nothing is pushed back.
+        """Wait until `record` has everything that the service has.
 
-        Also to be called before the first `record`, to resume. Raises Terminal.
+        Needed before the first `record`, to resume, and to see the effect of this device's own reports, which are not
+        pushed back to it. Raises Terminal.
         """
         self._raise_ended()
         await self._following(self._live().up_to_date())
 
     def record(self, video_id: str | UUID) -> RecordView | None:
-        """The record as last told: media times in s, instants in ms since 1970; None where there is none."""
+        """The record as last received, with media times in s and instants in ms since 1970; None if there is none."""
         return self._live().records.get(str(video_id).lower())
 
     def changes(self) -> Changes:
-        """Records that changed from now on, on other devices, for `async for`; a deleted one has `deleted_at`.
+        """Records that other devices change from now on, for `async for`; a deleted one has `deleted_at`.
 
-        What one's own reports changed is not among them, but for the state after a reconnect or a `refresh`. Of one
-        video a slow reader gets the newest. Ends when the client is closed; raises Terminal.
+        Changes by this device's own reports are only included after a reconnect or a `refresh`. A slow reader gets the
+        newest record of each video. Ends when the client is closed; raises Terminal.
         """
         self._raise_ended()
         return self._live().records.changes(self._why)
 
     @property
     def pending(self) -> tuple[Entry, ...]:
-        """What is not acked, oldest first."""
+        """The reports that are not acked, oldest first."""
         return self._live().outbox.entries
 
     @property
     def rejected(self) -> tuple[Rejected, ...]:
-        """The newest refusals of reports that nobody waited for."""
+        """The newest rejections of reports that nobody waited for."""
         return tuple(self._live().waiting.rejected)
 
     @property
     def state(self) -> str:
-        """`connecting`, `online`, `http` (no WebSocket is to be had), `offline` (until the next attempt), `ended`."""
+        """`connecting`, `online`, `http` (without a WebSocket), `offline` (until the next attempt) or `ended`."""
         return self._live().state
 
     @property
     def trouble(self) -> str:
-        """Why it is not online, for people; empty while it is."""
+        """Why the client is not online, as text for people; empty while it is."""
         return self._live().trouble
 
     @property
     def retries(self) -> int:
-        """How often it has had to try again since it began: connections that ended or could not be had, and requests
-        by HTTP that failed. Delays grow to `backoff_s`, so a number that keeps growing fast is worth a look."""
+        """The number of retries so far: connections that ended or failed, and failed HTTP requests.
+
+        Delays grow up to `backoff_s`, so a number that keeps growing fast is worth investigating.
+        """
         return self._live().retries
 
     @property
@@ -233,11 +239,11 @@ class Playhead:
         return self._hello.session
 
     def _put(self, beat: Beat, age_s: float, span_s: float | None) -> int:
-        """Into the outbox; the entry's key."""
+        """Put a report into the outbox; returns the key of its entry."""
         engine = self._live()
         self._raise_ended()
         if not 0 <= age_s <= MAX_AGE_MS / 1_000 or not 0 <= (span_s or 0) <= MAX_MEDIA_S:
-            raise ValueError("age_s should be 0 s to a year, and span_s 0 s to 48 h")
+            raise ValueError("age_s should be from 0 s to a year, and span_s from 0 s to 48 h")
         at_ms = self._clock() - round(age_s * 1_000)
         if span_s is not None:
             since_ms = at_ms - round(span_s * 1_000)
@@ -254,23 +260,23 @@ class Playhead:
         try:
             return await waiting
         except ClientError as error:
-            self._told = self._told or error is self._live().error
+            self._error_raised = self._error_raised or error is self._live().error
             raise
 
     def _live(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("use it with `async with`")
+            raise RuntimeError("the client must be entered with `async with`")
         return self._engine
 
     def _why(self) -> ClientError | None:
         error = self._live().error
-        self._told = self._told or error is not None
+        self._error_raised = self._error_raised or error is not None
         return error
 
     def _raise_ended(self) -> None:
         error = self._closed or self._live().error
         if error is not None:
-            self._told = True
+            self._error_raised = True
             raise error
 
 
@@ -282,12 +288,12 @@ def _beat(
     state: State,
     seek: bool,
 ) -> Beat:
-    """What is reported, to the ms, checked by the service's own rules. Raises ValueError."""
+    """A report, rounded to ms and validated by the service's own rules. Raises ValueError."""
     stretches = tuple((round(start, 3), round(end, 3)) for start, end in played)
     if any(start > end for start, end in stretches):
         raise ValueError("played: a stretch should not end before it starts")
     for first in range(0, len(stretches) or 1, MAX_PLAYED):
-        said = Heartbeat(
+        checked = Heartbeat(
             seq=1,
             video_id=str(video_id),
             played=list(stretches[first : first + MAX_PLAYED]),
@@ -297,7 +303,7 @@ def _beat(
             seek=seek,
         )
     return Beat(
-        video_id=said.video_id,
+        video_id=checked.video_id,
         played=stretches,
         position=None if position is None else round(position, 3),
         duration=duration or None,

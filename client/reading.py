@@ -1,5 +1,8 @@
-"""From a decoded tree, by JSON or msgpack, to the models of protocol/, which are made for writing: instants are text on
-the wire and ms in the model, intervals are lists there and tuples here."""
+"""Validates decoded JSON or msgpack as models of protocol/.
+
+The models are made for writing. On the wire, instants are text and intervals are lists; in the models they are ms and
+tuples.
+"""
 
 from typing import Any, TypeVar
 
@@ -16,19 +19,19 @@ _INTERVALS = ("seen", "again")
 
 
 def read(model: type[M], tree: Any) -> M:
-    """A tree as a model.
+    """Read a tree as a model.
 
     Raises:
-        FrameError: it is none.
+        FrameError: it does not fit the model.
     """
     try:
         return model.model_validate(_revived(tree), by_alias=True, by_name=False)
     except (ValidationError, ValueError, TypeError):
-        raise FrameError(f"not a {model.__name__}") from None
+        raise FrameError(f"not a valid {model.__name__}") from None
 
 
-def message(tree: Any) -> ServerMessage | None:
-    """What the server says; None for a type that a newer server may have. Raises FrameError."""
+def read_message(tree: Any) -> ServerMessage | None:
+    """Read a message of the server; None for a type that only a newer server has. Raises FrameError."""
     kind = SERVER_MESSAGES.get(str(tree.get("type"))) if isinstance(tree, dict) else None
     return None if kind is None else read(kind, tree)
 

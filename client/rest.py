@@ -1,4 +1,4 @@
-"""The REST contract as methods: models of `protocol.rest` come back, problems (RFC 9457) are raised by their type."""
+"""The REST contract as methods, returning models of `protocol.rest` and raising problems (RFC 9457) as typed errors."""
 
 import json
 import ssl
@@ -24,11 +24,11 @@ _PREFIX = "urn:playhead:problem:"
 
 
 class Rest:
-    """Calls on behalf of `user_id`; those that take a `user_id` may name another (scope `progress:any`).
+    """REST calls on behalf of `user_id`; with the scope `progress:any`, a call may name another user.
 
-    Every call raises RestError for an answer that is none, by its kind: NotFound, Invalid, Denied, Deleted,
-    TooManyVideos, TooFast, Unavailable; OSError where there is no answer; ValueError where no user is known. An expired
-    token is renewed once.
+    Every call raises a subclass of RestError for a problem: NotFound, Invalid, Denied, Deleted, TooManyVideos, TooFast
+    or Unavailable. It raises OSError if there is no answer, and ValueError if no user is known. An expired token is
+    renewed once.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Rest:
     async def update(
         self, video_id: Id, watched_duration: int, last_watched: datetime | None = None, user_id: Id | None = None
     ) -> RecordView:
-        """Store that `watched_duration` whole s were watched; the merged record.
+        """Store that `watched_duration` whole seconds were watched.
 
-        Raises Deleted and TooManyVideos, too.
+        Returns the merged record. Also raises Deleted and TooManyVideos.
         """
         body = {"userId": self._user(user_id), **_item(video_id, watched_duration, last_watched)}
         return _read(RecordView, await self._call("POST", "/progress/update?detail=full", body))
@@ -52,59 +52,59 @@ class Rest:
     async def sync(
         self, items: Iterable[tuple[Id, int, datetime | None]], user_id: Id | None = None
     ) -> list[RecordView]:
-        """Store (video, watched whole s, when) for up to 1,000 videos, all or none; all records after it.
+        """Store (video, watched whole seconds, when) for up to 1,000 videos, all or none.
 
-        Raises TooManyVideos, too.
+        Returns all records afterwards. Also raises TooManyVideos.
         """
         body = {"userId": self._user(user_id), "progressData": [_item(*item) for item in items]}
         return _records(await self._call("POST", "/progress/sync?detail=full", body))
 
     async def get(self, video_id: Id, user_id: Id | None = None) -> RecordView:
-        """One record in full: intervals and position in s, instants in ms since 1970. Raises NotFound."""
+        """One record in full, with intervals and position in s and instants in ms since 1970. Raises NotFound."""
         return _read(RecordView, await self._call("GET", f"{self._path(user_id, video_id)}?detail=full"))
 
     async def get_all(self, user_id: Id | None = None) -> list[RecordView]:
-        """All records in full, newest first; none where there are none."""
+        """All records in full, newest first."""
         return _records(await self._call("GET", f"{self._path(user_id)}?detail=full"))
 
     async def changes(self, since: int | None, epoch: str | None, user_id: Id | None = None) -> ProgressList:
-        """What changed after revision `since` of a store of `epoch`, deletions too; everything where it is another."""
+        """The changes after revision `since`, deletions included; all records if the store's epoch is not `epoch`."""
         known = {"detail": "full", "since": since or 0} | ({"epoch": epoch} if epoch else {})
         return _read(ProgressList, await self._call("GET", f"{self._path(user_id)}?{urlencode(known)}"))
 
     async def delete(self, video_id: Id, user_id: Id | None = None) -> None:
-        """Delete a record; what happened before it, and is told later, stays deleted. Raises NotFound."""
+        """Delete a record. Reports from before the deletion stay deleted even if they arrive later. Raises NotFound."""
         await self._call("DELETE", self._path(user_id, video_id))
 
     async def summary(self, video_id: Id) -> Summary:
-        """Mean watched s of its viewers, and the part that completed it, 0.0 to 1.0."""
+        """The mean watched seconds of a video's viewers, and the fraction that completed it, 0.0 to 1.0."""
         return _read(Summary, await self._call("GET", f"/progress/summary/{_quoted(video_id)}"))
 
     async def engagement(self, limit: int = 10, user_id: Id | None = None) -> Engagement:
-        """Watched s in total, and the `limit` (1 to 100) most watched videos."""
+        """The total of watched seconds, and the `limit` (1 to 100) most watched videos."""
         return _read(
             Engagement, await self._call("GET", f"/progress/engagement/{self._quoted_user(user_id)}?limit={limit}")
         )
 
     async def analytics(self, video_id: Id) -> Analytics:
-        """Viewers and replays of each second, and totals. Needs the scope `analytics`."""
+        """The viewers and replays of each second, and totals. Requires the scope `analytics`."""
         return _read(Analytics, await self._call("GET", f"/analytics/videos/{_quoted(video_id)}"))
 
     async def put_video(self, video_id: Id, title: str, duration: float) -> VideoView:
-        """Enter a video of `duration` s (0: not known) into the catalogue. Needs the scope `progress:any`."""
+        """Enter a video of `duration` s (0: not known) into the catalogue. Requires the scope `progress:any`."""
         body = {"title": title, "duration": duration}
         return _read(VideoView, await self._call("PUT", f"/videos/{_quoted(video_id)}", body))
 
     async def heartbeats(self, session: str, heartbeats: Sequence[Heartbeat]) -> list[Ack]:
-        """The fallback for the WebSocket: at most 500 heartbeats; returns when they are stored."""
-        said = [heartbeat.model_dump(mode="json", by_alias=True, exclude_none=True) for heartbeat in heartbeats]
-        body = {"userId": self._user(None), "session": session, "heartbeats": said}
+        """Store up to 500 heartbeats without a WebSocket; returns when they are stored."""
+        items = [heartbeat.model_dump(mode="json", by_alias=True, exclude_none=True) for heartbeat in heartbeats]
+        body = {"userId": self._user(None), "session": session, "heartbeats": items}
         return _read(Acks, await self._call("POST", "/progress/realtime", body)).acks
 
     def _user(self, user_id: Id | None) -> str:
         user = str(user_id) if user_id is not None else self.user_id
         if user is None:
-            raise ValueError("user_id: say whose progress this is; neither the client nor its token does")
+            raise ValueError("user_id: is required; neither the client nor its token has one")
         return user
 
     def _quoted_user(self, user_id: Id | None) -> str:
@@ -135,7 +135,7 @@ def _quoted(value: Id) -> str:
 
 
 def _item(video_id: Id, watched_duration: int, last_watched: datetime | None) -> dict[str, Any]:
-    """Args: last_watched: now, where it is None; UTC, where it is naive."""
+    """The body of one update; `last_watched` is now if it is None, and in UTC if it is naive."""
     at = last_watched or datetime.now(UTC)
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     ms = max(EARLIEST, round(at.timestamp() * 1_000))
@@ -146,7 +146,7 @@ def _read(model: type[M], answer: Answer) -> M:
     try:
         return read(model, read_json(answer.body))
     except FrameError:
-        raise RestError(answer.status, "", f"the answer is no {model.__name__}") from None
+        raise RestError(answer.status, "", f"the answer is not a valid {model.__name__}") from None
 
 
 def _records(answer: Answer) -> list[RecordView]:
@@ -154,7 +154,7 @@ def _records(answer: Answer) -> list[RecordView]:
 
 
 def _problem(answer: Answer) -> RestError:
-    """What an answer that is not 200 says. Anything may stand between us and the service: nothing is relied on."""
+    """The error for an answer other than 200, which may also come from a proxy and have any content."""
     try:
         tree = json.loads(answer.body)
         code = str(tree["type"]).removeprefix(_PREFIX) if str(tree["type"]).startswith(_PREFIX) else ""

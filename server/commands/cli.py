@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from playhead.server.commands import logs, options
 from playhead.server.commands import maintenance as operators
-from playhead.server.commands.serve import CannotServe, serve
+from playhead.server.commands.errors import CommandError
+from playhead.server.commands.serve import serve
 from playhead.server.security.tokens import mint
 from playhead.server.settings import ENV_PREFIX, Settings
 from playhead.storage.store import UMASK
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         serve(settings)
     except ValidationError as error:
         return _fail(_reasons(error, given))
-    except CannotServe as error:
+    except CommandError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 0 if chosen == "serve" else INTERRUPTED

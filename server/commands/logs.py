@@ -1,7 +1,7 @@
-"""What is logged, and how: a line an event, made of what we say and never of what was sent.
+"""The format of the log: one line for each event, which never contains what a client sent.
 
-A line can't be forged by what is in a message: control characters are escaped. An exception is told by its type and
-where it came from, without its text: a library's text may repeat a token or a payload.
+Control characters are escaped, so that a message cannot forge a line. An exception is logged with its type and where it
+was raised, but without its text, because the text of a library's exception may repeat a token or a payload.
 """
 
 import logging
@@ -9,11 +9,11 @@ import traceback
 from typing import Any
 
 FRAMES = 6
-"""Of a stack, innermost last."""
+"""Frames of a traceback that are shown."""
 
 
 class OneLine(logging.Formatter):
-    """Time, level, logger, message; an exception in brackets at the end."""
+    """Formats a record as time, level, logger and message, with an exception in brackets at the end."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -39,9 +39,13 @@ class OneLine(logging.Formatter):
 
 
 def config(level: str) -> dict[str, Any]:
-    """For logging.config.dictConfig, in each process. `level` is ours; libraries speak at warnings only, audits always.
+    """The configuration of each process, for `logging.config.dictConfig`.
 
-    At lower levels the WebSocket library would write down each frame and header.
+    Libraries log warnings and errors only, because below that the WebSocket library logs each frame and header. The
+    audit log is always on.
+
+    Args:
+        level: of Playhead's own loggers.
     """
     return {
         "version": 1,

@@ -1,4 +1,4 @@
-"""How far a long command is: on a terminal one line that is drawn over, else a line now and then."""
+"""The progress of a long command: a line that is redrawn on a terminal, and occasional lines elsewhere."""
 
 import time
 from typing import TextIO
@@ -9,7 +9,11 @@ BAR = 24
 
 
 class ProgressBar:
-    """Args: out: stderr, as a rule; stdout is for results."""
+    """A progress bar.
+
+    Args:
+        out: usually stderr, because stdout is for results.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -17,6 +21,7 @@ class ProgressBar:
         self._next = time.monotonic() + (0 if self._terminal else LINE_EVERY_S)
 
     def show(self, part: float, sentence: str) -> None:
+        """Draw the bar at `part` of 1, unless it was drawn a moment ago."""
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + (BAR_EVERY_S if self._terminal else LINE_EVERY_S)
@@ -28,6 +33,7 @@ class ProgressBar:
             print(f"{part:.0%} {sentence}", file=self._out, flush=True)
 
     def close(self) -> None:
+        """Remove the bar."""
         if self._terminal:
             self._out.write("\r\033[K")
             self._out.flush()

@@ -1,4 +1,7 @@
-"""Starts the service in the order in which things can fail: address, store, workers; then says that it is ready."""
+"""`playhead serve`: opens the port, starts or checks the store, runs the workers, and prints the ready line.
+
+The order is that in which a start can fail, so that nothing is left behind by one that does.
+"""
 
 import asyncio
 import contextlib
@@ -19,6 +22,7 @@ import uvicorn
 from playhead.server.app import create_app, create_store
 from playhead.server.clock import StoreClock
 from playhead.server.commands import logs
+from playhead.server.commands.errors import CommandError
 from playhead.server.commands.open_files import raise_limit
 from playhead.server.commands.shared_count import SharedCount
 from playhead.server.commands.workers import Workers
@@ -38,29 +42,28 @@ READY_TIMEOUT_S = 60.0
 BACKLOG = 2_048
 
 
-class CannotServe(Exception):
-    """The service can't start; the message is one sentence for whoever started it."""
-
-
 def serve(settings: Settings) -> None:
     """Run until SIGINT, SIGTERM or SIGHUP.
 
     Raises:
-        CannotServe: the port, the data directory, the store or the key of tokens can't be had.
+        CommandError: the port, the data directory, the store or the token key cannot be used.
     """
     try:
         Authenticator(settings)
     except ValueError as error:
-        raise CannotServe(str(error)) from None
+        raise CommandError(str(error)) from None
     if settings.foreign_tokens:
-        logger.warning("jwt_audience is not set: tokens that the issuer signs for other services are accepted, too")
+        logger.warning(
+            "jwt_audience is not set: tokens that the issuer signs for other services are accepted too; set "
+            "jwt_audience, or jwt_any_audience if that is intended"
+        )
     too_low = raise_limit(settings)
-    # uvicorn raises the signal that ended it once more; by default SIGTERM would then cut off our own endings.
+    # uvicorn raises the signal that ended it again; by default SIGTERM would then end the process before our cleanup.
     for number in set(ending()) - {signal.SIGINT}:
-        signal.signal(number, _end)
+        signal.signal(number, _exit)
     store_restarts, worker_restarts = SharedCount(), SharedCount()
     with _listen(settings) as listener, _store(settings, store_restarts.add) as stored:
-        asyncio.run(_check(stored, theirs=settings.redis_url is not None))
+        asyncio.run(_check(stored, external=settings.redis_url is not None))
         if too_low is not None:
             logger.warning("%s", too_low)
         config = uvicorn_config(stored, logs.config(settings.log_level), store_restarts, worker_restarts)
@@ -78,10 +81,10 @@ def uvicorn_config(
     store_restarts: Callable[[], int] = int,
     worker_restarts: Callable[[], int] = int,
 ) -> ServiceConfig:
-    """How uvicorn is run, also by the tests: what it can be told to bound, it is told here.
+    """The configuration of uvicorn, in the service and in tests, with every bound that uvicorn offers.
 
     Args:
-        store_restarts, worker_restarts: as for `create_app`, and picklable, for they go to worker processes.
+        store_restarts, worker_restarts: as for `create_app`, and picklable because worker processes receive them.
     """
     refusals = Refusals()
     return ServiceConfig(
@@ -112,14 +115,13 @@ def uvicorn_config(
         log_level="warning",
         log_config=log_config,
         server_header=False,
-        timeout_graceful_shutdown=max(
-            1, int(settings.drain_timeout_s / 4)
-        ),  # lifecycle/drain.py has the other quarters
+        # The last quarter; the drain uses the other three (lifecycle/drain.py).
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s / 4)),
     )
 
 
 def _forms(network: str) -> tuple[str, ...]:
-    """A network as it may stand in X-Forwarded-For, written by a proxy that listens to both families."""
+    """The notations of a network in X-Forwarded-For: a proxy on a dual-stack socket writes IPv4 as mapped into IPv6."""
     parsed = ip_network(network)
     if isinstance(parsed, IPv6Network):
         return (network,)
@@ -127,7 +129,10 @@ def _forms(network: str) -> tuple[str, ...]:
 
 
 def bound(listener: socket.socket, settings: Settings) -> None:
-    """Accepted connections inherit it: the kernel ends one whose peer takes no byte, even after we have closed it."""
+    """Limit how long the kernel waits for a peer to take data, also after we have closed the connection.
+
+    Accepted connections inherit the option.
+    """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1_000 * settings.write_timeout_s))
 
@@ -142,16 +147,16 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
             listener.bind((settings.host, settings.port))
             listener.listen(BACKLOG)
         except OSError as error:
-            raise CannotServe(
-                f"can't listen on {settings.host}:{settings.port} ({error.strerror}): "
-                "stop what listens there, or give another --port"
+            raise CommandError(
+                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): "
+                "stop the program that uses the port, or set another --port"
             ) from None
         yield listener
 
 
 @contextlib.contextmanager
 def _store(settings: Settings, on_restart: Callable[[], None]) -> Iterator[Settings]:
-    """Settings with a `redis_url`: the embedded store's, which then runs as long as we do, where none is given."""
+    """The settings with a `redis_url`. Without one, the embedded store runs until the context ends and has it."""
     if settings.redis_url is not None:
         yield settings
         return
@@ -162,39 +167,43 @@ def _store(settings: Settings, on_restart: Callable[[], None]) -> Iterator[Setti
             valkey.start(handle_signals)
         yield settings.model_copy(update={"redis_url": valkey.url, "durability": durability})
     except EmbeddedStoreFailed as error:
-        raise CannotServe(str(error)) from error
+        raise CommandError(str(error)) from error
     finally:
         with held_back():
             valkey.stop()
 
 
-async def _check(settings: Settings, theirs: bool) -> None:
-    """Of a store that is not our own, say also what its operator should know."""
+async def _check(settings: Settings, external: bool) -> None:
+    """Check that the store can be used, and log what its operator should know.
+
+    Args:
+        external: not the embedded store, so its configuration is audited too.
+    """
     try:
         store = create_store(settings)
     except (ValueError, TypeError) as error:
-        raise CannotServe(f"--redis-url is not one: {error}") from None
+        raise CommandError(f"--redis-url is not valid: {error}") from None
     try:
         await store.check()
-        for sentence in (*await store.notes(), *(await store.audit() if theirs else ())):
+        for sentence in (*await store.notes(), *(await store.audit() if external else ())):
             logger.warning("%s", sentence)
         clock = await StoreClock.of(store, or_machine=True)
         logger.log(logging.WARNING if clock.note else logging.INFO, "%s", clock)
     except StoreUnavailable as error:
         right = lacked_right(error)
-        remedy = f"; its user may not use {right}: compare it with playhead of examples/playhead.acl" if right else ""
-        raise CannotServe(f"the store at --redis-url can't be used: {error}{remedy}") from None
+        remedy = f"; its user lacks {right}: compare it with user playhead in examples/playhead.acl" if right else ""
+        raise CommandError(f"the store at --redis-url cannot be used: {error}{remedy}") from None
     finally:
         await store.close()
 
 
-def _end(*_: Any) -> None:
+def _exit(*_: Any) -> None:
     ignore_hangup()
     sys.exit(0)
 
 
 def _announce(settings: Settings, port: int) -> None:
-    """Say that we are ready when a request has shown it."""
+    """Print the ready line once `/readyz` answers 200."""
     host, deadline = settings.host, time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection(host, port, timeout=5)
@@ -206,4 +215,4 @@ def _announce(settings: Settings, port: int) -> None:
                 print(f"Playhead is ready on {address}{page}", flush=True)
                 return
         time.sleep(0.05)
-    logger.error("Not ready after %.0f s", READY_TIMEOUT_S)
+    logger.error("The service is not ready after %.0f s: see /readyz and the lines above", READY_TIMEOUT_S)

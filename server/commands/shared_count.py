@@ -1,11 +1,11 @@
-"""A count of the process that runs the workers, for the worker that is asked."""
+"""A count that the parent process keeps and its workers report in `/metrics`."""
 
 from ctypes import c_uint64
 from multiprocessing.sharedctypes import RawValue
 
 
 class SharedCount:
-    """One process adds; it and those that it spawns read. To others it can't be handed."""
+    """A counter in shared memory: the parent process adds, and the processes that it spawns read."""
 
     def __init__(self) -> None:
         self._value = RawValue(c_uint64, 0)

@@ -1,6 +1,7 @@
-"""`playhead export` and `import`: the files, and how far each has come, for who was interrupted.
+"""`playhead export` and `playhead import`: reads and writes the files, and saves the progress to continue from.
 
-A file of that sort names what it belongs to. Where that is no longer so, work begins anew: both are safe to repeat.
+A progress file names the export and the store's epoch that it belongs to. If either has changed, an import starts from
+the beginning, which is safe to repeat, and an export is refused.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ from typing import Any, BinaryIO
 
 from playhead.protocol.export import MAX_LINE, EndLine, HeaderLine, read_line
 from playhead.server.clock import Clock
+from playhead.server.commands.errors import CommandError
 from playhead.server.commands.progress_bar import ProgressBar
-from playhead.server.commands.serve import CannotServe
 from playhead.server.settings import Settings
 from playhead.storage.store import Import, Store, StoreUnavailable, open_file
 
@@ -23,25 +24,28 @@ BATCH = 200
 """Lines of an import that are stored together."""
 BATCH_BYTES = 1_048_576
 SHOWN = 20
-"""Refused lines that are told one by one."""
+"""Refused or corrected lines that are reported individually."""
 
 
 async def export_to(store: Store, settings: Settings, clock: Clock, file: Path | None, resume: bool) -> int:
-    """Write all; the exit code, 1 where something could not be read.
+    """Write all records.
+
+    Returns:
+        The exit code: 1 if something could not be read.
 
     Raises:
-        CannotServe: it can't be written, or there is nothing to go on with.
+        CommandError: the file cannot be written, or there is no export to continue.
     """
     try:
         if file is not None:
             return await _export_into(store, clock, file, resume)
         if resume:
-            raise CannotServe("--resume needs a FILE")
+            raise CommandError("--resume needs a FILE")
         return await _export(store, clock, sys.stdout.buffer, None, {})
     except OSError as error:
-        if file is None:  # whoever read it is gone; what is left in the buffer goes nowhere
+        if file is None:  # the reader of the pipe is gone: discard what is still buffered
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise CannotServe(f"{file or 'stdout'} can't be written ({error.strerror})") from None
+        raise CommandError(f"{file or 'stdout'} cannot be written ({error.strerror})") from None
 
 
 async def _export_into(store: Store, clock: Clock, file: Path, resume: bool) -> int:
@@ -50,14 +54,14 @@ async def _export_into(store: Store, clock: Clock, file: Path, resume: bool) -> 
         _read(cursor) if resume else {"epoch": await store.epoch(), "place": "", "bytes": 0, "counts": {}}
     )
     if resume and state.get("epoch") != await store.epoch():
-        raise CannotServe(f"{cursor} tells of no interrupted export of this store: export to a new file")
+        raise CommandError(f"{cursor} does not belong to an interrupted export of this store: export to a new file")
     if os.path.lexists(file) and not resume:
-        raise CannotServe(f"{file} exists: give another name, or --resume to go on with it")
+        raise CommandError(f"{file} exists: choose another name, or continue it with --resume")
     if not resume:
-        _write(cursor, state)  # before the file is there, so that whatever is left of one can be gone on with
+        _write(cursor, state)  # before the file exists, so that an export can be continued wherever it is interrupted
     with open(open_file(file, os.O_RDWR | os.O_CREAT | (0 if resume else os.O_EXCL)), "r+b") as out:
         if out.seek(0, os.SEEK_END) < state["bytes"]:
-            raise CannotServe(f"{file} is shorter than it was: export to a new file")
+            raise CommandError(f"{file} is shorter than when the export was interrupted: export to a new file")
         out.seek(out.truncate(state["bytes"]))
         code = await _export(store, clock, out, cursor, state)
     cursor.unlink(missing_ok=True)
@@ -81,11 +85,11 @@ async def _export(store: Store, clock: Clock, out: BinaryIO, cursor: Path | None
     finally:
         bar.close()
     for what in export.failed[:SHOWN]:
-        print(f"playhead: this can't be read, and is left out: {what}", file=sys.stderr)
+        print(f"playhead: left out, because it cannot be read: {what}", file=sys.stderr)
     counts = export.counts
     print(
         f"{counts['records']:,} records, {counts['videos']:,} videos, {counts['ended']:,} ended sessions"
-        + (f"; {counts['failed']:,} can't be read" if counts["failed"] else ""),
+        + (f"; {counts['failed']:,} cannot be read" if counts["failed"] else ""),
         file=sys.stderr,
     )
     return 1 if counts["failed"] else 0
@@ -94,14 +98,17 @@ async def _export(store: Store, clock: Clock, out: BinaryIO, cursor: Path | None
 async def import_from(
     store: Store, settings: Settings, clock: Clock, file: Path | None, resume: bool, strict: bool = False
 ) -> int:
-    """Join all; the exit code, 1 where a line was refused, or the end is missing or does not fit.
+    """Merge all lines into the store.
 
-    What it tells at its end is of the whole import, however often it was resumed; but what it had joined of a batch in
-    which it was killed is not told as news.
+    The summary covers the whole import, however often it was continued. Only the records of a batch during which the
+    process was killed may be missing from the count of new ones.
+
+    Returns:
+        The exit code: 1 if a line was refused, or the end line is missing or does not match.
     """
     if file is None:
         if resume:
-            raise CannotServe("--resume needs a FILE")
+            raise CommandError("--resume needs a FILE")
         return await _import(store, settings, clock, sys.stdin.buffer, None, resume=False, strict=strict)
     try:
         with file.open("rb") as lines:
@@ -109,8 +116,8 @@ async def import_from(
             return await _import(store, settings, clock, lines, cursor, resume=resume, strict=strict)
     except OSError as error:
         is_cursor = error.filename is not None and Path(error.filename) != file
-        what = f"{error.filename} can't be written" if is_cursor else f"{file} can't be read"
-        raise CannotServe(f"{what} ({error.strerror})") from None
+        what = f"{error.filename} cannot be written" if is_cursor else f"{file} cannot be read"
+        raise CommandError(f"{what} ({error.strerror})") from None
 
 
 async def _import(
@@ -119,9 +126,9 @@ async def _import(
     header = lines.readline(MAX_LINE + 1)
     try:
         if not isinstance(first := read_line(header), HeaderLine):
-            raise ValueError("type: should be playhead export")
+            raise ValueError("type should be playhead export")
     except ValueError as error:
-        raise CannotServe(f"this is no export that can be imported: line 1: {error}") from None
+        raise CommandError(f"this is not an export of Playhead: line 1: {error}") from None
     work = store.importing(
         threshold_permille=settings.threshold_permille,
         now=lambda: clock().wall,
@@ -145,12 +152,12 @@ async def _import(
     try:
         while batch := _batch(lines, number):
             number, corrected = batch[-1][0], work.corrected
-            told = await work.take(batch)
+            rejections = await work.take(batch)
             for sentence in work.corrections[: max(0, SHOWN - corrected)]:
                 print(f"playhead: {sentence}", file=sys.stderr)
-            for sentence in told[: max(0, SHOWN - refused)]:
+            for sentence in rejections[: max(0, SHOWN - refused)]:
                 print(f"playhead: {sentence}", file=sys.stderr)
-            refused += len(told)
+            refused += len(rejections)
             if cursor is not None:
                 state = of | _place(number, lines, refused, work)
                 _write(cursor, state)
@@ -158,7 +165,7 @@ async def _import(
             else:
                 bar.show(0, f"{work.taken['record']:,} records")
     except (StoreUnavailable, asyncio.CancelledError):
-        if cursor is not None:  # what this batch has joined is no news when it comes again
+        if cursor is not None:  # records of this batch that are stored already are not counted as new again
             _write(cursor, state | {"changed": work.changed})
         raise
     finally:
@@ -167,24 +174,24 @@ async def _import(
         cursor.unlink(missing_ok=True)
     taken, again = work.taken, work.retrying.retries
     print(
-        f"{taken['record']:,} records, {work.changed:,} of them news; {taken['video']:,} videos, "
+        f"{taken['record']:,} records, {work.changed:,} of them changed; {taken['video']:,} videos, "
         f"{taken['ended']:,} ended sessions; {refused:,} lines refused"
-        + (f"; {work.corrected:,} lines with instants later than now, which were corrected" if work.corrected else "")
-        + (f"; {again:,} times some had changed meanwhile and were read again" if again else "")
+        + (f"; {work.corrected:,} lines with times in the future, which were corrected" if work.corrected else "")
+        + (f"; {again:,} merges repeated because records changed meanwhile" if again else "")
     )
     end = work.end
     if end is None:
         print(
-            "playhead: there is no end line, so the file was cut off and more lines are missing; those that it has are "
-            "imported: import a whole copy as well",
+            "playhead: there is no end line, so the file is incomplete. The lines that it has are imported; import a "
+            "complete copy as well",
             file=sys.stderr,
         )
     elif not refused and (end.records, end.videos, end.ended) != (taken["record"], taken["video"], taken["ended"]):
         print(
             f"playhead: the end line counts {end.records:,} records, {end.videos:,} videos and {end.ended:,} ended "
             f"sessions, but the file has {taken['record']:,}, {taken['video']:,} and {taken['ended']:,}: lines were "
-            "removed or added since the export. All that it has are imported. If you edited it, nothing is wrong; if "
-            "nobody did, it is damaged: import another copy as well",
+            "removed or added since the export. The lines that it has are imported. If nobody edited the file, it is "
+            "damaged: import another copy as well",
             file=sys.stderr,
         )
         end = None
@@ -192,7 +199,7 @@ async def _import(
 
 
 def _place(number: int, lines: BinaryIO, refused: int, work: Import) -> dict[str, Any]:
-    """How far an import is: all that its end is told by, too."""
+    """The progress of an import, with the counts of its summary."""
     return {
         "line": number,
         "bytes": lines.tell(),
@@ -205,7 +212,7 @@ def _place(number: int, lines: BinaryIO, refused: int, work: Import) -> dict[str
 
 
 def _batch(lines: BinaryIO, number: int) -> list[tuple[int, bytes]]:
-    """The next lines and their numbers, some thousands of bytes; of one that is too long, enough to refuse it."""
+    """The next lines with their numbers. A line that is too long is truncated, which is enough to refuse it."""
     batch: list[tuple[int, bytes]] = []
     held = 0
     while len(batch) < BATCH and held < BATCH_BYTES and (line := lines.readline(MAX_LINE + 1)):
@@ -224,6 +231,7 @@ def _sync(out: BinaryIO) -> None:
 
 
 def _read(cursor: Path) -> dict[str, Any]:
+    """The saved progress; empty if there is none that can be read."""
     try:
         with open(open_file(cursor, os.O_RDONLY), "rb") as text:
             state = json.load(text)
@@ -233,7 +241,7 @@ def _read(cursor: Path) -> dict[str, Any]:
 
 
 def _write(cursor: Path, state: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Replace the progress file atomically."""
     new = cursor.with_name(f"{cursor.name}.new")
     new.unlink(missing_ok=True)
     with open(open_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as out:

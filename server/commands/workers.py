@@ -1,4 +1,4 @@
-"""The worker processes of `playhead serve --workers N`: replaced when they die, and ended within a bound."""
+"""The worker processes of `playhead serve --workers N`: replaced when they die, and stopped within a time limit."""
 
 import logging
 import signal
@@ -24,13 +24,15 @@ END_S = 5.0
 
 
 class Workers(Multiprocess):
-    """uvicorn's, whose end has an end: by a second signal, or when a worker takes longer than it may."""
+    """uvicorn's supervisor with a bounded shutdown: a second signal, or a worker that exceeds its time, ends it."""
 
     def __init__(self, config: ServiceConfig, sockets: list[socket.socket], restarts: SharedCount) -> None:
         ignored = is_hangup_ignored()
         ignore_hangup()
-        resource_tracker.ensure_running()  # Python's own helper, which a closing terminal would end before the workers
-        super().__init__(config, sockets)  # it handles every signal
+        # multiprocessing's helper process: started while SIGHUP is ignored, so that a closing terminal doesn't end it
+        # before the workers.
+        resource_tracker.ensure_running()
+        super().__init__(config, sockets)  # installs handlers for all signals
         if ignored:
             ignore_hangup()
         self._restarts = restarts
@@ -40,18 +42,18 @@ class Workers(Multiprocess):
         self._outage = Outage(logger, "A worker died and is replaced", steady)
 
     def handle_hup(self) -> None:
-        """As with one process: uvicorn would replace the workers, one after another."""
+        """Stop, as with one process; uvicorn would replace the workers one by one."""
         self.handle_term()
 
     def handle_ttin(self) -> None:
-        """Nor does it change how many workers there are: terminals send these two to whoever reads or writes behind
-        them."""
+        """Do nothing. uvicorn would add a worker, but terminals send SIGTTIN and SIGTTOU to background processes that
+        read or write."""
 
     def handle_ttou(self) -> None:
-        """As `handle_ttin`."""
+        """Do nothing; see `handle_ttin`."""
 
     def keep_subprocess_alive(self) -> None:
-        """One that dies is replaced, later each time where that happens again and again."""
+        """Replace dead workers, with a growing delay while they keep dying."""
         now = time.monotonic()
         if now < self._not_before:
             return
@@ -60,12 +62,13 @@ class Workers(Multiprocess):
         if replaced := len(set(self.processes) - set(before)):
             self._restarts.add(replaced)
             self._not_before = now + self._backoff.next_s()
-            self._outage.failed(f"{self._restarts()} so far; more are counted in /metrics")
+            self._outage.failed(f"{self._restarts()} so far; /metrics counts further ones")
         elif now > self._not_before + STEADY_S:
             self._backoff.reset()
             self._outage.worked()
 
     def join_all(self) -> None:
+        """Wait for the workers; kill them at a second signal, or when they exceed the drain timeout."""
         until = time.monotonic() + self.config.settings.drain_timeout_s + END_S  # type: ignore[attr-defined]
         self.signal_queue.clear()
         for each in self.processes:
@@ -78,6 +81,6 @@ class Workers(Multiprocess):
                 each.process.join(0.1)
 
     def _kill_all(self) -> None:
-        """What was acked is stored, and the rest the players still hold."""
+        """Kill all workers. Nothing is lost: what was acked is stored, and players still hold the rest."""
         for each in self.processes:
             each.process.kill()

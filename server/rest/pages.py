@@ -1,4 +1,4 @@
-"""Files for browsers: the SDK and the example player, as far as they are there."""
+"""Static files for browsers: the SDK with its types, and the demo player."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,19 +11,19 @@ PACKAGE = Path(__file__).parents[2]
 PLAYER = PACKAGE / "player"
 CLIENT = PACKAGE / "client"
 MEDIA_TYPES = {".js": "text/javascript", ".ts": "text/plain"}
-"""Where the system's table may say something else: .ts is also a film."""
+"""Types that the system's table may have differently: .ts is also a video format."""
 FOR_ALL_ORIGINS = {"Cross-Origin-Resource-Policy": "cross-origin"}
-"""The SDK is imported by pages of any origin, also by those that are isolated (COEP); any may try it on the film."""
+"""For the SDK, which pages of any origin import, including isolated ones (COEP), and for the demo film."""
 FILM = ".webm"
 
 
 def pages(demo: bool = True, frame_ancestors: Sequence[str] = ()) -> Iterator[Route]:
-    """`/client/…` for the SDK and its types; with `demo`, `/` for the player's page and a route for each of its files.
+    """Routes for `/client/…` and, with `demo`, for the player at `/` and each of its files.
 
-    Not mounts: those would answer for every path below, and turn a wrong method elsewhere into 404.
+    They are not mounts: a mount answers for every path below it, and would turn a wrong method elsewhere into 404.
 
     Args:
-        frame_ancestors: who may show the player in a frame, as the policy has it.
+        frame_ancestors: sources that may embed the player in a frame, in the notation of a Content-Security-Policy.
     """
     for file in sorted((*CLIENT.rglob("*.js"), *CLIENT.rglob("*.d.ts"))):
         yield Route(f"/client/{file.relative_to(CLIENT).as_posix()}", _serves(file, FOR_ALL_ORIGINS))
@@ -34,7 +34,7 @@ def pages(demo: bool = True, frame_ancestors: Sequence[str] = ()) -> Iterator[Ro
 
 
 def _policy(frame_ancestors: Sequence[str]) -> str:
-    """Nothing from elsewhere, nothing inline (CSP level 3). `data:` is the icon."""
+    """A policy that allows nothing from other origins and nothing inline (CSP level 3); `data:` is for the icon."""
     framed_by = " ".join(frame_ancestors) or "'none'"
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "

@@ -16,7 +16,7 @@ def synced(rev: int) -> Records:
     """A client that has it as of `rev`."""
     records = Records()
     records.welcome("epoch", rev)
-    records.told([view(rev)], rev)
+    records.update([view(rev)], rev)
     records.synced(rev)
     return records
 
@@ -32,7 +32,7 @@ async def test_an_older_record_is_late_and_the_same_one_is_no_change(revs: list[
     records = synced(5)
     changes = records.changes(lambda: None)
     for rev in revs:
-        records.told([view(rev)], rev)
+        records.update([view(rev)], rev)
     assert records.get("v") == view(max(5, *revs))
     assert await told(changes) == news
 
@@ -44,7 +44,7 @@ async def test_another_store_or_an_older_one_is_believed(epoch: str, rev: int) -
     changes = records.changes(lambda: None)
     records.welcome(epoch, rev)
     assert (records.get("v"), records.rev) == (None, None), "all that there is will come"
-    records.told([view(rev)], rev)
+    records.update([view(rev)], rev)
     records.synced(rev)
     assert (records.get("v"), records.rev, records.epoch) == (view(rev), rev, epoch)
     assert await told(changes) == [rev]

@@ -111,7 +111,7 @@ async def test_rebuild_says_and_mends_and_tells_by_its_exit_code(
         assert (code, "1 × an entry that lacks" in out, str(UUID(int=10_007)) in out) == (1, True, True)
         assert not await kept_is_counted(store)
         code, out, _ = await operator.run("rebuild")
-        assert (code, out.splitlines()[-1]) == (0, "300 records, 1 audiences: mended")
+        assert (code, out.splitlines()[-1]) == (0, "300 records, 1 audiences: repaired")
         assert await kept_is_counted(store)
         code, out, _ = await operator.run("rebuild", "--check")
         assert (code, out) == (0, "300 records, 1 audiences: nothing has drifted\n")
@@ -152,7 +152,7 @@ async def test_beside_a_service_under_load(
             assert (code, out.count("\n"), "1 × totals that differ from the sum" in out) == (0, 3, True)
             code, out, err = await operator.run("import", backup)
             assert (code, err.count("\n"), "outcome=done" in err) == (0, 1, True), "an older export changes nothing"
-            assert " 0 of them news;" in out
+            assert " 0 of them changed;" in out
             assert (await operator_elsewhere.run("import", backup))[0] == 0
             code, out, _ = await operator.run("rebuild", "--check")
             assert (code, out.splitlines()[1:]) == (0, [])
@@ -257,7 +257,10 @@ async def test_export_and_import_by_pipe(
         code, out, err = await operator.run("export")
         assert (code, err) == (0, "50 records, 0 videos, 0 ended sessions\n")
         code, said, err = await operator_elsewhere.run("import", stdin=out.encode())
-        assert (code, said) == (0, "50 records, 50 of them news; 0 videos, 0 ended sessions; 0 lines refused\n")
+        assert (code, said) == (
+            0,
+            "50 records, 50 of them changed; 0 videos, 0 ended sessions; 0 lines refused\n",
+        )
         assert (err.count("\n"), "event=import" in err) == (1, True)
         assert intact(await other.analytics(VIDEO, 0))[:2] == intact(await store.analytics(VIDEO, 0))[:2]
 
@@ -287,14 +290,14 @@ async def test_what_can_not_be_written_is_told_in_a_sentence(
     async with opened(store_server, prefix) as store:
         await fill(store, KILLED_LEARNERS)
     code, _, err = await operator.run("export", tmp_path / "none" / "backup")
-    assert (code, err) == (2, f"playhead: {tmp_path}/none/backup can't be written (No such file or directory)\n")
+    assert (code, err) == (2, f"playhead: {tmp_path}/none/backup cannot be written (No such file or directory)\n")
     backup = tmp_path / "backup"
     assert (await operator.run("export", backup))[0] == 0
     (tmp_path / "backup.imported.new").mkdir()
     code, _, err = await operator.run("import", backup)
     assert code == 2
     assert "event=import" in err
-    assert err.endswith(f"\nplayhead: {tmp_path}/backup.imported.new can't be written (Is a directory)\n")
+    assert err.endswith(f"\nplayhead: {tmp_path}/backup.imported.new cannot be written (Is a directory)\n")
     process = await operator.start("export")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -302,7 +305,7 @@ async def test_what_can_not_be_written_is_told_in_a_sentence(
     async with asyncio.timeout(PATIENCE_S):
         err = (await process.stderr.read()).decode()
         assert await process.wait() == 2
-    assert err == "playhead: stdout can't be written (Broken pipe)\n"
+    assert err == "playhead: stdout cannot be written (Broken pipe)\n"
 
 
 async def test_bad_files_are_refused(
@@ -318,7 +321,7 @@ async def test_bad_files_are_refused(
         code, _, err = await operator.run("export", backup)
         assert (code, f"{backup} exists" in err) == (2, True)
         code, _, err = await operator.run("export", backup, "--resume")
-        assert (code, "no interrupted export" in err, backup.read_bytes().splitlines(keepends=True)) == (2, True, whole)
+        assert (code, "an interrupted export" in err, backup.read_bytes().splitlines(keepends=True)) == (2, True, whole)
         await redis_of(store).delete(*[key async for key in redis_of(store).scan_iter(f"{prefix}:{{*")])
         backup.write_bytes(b"".join(whole[1:]))
         code, _, err = await operator.run("import", backup)
@@ -327,13 +330,16 @@ async def test_bad_files_are_refused(
         whole[5] = b"{" * 1_100_000 + b"\n"
         backup.write_bytes(b"".join(whole[:-1]))
         code, out, err = await operator.run("import", backup)
-        assert (code, out) == (1, "18 records, 18 of them news; 0 videos, 0 ended sessions; 2 lines refused\n")
+        assert (code, out) == (
+            1,
+            "18 records, 18 of them changed; 0 videos, 0 ended sessions; 2 lines refused\n",
+        )
         assert "line 4: claimed: " in err
         assert "line 6: should have at most" in err
         assert "no end line" in err
         assert intact(await store.totals(VIDEO)).viewers == 18
         code, _, err = await operator.run("import", tmp_path / "none")
-        assert (code, "none can't be read" in err) == (2, True)
+        assert (code, "none cannot be read" in err) == (2, True)
 
 
 async def test_a_file_whose_end_line_is_off_is_imported_and_told(
@@ -349,7 +355,7 @@ async def test_a_file_whose_end_line_is_off_is_imported_and_told(
         code, out, err = await operator.run("import", stdin="".join(edited).encode())
         assert (code, out.startswith(f"{held} records, ")) == (1, True)
         assert f"the end line counts 20 records, 0 videos and 0 ended sessions, but the file has {held}, 0 and 0" in err
-        assert "All that it has are imported. If you edited it, nothing is wrong" in err
+        assert "The lines that it has are imported. If nobody edited the file, it is damaged" in err
     async with opened(store_server, prefix) as store:
         assert intact(await store.totals(VIDEO)).viewers == 21
 
@@ -370,11 +376,11 @@ async def test_a_backup_of_what_a_fast_clock_made_comes_back(
         await store.end_sessions(users[2], ahead)
     assert (await operator.run("export", backup))[0] == 0
     code, out, err = await operator_elsewhere.run("import", backup, "--strict")
-    assert (code, out) == (1, "3 records, 3 of them news; 0 videos, 0 ended sessions; 3 lines refused\n")
+    assert (code, out) == (1, "3 records, 3 of them changed; 0 videos, 0 ended sessions; 3 lines refused\n")
     assert err.count(": should not be later than now") == 3
     code, out, err = await operator_elsewhere.run("import", backup)
     assert code == 0
-    assert out.startswith("5 records, 2 of them news; 0 videos, 1 ended sessions; 0 lines refused; 3 lines with ")
+    assert out.startswith("5 records, 2 of them changed; 0 videos, 1 ended sessions; 0 lines refused; 3 lines with ")
     every = backup.read_text().splitlines()
     for kind, user, names in (
         ("ended", users[2], "at"),
@@ -390,7 +396,7 @@ async def test_a_backup_of_what_a_fast_clock_made_comes_back(
         for user in users[:3]:
             async with device(server, user) as player:
                 assert (await player.play(VIDEO, 10, 30))["rejected"] == []
-        assert (await operator_elsewhere.run("import", backup))[1].startswith("5 records, 0 of them news; ")
+        assert (await operator_elsewhere.run("import", backup))[1].startswith("5 records, 0 of them changed; ")
         for user in users[:2]:
             assert ok(await http.get(f"/progress/{user}/{VIDEO}?detail=full"))["position"] == 30
         assert await operator_elsewhere.run("rebuild", "--check") == (0, ANY, "")
@@ -432,7 +438,7 @@ async def test_a_command_by_the_services_user_is_refused_and_names_the_operators
         ):
             code, _, err = await service.run(*words)
             assert code == 2
-            assert f"the store's user may not use {right}, which `playhead {words[0]}` needs" in err
+            assert f"the store's user lacks {right}, which `playhead {words[0]}` needs" in err
             assert "playhead-operator of examples/playhead-operator.acl" in err
             assert PASSWORD not in err
         for words in (("rebuild", "--check"), ("rebuild",), ("import", backup)):

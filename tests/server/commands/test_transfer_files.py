@@ -12,7 +12,7 @@ import pytest
 
 from playhead.protocol.record import Report
 from playhead.server.clock import system_clock
-from playhead.server.commands.serve import CannotServe
+from playhead.server.commands.errors import CommandError
 from playhead.server.commands.transfer_files import BATCH, export_to, import_from
 from playhead.server.settings import Settings
 from playhead.storage.parts import Parts
@@ -24,7 +24,7 @@ from tests.stages import BetweenStages
 NOW = 1_764_000_000_000
 LEARNERS = 2 * BATCH + 50
 VIDEO = str(UUID(int=9))
-WHOLE = f"{LEARNERS} records, {LEARNERS} of them news; 0 videos, 0 ended sessions; 0 lines refused\n"
+WHOLE = f"{LEARNERS} records, {LEARNERS} of them changed; 0 videos, 0 ended sessions; 0 lines refused\n"
 SETTINGS = Settings()
 
 
@@ -127,7 +127,7 @@ async def test_an_export_follows_no_link_that_somebody_has_put_there(
     (tmp_path / name).symlink_to(victim)
     try:
         if name == "fresh":
-            with pytest.raises(CannotServe, match=r"fresh exists"):
+            with pytest.raises(CommandError, match=r"fresh exists"):
                 await export_to(store, SETTINGS, system_clock, tmp_path / "fresh", resume=False)
         else:
             assert await export_to(store, SETTINGS, system_clock, tmp_path / "fresh", resume=False) == 0
@@ -149,7 +149,7 @@ async def test_an_export_is_not_gone_on_with_in_files_of_others(
     (tmp_path / "fresh.cursor").write_text(json.dumps(cursor))
     os.chown(tmp_path / name, 65_534, -1)
     try:
-        with pytest.raises(CannotServe, match=r"belongs to|no interrupted export"):
+        with pytest.raises(CommandError, match=r"belongs to|an interrupted export"):
             await export_to(store, SETTINGS, system_clock, tmp_path / "fresh", resume=True)
     finally:
         await store.close()
