@@ -1,9 +1,9 @@
-"""A class that watches: many learners at once, each with the Python client, on a service that runs already.
+"""Simulate a class: many learners watch at once, each with the Python client, on a running service.
 
     python examples/classroom.py http://127.0.0.1:8000 --learners 50 --seconds 30
 
-Each watches at its own speed and jumps now and then. At the end what the service has is what was watched: it says
-so, or that something is missing, and then exits with 1.
+Each learner watches at its own speed and sometimes jumps. At the end, the script compares what was watched with what
+the service has stored, and exits with 1 if they differ.
 """
 
 import argparse
@@ -19,15 +19,19 @@ LESSON_S = 1_800
 BEAT_S = 1.0
 
 
-async def learn(url: str, video: str, seconds: float, dice: random.Random) -> tuple[int, int, list[float]]:
-    """One learner; how many s it has watched, how many of them the service knows, and the s that each ack took."""
+async def learn(url: str, video: str, seconds: float, rng: random.Random) -> tuple[int, int, list[float]]:
+    """Simulate one learner.
+
+    Returns:
+        The seconds watched, the seconds that the service has stored, and the time in s that each ack took.
+    """
     user, seen, waits = str(uuid4()), set[int](), list[float]()
     async with playhead_client(url, device="classroom", user_id=user, transports=("ws", "http")) as p:
-        position, end = dice.randrange(0, LESSON_S // 2), time.monotonic() + seconds
+        position, end = rng.randrange(0, LESSON_S // 2), time.monotonic() + seconds
         while time.monotonic() < end:
-            began, stretch = time.monotonic(), dice.choice((1, 1, 1, 2))
-            if dice.random() < 0.05:
-                position = dice.randrange(0, LESSON_S - 10)
+            began, stretch = time.monotonic(), rng.choice((1, 1, 1, 2))
+            if rng.random() < 0.05:
+                position = rng.randrange(0, LESSON_S - 10)
             if position + stretch > LESSON_S:
                 break
             await p.watch(
@@ -43,9 +47,9 @@ async def learn(url: str, video: str, seconds: float, dice: random.Random) -> tu
 
 
 async def classroom(url: str, learners: int, seconds: float, seed: int) -> int:
-    """Everybody at once; the exit code."""
-    video, dice = str(uuid4()), random.Random(seed)  # noqa: S311 a simulation
-    results = await asyncio.gather(*(learn(url, video, seconds, random.Random(dice.random())) for _ in range(learners)))  # noqa: S311
+    """Simulate all learners at once; the exit code."""
+    video, rng = str(uuid4()), random.Random(seed)  # noqa: S311 a simulation
+    results = await asyncio.gather(*(learn(url, video, seconds, random.Random(rng.random())) for _ in range(learners)))  # noqa: S311
     watched, known = sum(r[0] for r in results), sum(r[1] for r in results)
     waits = sorted(wait for _, _, each in results for wait in each)
     print(f"{learners} learners, {len(waits)} heartbeats, each stored in {waits[len(waits) // 2]:.2f} s (median)")

@@ -1,11 +1,11 @@
-"""Make the demo film: 90 seconds that say which second they are.
+"""Make the demo film: 90 seconds, each of which shows its number.
 
-A film whose every frame shows its own time lets anybody check a resume, a seek or a retention curve by eye.
-It is small enough to live in the repository, and has a key frame every second, so that a seek is exact.
+With the time in every frame, a resume, a seek or a retention curve can be checked by eye. The film is small enough for
+the repository and has a key frame every second, so that seeks are exact.
 
     python examples/make_video.py [OUTPUT.webm]
 
-Needs an ffmpeg with libvpx and fontconfig; the font is asked for by family name.
+Needs an ffmpeg with libvpx and fontconfig; the font is selected by family name.
 """
 
 import argparse
@@ -25,9 +25,9 @@ BACKGROUND, TRACK, BAR, INK, FAINT = "0x14213d", "0x24365f", "0xfca311", "0xffff
 
 
 def filter_graph() -> str:
-    """Three plain colours and two lines of text, moved by the frame number, which is never rounded.
+    """The filters that draw three plain colours and two lines of text, animated by the frame number, which is exact.
 
-    The bar is at the top, because a player's controls cover the bottom.
+    The bar is at the top, because the controls of a player cover the bottom.
     """
     second = f"floor(n/{FRAMES_PER_S})"
     number = integer(second)
@@ -43,12 +43,12 @@ def filter_graph() -> str:
 
 
 def integer(expression: str, *, digits: int = 1) -> str:
-    """ffmpeg's text expansion of a number that changes from frame to frame."""
+    """ffmpeg's text expansion for a number that changes from frame to frame."""
     return rf"%{{eif\:{expression}\:d\:{digits}}}"
 
 
 def line(value: str, *, size: int, colour: str, y: int) -> str:
-    """A centred line. Digits of a monospaced font are all of one height, so it does not jump as it counts."""
+    """A centred line of text. Digits of a monospaced font have one size, so that it does not jump while counting."""
     return f"drawtext=font='{FONT}':text='{value}':fontsize={size}:fontcolor={colour}:x=(w-text_w)/2:y={y}"
 
 
@@ -66,7 +66,7 @@ def command(output: Path) -> list[str]:
         *("-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p", "-crf", "36", "-b:v", "0"),
         *("-g", str(FRAMES_PER_S), "-keyint_min", str(FRAMES_PER_S)),
         *("-deadline", "good", "-cpu-used", "2", "-row-mt", "1"),
-        # The same bytes from the same ffmpeg; the index in front, so that one can seek before all is there.
+        # Reproducible with the same ffmpeg; the index in front, so that seeking works before the download is complete.
         *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-cues_to_front", "1"),
         str(output),
     ]
@@ -79,10 +79,10 @@ def main() -> int:
     try:
         subprocess.run(command(output), check=True)  # noqa: S603 - no shell, and only OUTPUT comes from outside
     except FileNotFoundError:
-        print("make_video: ffmpeg is not installed", file=sys.stderr)
+        print("make_video: ffmpeg is not installed (apt-get install ffmpeg)", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as failed:
-        print(f"make_video: ffmpeg gave up with status {failed.returncode}", file=sys.stderr)
+        print(f"make_video: ffmpeg failed with status {failed.returncode}", file=sys.stderr)
         return 1
     print(f"{output}: {DURATION_S} s, {output.stat().st_size / 1000:.0f} kB")
     return 0

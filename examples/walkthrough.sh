@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Every endpoint of the REST contract, by curl: each command is printed, then its answer.
+# Calls every endpoint of the REST contract with curl, and prints each command and its answer.
 #
 #   examples/walkthrough.sh [base URL]        default: $BASE_URL, or http://127.0.0.1:8000
 #
-# Where the service asks for tokens, TOKEN should hold one with the scopes progress:any and analytics.
-# It ends with an error where an answer has another status than expected.
+# If the service requires tokens, TOKEN must be one with the scopes progress:any and analytics.
+# It exits with an error at the first answer that has not the expected status.
 set -euo pipefail
 
 base=${1:-${BASE_URL:-http://127.0.0.1:8000}}
 base=${base%/}
 
-# A learner and two videos of this run alone, so that it can be run twice.
+# A learner and two videos for this run only, so that it can be run again.
 uuid() { python3 -c 'import uuid; print(uuid.uuid4())'; }
 user=$(uuid) sets=$(uuid) maps=$(uuid)
 yesterday=$(date -u -d yesterday +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -v-1d +%Y-%m-%dT%H:%M:%SZ)
@@ -36,10 +36,10 @@ call() {
     fi
 }
 
-chapter 'How long a video is goes into the catalogue: completion is measured by it'
+chapter 'The catalogue holds the duration of a video, which completion is measured by'
 call 200 PUT "/videos/$sets" '{"title": "Sets", "duration": 600}'
 
-chapter '1. Update progress: the answer is the record as it is stored now'
+chapter '1. Update progress: the answer is the stored record'
 call 200 POST /progress/update \
     "{\"userId\": \"$user\", \"videoId\": \"$sets\", \"watchedDuration\": 120, \"lastWatched\": \"$yesterday\"}"
 
@@ -47,7 +47,7 @@ chapter '2. Get progress'
 call 200 GET "/progress/$user/$sets"
 call 200 GET "/progress/$user/$sets?detail=full"
 
-chapter '3. Sync progress: what another device brings is joined, and nothing is ever taken back'
+chapter '3. Sync progress: reports of another device are merged, and progress never decreases'
 call 200 POST /progress/sync \
     "{\"userId\": \"$user\", \"progressData\": [
     {\"videoId\": \"$sets\", \"watchedDuration\": 60, \"lastWatched\": \"$yesterday\"},
@@ -70,13 +70,13 @@ call 200 GET "/progress/summary/$sets"
 chapter '7. Get the engagement of a learner'
 call 200 GET "/progress/engagement/$user"
 
-chapter '5. Delete progress: what happened before stays deleted, whoever still reports it'
+chapter '5. Delete progress: earlier progress stays deleted, even if a device reports it later'
 call 200 DELETE "/progress/$user/$sets"
 call 404 GET "/progress/$user/$sets"
 call 409 POST /progress/update \
     "{\"userId\": \"$user\", \"videoId\": \"$sets\", \"watchedDuration\": 600, \"lastWatched\": \"$yesterday\"}"
 
-chapter 'A mistake is answered with the field that is wrong'
+chapter 'An invalid request is answered with the invalid field'
 call 422 POST /progress/update \
     "{\"userId\": \"$user\", \"videoId\": \"$sets\", \"watchedDuration\": \"180\", \"lastWatched\": \"$yesterday\"}"
 

@@ -1,4 +1,4 @@
-"""A running server, and a line to it that can be cut."""
+"""A running server, and a connection to it that can be cut."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -13,14 +13,14 @@ from tests.serving import Running, serving
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    """One store is enough: no client can tell them apart."""
+    """One store is enough, because clients cannot tell stores apart."""
     with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), fsync=False) as valkey:
         yield StoreServer("valkey", valkey.url)
 
 
 @pytest.fixture
 async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
-    """A server whose clock runs: so does a client's, and of two moments the later one must be so for both."""
+    """A server with a running clock, like the client's: both must agree on the order of two moments."""
     clock = system_clock
     async with serving(clock, redis_url=store_server.url, key_prefix=prefix) as running:
         yield running

@@ -1,4 +1,4 @@
-"""A TCP line to a server that can be cut, and that can refuse WebSockets as some firms' proxies do."""
+"""A TCP relay in front of a server: it can be cut, and can refuse WebSockets as some company proxies do."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 from playhead.client import Playhead, playhead_client
 
 PATIENCE_S = 20.0
-"""Bound on every wait; a test that gets here has failed."""
+"""Time limit for every wait; a test that reaches it has failed."""
 FAST = {"backoff_s": (0.02, 0.2), "websocket_retry_s": 0.2, "poll_s": 0.05}
 
 
@@ -30,7 +30,7 @@ class Line:
         return f"http://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """Not politely: a reset on both sides."""
+        """Reset the connection on both sides."""
         self.up = False
         for writer in self._writers:
             writer.transport.abort()

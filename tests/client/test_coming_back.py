@@ -1,4 +1,4 @@
-"""Servers that are killed, stores that are away, WebSockets that are blocked: nothing lost, nothing doubled."""
+"""Servers that are killed, stores that are unavailable, WebSockets that are blocked: nothing is lost or doubled."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ from tests.serving import Running, serving
 
 
 async def test_the_server_is_killed_and_restarted_while_watching(tmp_path: Path) -> None:
-    """kill -9 in the middle, twice: the record is what was reported, to the second, each as often as it was played."""
+    """After two kill -9, the record has exactly the reported seconds, each as often as it was played."""
     user, video, port = str(uuid4()), str(uuid4()), free_port()
     stop = asyncio.Event()
     watched: list[tuple[int, int]] = []
 
     async def watch() -> None:
-        """5 s after 5 s, as fast as can be, every tenth of them played twice; each dated as if in real time."""
+        """Report stretches of 5 s as fast as possible, every tenth of them twice, dated as in real time."""
         while not stop.is_set() or len(watched) < 60:
             start = 5 * (len(watched) - len(watched) // 10)
             age_s = max(0.0, 5.0 * (2_000 - len(watched)))
@@ -65,8 +65,8 @@ async def test_the_server_is_killed_and_restarted_while_watching(tmp_path: Path)
     assert record == {"seen": [[0, end]], "again": twice, "playedDuration": 5.0 * len(watched), "position": float(end)}
 
 
-async def test_the_store_is_away_for_a_while(tmp_path: Path) -> None:
-    """`watch` waits as long as the store does not take it, and returns when it has; it counts once."""
+async def test_the_store_is_unavailable_for_a_while(tmp_path: Path) -> None:
+    """`watch` waits until the store has the report, and the report counts once."""
     user, video = str(uuid4()), str(uuid4())
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         async with serving(system_clock, redis_url=valkey.url, store_timeout_s=0.2) as server:
@@ -87,8 +87,8 @@ async def test_the_store_is_away_for_a_while(tmp_path: Path) -> None:
     assert record == {"seen": [[0, 15]], "again": [], "playedDuration": 15.0, "position": 15.0}
 
 
-async def test_a_line_that_breaks_again_and_again(server: Running, wire: Line) -> None:
-    """Cut at many moments, acks lost with it: nothing lost, nothing doubled."""
+async def test_a_connection_that_breaks_again_and_again(server: Running, wire: Line) -> None:
+    """The connection is cut at many moments, and acks with it; nothing is lost or doubled."""
     user, video = str(uuid4()), str(uuid4())
     async with client(wire.http, user, transports=("ws",), close_timeout_s=PATIENCE_S) as p:
         for index in range(40):
@@ -108,9 +108,9 @@ async def test_a_line_that_breaks_again_and_again(server: Running, wire: Line) -
     }
 
 
-async def test_without_websockets_it_goes_by_http_and_returns_when_it_can(server: Running, wire: Line) -> None:
-    """A refused upgrade: reports are stored by POST and changes asked for; when the WebSocket is to be had again, it
-    is taken. One session all the time, nothing doubled."""
+async def test_without_websockets_the_client_uses_http_and_returns_when_it_can(server: Running, wire: Line) -> None:
+    """If the upgrade is refused, reports are stored by POST and changes polled; when the WebSocket works again, it
+    is used. The session stays the same, and nothing is doubled."""
     user, video, other = (str(uuid4()) for _ in range(3))
     wire.websockets = False
     async with client(wire.http, user) as p, client(server.http, user) as tv:
@@ -135,9 +135,9 @@ async def test_without_websockets_it_goes_by_http_and_returns_when_it_can(server
 
 
 @pytest.mark.parametrize("websockets", [True, False])
-async def test_what_the_store_has_lost_is_not_kept(server: Running, wire: Line, websockets: bool) -> None:
-    """A store that went back in time is noticed by whoever committed to it; one of an older revision and the same epoch
-    is what is left where nobody is there who did."""
+async def test_records_that_the_store_has_lost_are_forgotten(server: Running, wire: Line, websockets: bool) -> None:
+    """A process that committed to a store notices when it goes back in time. Without such a process, the client sees an
+    older revision with the same epoch."""
     user, video, other = (str(uuid4()) for _ in range(3))
     wire.websockets = websockets
     key = Keys(server.settings.key_prefix).progress(user)
@@ -161,8 +161,8 @@ async def test_what_the_store_has_lost_is_not_kept(server: Running, wire: Line, 
         assert p.record(video).seen == [(0, 5), (20, 25)]  # type: ignore[union-attr]
 
 
-async def test_what_works_is_no_retry(server: Running, wire: Line) -> None:
-    """By HTTP one asks again and again, in rounds; that is counted from where it fails to where it works."""
+async def test_successful_requests_are_not_counted_as_retries(server: Running, wire: Line) -> None:
+    """HTTP polls in rounds; only failed rounds are counted."""
     async with client(wire.http, str(uuid4()), transports=("http",)) as p:
         await until(lambda: wire.requests > 20)
         assert p.retries == 0
@@ -176,7 +176,7 @@ async def test_what_works_is_no_retry(server: Running, wire: Line) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"])
-async def test_each_request_that_is_made_again_is_counted(answer: bytes) -> None:
+async def test_each_retried_request_is_counted(answer: bytes) -> None:
     asked = 0
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -193,8 +193,8 @@ async def test_each_request_that_is_made_again_is_counted(answer: bytes) -> None
             assert p.retries in (asked - 1, asked)
 
 
-async def test_a_server_of_low_limits_is_sent_less(store_server: StoreServer, prefix: str) -> None:
-    """4003 with a time to come back: the client slows down until all is stored."""
+async def test_the_client_slows_down_for_a_server_with_low_limits(store_server: StoreServer, prefix: str) -> None:
+    """After 4003 with a time to reconnect, the client sends more slowly, until everything is stored."""
     user = str(uuid4())
     limits = {"frames_burst": 40, "frames_per_s": 50}
     settings = {"clock": system_clock, "redis_url": store_server.url, "key_prefix": prefix, **limits}
@@ -213,7 +213,7 @@ async def test_a_server_of_low_limits_is_sent_less(store_server: StoreServer, pr
 
 @asynccontextmanager
 async def script(answer: Callable[[ServerConnection, int], Any]) -> AsyncIterator[tuple[str, list[float]]]:
-    """A server that says what no real one can be made to say, to its n-th connection; when each came."""
+    """A server that sends to its n-th connection what no real one can be made to send; the times of the connections."""
     came: list[float] = []
 
     async def handle(socket: ServerConnection) -> None:
@@ -235,7 +235,7 @@ def welcome() -> str:
     [(4500, Unauthorized), (4501, Refused), (4502, Refused), (4503, Forbidden), (4999, Refused), (3500, Refused)],
 )
 async def test_a_terminal_code_ends_the_client_with_its_error(code: int, error: type[Terminal]) -> None:
-    """x500-x999: no second attempt; every call raises the typed error, and what was not stored is still there."""
+    """x500-x999: the client does not reconnect, every call raises the typed error, and unstored reports are kept."""
 
     async def answer(socket: ServerConnection, _: int) -> None:
         await socket.recv()
@@ -259,8 +259,8 @@ async def test_a_terminal_code_ends_the_client_with_its_error(code: int, error: 
         assert len(came) == 1
 
 
-async def test_an_end_that_nobody_was_told_of_is_raised_at_the_end() -> None:
-    """Whoever only reports, and never waits, hears of it when the block ends."""
+async def test_a_terminal_error_that_no_call_raised_is_raised_on_exit() -> None:
+    """Code that only reports and never waits gets the error when the block ends."""
 
     async def answer(socket: ServerConnection, _: int) -> None:
         await socket.close(4503, "no")
@@ -273,8 +273,8 @@ async def test_an_end_that_nobody_was_told_of_is_raised_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("code", [1001, 1006, 1009, 1011, 1012, 4001, 4002, 4003, 4008])
-async def test_other_codes_come_back(code: int) -> None:
-    """Everything else: the next conversation brings what the first one lost, under the same seq."""
+async def test_the_client_reconnects_after_other_codes(code: int) -> None:
+    """The next conversation sends what the first one lost, with the same seq."""
     heard: list[Any] = []
 
     async def answer(socket: ServerConnection, number: int) -> None:
@@ -297,8 +297,8 @@ async def test_other_codes_come_back(code: int) -> None:
     assert first["seq"] == 1
 
 
-async def test_goodbye_is_obeyed() -> None:
-    """Not before `retryAfter`, however short the client's own backoff is."""
+async def test_goodbye_is_honoured() -> None:
+    """The client reconnects after `retryAfter` at the earliest, however short its own backoff is."""
 
     async def answer(socket: ServerConnection, number: int) -> None:
         await socket.recv()
@@ -316,8 +316,8 @@ async def test_goodbye_is_obeyed() -> None:
         assert came[1] - came[0] >= 0.5
 
 
-async def test_a_newer_server_and_a_broken_one() -> None:
-    """A message of an unknown type is skipped; what can't be read ends the conversation, not the client."""
+async def test_unknown_and_unreadable_messages() -> None:
+    """A message of an unknown type is ignored; an unreadable one ends the conversation but not the client."""
 
     async def answer(socket: ServerConnection, number: int) -> None:
         await socket.recv()

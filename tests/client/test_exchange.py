@@ -1,4 +1,4 @@
-"""One HTTP request, with whatever may answer it."""
+"""One HTTP request, with all sorts of answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from tests.security.issuer import token
 
 @asynccontextmanager
 async def answering(data: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server that says these bytes to each request, and closes; the heads that came."""
+    """A server that answers each request with these bytes and closes; yields the request heads."""
     heads: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -37,8 +37,8 @@ async def answering(data: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
     ],
     ids=["length", "until-the-end", "chunked", "continued"],
 )
-async def test_every_way_of_saying_it(data: bytes) -> None:
-    """Status, headers and body, however a server or a proxy frames them; the request says one host, one length."""
+async def test_every_framing_of_an_answer(data: bytes) -> None:
+    """Status, headers and body are read, however a server frames them; the request has one Host and one length."""
     async with answering(data) as (url, heads):
         answer = await exchange("GET", f"{url}/a%20path?since=1", {"Accept": "application/json"})
     assert (answer.status, answer.headers["x-y"], answer.body) == (200, "z", b"body")
@@ -59,8 +59,8 @@ async def test_every_way_of_saying_it(data: bytes) -> None:
     ],
     ids=["nothing", "another-protocol", "half", "bad-chunk", "too-much"],
 )
-async def test_what_is_no_answer(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OSError: the same as no connection, so that it is tried again."""
+async def test_invalid_answers(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They raise OSError like a lost connection, so that the request is retried."""
     monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1_000)
     async with answering(data) as (url, _):
         with pytest.raises(OSError):  # noqa: PT011 whatever it says
@@ -68,8 +68,8 @@ async def test_what_is_no_answer(data: bytes, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("bad", ["", "two words", "line\r\nX-Injected: 1", "ümlaut"])
-def test_a_token_is_no_way_to_write_headers(bad: str) -> None:
-    """Whatever a login gives: it goes into one header, or nowhere."""
+def test_a_token_cannot_inject_headers(bad: str) -> None:
+    """Whatever a login returns goes into one header or raises."""
     with pytest.raises(ValueError, match="printable"):
         Credentials(bad, None).headers(bad)
 
@@ -78,6 +78,6 @@ def test_a_token_is_no_way_to_write_headers(bad: str) -> None:
     ("given", "user"),
     [(token("somebody"), "somebody"), ("opaque", None), ("a.b.c", None), ("a.e30.c", None), ("a.W10.c", None)],
 )
-def test_whom_a_token_speaks_for(given: str, user: str | None) -> None:
-    """Read, not verified; None where it says nothing."""
+def test_the_subject_of_a_token(given: str, user: str | None) -> None:
+    """It is read without verification; None if there is none."""
     assert subject(given) == user

@@ -1,4 +1,4 @@
-"""The outbox's file: what it gives back after any end of a process, and whom it is given to."""
+"""The outbox file: what it restores after any end of a process, and who may use it."""
 
 import json
 import os
@@ -25,8 +25,8 @@ def play(start: float) -> Beat:
     return Beat(VIDEO, ((start, start + 5),), start + 5, 90.0, "playing", True)
 
 
-def test_the_next_run_has_what_the_last_one_left(tmp_path: Path) -> None:
-    """Sent or not, with session, seq and times; what was acked is gone. Its seqs go on where they were."""
+def test_the_next_run_restores_what_the_last_one_left(tmp_path: Path) -> None:
+    """Entries are restored with session, seq and times, whether sent or not, without the acked ones; seqs continue."""
     path = tmp_path / "outbox"
     journal, first = opened(path, "one")
     for start in (0, 5, 10):
@@ -53,7 +53,7 @@ def test_the_next_run_has_what_the_last_one_left(tmp_path: Path) -> None:
 
 
 def test_a_seq_that_was_used_and_acked_is_not_used_again(tmp_path: Path) -> None:
-    """Only the file remembers it, over as many runs as it takes: else other content would count as a repeat."""
+    """The file remembers it over any number of runs; otherwise other content would count as a repeat."""
     path = tmp_path / "outbox"
     journal, outbox = opened(path, "one")
     outbox.put(play(0), NOW, NOW)
@@ -81,8 +81,8 @@ POISON = {
 @pytest.mark.parametrize(
     "torn", [json.dumps(POISON).encode(), b'{"key":9,"sess', b"\xff\xfe\n", b'{"gone":[1]', b"[]\n", b"\n"]
 )
-def test_a_bad_line_costs_itself_alone(tmp_path: Path, torn: bytes) -> None:
-    """Killed while it wrote, or of an entry that can't be sent: the lines before are read, and those that follow."""
+def test_a_bad_line_does_not_affect_others(tmp_path: Path, torn: bytes) -> None:
+    """A torn line, or one of an entry that cannot be sent, is skipped; the lines before and after it are read."""
     path = tmp_path / "outbox"
     journal, outbox = opened(path, "one")
     outbox.put(play(0), NOW, NOW)
@@ -97,9 +97,9 @@ def test_a_bad_line_costs_itself_alone(tmp_path: Path, torn: bytes) -> None:
     assert [entry.beat for entry in outbox.entries] == [play(0), play(5)]
 
 
-def test_it_is_one_clients_and_one_users(tmp_path: Path) -> None:
-    """A second client is refused while the first has it; another user always, for it would send in his name; and no
-    file of something else is overwritten."""
+def test_a_file_belongs_to_one_client_and_one_user(tmp_path: Path) -> None:
+    """A second client is refused while the first has the file, another user always, because the reports would be sent
+    in their name. A file of another kind is not overwritten."""
     path = tmp_path / "outbox"
     journal, outbox = opened(path, "one")
     outbox.put(play(0), NOW, NOW)
@@ -117,8 +117,8 @@ def test_it_is_one_clients_and_one_users(tmp_path: Path) -> None:
     again.close()
 
 
-def test_it_is_private_and_does_not_grow(tmp_path: Path) -> None:
-    """Nobody else may read it; and what is gone goes from it too, however long the client runs."""
+def test_the_file_is_private_and_does_not_grow(tmp_path: Path) -> None:
+    """Other users cannot read it, and settled entries are removed from it, however long the client runs."""
     path = tmp_path / "outbox"
     journal, outbox = opened(path, "one")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -137,8 +137,8 @@ def test_it_is_private_and_does_not_grow(tmp_path: Path) -> None:
     assert sent.seq == 3_001
 
 
-def test_a_disk_that_takes_no_more_costs_nothing_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged once, the outbox goes on; and when the disk takes it again, all that is there is written."""
+def test_a_full_disk_loses_nothing_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once and the outbox goes on; when the disk has room again, all entries are written."""
     path = tmp_path / "folder" / "outbox"
     path.parent.mkdir()
     journal, outbox = opened(path, "one")
@@ -156,8 +156,8 @@ def test_a_disk_that_takes_no_more_costs_nothing_in_memory(tmp_path: Path, caplo
 
 
 @pytest.mark.parametrize("name", ["outbox", "outbox.new", "outbox.lock"])
-def test_no_link_that_somebody_put_beside_it_is_followed(tmp_path: Path, name: str) -> None:
-    """Neither read, nor written, nor made. What would be replaced anyway is."""
+def test_no_planted_link_is_followed(tmp_path: Path, name: str) -> None:
+    """Links are neither read nor written through; one in the place of a file that is replaced is replaced."""
     path, victim = tmp_path / "outbox", tmp_path / "victim"
     (tmp_path / name).symlink_to(victim)
     if name == "outbox.new":
@@ -171,7 +171,7 @@ def test_no_link_that_somebody_put_beside_it_is_followed(tmp_path: Path, name: s
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 @pytest.mark.parametrize("name", ["outbox", "outbox.lock"])
 def test_a_file_of_another_user_is_not_read(tmp_path: Path, name: str) -> None:
-    """It would be sent as what this learner has watched."""
+    """Its reports would be sent as those of this learner."""
     journal, outbox = opened(tmp_path / "outbox", "one")
     outbox.put(play(0), NOW, NOW)
     journal.close()

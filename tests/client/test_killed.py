@@ -1,4 +1,4 @@
-"""kill -9 of a client's process: whatever it had reported is stored by the next one, once."""
+"""kill -9 of a client's process: the next process stores what it had reported, once."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def killed_player(url: str, user: str, video: str, path: Path, after: int) -> int:
-    """How many reports a player had made when it was killed."""
+    """Kill a player; the number of reports that it had made."""
     player = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PLAYER, url, user, video, str(path), cwd=ROOT, env=environment(), stdout=PIPE
     )
@@ -52,11 +52,11 @@ async def killed_player(url: str, user: str, video: str, path: Path, after: int)
 
 
 @pytest.mark.parametrize("online", [False, True], ids=["offline", "while-it-is-being-stored"])
-async def test_the_next_process_stores_what_a_killed_one_had_reported(
+async def test_the_next_process_stores_the_reports_of_a_killed_one(
     store_server: StoreServer, prefix: str, tmp_path: Path, online: bool
 ) -> None:
-    """Three processes in a row are killed, with or without a server behind them; what they had reported, acked, sent or
-    not sent, is stored once: seconds, repeats and total."""
+    """Three processes in a row are killed, with or without a server; all their reports, acked, sent or not sent, are
+    stored once: seconds, repeats and total."""
     dice = random.Random(5)
     user, path = str(uuid4()), tmp_path / "outbox"
     reported: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The outbox by itself, against the service's own rules: `protocol.session` judges and `protocol.record` joins."""
+"""The outbox in isolation, against the service's own rules in `protocol.session` and `protocol.record`."""
 
 import tempfile
 from collections.abc import Sequence
@@ -35,9 +35,8 @@ def put(outbox: Outbox, *beats: Beat) -> None:
         outbox.put(beat, NOW + 5_000 * index, NOW + 5_000 * (index + 1))
 
 
-def test_what_waits_is_merged_and_tells_age_and_span() -> None:
-    """Three reports that were never sent are one heartbeat: all that was played, the newest position, the time of it
-    all."""
+def test_waiting_reports_are_merged_with_age_and_span() -> None:
+    """Three unsent reports become one heartbeat with all plays, the newest position and the whole time span."""
     outbox = Outbox("s")
     put(outbox, play(0, 5), play(5, 10), play(60, 65, seek=True, duration=90.0))
     (sent,) = outbox.take(NOW + 25_000)
@@ -54,8 +53,8 @@ def test_what_waits_is_merged_and_tells_age_and_span() -> None:
     )
 
 
-def test_what_was_sent_never_changes_and_is_sent_again_after_a_disconnect() -> None:
-    """A later report gets a heartbeat of its own; after a reconnect both are sent, the first as it was, only older."""
+def test_a_sent_heartbeat_never_changes_and_is_sent_again_after_a_disconnect() -> None:
+    """A later report gets its own heartbeat; after a reconnect both are sent, the first unchanged except its age."""
     outbox = Outbox("s")
     put(outbox, play(0, 5))
     (first,) = outbox.take(NOW + 5_000)
@@ -67,8 +66,8 @@ def test_what_was_sent_never_changes_and_is_sent_again_after_a_disconnect() -> N
     assert (second.seq, second.played) == (2, [(5, 10)])
 
 
-def test_an_ack_takes_out_what_was_sent_up_to_it_and_nothing_else() -> None:
-    """Cumulative, of its session alone, and never of a heartbeat that this connection has not sent again yet."""
+def test_an_ack_removes_what_was_sent_up_to_it_and_nothing_else() -> None:
+    """Acks are cumulative, for their session only, and never cover one that this connection has not sent yet."""
     outbox = Outbox("s")
     put(outbox, play(0, 5))
     outbox.take(NOW)
@@ -102,15 +101,15 @@ def test_an_ack_takes_out_what_was_sent_up_to_it_and_nothing_else() -> None:
     ],
 )
 def test_merging(beats: list[Beat], played: object, position: float, state: str) -> None:
-    """The merged report says what the reports say one after the other."""
+    """The merged report is equivalent to the reports one after the other."""
     outbox = Outbox("s")
     put(outbox, *beats)
     (entry,) = outbox.entries
     assert (entry.beat.played, entry.beat.position, entry.beat.state) == (played, position, state)
 
 
-def test_a_report_with_too_many_stretches_is_several_heartbeats() -> None:
-    """All of them are told, in order; only the last tells the position."""
+def test_a_report_with_too_many_stretches_becomes_several_heartbeats() -> None:
+    """They have all stretches in order; only the last has the position."""
     outbox = Outbox("s", max_played=3)
     stretches = tuple((10.0 * i, 10.0 * i + 5) for i in range(8))
     outbox.put(Beat(A, played=stretches, position=75), NOW - 40_000, NOW)
@@ -119,8 +118,8 @@ def test_a_report_with_too_many_stretches_is_several_heartbeats() -> None:
     assert [each.position for each in sent] == [None, None, 75]
 
 
-def test_a_full_outbox_refuses_what_fits_nowhere_and_takes_what_does() -> None:
-    """The bound: another video is refused, and nothing of it is kept; more of the same is merged."""
+def test_a_full_outbox_refuses_new_entries_and_still_merges() -> None:
+    """At the bound, a report of another video is refused whole; one of the same video is merged."""
     outbox = Outbox("s", max_entries=1)
     put(outbox, play(0, 5))
     with pytest.raises(OutboxFull):
@@ -130,8 +129,8 @@ def test_a_full_outbox_refuses_what_fits_nowhere_and_takes_what_does() -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.subprotocol)
-def test_every_heartbeat_fits_into_the_smallest_frame_that_a_server_may_take(codec: Codec) -> None:
-    """However much is merged: a frame that is too large would end the connection again and again."""
+def test_every_heartbeat_fits_into_the_smallest_frame_limit(codec: Codec) -> None:
+    """However much is merged; a frame that is too large would end every connection."""
     old = Outbox("s" * 64)
     for index in range(100):
         start = 172_000.123 - 0.25 * index
@@ -144,8 +143,8 @@ def test_every_heartbeat_fits_into_the_smallest_frame_that_a_server_may_take(cod
     assert max(len(codec.encode(each)) for each in sent) <= smallest
 
 
-def test_no_more_than_the_window_waits_for_acks() -> None:
-    """However much there is, WINDOW heartbeats are under way at most; an ack lets the next go."""
+def test_at_most_the_window_is_unacked() -> None:
+    """At most WINDOW heartbeats are in flight; an ack lets the next ones go."""
     outbox = Outbox("s")
     for _ in range(WINDOW + 2):
         put(outbox, play(0, 5, video=str(uuid4())))
@@ -159,7 +158,7 @@ def test_no_more_than_the_window_waits_for_acks() -> None:
 
 @dataclass
 class Service:
-    """What the real one does with heartbeats, without its transport and its store."""
+    """What the real service does with heartbeats, without transport and store."""
 
     records: dict[str, Record] = field(default_factory=dict)
     sessions: Sessions = field(default_factory=lambda: Sessions("?", Plausibility()))
@@ -184,13 +183,13 @@ class Service:
 
 @dataclass
 class Evening:
-    """A client and the service, and a line between them that may break at any moment; so may the client's process."""
+    """A client, the service, and a connection between them; the connection and the client may break at any moment."""
 
     path: Path
     service: Service = field(default_factory=Service)
     now_ms: int = NOW
     wire: list[tuple[Heartbeat, int]] = field(default_factory=list)
-    """What was sent, and when: the line takes no time, for what it takes the service can't know."""
+    """What was sent, and when. Transmission takes no time, because the service cannot know how long it takes."""
     plays: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     positions: dict[str, float] = field(default_factory=dict)
 
@@ -205,7 +204,7 @@ class Evening:
         self.drop()
 
     def watch(self, video: str, start: int, seconds: int, rate: int) -> None:
-        """`seconds` of wall time at a speed of `rate`."""
+        """Play for `seconds` of wall time at a speed of `rate`."""
         self.now_ms += 1_000 * seconds
         end = start + rate * seconds
         self.outbox.put(Beat(video, ((start, end),), end, None, "playing", True), self.last_ms, self.now_ms)
@@ -228,7 +227,7 @@ class Evening:
             self.outbox.acked(ack)
 
     def lose_acks(self) -> None:
-        """Stored, and nobody was told: the line breaks behind it."""
+        """Store what was sent, and lose the ack: the connection breaks after it."""
         self.service.acks()
         self.drop()
 
@@ -242,7 +241,7 @@ class Evening:
         self.start()
 
     def end(self) -> None:
-        """The line is good at last."""
+        """Deliver everything at the end."""
         self.drop()
         while len(self.outbox):
             self.send(WINDOW)
@@ -263,9 +262,8 @@ STEPS = st.one_of(
 
 @given(steps=st.lists(STEPS, max_size=60), crashes=st.sets(st.integers(0, 59), max_size=6))
 def test_whatever_happens_nothing_is_lost_or_doubled(steps: Sequence[tuple[object, ...]], crashes: set[int]) -> None:
-    """Acks that are lost, lines that break, processes that die, at any moment: in the end the record says what was
-    played, to the second and each second as often as it was; nothing of it was capped, and no seq was used for two
-    things."""
+    """Acks are lost, connections break and processes die at any moment; in the end the record has exactly the
+    seconds played, each as often as it was; nothing was capped, and no seq was used twice with other content."""
     with tempfile.TemporaryDirectory() as directory:
         evening = Evening(Path(directory) / "outbox")
         for index, (step, *arguments) in enumerate(steps):
@@ -282,7 +280,7 @@ def test_whatever_happens_nothing_is_lost_or_doubled(steps: Sequence[tuple[objec
 
 
 def test_an_entry_knows_its_times() -> None:
-    """A clock that was set back between two runs makes no negative age, and a span is what the service takes."""
+    """A clock that was set back between two runs gives no negative age, and the span stays within its bound."""
     restored = Entry(1, "old", play(0, 5), since_ms=NOW - 10**12, at_ms=NOW + 5_000, seq=3)
     outbox = Outbox("s")
     outbox._entries[1] = restored

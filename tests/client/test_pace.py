@@ -1,4 +1,4 @@
-"""Paces and delays, by themselves: time and dice are arguments."""
+"""Rates and delays in isolation: time and randomness are arguments."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from playhead.client.pace import Backoff, Pace, steady_clock
 
 
 def test_a_burst_then_a_rate() -> None:
-    """As many at once as the burst, then as many as time brings; a new connection has its burst again."""
+    """The burst at once, then the rate; a new connection has a full burst again."""
     pace = Pace(per_s=10, burst=20)
     pace.start(100.0)
     assert pace.room(100.0) == 20
@@ -20,8 +20,8 @@ def test_a_burst_then_a_rate() -> None:
     assert pace.room(1_000.0) == 20
 
 
-def test_too_fast_is_slower_from_then_on() -> None:
-    """Sent away soon: the burst is halved; later: the rate. Never to nothing."""
+def test_a_rate_that_was_too_fast_is_lowered_for_good() -> None:
+    """Refused soon after connecting, the burst is halved, later the rate, and neither to zero."""
     pace = Pace(per_s=10, burst=20)
     pace.start(0.0)
     pace.slow_down(1.0)
@@ -40,20 +40,20 @@ def test_too_fast_is_slower_from_then_on() -> None:
     assert pace.wait_s() == 1.0
 
 
-@pytest.mark.parametrize("dice", [0.0, 0.5, 0.999])
-def test_full_jitter_below_a_bound_that_doubles(dice: float) -> None:
-    """A random part of 1, 2, 4, 8, 8 … s; after the time that the server asks for; from the start after a success."""
-    backoff = Backoff(1.0, 8.0, lambda: dice)
-    assert [backoff.next_s() for _ in range(6)] == [dice * bound for bound in (1, 2, 4, 8, 8, 8)]
-    assert backoff.next_s(30.0) == 30.0 + 8 * dice
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 0.999])
+def test_full_jitter_below_a_bound_that_doubles(uniform: float) -> None:
+    """A random part of 1, 2, 4, 8, 8 … s, added to the time that the server asks for; reset by a success."""
+    backoff = Backoff(1.0, 8.0, lambda: uniform)
+    assert [backoff.next_s() for _ in range(6)] == [uniform * bound for bound in (1, 2, 4, 8, 8, 8)]
+    assert backoff.next_s(30.0) == 30.0 + 8 * uniform
     backoff.reset()
-    assert backoff.next_s() == dice
+    assert backoff.next_s() == uniform
     for _ in range(5_000):
         assert backoff.next_s() <= 8.0
 
 
 def test_the_clock_does_not_go_back() -> None:
-    """ms since 1970, rising."""
+    """It gives increasing ms since 1970."""
     clock = steady_clock()
     moments = [clock() for _ in range(1_000)]
     assert moments == sorted(moments)

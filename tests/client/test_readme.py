@@ -1,4 +1,4 @@
-"""The README's Python example, executed as it is written, but for the address."""
+"""The README's Python example, executed as written except for the address."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ def example(address: str) -> Callable[..., Awaitable[None]]:
 async def test_the_python_example_works_as_written(
     server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stores the play, keeps its outbox in the file it names, and prints what another device changes."""
+    """It stores the play, keeps its outbox in the file it names, and prints another device's change."""
     monkeypatch.chdir(tmp_path)
     user, video = str(uuid4()), str(uuid4())
     printed: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()

@@ -1,5 +1,4 @@
-"""What a client knows follows what it is told: the newest of each record; from another store, or one that has gone
-back, what that has."""
+"""The records that a client knows: the newest of each, or those of another store or of one that went back in time."""
 
 import pytest
 
@@ -13,7 +12,7 @@ def view(rev: int) -> RecordView:
 
 
 def synced(rev: int) -> Records:
-    """A client that has it as of `rev`."""
+    """A client that has the record as of `rev`."""
     records = Records()
     records.welcome("epoch", rev)
     records.update([view(rev)], rev)
@@ -22,24 +21,24 @@ def synced(rev: int) -> Records:
 
 
 async def told(changes: Changes) -> list[int]:
-    """The revisions that came, up to now."""
+    """The revisions received so far."""
     changes.close()
     return [record.rev async for record in changes]
 
 
-@pytest.mark.parametrize(("revs", "news"), [([5], []), ([4], []), ([6, 5], [6])])
-async def test_an_older_record_is_late_and_the_same_one_is_no_change(revs: list[int], news: list[int]) -> None:
+@pytest.mark.parametrize(("revs", "newer"), [([5], []), ([4], []), ([6, 5], [6])])
+async def test_older_and_equal_revisions_are_not_changes(revs: list[int], newer: list[int]) -> None:
     records = synced(5)
     changes = records.changes(lambda: None)
     for rev in revs:
         records.update([view(rev)], rev)
     assert records.get("v") == view(max(5, *revs))
-    assert await told(changes) == news
+    assert await told(changes) == newer
 
 
 @pytest.mark.parametrize(("epoch", "rev"), [("epoch", 4), ("another", 5), ("another", 3), ("another", 9)])
-async def test_another_store_or_an_older_one_is_believed(epoch: str, rev: int) -> None:
-    """Also where the record comes to the revision that is known: it is another record."""
+async def test_another_store_or_an_older_one_replaces_all_records(epoch: str, rev: int) -> None:
+    """Even if the new record has the revision of the known one: it is another record."""
     records = synced(5)
     changes = records.changes(lambda: None)
     records.welcome(epoch, rev)
@@ -50,7 +49,7 @@ async def test_another_store_or_an_older_one_is_believed(epoch: str, rev: int) -
     assert await told(changes) == [rev]
 
 
-async def test_a_store_that_has_gone_on_keeps_what_is_known() -> None:
+async def test_a_store_with_newer_revisions_keeps_the_records() -> None:
     records = synced(5)
     records.welcome("epoch", 7)
     assert (records.get("v"), records.rev) == (view(5), 5)

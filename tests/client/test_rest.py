@@ -1,4 +1,4 @@
-"""The REST helpers on a real server: typed models out, typed errors for every problem."""
+"""The REST methods on a real server: typed models, and typed errors for every problem."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from tests.serving import Running, serving
 
 
 async def test_the_whole_contract(server: Running) -> None:
-    """Each helper says what its endpoint does, in models of protocol/."""
+    """Each method returns what its endpoint answers, as models of protocol/."""
     user, one, other = (str(uuid4()) for _ in range(3))
     when = datetime.now(UTC).replace(microsecond=123_000) - timedelta(seconds=60)
     async with client(server.http, user) as p:
@@ -44,7 +44,7 @@ async def test_the_whole_contract(server: Running) -> None:
 
 
 async def test_problems_are_typed(server: Running) -> None:
-    """By status, with the stable code, and for 422 the pointer to the field."""
+    """The type follows from the status; the error has the stable code and, for 422, a pointer to the field."""
     user, video = str(uuid4()), str(uuid4())
     async with client(server.http, user) as p:
         with pytest.raises(NotFound) as missing:
@@ -61,8 +61,8 @@ async def test_problems_are_typed(server: Running) -> None:
             await p.rest.get("../../livez")  # stays where it is
 
 
-async def test_too_many_videos_are_no_deletion(store_server: StoreServer, prefix: str) -> None:
-    """The same status, another error; and reports of a device are refused for good, by the same code."""
+async def test_too_many_videos_is_not_reported_as_a_deletion(store_server: StoreServer, prefix: str) -> None:
+    """The status is the same but the error is another; a device's reports are rejected with the same code."""
     user = str(uuid4())
     async with (
         serving(redis_url=store_server.url, key_prefix=prefix, max_videos_per_user=1) as server,
@@ -78,8 +78,8 @@ async def test_too_many_videos_are_no_deletion(store_server: StoreServer, prefix
         assert [each.code for each in p.rejected] == ["too_many_videos"]
 
 
-async def test_who_may_not(store_server: StoreServer, prefix: str) -> None:
-    """401 and 403 are Denied; a service may name another user; too many are TooFast, with a time to come back."""
+async def test_denied_and_rate_limited_calls(store_server: StoreServer, prefix: str) -> None:
+    """401 and 403 are Denied; a service may name another user; too many requests are TooFast, with a time to retry."""
     async with guarded(store_server, prefix, requests_burst=2) as server:
         async with client(server.http, token=token(USER)) as p:
             with pytest.raises(Denied) as denied:
@@ -94,8 +94,8 @@ async def test_who_may_not(store_server: StoreServer, prefix: str) -> None:
             assert (await service.rest.get(VIDEO, user_id=OTHER)).watched_duration == 9
 
 
-async def test_what_is_not_playhead(server: Running) -> None:
-    """No answer is an OSError; an answer of something else is a RestError without a code."""
+async def test_servers_that_are_not_playhead(server: Running) -> None:
+    """No answer is an OSError; the answer of another server is a RestError without a code."""
     async with client(NOWHERE, str(uuid4())) as p:
         with pytest.raises(OSError, match="Connect call failed"):
             await p.rest.get_all()
@@ -104,8 +104,8 @@ async def test_what_is_not_playhead(server: Running) -> None:
             await p.rest.summary(uuid4())
 
 
-async def test_the_url_may_be_the_websockets(server: Running) -> None:
-    """ws://…/ws means the same service as http://…"""
+async def test_the_url_may_be_that_of_the_websocket(server: Running) -> None:
+    """ws://…/ws names the same service as http://…"""
     async with client(server.ws, str(uuid4())) as p:
         await p.watch(uuid4(), [(0, 5)], 5)
         assert p.state == "online"
@@ -126,7 +126,7 @@ async def test_the_url_may_be_the_websockets(server: Running) -> None:
     ],
 )
 def test_bad_arguments(options: dict[str, object]) -> None:
-    """ValueError before anything is opened."""
+    """They raise ValueError before anything is opened."""
     chosen = {"url": "http://127.0.0.1:1", "device": "test", "user_id": USER, **options}
     with pytest.raises(ValueError):  # noqa: PT011 whatever it says
         playhead_client(**chosen)  # type: ignore[arg-type]

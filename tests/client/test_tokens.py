@@ -1,4 +1,4 @@
-"""Tokens on a real server that asks for them: renewed in time, renewed when too late, and given up loudly."""
+"""Tokens on a real server: renewed before they expire, renewed after, and reported if that is not possible."""
 
 import asyncio
 import time
@@ -24,17 +24,17 @@ class Issuer:
         self._lives_s = lives_s
 
     async def __call__(self) -> str:
-        """One token after the other; of the last kind for ever."""
+        """Return one token after the other, and the last one forever."""
         life_s = self._lives_s[min(self.calls, len(self._lives_s) - 1)]
         self.calls += 1
         return token(USER, exp=int(time.time()) + life_s)
 
 
 @pytest.mark.parametrize("transports", [("ws",), ("http",)])
-async def test_a_token_says_who_the_user_is(
+async def test_the_user_is_known_by_the_token(
     store_server: StoreServer, prefix: str, transports: tuple[str, ...]
 ) -> None:
-    """By WebSocket and by HTTP; no user_id is needed."""
+    """Over WebSocket and HTTP, no user_id is needed."""
     async with (
         guarded(store_server, prefix) as server,
         client(server.http, token=token(USER), transports=transports) as p,
@@ -44,7 +44,7 @@ async def test_a_token_says_who_the_user_is(
 
 
 async def test_a_token_is_renewed_before_it_expires(store_server: StoreServer, prefix: str) -> None:
-    """`expiring` is answered with a fresh token: the connection outlives the first one, and is never lost."""
+    """`expiring` is answered with a fresh token, and the connection outlives the first one."""
     issuer = Issuer(LIFE_S, 600)
     async with guarded(store_server, prefix, jwt_leeway_s=0) as server, line(server.port) as wire:
         async with client(wire.http, get_token=issuer, transports=("ws",)) as p:
@@ -56,10 +56,10 @@ async def test_a_token_is_renewed_before_it_expires(store_server: StoreServer, p
 
 
 @pytest.mark.parametrize("transports", [("ws",), ("http",)])
-async def test_an_expired_token_is_renewed_once_then_it_ends(
+async def test_an_expired_token_is_renewed_once_and_then_the_client_ends(
     store_server: StoreServer, prefix: str, transports: tuple[str, ...]
 ) -> None:
-    """4005, or 401 by HTTP: `get_token` is asked once more; when that is too old as well, TokenExpired, and no loop."""
+    """After 4005, or 401 over HTTP, `get_token` is called once more; if that token has expired too: TokenExpired."""
     stale, recovers = Issuer(-60), Issuer(-60, 600)
     async with guarded(store_server, prefix, jwt_leeway_s=0) as server:
         async with client(server.http, get_token=recovers, transports=transports) as p:
@@ -71,8 +71,8 @@ async def test_an_expired_token_is_renewed_once_then_it_ends(
     assert (recovers.calls, stale.calls) == (2, 2)
 
 
-async def test_a_token_that_cannot_be_renewed_ends_with_it(store_server: StoreServer, prefix: str) -> None:
-    """A fixed token that expires while it is used: TokenExpired at once."""
+async def test_the_client_ends_with_a_token_that_cannot_be_renewed(store_server: StoreServer, prefix: str) -> None:
+    """A fixed token that expires while it is used raises TokenExpired at once."""
     async with (
         guarded(store_server, prefix, jwt_leeway_s=0) as server,
         client(server.http, token=token(USER, exp=int(time.time()) + 2)) as p,
@@ -85,7 +85,7 @@ async def test_a_token_that_cannot_be_renewed_ends_with_it(store_server: StoreSe
 
 @pytest.mark.parametrize("transports", [("ws",), ("http",)])
 async def test_a_token_that_is_not_valid(store_server: StoreServer, prefix: str, transports: tuple[str, ...]) -> None:
-    """4500 or 401: Unauthorized; for another user 4503 or 403: Forbidden."""
+    """4500 or 401 raises Unauthorized; for another user, 4503 or 403 raises Forbidden."""
     async with guarded(store_server, prefix) as server, asyncio.timeout(PATIENCE_S):
         forged = token(USER, key="another secret that is long enough to be one")
         async with client(server.http, token=forged, transports=transports) as p:
@@ -99,7 +99,7 @@ async def test_a_token_that_is_not_valid(store_server: StoreServer, prefix: str,
 
 
 async def test_an_operator_ends_the_sessions(store_server: StoreServer, prefix: str) -> None:
-    """DELETE /sessions/{userId}: Unauthorized, and the client stays away."""
+    """DELETE /sessions/{userId} raises Unauthorized, and the client does not reconnect."""
     async with guarded(store_server, prefix) as server, client(server.http, token=token(USER)) as p:
         await p.watch(VIDEO, [(0, 5)], 5)
         async with rest(server) as http:
@@ -110,8 +110,8 @@ async def test_an_operator_ends_the_sessions(store_server: StoreServer, prefix: 
                 await anext(p.changes())
 
 
-async def test_a_get_token_that_fails_is_asked_again(store_server: StoreServer, prefix: str) -> None:
-    """The user's own login may be away too, as the network is: reports wait."""
+async def test_a_get_token_that_fails_is_called_again(store_server: StoreServer, prefix: str) -> None:
+    """The login service may be unavailable as well as the network; reports wait."""
     calls = 0
 
     async def get_token() -> str:
@@ -131,10 +131,10 @@ async def test_a_get_token_that_fails_is_asked_again(store_server: StoreServer, 
 
 
 @pytest.mark.parametrize("transports", [("ws",), ("http",)])
-async def test_a_get_token_that_hangs_is_given_up_and_asked_again(
+async def test_a_get_token_that_hangs_is_cancelled_and_called_again(
     store_server: StoreServer, prefix: str, transports: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is the user's own, and may wait for a peer without a bound."""
+    """It is the user's code, which may wait for a server without a time limit."""
     monkeypatch.setattr(credentials, "GET_TOKEN_S", 0.1)
     calls = 0
 

@@ -1,4 +1,4 @@
-"""The client on a real server: what it reports is stored, what others do it hears, and it ends cleanly."""
+"""The client on a real server: it stores reports, receives changes of other devices, and closes cleanly."""
 
 import asyncio
 import time
@@ -14,20 +14,20 @@ from tests.rest import iso, ok, rest
 from tests.serving import Running
 
 NOWHERE = "http://127.0.0.1:1"
-"""Nobody listens there."""
+"""An address without a server."""
 CODECS = pytest.mark.parametrize("codec", ["json", "msgpack"])
 
 
 async def stored(server: Running, user: str, video: str) -> dict[str, Any]:
-    """What matters of the record, by plain REST."""
+    """The relevant fields of the record, over plain REST."""
     async with rest(server) as http:
         record = ok(await http.get(f"/progress/{user}/{video}?detail=full"))
     return {name: record[name] for name in ("seen", "again", "playedDuration", "position")}
 
 
 @CODECS
-async def test_what_is_watched_is_stored_when_watch_returns(server: Running, codec: str) -> None:
-    """Over both subprotocols; the record, asked for, says the same as REST, in seconds and ms since 1970."""
+async def test_a_report_is_stored_when_watch_returns(server: Running, codec: str) -> None:
+    """With both subprotocols; the client's record equals that of REST, in seconds and ms since 1970."""
     user, video = str(uuid4()), uuid4()
     async with client(server.http, user, codec=codec) as p:
         receipt = await p.watch(video, played=[(0, 5)], position=5, duration=100)
@@ -53,7 +53,7 @@ async def test_what_is_watched_is_stored_when_watch_returns(server: Running, cod
 
 @CODECS
 async def test_two_clients_of_one_user_see_each_others_changes(server: Running, codec: str) -> None:
-    """Each hears of what the other reported, and of nothing that it reported itself; a deletion is told too."""
+    """Each receives the changes of the other, deletions included, and none of its own."""
     user, one, other = str(uuid4()), str(uuid4()), str(uuid4())
     async with client(server.http, user, codec=codec) as laptop, client(server.ws, user, codec=codec) as tv:
         await asyncio.gather(laptop.refresh(), tv.refresh())
@@ -74,8 +74,8 @@ async def test_two_clients_of_one_user_see_each_others_changes(server: Running, 
             assert laptop.record(other) is not None
 
 
-async def test_a_refresh_tells_own_reports_that_a_push_of_another_device_has_passed_over(server: Running) -> None:
-    """Nothing of one's own is pushed back; the push of a later change by another device must not hide it for good."""
+async def test_a_refresh_includes_own_reports_that_a_push_of_another_device_skipped(server: Running) -> None:
+    """Own reports are not pushed back, and the push of a later change by another device must not hide them for good."""
     user, one, other = str(uuid4()), str(uuid4()), str(uuid4())
     async with client(server.http, user) as laptop, client(server.http, user) as tv:
         await asyncio.gather(laptop.refresh(), tv.refresh())
@@ -90,8 +90,8 @@ async def test_a_refresh_tells_own_reports_that_a_push_of_another_device_has_pas
         assert record.seen == [(0, 5)]
 
 
-async def test_changes_while_the_line_was_down_come_after_it(server: Running, wire: Line) -> None:
-    """Since the revision that was known, and of one video once, however often it changed."""
+async def test_changes_during_a_lost_connection_arrive_after_it(server: Running, wire: Line) -> None:
+    """All changes after the known revision arrive, each video once, however often it changed."""
     user, old, new = (str(uuid4()) for _ in range(3))
     async with client(server.http, user) as tv, client(wire.http, user, transports=("ws",)) as laptop:
         await tv.watch(old, played=[(0, 5)], position=5)
@@ -110,8 +110,8 @@ async def test_changes_while_the_line_was_down_come_after_it(server: Running, wi
         assert laptop.record(old) is not None
 
 
-async def test_a_thousand_reports_offline_are_a_few_heartbeats(server: Running, wire: Line) -> None:
-    """An hour and more without a line: a handful of entries, and in the end every second, as often as it was played."""
+async def test_a_thousand_reports_offline_become_a_few_heartbeats(server: Running, wire: Line) -> None:
+    """More than an hour without a connection gives a few entries, and every second as often as it was played."""
     user, video = str(uuid4()), str(uuid4())
     wire.cut()
     async with client(wire.http, user, close_timeout_s=PATIENCE_S) as p:
@@ -132,7 +132,7 @@ async def test_a_thousand_reports_offline_are_a_few_heartbeats(server: Running, 
 
 
 async def test_a_report_that_will_never_be_stored(server: Running) -> None:
-    """`watch` raises Rejected with the code; of a `report` that nobody waits for, `rejected` tells. The rest stands."""
+    """`watch` raises Rejected with the code; `rejected` lists a `report` without a waiter. Others are stored."""
     user, video = str(uuid4()), str(uuid4())
     async with client(server.http, user) as p:
         await p.watch(video, played=[(0, 9)], position=9)
@@ -148,7 +148,7 @@ async def test_a_report_that_will_never_be_stored(server: Running) -> None:
 
 
 async def test_a_bad_report_is_refused_at_once() -> None:
-    """ValueError before anything is queued."""
+    """It raises ValueError before anything is queued."""
     bad: list[dict[str, object]] = [
         {"video_id": "not a video"},
         {"played": [(5, 0)]},
@@ -165,8 +165,8 @@ async def test_a_bad_report_is_refused_at_once() -> None:
         assert p.pending == ()
 
 
-async def test_a_full_outbox_says_so() -> None:
-    """Nothing is dropped silently: what can't be kept is refused."""
+async def test_a_full_outbox_raises() -> None:
+    """Nothing is dropped silently: reports that cannot be kept are refused."""
     async with client(NOWHERE, str(uuid4()), max_pending=2, close_timeout_s=0) as p:
         videos = [uuid4() for _ in range(3)]
         p.report(videos[0], [(0, 5)])
@@ -180,8 +180,8 @@ async def test_a_full_outbox_says_so() -> None:
         assert lost.value.count == 2
 
 
-async def test_closing_stores_what_waits(server: Running) -> None:
-    """The end of `async with` is a flush."""
+async def test_closing_stores_waiting_reports(server: Running) -> None:
+    """The end of `async with` flushes."""
     user, video = str(uuid4()), str(uuid4())
     async with client(server.http, user) as p:
         p.report(video, [(0, 5)], 5)
@@ -191,8 +191,8 @@ async def test_closing_stores_what_waits(server: Running) -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["with-a-file", "in-memory"])
-async def test_closing_without_a_line_is_bounded_and_loses_nothing_silently(tmp_path: Path, kept: bool) -> None:
-    """Within `close_timeout_s`; what a file keeps is no error, what is lost is, also for a `watch` that waits."""
+async def test_closing_without_a_connection_is_bounded_and_loses_nothing_silently(tmp_path: Path, kept: bool) -> None:
+    """It takes at most `close_timeout_s`. Lost reports are an error, also in a waiting `watch`; kept ones are not."""
     options = {"outbox_path": tmp_path / "outbox"} if kept else {}
     p = client(NOWHERE, str(uuid4()), close_timeout_s=0.05, **options)
     await p.__aenter__()
@@ -212,7 +212,7 @@ async def test_closing_without_a_line_is_bounded_and_loses_nothing_silently(tmp_
 async def test_a_cancelled_watch_stays_queued_and_a_cancelled_client_ends(
     server: Running, wire: Line, tmp_path: Path
 ) -> None:
-    """Cancelling the wait takes nothing back; cancelling the block ends it, and the file has what was not stored."""
+    """A cancelled wait does not withdraw the report; a cancelled block ends, and the file keeps what was not stored."""
     user, video = str(uuid4()), str(uuid4())
     wire.cut()
     inside = asyncio.Event()
@@ -238,7 +238,7 @@ async def test_a_cancelled_watch_stays_queued_and_a_cancelled_client_ends(
 
 
 async def test_a_report_is_dated_when_it_happened(server: Running) -> None:
-    """`age_s`: what happened an hour ago is told so, by whatever clock this machine has."""
+    """With `age_s`, a report from an hour ago is dated so, whatever the machine's clock shows."""
     user, video = str(uuid4()), str(uuid4())
     async with client(server.http, user) as p:
         await p.watch(video, [(0, 5)], 5, age_s=3_600)
@@ -248,7 +248,7 @@ async def test_a_report_is_dated_when_it_happened(server: Running) -> None:
 
 
 async def test_pacing_stays_below_the_servers_limits(server: Running, wire: Line) -> None:
-    """More heartbeats than may be sent at once go out over one connection, and none too many."""
+    """More heartbeats than may be sent at once are sent over one connection, within its rate."""
     user = str(uuid4())
     began = time.monotonic()
     async with client(wire.http, user, close_timeout_s=PATIENCE_S) as p:

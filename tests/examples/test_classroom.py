@@ -1,4 +1,4 @@
-"""The simulated class, as its first lines say to run it, on the real program."""
+"""examples/classroom.py, run as its docstring says, on the real program."""
 
 import asyncio
 import sys
@@ -8,8 +8,8 @@ from tests.ports import free_port
 from tests.server.program import END_S, ROOT, serve
 
 
-async def test_a_class_watches_and_nothing_is_missing(tmp_path: Path) -> None:
-    """Every learner's client is told "stored" for all that was watched, and the service has exactly that."""
+async def test_everything_that_a_class_watches_is_stored(tmp_path: Path) -> None:
+    """Every client gets an ack for everything that was watched, and the service has exactly that."""
     async with serve(free_port(), "--data-dir", str(tmp_path / "data"), "--flush-interval-s", "0.2") as program:
         command = ["examples/classroom.py", program.running.http, "--learners", "15", "--seconds", "4"]
         process = await asyncio.create_subprocess_exec(

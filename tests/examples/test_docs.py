@@ -1,4 +1,4 @@
-"""What the documents refer to exists: files, headings, tests, commands, settings and metrics."""
+"""What documents refer to exists: files, headings, tests, commands, settings and metrics."""
 
 import re
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_every_heading_that_a_document_links_to_exists(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_module_that_a_document_names_exists(document: str) -> None:
-    """By its whole dotted name, as the log prints it."""
+    """Modules are named by their whole dotted name, as in the log."""
     named = re.findall(r"`(?:playhead\.)((?:server|storage|protocol|client)(?:\.\w+)+)`", read(document))
     modules = [ROOT / name.replace(".", "/") for name in named]
     assert [str(path) for path in modules if not path.with_suffix(".py").exists() and not path.is_dir()] == []
@@ -104,7 +104,7 @@ def test_operators_find_each_metric_in_the_documentation() -> None:
 def test_every_command_that_a_document_shows_has_these_options(
     document: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the program `playhead`, and the targets of make."""
+    """Options of the program `playhead`, and targets of make."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", read(document), re.S))
     for command, rest in re.findall(r"^(?:PLAYHEAD_\S+ )?playhead (\w+)(.*)$", blocks, re.M):
         with pytest.raises(SystemExit) as ended:
@@ -119,7 +119,7 @@ def test_every_command_that_a_document_shows_has_these_options(
 
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if "`test_" in read(name)])
 def test_every_test_that_a_document_names_exists(document: str) -> None:
-    """By its whole name, or by its beginning, followed by …"""
+    """Tests are named by their whole name, or by its beginning followed by …"""
     written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     tests = re.findall(r"^ *(?:async )?def (test_\w+)\(", written, re.MULTILINE)
     for name, cut in re.findall(r"`(test_\w+)(…?)`", read(document)):

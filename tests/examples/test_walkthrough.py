@@ -1,4 +1,4 @@
-"""The curl walk-through, run as a reader would run it, against a real server."""
+"""examples/walkthrough.sh, run as a reader would run it, against a real server."""
 
 import asyncio
 import json
@@ -23,12 +23,12 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @pytest.fixture(autouse=True, scope="module")
 def curl() -> None:
-    """What the script is made of."""
+    """The program that the script calls."""
     program("curl")
 
 
 async def walk(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr; the server answers in this loop meanwhile."""
+    """Run the script; its exit code, stdout and stderr. The server runs in this loop meanwhile."""
     process = await asyncio.create_subprocess_exec(
         "bash",
         str(SCRIPT),
@@ -49,7 +49,7 @@ def calls(out: str) -> list[tuple[str, str, int, Any]]:
 
     def named(match: re.Match[str]) -> str:
         if match[0] not in names:
-            names[match[0]] = "vuw"[len(names)]  # the catalogue's entry comes first
+            names[match[0]] = "vuw"[len(names)]  # the first call is for the catalogue
         return names[match[0]]
 
     return [
@@ -62,7 +62,7 @@ def calls(out: str) -> list[tuple[str, str, int, Any]]:
 async def test_the_walkthrough_shows_every_endpoint_and_its_answer(
     store_server: StoreServer, prefix: str, by: str
 ) -> None:
-    """It succeeds, and each command is followed by the answer that the documentation promises."""
+    """It succeeds, and each command is followed by the documented answer."""
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server:
         server.clock.wall = 4_000_000_000_000  # after whatever `date` says
         code, out, err = await walk(server.http + "/") if by == "argument" else await walk(BASE_URL=server.http)
@@ -110,8 +110,8 @@ async def test_the_walkthrough_shows_every_endpoint_and_its_answer(
     assert [error["pointer"] for error in answers[13]["errors"]] == ["/watchedDuration"]
 
 
-async def test_the_walkthrough_fails_where_an_answer_is_not_as_expected(store_server: StoreServer, prefix: str) -> None:
-    """It stops at the first surprise, says what it was, and its exit code tells."""
+async def test_the_walkthrough_fails_at_an_unexpected_answer(store_server: StoreServer, prefix: str) -> None:
+    """It stops at the first one, names it, and exits with an error code."""
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server:
         code, out, err = await walk(f"{server.http}/nowhere")
     assert code == ENDED_BADLY
@@ -119,8 +119,8 @@ async def test_the_walkthrough_fails_where_an_answer_is_not_as_expected(store_se
     assert len(calls(out)) == 1
 
 
-async def test_the_walkthrough_fails_where_nobody_listens() -> None:
-    """curl's own word on it is what the reader sees."""
+async def test_the_walkthrough_fails_without_a_server() -> None:
+    """The reader sees curl's own message."""
     code, _, err = await walk("http://127.0.0.1:1")
     assert code != 0
     assert "curl" in err

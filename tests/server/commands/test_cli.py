@@ -1,4 +1,4 @@
-"""`playhead serve` as whoever runs it sees it: what it says, when, and how it ends."""
+"""`playhead serve` as an operator sees it: what it prints and when, and how it ends."""
 
 import asyncio
 import os
@@ -18,8 +18,8 @@ from tests.server.program import READY, descendants, gone, launched, refused, se
 USER, VIDEO = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b001", "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4b002"
 
 
-async def test_the_ready_line_comes_when_requests_are_answered(tmp_path: Path) -> None:
-    """`Playhead is ready on http://HOST:PORT` begins the only line on stdout, and then /readyz says so at once."""
+async def test_the_ready_line_is_printed_when_requests_are_answered(tmp_path: Path) -> None:
+    """`Playhead is ready on http://HOST:PORT` begins the only line on stdout, and /readyz then answers 200."""
     port = free_port()
     async with serve(port, "--data-dir", str(tmp_path / "data")) as program:
         assert program.line.startswith(f"Playhead is ready on http://127.0.0.1:{port}")
@@ -31,14 +31,14 @@ async def test_the_ready_line_comes_when_requests_are_answered(tmp_path: Path) -
         assert await program.process.stdout.read() == b""
 
 
-async def test_nothing_is_said_to_be_ready_before_the_store_is(tmp_path: Path) -> None:
-    """While the store can't be reached no ready line is printed: it ends instead, and says why."""
+async def test_no_ready_line_is_printed_before_the_store_is_ready(tmp_path: Path) -> None:
+    """If the store cannot be reached, the program ends with the reason."""
     code, out, _ = await refused("--port", str(free_port()), "--redis-url", f"unix://{tmp_path}/no.sock")
     assert (code, out) == (2, "")
 
 
-async def test_the_loopback_address_of_ipv6_is_served_too(tmp_path: Path) -> None:
-    """`--host ::1` is loopback, and its address is printed as a browser wants it."""
+async def test_the_ipv6_loopback_address_is_served(tmp_path: Path) -> None:
+    """`--host ::1` is loopback, and its address is printed as a URL needs it."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -50,8 +50,8 @@ async def test_the_loopback_address_of_ipv6_is_served_too(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-async def test_a_signal_ends_it_cleanly_and_what_was_acked_is_there_again(tmp_path: Path, number: int) -> None:
-    """Both signals end it with code 0, also under an open connection, and leave no process; the data survive."""
+async def test_a_signal_ends_it_cleanly_and_acked_reports_survive(tmp_path: Path, number: int) -> None:
+    """Both signals end it with code 0, also with an open connection, and leave no process; the data survive."""
     options = ("--data-dir", str(tmp_path / "data"), "--flush-interval-s", "0.05")
     port = free_port()
     async with serve(port, *options) as program:
@@ -67,8 +67,8 @@ async def test_a_signal_ends_it_cleanly_and_what_was_acked_is_there_again(tmp_pa
         assert (record["seen"], record["position"]) == ([[0, 30]], 30)
 
 
-async def test_what_was_taken_and_not_yet_flushed_is_stored_at_the_end(tmp_path: Path) -> None:
-    """A clean end flushes: also what still waited for its ack is there after it."""
+async def test_reports_that_were_not_flushed_are_stored_at_shutdown(tmp_path: Path) -> None:
+    """A clean shutdown flushes reports that are still waiting for their ack."""
     data = ("--data-dir", str(tmp_path / "data"))
     port = free_port()
     async with serve(port, *data, "--flush-interval-s", "60") as program, device(program.running, USER) as player:
@@ -80,10 +80,10 @@ async def test_what_was_taken_and_not_yet_flushed_is_stored_at_the_end(tmp_path:
         assert ok(await http.get(f"/progress/{USER}/{VIDEO}?detail=full"))["seen"] == [[0, 30]]
 
 
-async def test_settings_come_from_the_environment_and_options_go_first(
+async def test_settings_come_from_the_environment_and_options_take_precedence(
     tmp_path: Path, store_server: StoreServer
 ) -> None:
-    """PLAYHEAD_ and the name of any setting; an option on the command line wins."""
+    """A variable is PLAYHEAD_ and the name of the setting; an option on the command line wins."""
     port = free_port()
     async with serve(
         port,
@@ -180,7 +180,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "env", "said"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-async def test_what_it_can_not_do_it_says_in_a_sentence(
+async def test_a_start_that_cannot_work_ends_with_one_sentence(
     tmp_path: Path, options: list[str], env: dict[str, str], said: list[str]
 ) -> None:
     """Exit code 2, nothing on stdout, the reason on stderr and no traceback."""
@@ -188,11 +188,11 @@ async def test_what_it_can_not_do_it_says_in_a_sentence(
         options = ["--port", str(free_port()), *options]
     code, out, err = await refused("--data-dir", str(tmp_path / "data"), *options, **env)
     reads_as_one_sentence(code, out, err, said)
-    assert not (tmp_path / "data").exists(), "it was refused before anything was made"
+    assert not (tmp_path / "data").exists(), "it was refused before anything was created"
 
 
 def reads_as_one_sentence(code: int, out: str, err: str, said: list[str]) -> None:
-    """The last line says it; argparse puts its usage before."""
+    """The last line is the reason; argparse prints its usage before it."""
     assert (code, out) == (2, "")
     assert "Traceback" not in err
     *usage, sentence = err.strip().splitlines()
@@ -201,8 +201,8 @@ def reads_as_one_sentence(code: int, out: str, err: str, said: list[str]) -> Non
     assert [word for word in said if word not in sentence] == [], err
 
 
-async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    """Another listener, whoever it is."""
+async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    """Whatever program listens there."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -212,7 +212,7 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_data_directory_in_use_is_refused_and_its_owner_unharmed(tmp_path: Path) -> None:
-    """One owner a directory; the second is told whose it is."""
+    """A directory has one owner; the second one's error names the first."""
     data = ("--data-dir", str(tmp_path))
     async with serve(free_port(), *data) as owner:
         code, out, err = await refused("--port", str(free_port()), *data)
@@ -221,23 +221,23 @@ async def test_a_data_directory_in_use_is_refused_and_its_owner_unharmed(tmp_pat
             ok(await http.get("/readyz"))
 
 
-async def test_a_data_directory_that_can_not_be_written_is_named(tmp_path: Path) -> None:
-    """A file where the directory should be: true for root as well, who may write anywhere."""
+async def test_a_data_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """There is a file in its place, which also stops root, who may write anywhere."""
     (tmp_path / "data").write_text("not a directory")
     code, out, err = await refused("--port", str(free_port()), "--data-dir", str(tmp_path / "data"))
     reads_as_one_sentence(code, out, err, [str(tmp_path / "data")])
 
 
-async def test_a_key_that_anybody_can_exchange_is_refused(tmp_path: Path) -> None:
-    """Whoever writes to the file makes tokens for everybody."""
+async def test_a_world_writable_key_file_is_refused(tmp_path: Path) -> None:
+    """Anyone who can write to the file can make tokens for every user."""
     path = key_file(tmp_path, "ES256")
     path.chmod(0o666)
     code, out, err = await refused("--port", str(free_port()), "--jwt-key-file", str(path))
     reads_as_one_sentence(code, out, err, ["jwt_key_file", str(path), "chmod o-w"])
 
 
-async def test_what_it_creates_is_its_users_alone(tmp_path: Path) -> None:
-    """The program, its workers and the store, whatever the umask was that it was started with."""
+async def test_files_are_created_for_its_user_only(tmp_path: Path) -> None:
+    """It holds for the program, its workers and the store, whatever the umask at startup."""
     before = os.umask(0)
     try:
         async with serve(free_port(), "--data-dir", str(tmp_path / "data"), "--workers", "2") as program:
@@ -252,8 +252,8 @@ def umask_of(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text().partition("Umask:")[2].split()[0]
 
 
-async def test_a_signal_while_it_starts_ends_it_without_a_trace(tmp_path: Path) -> None:
-    """Ctrl-C at once, before it is ready: no traceback, no process left, and the directory is free again."""
+async def test_a_signal_during_startup_ends_it_without_a_trace(tmp_path: Path) -> None:
+    """Ctrl-C before it is ready leaves no traceback and no process, and the directory is free again."""
     data = ("--data-dir", str(tmp_path / "data"))
     for _ in range(3):
         async with launched("--port", str(free_port()), *data) as process:

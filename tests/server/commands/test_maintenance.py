@@ -1,4 +1,4 @@
-"""`playhead rebuild`, `export`, `import` as processes of their own: beside a service under load, killed, run again."""
+"""`playhead rebuild`, `export` and `import` as processes: beside a service under load, killed, and run again."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ VIDEO = str(UUID(int=9))
 
 
 class Operator:
-    """Whoever runs commands on a store."""
+    """Runs commands on a store."""
 
     def __init__(self, **settings: str) -> None:
         self._environment = environment(**{f"PLAYHEAD_{name}": value for name, value in settings.items()})
@@ -57,7 +57,7 @@ class Operator:
         )
 
     async def run(self, *words: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
+        """Run a command; its exit code, stdout and stderr."""
         process = await self.start(*words)
         async with asyncio.timeout(PATIENCE_S):
             out, err = await process.communicate(stdin)
@@ -86,7 +86,7 @@ async def opened(server: StoreServer, prefix: str) -> AsyncIterator[Store]:
 
 
 async def fill(store: Store, learners: int) -> None:
-    """One session each, of one video."""
+    """Store one session of one video for each learner."""
     for start in range(0, learners, 1_000):
         batch = Batch()
         for n in range(start, min(learners, start + 1_000)):
@@ -100,10 +100,10 @@ async def kept_is_counted(store: Store) -> bool:
     return kept == await recounted(store, VIDEO)
 
 
-async def test_rebuild_says_and_mends_and_tells_by_its_exit_code(
+async def test_rebuild_reports_and_repairs_with_exit_codes(
     operator: Operator, store_server: StoreServer, prefix: str
 ) -> None:
-    """--check: 1 where something has drifted, and what; rebuild: 0, mended; --check again: 0."""
+    """--check exits with 1 and lists the drift; rebuild repairs it and exits with 0; then --check exits with 0."""
     async with opened(store_server, prefix) as store:
         await fill(store, 300)
         await redis_of(store).hdel(keys_of(store).audience(VIDEO), str(UUID(int=10_007)))
@@ -118,7 +118,7 @@ async def test_rebuild_says_and_mends_and_tells_by_its_exit_code(
 
 
 async def learner(server: Running, number: int, go_on: asyncio.Event) -> int:
-    """Plays second after second, in order, some of them again; how many plays were acked."""
+    """Play second after second in order, some of them twice; the number of acked plays."""
     beats = 0
     async with device(server, str(UUID(int=50_000 + number)), session=f"live{number}") as player:
         while beats < BEATS or not go_on.is_set():
@@ -132,8 +132,8 @@ async def learner(server: Running, number: int, go_on: asyncio.Event) -> int:
 async def test_beside_a_service_under_load(
     operator: Operator, operator_elsewhere: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
 ) -> None:
-    """Learners play all the while. Rebuilds find what was planted and nothing else, an export of the store comes back
-    into it; in the end each record has exactly what was acked, and the totals are the sum."""
+    """Learners keep playing. Rebuilds find the planted drift and nothing else; an export of the store is
+    imported into it; in the end each record has exactly what was acked, and the totals are their sum."""
     backup = tmp_path / "backup"
     async with opened(store_server, prefix) as store:
         await fill(store, 1_500)
@@ -169,7 +169,7 @@ async def test_beside_a_service_under_load(
 
 
 async def clock_that_goes(server: Running) -> None:
-    """The service's clock, ten times as fast as ours: nobody plays too fast for it."""
+    """A clock for the service that runs ten times as fast as ours, so that no play is implausibly fast."""
     while True:
         server.clock.advance(0.5)
         await asyncio.sleep(0.005)
@@ -179,7 +179,7 @@ async def clock_that_goes(server: Running) -> None:
 async def test_killed_in_the_middle_and_run_again(
     operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path, command: str
 ) -> None:
-    """kill -9 after ever longer; then once more, with --resume where there is one: as if nothing had happened."""
+    """kill -9 after increasing delays, then a run with --resume where it exists: the result is as of one run."""
     backup = tmp_path / "backup"
     async with opened(store_server, prefix) as store:
         await fill(store, KILLED_LEARNERS)
@@ -221,14 +221,14 @@ async def test_killed_in_the_middle_and_run_again(
 
 
 async def begun(process: Process) -> None:
-    """Until it holds a connection to a store, or has ended."""
+    """Wait until a process has a connection to a store, or has ended."""
     async with asyncio.timeout(PATIENCE_S):
         while process.returncode is None and not holds_a_connection(process.pid):  # noqa: ASYNC110 no event tells
             await asyncio.sleep(0.002)
 
 
 def holds_a_connection(pid: int) -> bool:
-    """Two pairs are the event loop's own."""
+    """Whether it has a socket besides the two pairs of the event loop."""
     with contextlib.suppress(OSError):
         links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
         return sum("socket:" in str(link) for link in links) > 2
@@ -236,7 +236,7 @@ def holds_a_connection(pid: int) -> bool:
 
 
 async def everything(store: Store) -> list[Any]:
-    """The records, without their revs; and what is counted of them."""
+    """The records without their revs, and their totals."""
     keys = [keys_of(store).progress(str(UUID(int=10_000 + n))) for n in range(KILLED_LEARNERS)]
     values = await parts_of(store).run([("HGET", key, VIDEO) for key in keys])
     records = [replace(intact(unpack_record(value or b"")), rev=0) for value in values]
@@ -251,7 +251,7 @@ def lines(file: Path) -> list[str]:
 async def test_export_and_import_by_pipe(
     operator: Operator, operator_elsewhere: Operator, store_server: StoreServer, prefix: str
 ) -> None:
-    """Without a file: stdout has the lines alone, stdin takes them."""
+    """Without a file, stdout has only the lines, and stdin takes them."""
     async with opened(store_server, prefix) as store, opened(store_server, f"{prefix}e") as other:
         await fill(store, 50)
         code, out, err = await operator.run("export")
@@ -265,10 +265,10 @@ async def test_export_and_import_by_pipe(
         assert intact(await other.analytics(VIDEO, 0))[:2] == intact(await store.analytics(VIDEO, 0))[:2]
 
 
-async def test_an_export_goes_on_right_behind_what_its_cursor_vouches_for(
+async def test_an_export_continues_exactly_after_its_cursor(
     operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
 ) -> None:
-    """Half a line that was written after it is cut off; and what was left out before still shows in the exit code."""
+    """Half a line written after it is cut off, and records left out before still determine the exit code."""
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     async with opened(store_server, prefix) as store:
         await fill(store, 50)
@@ -283,10 +283,10 @@ async def test_an_export_goes_on_right_behind_what_its_cursor_vouches_for(
             assert sorted(lines(torn)) == sorted(lines(whole))
 
 
-async def test_what_can_not_be_written_is_told_in_a_sentence(
+async def test_a_file_that_cannot_be_written_ends_with_one_sentence(
     operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
 ) -> None:
-    """No such directory; a reader of stdout who has gone; no room for how far an import is."""
+    """The directory is missing, the reader of stdout is gone, or the progress of an import cannot be saved."""
     async with opened(store_server, prefix) as store:
         await fill(store, KILLED_LEARNERS)
     code, _, err = await operator.run("export", tmp_path / "none" / "backup")
@@ -311,7 +311,7 @@ async def test_what_can_not_be_written_is_told_in_a_sentence(
 async def test_bad_files_are_refused(
     operator: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
 ) -> None:
-    """2: not begun. 1: some lines refused, by number and field, or the end is missing; the others are stored."""
+    """Exit code 2: nothing was imported. 1: lines were refused, by number and field, or the end line is missing."""
     backup = tmp_path / "backup"
     async with opened(store_server, prefix) as store:
         await fill(store, 20)
@@ -342,10 +342,10 @@ async def test_bad_files_are_refused(
         assert (code, "none cannot be read" in err) == (2, True)
 
 
-async def test_a_file_whose_end_line_is_off_is_imported_and_told(
+async def test_a_file_with_a_wrong_end_line_is_imported_with_a_warning(
     operator: Operator, store_server: StoreServer, prefix: str
 ) -> None:
-    """The end says how many lines there were: some are missing, or somebody has added one."""
+    """The end line has the number of lines: some are missing, or somebody has added one."""
     async with opened(store_server, prefix) as store:
         await fill(store, 20)
     _, out, _ = await operator.run("export")
@@ -360,11 +360,11 @@ async def test_a_file_whose_end_line_is_off_is_imported_and_told(
         assert intact(await store.totals(VIDEO)).viewers == 21
 
 
-async def test_a_backup_of_what_a_fast_clock_made_comes_back(
+async def test_a_backup_with_times_of_a_fast_clock_is_restored(
     operator: Operator, operator_elsewhere: Operator, store_server: StoreServer, prefix: str, tmp_path: Path
 ) -> None:
-    """With the instants corrected, counted and named by line; --strict refuses those lines and takes the rest. Learners
-    go on at once, and a second import undoes nothing of it."""
+    """The times are corrected, counted and named by line; --strict refuses those lines and imports the rest. Learners
+    can continue at once, and a second import undoes nothing."""
     backup, users = tmp_path / "backup", [str(UUID(int=10_000 + n)) for n in range(5)]
     async with opened(store_server, prefix) as store:
         await fill(store, 5)
@@ -402,8 +402,8 @@ async def test_a_backup_of_what_a_fast_clock_made_comes_back(
         assert await operator_elsewhere.run("rebuild", "--check") == (0, ANY, "")
 
 
-async def test_the_embedded_store_with_and_without_its_service(tmp_path: Path) -> None:
-    """Beside a service that owns the directory its store is used; with none, it is started for as long as it takes."""
+async def test_the_embedded_store_with_and_without_a_running_service(tmp_path: Path) -> None:
+    """A command uses the store of a service that owns the directory; without one, it runs the store itself."""
     data = ("--data-dir", str(tmp_path / "data"))
     user = str(uuid4())
     alone = Operator()
@@ -421,8 +421,8 @@ async def test_the_embedded_store_with_and_without_its_service(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey"])
-async def test_a_command_by_the_services_user_is_refused_and_names_the_operators(kind: str, tmp_path: Path) -> None:
-    """By the shipped ACL: what the store refused, which command needed it, whose user has it; theirs does it all."""
+async def test_a_command_with_the_services_user_is_refused_and_names_the_operators(kind: str, tmp_path: Path) -> None:
+    """With the shipped ACL: the error names the missing right, the command that needs it and the user that has it."""
     url, backup = as_playhead(tmp_path / "s"), tmp_path / "backup"
     service, theirs = Operator(REDIS_URL=url), Operator(REDIS_URL=as_operator(tmp_path / "s"))
     with running(kind, tmp_path, url, "--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path)):

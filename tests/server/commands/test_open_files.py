@@ -1,4 +1,4 @@
-"""The limit of open files: raised as far as it may be, and told at the start where that is not enough."""
+"""The limit of open files: raised as far as possible, with a warning at startup if that is not enough."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ NEEDED = needed(Settings(max_connections=100, max_newcomers=50))
 
 
 def limited(soft: int, hard: int) -> Sequence[str]:
-    """As a shell, a unit of systemd or a container does it."""
+    """A command prefix that sets limits as a shell, a systemd unit or a container does."""
     return ("sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh")
 
 
@@ -29,8 +29,8 @@ def limit(pid: int) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_limit_that_may_be_raised_is_raised_without_a_word(tmp_path: Path, workers: int) -> None:
-    """Of the program, and so of its workers."""
+async def test_a_limit_that_can_be_raised_is_raised_silently(tmp_path: Path, workers: int) -> None:
+    """It is raised for the program and so for its workers."""
     options = ("--workers", str(workers), "--data-dir", str(tmp_path))
     async with serve(free_port(), *options, through=limited(256, NEEDED), **SMALL) as running:
         assert limit(running.process.pid) == (str(NEEDED), str(NEEDED))
@@ -44,10 +44,10 @@ async def test_a_limit_that_may_be_raised_is_raised_without_a_word(tmp_path: Pat
     ("hard", "remedy"),
     [(NEEDED - 1, "set max_connections to 99 or less"), (300, "lower max_connections and max_newcomers")],
 )
-async def test_a_limit_that_stays_too_low_is_told_with_numbers_and_a_remedy(
+async def test_a_limit_that_stays_too_low_is_logged_with_numbers_and_a_remedy(
     tmp_path: Path, hard: int, remedy: str
 ) -> None:
-    """One line; it serves all the same."""
+    """It is one line, and the service runs nevertheless."""
     async with serve(free_port(), "--data-dir", str(tmp_path), through=limited(256, hard), **SMALL) as running:
         assert limit(running.process.pid) == (str(hard), str(hard))
         assert running.log is not None

@@ -1,4 +1,4 @@
-"""How far a long command is: drawn over in place on a terminal, and told in a line now and then to a file or a log."""
+"""The progress of a long command: redrawn in place on a terminal, and occasional lines in a file or a log."""
 
 import os
 import pty
@@ -12,7 +12,7 @@ from playhead.server.commands import progress_bar
 from playhead.server.commands.progress_bar import BAR, ProgressBar
 
 Terminal = tuple[TextIO, int]
-"""A real one: what is written to, and the descriptor where it is seen."""
+"""A real terminal: the stream that is written to, and the descriptor that shows it."""
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def drawn(terminal: Terminal) -> list[str]:
-    """What came after each clearing of the line, when all is written."""
+    """The texts after each clearing of the line."""
     out, seen = terminal
     out.write("\n")
     out.close()
@@ -34,8 +34,8 @@ def drawn(terminal: Terminal) -> list[str]:
     return shown.decode().removesuffix("\r\n").split("\r\033[K")[1:]
 
 
-def test_a_terminal_shows_one_line_that_grows_and_goes(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said next begins on a clean line."""
+def test_a_terminal_shows_one_growing_line(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next output begins on a clean line."""
     monkeypatch.setattr(progress_bar, "BAR_EVERY_S", 0.0)
     bar = ProgressBar(terminal[0])
     for part in (0.0, 0.5, 1.0):
@@ -59,7 +59,7 @@ def test_it_is_not_drawn_more_often_than_it_can_be_read(terminal: Terminal, monk
 
 
 def test_a_file_gets_whole_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing at all of what is over at once."""
+    """A short command prints none."""
     out = StringIO()
     bar = ProgressBar(out)
     bar.show(0.5, "20 records")

@@ -1,4 +1,4 @@
-"""What an import tells at its end is of all of it, wherever it was interrupted and gone on with."""
+"""The summary of an import covers all of it, wherever it was interrupted and continued."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ SETTINGS = Settings()
 
 
 class Dying(BetweenStages):
-    """Has so many round trips left."""
+    """A store that fails after a number of round trips."""
 
     left = 10_000
 
@@ -51,7 +51,7 @@ class Dying(BetweenStages):
 
 @pytest.fixture
 async def backup(store_server: StoreServer, prefix: str, tmp_path: Path) -> Path:
-    """An export of more learners than an import takes at once."""
+    """An export with more learners than one batch of an import."""
     store, file = open_store(store_server.url, worker="source", key_prefix=f"{prefix}source"), tmp_path / "backup"
     batch = Batch()
     for n in range(LEARNERS):
@@ -64,10 +64,10 @@ async def backup(store_server: StoreServer, prefix: str, tmp_path: Path) -> Path
     return file
 
 
-async def test_an_import_that_was_interrupted_tells_of_the_whole(
+async def test_the_summary_of_an_interrupted_import_covers_all_of_it(
     backup: Path, store_server: StoreServer, prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before each of its round trips in turn, also those that bring what a batch has joined to the audiences."""
+    """It is interrupted before each of its round trips in turn, including those that update audiences."""
     interrupted = 0
     for left in itertools.count():
         store = Dying(store_server.url, worker="target", key_prefix=f"{prefix}{left}")
@@ -88,10 +88,10 @@ async def test_an_import_that_was_interrupted_tells_of_the_whole(
     assert interrupted >= 9
 
 
-async def test_an_import_that_was_killed_behind_its_last_line_was_whole(
+async def test_an_import_that_was_killed_after_its_last_line_is_complete(
     backup: Path, store_server: StoreServer, prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its end line is not read again, and was there."""
+    """Its end line is not read again, but is known to exist."""
     store = open_store(store_server.url, worker="target", key_prefix=prefix)
     put_cursor_behind(backup, await store.epoch())
     capsys.readouterr()
@@ -103,7 +103,7 @@ async def test_an_import_that_was_killed_behind_its_last_line_was_whole(
 
 
 def put_cursor_behind(file: Path, epoch: str) -> None:
-    """As an import leaves it that is killed before it can take it away."""
+    """Leave the progress file of an import that is killed before it removes the file."""
     lines = file.read_bytes().splitlines(keepends=True)
     state = {
         "export": sha256(lines[0]).hexdigest(),
@@ -119,10 +119,10 @@ def put_cursor_behind(file: Path, epoch: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fresh", "fresh.cursor", "fresh.cursor.new"])
-async def test_an_export_follows_no_link_that_somebody_has_put_there(
+async def test_an_export_follows_no_planted_link(
     store_server: StoreServer, prefix: str, tmp_path: Path, name: str
 ) -> None:
-    """As in /tmp, under a name that can be guessed: what would be replaced anyway is, the file itself is refused."""
+    """In a shared directory such as /tmp, names can be guessed: helper files are replaced, the export is refused."""
     store, victim = open_store(store_server.url, worker="source", key_prefix=prefix), tmp_path / "victim"
     (tmp_path / name).symlink_to(victim)
     try:
@@ -139,10 +139,10 @@ async def test_an_export_follows_no_link_that_somebody_has_put_there(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 @pytest.mark.parametrize("name", ["fresh", "fresh.cursor"])
-async def test_an_export_is_not_gone_on_with_in_files_of_others(
+async def test_an_export_is_not_continued_in_files_of_others(
     store_server: StoreServer, prefix: str, tmp_path: Path, name: str
 ) -> None:
-    """The records would be theirs to read, or their cursor would leave some out."""
+    """Their owner could read the records, or their cursor could leave some out."""
     store = open_store(store_server.url, worker="source", key_prefix=prefix)
     cursor = {"epoch": await store.epoch(), "place": "", "bytes": 0, "counts": {}}
     (tmp_path / "fresh").touch()
