@@ -1,4 +1,4 @@
-"""Who waits for reports to be stored, and what they are told."""
+"""Waiters for reports to be stored, and how each of them ends."""
 
 import asyncio
 import logging

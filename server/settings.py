@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     """WebSockets of one client address, per process, that have not sent a valid hello yet: as many as may reconnect
     from there at the same moment."""
     hellos_per_s: float = Field(default=500.0, gt=0)
-    """New conversations per second of one process; players beyond hellos_burst are told when to reconnect."""
+    """New conversations per second of one process; players beyond hellos_burst get a time to reconnect."""
     hellos_burst: int = Field(default=1_000, ge=1)
     """New conversations of one process that may begin at once."""
     user_hellos_per_s: float = Field(default=5.0, gt=0)

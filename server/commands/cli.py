@@ -106,7 +106,8 @@ def _reason(item: ErrorDetails, given: Mapping[str, Any]) -> str:
         return message
     name = str(item["loc"][0])
     where = options.option(name) if given.get(name) is not None else options.variable(name)
-    value = f" {item['input']}" if Settings.model_fields[name].repr else ""
+    is_secret = name == options.NO_OPTION or not Settings.model_fields[name].repr
+    value = "" if is_secret else f" {item['input']}"
     return f"{where}{value}: {message}"
 
 
