@@ -6,7 +6,7 @@ that imports a record assigns its own.
 """
 
 from operator import lt
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -187,7 +187,7 @@ class EndLine(Line):
 
 
 AnyLine = HeaderLine | VideoLine | EndedLine | RecordLine | EndLine
-TYPES = ("playhead export", "video", "ended", "record", "end")
+TYPES: tuple[str, ...] = tuple(model.model_fields["type"].default for model in get_args(AnyLine))
 _lines: TypeAdapter[AnyLine] = TypeAdapter(Annotated[AnyLine, Field(discriminator="type")])
 
 

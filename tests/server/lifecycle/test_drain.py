@@ -1,6 +1,6 @@
-"""The end of the real program: told to end, it says so, acks what it took, says goodbye, and is gone in time.
+"""The graceful shutdown of the real program: it becomes unready, acks reports, sends goodbyes and exits in time.
 
-Nobody's peer can hold it up: not a socket that takes no byte, nor a request that never ends, nor a store that is away.
+Nothing delays it: no peer that never reads, no endless request and no unavailable store.
 """
 
 import asyncio
@@ -44,15 +44,15 @@ Goodbye = tuple[list[dict[str, Any]], int | None]
 
 @contextlib.asynccontextmanager
 async def program(tmp_path: Path, *options: str, **env: str) -> AsyncIterator[Program]:
-    """With an embedded store, and a flush that only the end brings."""
+    """Run the program with an embedded store, and without a flush before the drain."""
     env = {"PLAYHEAD_DRAIN_NOTICE_S": "1", "PLAYHEAD_FLUSH_INTERVAL_S": "60", "PLAYHEAD_HELLOS_BURST": "5000", **env}
     env |= {"PLAYHEAD_WRITE_TIMEOUT_S": "120"}  # so that nobody is let go before the end
     async with serve(free_port(), "--data-dir", str(tmp_path / "data"), *options, **env) as running:
         yield running
 
 
-async def crowd(stack: contextlib.AsyncExitStack, running: Program, size: int) -> list[Device]:
-    """So many learners, some at a time."""
+async def devices_of(stack: contextlib.AsyncExitStack, running: Program, size: int) -> list[Device]:
+    """Connect so many learners, some at a time."""
     devices: list[Device] = []
     while len(devices) < size:
         some = [device(running.running, str(uuid4())) for _ in range(min(50, size - len(devices)))]
@@ -60,8 +60,8 @@ async def crowd(stack: contextlib.AsyncExitStack, running: Program, size: int) -
     return devices
 
 
-async def last_words(socket: ClientConnection) -> Goodbye:
-    """All that comes until the server closes, and its code."""
+async def until_closed(socket: ClientConnection) -> Goodbye:
+    """Return every message until the server closes, and the close code."""
     said = []
     with contextlib.suppress(ConnectionClosed):
         while True:
@@ -69,8 +69,8 @@ async def last_words(socket: ClientConnection) -> Goodbye:
     return said, socket.close_code
 
 
-async def wedged(stack: contextlib.AsyncExitStack, running: Program, segment: int | None = None) -> None:
-    """A device that says hello, and takes no byte of what it is told then."""
+async def connect_unreading(stack: contextlib.AsyncExitStack, running: Program, segment: int | None = None) -> None:
+    """Connect a device that sends hello and then reads nothing."""
     user, videos = str(uuid4()), [str(uuid4()) for _ in range(1_000)]
     items = [{"videoId": video, "watchedDuration": 7, "lastWatched": "2024-05-01"} for video in videos]
     async with rest(running.running) as api:
@@ -84,13 +84,13 @@ async def wedged(stack: contextlib.AsyncExitStack, running: Program, segment: in
     await silent.until(b"welcome")
 
 
-def untaken_bytes(port: int) -> int:
-    """Of what the kernel has to send from `port`."""
+def unread_bytes(port: int) -> int:
+    """Return how many bytes the kernel has yet to send from `port`."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(int(row[4].partition(":")[0], 16) for row in rows if int(row[1].partition(":")[2], 16) == port)
 
 
-async def not_ready(api: httpx.AsyncClient) -> str:
+async def unready_reason(api: httpx.AsyncClient) -> str:
     async with asyncio.timeout(PATIENCE_S):
         while (response := await api.get("/readyz")).status_code != 503:  # noqa: ASYNC110 no event tells
             await asyncio.sleep(0.01)
@@ -98,7 +98,7 @@ async def not_ready(api: httpx.AsyncClient) -> str:
 
 
 async def recorded(tmp_path: Path, seen: dict[tuple[str, str], list[int]]) -> None:
-    """The store of the program, opened when that has ended, holds exactly this."""
+    """Open the program's store after its exit, and check that it holds exactly this."""
     with EmbeddedValkey(tmp_path / "data", fsync=False) as valkey:
         store = open_store(valkey.url, worker="w")
         for (user, video), cells in seen.items():
@@ -107,19 +107,16 @@ async def recorded(tmp_path: Path, seen: dict[tuple[str, str], list[int]]) -> No
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds_up_nobody(
-    workers: int, tmp_path: Path
-) -> None:
-    """Not ready first, while all are still served; then each has its ack, a goodbye with a time of its own, and 4001.
-
-    A request under way is answered, who comes is sent away politely, and the exit code is 0.
+async def test_a_thousand_devices_get_their_acks_beside_one_that_reads_nothing(workers: int, tmp_path: Path) -> None:
+    """The program is unready first and still serves everyone. Then each device gets its ack, a goodbye with its own
+    retry delay, and 4001. A request in progress is answered, new connections get a goodbye, and the exit code is 0.
     """
     video = str(uuid4())
     async with contextlib.AsyncExitStack() as stack:
         running = await stack.enter_async_context(program(tmp_path, "--workers", str(workers)))
         below = descendants(running.process.pid)
-        await wedged(stack, running)
-        devices = await crowd(stack, running, CROWD)
+        await connect_unreading(stack, running)
+        devices = await devices_of(stack, running, CROWD)
         api = await stack.enter_async_context(rest(running.running))
         for each in devices:
             await each.beat(video, played=[[0, 5]], position=5, state="playing")
@@ -129,15 +126,15 @@ async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds
             await each.send(type="ping")
         for each in devices:
             await each.until("pong")
-        words = [asyncio.create_task(last_words(each.socket)) for each in devices]
+        words = [asyncio.create_task(until_closed(each.socket)) for each in devices]
 
-        assert untaken_bytes(running.port) > 100_000
+        assert unread_bytes(running.port) > 100_000
         running.kill(signal.SIGTERM)
         async with rest(running.running) as fresh:
-            assert await not_ready(fresh) == "the process is shutting down"
+            assert await unready_reason(fresh) == "the process is shutting down"
         assert not any(task.done() for task in words), "the notice comes before the goodbyes"
         async with connect(running.running.ws) as late:
-            said, code = await last_words(late)
+            said, code = await until_closed(late)
         assert ([message["type"] for message in said], code) == (["goodbye"], 4001)
 
         retries = set()
@@ -148,18 +145,18 @@ async def test_a_thousand_leave_with_their_acks_and_one_that_takes_no_byte_holds
             assert said[1]["code"] == "restarting"
             retries.add(said[1]["retryAfter"])
         assert min(retries) >= 2
-        assert len(retries) > 100, "they shall not all come back at once"
+        assert len(retries) > 100, "they do not all reconnect at once"
         assert ok(await under_way)["watchedDuration"] == 9
         assert await running.ended() == 0
         await gone(below)
     await recorded(tmp_path, {(each.user_id, video): [0, 5] for each in devices[:: CROWD // 50]})
 
 
-async def test_one_whose_goodbye_not_even_the_kernel_takes_is_cut_off(tmp_path: Path) -> None:
-    """What it is owed waits in the process, and would hold that up for ever."""
+async def test_a_peer_that_never_reads_is_aborted(tmp_path: Path) -> None:
+    """Its unsent messages are in the process, which would wait for them forever."""
     async with contextlib.AsyncExitStack() as stack:
         running = await stack.enter_async_context(program(tmp_path, PLAYHEAD_DRAIN_TIMEOUT_S="8"))
-        await wedged(stack, running, segment=536)
+        await connect_unreading(stack, running, segment=536)
         async with asyncio.timeout(8 + 2):  # what was promised, and a slow machine
             assert await running.stop() == 0
         assert running.log is not None
@@ -189,8 +186,8 @@ class FakeSocket:
 ADDRESS = "192.0.2.1"
 
 
-async def test_goodbyes_are_said_to_some_at_a_time(tmp_path: Path) -> None:
-    """Those whose turn has not come are still served; each turn ends with a flush, which has the acks."""
+async def test_goodbyes_are_sent_to_some_sockets_at_a_time(tmp_path: Path) -> None:
+    """The others are still served meanwhile. A flush precedes the goodbyes of each group and has their acks."""
     calls: list[str] = []
 
     async def stored(batch: Batch, committed: Committed) -> None:
@@ -213,14 +210,14 @@ async def test_goodbyes_are_said_to_some_at_a_time(tmp_path: Path) -> None:
     assert turns == [turn for size in (200, 200, 50) for turn in (("hold", size), ("flush", 1), ("goodbye", size))]
 
 
-async def test_what_was_taken_is_acked_and_what_was_not_acked_was_not_taken(tmp_path: Path) -> None:
-    """Learners who go on sending until their socket closes: the store has what the acks say, and no more."""
+async def test_exactly_the_acked_reports_are_stored(tmp_path: Path) -> None:
+    """Also for learners who continue to send until their socket closes."""
     acked: dict[tuple[str, str], list[int]] = {}
 
     async def watch(player: Device) -> None:
-        """A second of video at a time, as often as would be believed of the fastest player."""
+        """Play a second of video at a time, at the fastest plausible rate."""
         video, last = str(uuid4()), 0
-        hearing = asyncio.create_task(last_words(player.socket))
+        hearing = asyncio.create_task(until_closed(player.socket))
         for n in range(200):
             if hearing.done():
                 break
@@ -234,7 +231,7 @@ async def test_what_was_taken_is_acked_and_what_was_not_acked_was_not_taken(tmp_
 
     async with contextlib.AsyncExitStack() as stack:
         running = await stack.enter_async_context(program(tmp_path))
-        players = await crowd(stack, running, 50)
+        players = await devices_of(stack, running, 50)
         watching = [asyncio.create_task(watch(player)) for player in players]
         running.kill(signal.SIGTERM)
         await asyncio.gather(*watching)
@@ -244,8 +241,8 @@ async def test_what_was_taken_is_acked_and_what_was_not_acked_was_not_taken(tmp_
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_second_signal_ends_it_at_once(workers: int, tmp_path: Path) -> None:
-    """Without goodbyes; the code is the signal's, and no process is left."""
+async def test_a_second_signal_exits_at_once(workers: int, tmp_path: Path) -> None:
+    """There are no goodbyes, the exit code is that of the signal, and no process is left."""
     env = {"PLAYHEAD_DRAIN_NOTICE_S": "7", "PYTHONWARNINGS": "ignore"}  # nobody closes what is cut off
     async with (
         program(tmp_path, "--workers", str(workers), **env) as running,
@@ -254,11 +251,11 @@ async def test_a_second_signal_ends_it_at_once(workers: int, tmp_path: Path) -> 
     ):
         below = descendants(running.process.pid)
         running.kill(signal.SIGTERM)
-        assert await not_ready(api) == "the process is shutting down"
+        assert await unready_reason(api) == "the process is shutting down"
         if workers > 1:  # its parent hears of nothing until it has told all workers
             await asyncio.gather(*(until_not_ready(running) for _ in range(8)))
         assert await running.stop(signal.SIGTERM) == 128 + signal.SIGTERM
-        said, code = await last_words(player.socket)
+        said, code = await until_closed(player.socket)
         assert [message["type"] for message in said] == []
         assert code != 4001
         await gone(below)
@@ -267,11 +264,11 @@ async def test_a_second_signal_ends_it_at_once(workers: int, tmp_path: Path) -> 
 
 async def until_not_ready(running: Program) -> None:
     async with rest(running.running) as api:
-        await not_ready(api)
+        await unready_reason(api)
 
 
-async def test_a_worker_that_is_told_twice_drains_all_the_same(tmp_path: Path) -> None:
-    """A shell and a service manager send their signal to every process of a group, and the parent sends it too."""
+async def test_a_worker_that_receives_two_signals_drains(tmp_path: Path) -> None:
+    """A shell or a service manager signals every process of a group, and the parent signals its workers too."""
     video = str(uuid4())
     async with (
         program(tmp_path, "--workers", "2") as running,
@@ -287,7 +284,7 @@ async def test_a_worker_that_is_told_twice_drains_all_the_same(tmp_path: Path) -
                 await asyncio.sleep(0.01)  # the other one may still import its modules
         for pid in (*workers, running.process.pid):
             os.kill(pid, signal.SIGINT)
-        said, code = await last_words(player.socket)
+        said, code = await until_closed(player.socket)
         assert ([message["type"] for message in said], code) == (["ack", "goodbye"], 4001)
         assert await running.ended() == 0
 
@@ -302,8 +299,8 @@ def command_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-async def test_a_store_that_is_away_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    """In time all the same; without an ack, for nothing was stored, and the player sends it again."""
+async def test_an_unavailable_store_does_not_delay_the_exit(tmp_path: Path) -> None:
+    """There is no ack, because nothing was stored; the player sends the report again."""
     with EmbeddedValkey(tmp_path / "store", fsync=False) as valkey:
         env = {"PLAYHEAD_DRAIN_TIMEOUT_S": "4", "PLAYHEAD_STORE_TIMEOUT_S": "0.5", "PLAYHEAD_DRAIN_NOTICE_S": "0"}
         async with (
@@ -316,7 +313,7 @@ async def test_a_store_that_is_away_does_not_hold_up_the_end(tmp_path: Path) -> 
             os.kill(valkey.pid, signal.SIGSTOP)
             try:
                 running.kill(signal.SIGTERM)
-                said, code = await last_words(player.socket)
+                said, code = await until_closed(player.socket)
                 assert ([message["type"] for message in said], code) == (["goodbye"], 4001)
                 async with asyncio.timeout(4 + 2):  # what was promised, and a slow machine
                     assert await running.ended() == 0
@@ -324,7 +321,7 @@ async def test_a_store_that_is_away_does_not_hold_up_the_end(tmp_path: Path) -> 
                 os.kill(valkey.pid, signal.SIGCONT)
 
 
-async def test_a_request_that_never_ends_does_not_hold_up_the_end(tmp_path: Path) -> None:
+async def test_an_endless_request_does_not_delay_the_exit(tmp_path: Path) -> None:
     env = {"PLAYHEAD_DRAIN_TIMEOUT_S": "4", "PLAYHEAD_DRAIN_NOTICE_S": "0", "PLAYHEAD_BODY_TIMEOUT_S": "120"}
     async with program(tmp_path, **env) as running:
         endless = await Attacker.connect(running.port)

@@ -1,4 +1,4 @@
-"""How many and how fast: who is one too many is told so and when to come back, and nobody else notices."""
+"""Limits on connections and rates: whoever exceeds one gets an error and a retry delay, and nobody else is affected."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ from tests.rest import ok, refused, rest
 from tests.serving import Running, serving
 
 V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
-HERD = 2_000
+DEVICES = 2_000
 
 
 async def goodbye(socket: ClientConnection) -> tuple[dict[str, Any], int | None]:
-    """The goodbye that ends a connection, and the close code."""
+    """Return the goodbye that ends a connection, and the close code."""
     said: list[dict[str, Any]] = []
     async with asyncio.timeout(PATIENCE_S):
         try:
@@ -39,13 +39,13 @@ def hello(user_id: str) -> str:
     return json.dumps({"type": "hello", "device": "test", "session": uuid4().hex, "userId": user_id})
 
 
-async def say(socket: ClientConnection, text: str) -> None:
-    """The server may have closed already, and what it said before is still to be read."""
+async def send(socket: ClientConnection, text: str) -> None:
+    """Send text. The server may have closed already, with messages still to be read."""
     with suppress(ConnectionClosed):
         await socket.send(text)
 
 
-def opened(server: Running, **headers: str) -> connect:
+def connected(server: Running, **headers: str) -> connect:
     return connect(server.ws, subprotocols=[Subprotocol(JSON)], additional_headers=headers)
 
 
@@ -57,10 +57,10 @@ def opened(server: Running, **headers: str) -> connect:
         ("max_connections_per_user", "rate", 4003, True),
     ],
 )
-async def test_one_too_many_is_sent_away_and_let_in_when_another_leaves(
+async def test_a_connection_beyond_a_limit_is_refused_until_another_leaves(
     store_server: StoreServer, prefix: str, setting: str, said: str, code: int, own_user: bool
 ) -> None:
-    """Told when to come back; health and REST go on; those who are in are served; other users are not concerned."""
+    """The goodbye has a retry delay. Health checks, REST, connected devices and other users are not affected."""
     user = str(uuid4())
     store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
@@ -70,8 +70,8 @@ async def test_one_too_many_is_sent_away_and_let_in_when_another_leaves(
     ):
         leaving = AsyncExitStack()
         await leaving.enter_async_context(device(server, user))
-        async with opened(server) as third:
-            await say(third, hello(user))
+        async with connected(server) as third:
+            await send(third, hello(user))
             message, closed = await goodbye(third)
             assert (message["code"], closed) == (said, code)
             assert message["retryAfter"] > 0
@@ -107,19 +107,19 @@ PROXY = "127.0.0.1"
         ((PROXY,), ("2001:db8::1", "2001:db8:0:1::1"), False),
     ],
     ids=[
-        "nobody-is-believed",
-        "a-proxy-is-believed",
+        "no-proxy-is-trusted",
+        "a-proxy-is-trusted",
         "one-client-behind-a-proxy",
-        "what-the-client-put-in-front-is-not",
+        "entries-of-the-client-are-ignored",
         "a-chain-of-proxies",
         "one-ipv6-network",
         "two-ipv6-networks",
     ],
 )
-async def test_whose_address_it_is(
+async def test_which_address_counts(
     store_server: StoreServer, prefix: str, trusted: tuple[str, ...], forwarded: tuple[str, str], same: bool
 ) -> None:
-    """X-Forwarded-For counts from a trusted proxy only, and then its last entry that is not a proxy's own."""
+    """X-Forwarded-For counts only from a trusted proxy, by its last entry that is not itself a proxy."""
     store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
         serving(**store, max_connections_per_address=1, trusted_proxies=trusted) as server,
@@ -127,14 +127,14 @@ async def test_whose_address_it_is(
     ):
         answers = []
         for address in forwarded:
-            socket = await stack.enter_async_context(opened(server, **{"X-Forwarded-For": address}))
-            await say(socket, hello(str(uuid4())))
+            socket = await stack.enter_async_context(connected(server, **{"X-Forwarded-For": address}))
+            await send(socket, hello(str(uuid4())))
             answers.append(json.loads(await socket.recv())["type"])
         assert answers == ["welcome", "goodbye" if same else "welcome"]
 
 
-async def test_frames_beyond_the_rate_end_the_connection_and_no_other(store_server: StoreServer, prefix: str) -> None:
-    """4003 with the time to wait; what was taken before is stored all the same."""
+async def test_frames_beyond_the_rate_close_only_that_connection(store_server: StoreServer, prefix: str) -> None:
+    """4003 with a retry delay; reports accepted before are stored."""
     store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     user = str(uuid4())
     async with (
@@ -156,8 +156,8 @@ async def test_frames_beyond_the_rate_end_the_connection_and_no_other(store_serv
                 await asyncio.sleep(0.02)
 
 
-async def test_more_videos_than_a_flush_may_bring(store_server: StoreServer, prefix: str) -> None:
-    """One connection can't fill the batch with records without end."""
+async def test_more_videos_than_one_flush_may_have(store_server: StoreServer, prefix: str) -> None:
+    """One connection cannot fill the batch with any number of records."""
     store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
         serving(**store, max_pending_videos=3, flush_interval_s=30) as server,
@@ -170,7 +170,7 @@ async def test_more_videos_than_a_flush_may_bring(store_server: StoreServer, pre
 
 
 async def test_requests_beyond_the_rate_are_429(store_server: StoreServer, prefix: str) -> None:
-    """With the time to wait. A body of many reports costs more, and so does reading many; health is never refused."""
+    """They have a retry delay. Writing or reading many records costs more; health checks are never refused."""
     user = str(uuid4())
     videos = [
         {"videoId": str(uuid4()), "watchedDuration": 1, "lastWatched": "2024-05-01T10:00:00Z"} for _ in range(1_000)
@@ -180,7 +180,7 @@ async def test_requests_beyond_the_rate_are_429(store_server: StoreServer, prefi
         ok(await api.post("/progress/sync", json={"userId": user, "progressData": videos}))
         one = f"/progress/{user}/{videos[0]['videoId']}"
         codes = [(await api.get(one)).status_code for _ in range(6)]
-        assert codes == [200] * 6, "of 30 the sync spent 1 + 1,000/50, and its answer a little over 1,000/500"
+        assert codes == [200] * 6, "of 30 the sync used 1 + 1,000/50, and its answer a little more than 1,000/500"
         answer = await api.get(one)
         refused(answer, "rate")
         assert int(answer.headers["retry-after"]) >= 1
@@ -192,32 +192,32 @@ async def test_requests_beyond_the_rate_are_429(store_server: StoreServer, prefi
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Room for the herd's sockets on both sides."""
+    """Allow enough open files for the sockets of both sides."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(before[1], 4 * HERD + 500)), before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(before[1], 4 * DEVICES + 500)), before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-async def test_a_herd_of_two_thousand_comes_back_paced(
+async def test_a_reconnect_storm_of_two_thousand_devices_is_paced(
     store_server: StoreServer, prefix: str, many_files: None
 ) -> None:
-    """All say hello at once, as after a restart. Each one that is sent away gets a slot; then there is room for it.
+    """All send hello at once, as after a restart. Each refused one is given a slot, in which it is accepted.
 
-    Health answers 200 all the while, and a learner who was there before is not disturbed.
+    Health checks return 200 throughout, and a learner who was connected before is not affected.
     """
     store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     handshakes = asyncio.Semaphore(100)
-    together = asyncio.Barrier(HERD)
-    sent_away: list[float] = []
+    together = asyncio.Barrier(DEVICES)
+    refusals: list[float] = []
 
     async def member(server: Running) -> int:
-        """How often it was sent away before it was welcome."""
+        """Return how often it was refused before it was welcomed."""
         user = str(uuid4())
         for attempt in range(20):
             async with AsyncExitStack() as stack:
                 async with handshakes:
-                    socket = await stack.enter_async_context(opened(server))
+                    socket = await stack.enter_async_context(connected(server))
                 if attempt == 0:
                     await together.wait()
                 await socket.send(hello(user))
@@ -225,7 +225,7 @@ async def test_a_herd_of_two_thousand_comes_back_paced(
             if message["type"] == "welcome":
                 return attempt
             assert (message["type"], message["code"]) == ("goodbye", "busy")
-            sent_away.append(message["retryAfter"])
+            refusals.append(message["retryAfter"])
             await asyncio.sleep(message["retryAfter"])
         raise AssertionError("never let in")
 
@@ -235,21 +235,21 @@ async def test_a_herd_of_two_thousand_comes_back_paced(
             **store,
             hellos_per_s=500,
             hellos_burst=100,
-            max_connections_per_address=HERD + 1,
+            max_connections_per_address=DEVICES + 1,
             hello_timeout_s=60,  # each waits until the last one's handshake is done
         ) as server,
         rest(server) as api,
         device(server, str(uuid4())) as bystander,
     ):
-        herd = asyncio.gather(*(member(server) for _ in range(HERD)))
+        storm = asyncio.gather(*(member(server) for _ in range(DEVICES)))
         checks = 0
-        while not herd.done():
+        while not storm.done():
             assert (await api.get("/livez")).status_code == (await api.get("/readyz")).status_code == 200
             assert (await bystander.play(V, checks % 600, checks % 600 + 1))["rejected"] == []
             checks += 1
-        attempts = await herd
+        attempts = await storm
         assert checks > 2
-        assert len(sent_away) >= 100, "it was a herd"
-        assert len(set(sent_away)) > 100, "the slots differ"
-        assert min(sent_away) >= 1
-        assert sum(attempts) <= 1.1 * HERD, "a slot lets its owner in, but for the few who come far too late for it"
+        assert len(refusals) >= 100, "enough of them connected at once"
+        assert len(set(refusals)) > 100, "the slots differ"
+        assert min(refusals) >= 1
+        assert sum(attempts) <= 1.1 * DEVICES, "a slot admits its owner, except the few that connect far too late"

@@ -16,7 +16,7 @@ from playhead.storage.read.changes import PAGE_RECORDS
 from tests.conftest import StoreServer
 from tests.device import device
 from tests.rest import iso, ok, rest
-from tests.server.push.test_pushes import paired, until_sent
+from tests.server.push.test_hub import paired, until_sent
 from tests.serving import START_MS
 
 ITEMS, DEVICES = 450, 6
