@@ -2,7 +2,7 @@
 
 `messages.Heartbeat` defines what a heartbeat is. This module decodes plain ones at a tenth of the cost, and returns
 None for any frame it is not sure of, which then takes the slow path (`codecs` and `messages.parse`). A frame that it
-does decode is decoded by the slow path to the same values (`tests/property/test_beats.py`).
+does decode is decoded by the slow path to the same values (`tests/protocol/test_beats.py`).
 """
 
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""The service: wires protocol/ and storage/ to sockets, and answers the documented REST contract."""
+"""The service: connects sockets and HTTP to protocol/ and storage/, which decide how records join and are stored."""

@@ -1,1 +1,1 @@
-"""The program `playhead`: what its commands do, and how a process of it starts. Requests are not answered here."""
+"""The commands of the program `playhead`, and how its processes start; requests are answered elsewhere."""

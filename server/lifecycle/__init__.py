@@ -1,1 +1,1 @@
-"""What runs beside the requests for the lifetime of a process: signals, the drain, scheduled work."""
+"""What runs beside requests for the lifetime of a process, such as the drain; nothing here handles a single request."""

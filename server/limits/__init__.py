@@ -1,1 +1,1 @@
-"""Limits on what one peer, one user or one address may use: rates, connections, memory and concurrency."""
+"""Limits on what one peer, user or address may use; who may do what is decided in security/."""

@@ -1,1 +1,1 @@
-"""Pushes of changed records to every connected device of a learner, whichever process committed the change."""
+"""Pushes of changed records to each connected device of a learner; frames are written in socket/, not here."""

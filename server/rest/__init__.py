@@ -1,1 +1,1 @@
-"""The HTTP routes: each parses a request, calls the services, and builds the response."""
+"""The HTTP routes: each parses a request, calls the services and builds the response; no rule about records is here."""

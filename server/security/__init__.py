@@ -1,1 +1,1 @@
-"""Authentication and authorization: tokens, key sets, origins, scopes, and the audit log."""
+"""Authentication and authorization: tokens, key sets, origins, scopes, audit log; rates and sizes are in limits/."""

@@ -1,1 +1,1 @@
-"""The WebSocket endpoint: one connection from its first frame to its last. Its rules are in protocol/."""
+"""The WebSocket endpoint, one connection from first to last frame; the rules of messages are in protocol/, not here."""

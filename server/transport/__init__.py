@@ -1,1 +1,1 @@
-"""HTTP and WebSocket protocols for uvicorn that limit what one peer can cost. Nothing here knows about records."""
+"""HTTP and WebSocket protocols for uvicorn that limit what one peer can cost; nothing here knows about records."""

@@ -423,6 +423,17 @@ def test_the_fast_path_requires_an_open_connection_and_a_validated_video(codec: 
     assert connection.beat(frame.encode() if isinstance(frame, str) else frame, other.text, NOW) is None
 
 
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_too_many_rejected_heartbeats_close_the_connection_on_the_fast_path_too(codec: Codec) -> None:
+    connection = in_state(State.OPEN, codec)
+    connection.receive(written(connection, BEAT), NOW)
+    for seq in range(2, MAX_REJECTED + 2):
+        assert short(connection, {**BEAT, "seq": seq, "played": [[5, 0]]}) == (Touch(),)
+    effects = short(connection, {**BEAT, "seq": MAX_REJECTED + 2, "played": [[5, 0]]})
+    assert told(effects or ()) == [("error", "too_many_bad"), Close(CloseCode.RATE, "too_many_bad")]
+    assert connection.state is State.CLOSED
+
+
 @given(
     st.sampled_from(list(CODECS.values())),
     st.lists(

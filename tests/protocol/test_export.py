@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from playhead.protocol.export import MAX_LINE, RecordLine, read_line, record_line
+from playhead.protocol.export import MAX_LINE, EndedLine, RecordLine, read_line, record_line
 from playhead.protocol.intervals import MAX_INTERVALS
 from playhead.protocol.record import MAX_SESSIONS, Guard, Record
 from playhead.protocol.scalars import MAX_INSTANT, MAX_MEDIA_S, MAX_SEQ
@@ -94,3 +94,44 @@ def test_an_invalid_field_is_named(name: str, value: object, said: str) -> None:
     tree[name] = value
     with pytest.raises(ValueError, match=said):
         read_line(json.dumps(tree).encode())
+
+
+def test_only_a_tombstone_has_no_last_watched() -> None:
+    tree = {"type": "record", "userId": USER, "videoId": VIDEO, "deletedAt": "2026-01-01T00:00:00Z", "claimed": 5}
+    with pytest.raises(ValueError, match="lastWatched should be given: only a deleted record has none"):
+        read_line(json.dumps(tree).encode())
+    tombstone = read_line(json.dumps({**tree, "claimed": 0, "seen": []}).encode())
+    assert isinstance(tombstone, RecordLine)
+    assert not tombstone.record().exists
+
+
+def test_fields_with_a_later_instant_are_named() -> None:
+    """As in the line, so that an operator finds them."""
+    record = replace(LARGEST, unsettled_ms=5, unsettled_at=MAX_INSTANT, guards=LARGEST.guards[:2])
+    line = read_line(record_line(USER, VIDEO, record))
+    assert isinstance(line, RecordLine)
+    late = ["deletedAt", "lastWatched", "completedAt", "position/at", "strayPosition/at", "sessions/0/at", "sessions/1/at"]
+    assert line.later_than(MAX_INSTANT - 2) == late
+    assert line.later_than(MAX_INSTANT - 1) == late[1:]
+    assert line.later_than(MAX_INSTANT) == []
+
+
+def test_record_without_instants_is_never_late() -> None:
+    line = read_line(record_line(USER, VIDEO, Record(deleted_at=5)))
+    assert isinstance(line, RecordLine)
+    assert line.later_than(5) == []
+    assert line.later_than(4) == ["deletedAt"]
+
+
+def test_ended_session_with_a_later_instant_is_named() -> None:
+    line = read_line(json.dumps({"type": "ended", "userId": USER, "at": "2026-01-01T00:00:00Z"}).encode())
+    assert isinstance(line, EndedLine)
+    assert line.later_than(line.at) == []
+    assert line.later_than(line.at - 1) == ["at"]
+
+
+def test_session_that_no_player_could_send_is_left_out() -> None:
+    record = Record(last_watched=5, guards=[Guard("a b", 1, 5, 0), Guard("page", 2, 5, 0)])
+    line = read_line(record_line(USER, VIDEO, record))
+    assert isinstance(line, RecordLine)
+    assert [guard.session for guard in line.sessions] == ["page"]

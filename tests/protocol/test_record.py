@@ -590,3 +590,42 @@ def test_late_plays_complete_at_the_newest_known_instant() -> None:
 def test_generated_reports_are_consistent(report: Report) -> None:
     """Seconds played twice in one report are among its seconds, as the join assumes."""
     assert intersection(report.seen, report.again) == report.again
+
+
+def test_repeat_with_more_adds_coverage_only() -> None:
+    """A client that sends a seq again after it has collected more: its plays are not counted twice."""
+    first = report_of("a", 3, 10, [(0, 5_000)], 5_000, claimed=4, duration_ms=60_000)
+    again = report_of("a", 3, 20, [(0, 8_000)], 8_000, claimed=9, duration_ms=61_000)
+    both = first.repeated(again)
+    assert both == replaced(first, seen=[0, 8], claimed=9, duration_ms=61_000)
+    assert both.seqs == [3]
+
+
+def test_learner_without_room_keeps_the_records_that_they_have() -> None:
+    """Only a report that would create a record is dropped; a tombstone counts as one."""
+    play = report_of("a", 1, 10, [(0, 5_000)], 5_000)
+    assert join(Record(), play, 0, THRESHOLD, room=False) == (Record(), Outcome.TOO_MANY_VIDEOS)
+    for record in (Record(last_watched=5), Record(deleted_at=5)):
+        joined, outcome = join(record, play, 0, THRESHOLD, room=False)
+        assert (joined.seen, outcome) == ([0, 5], Outcome.JOINED)
+
+
+def test_seconds_beyond_the_catalogues_end_make_room_only_when_it_is_needed() -> None:
+    """They were stored before the catalogue had the video's duration."""
+    beyond = [edge for n in range(MAX_INTERVALS) for edge in (100 + 2 * n, 101 + 2 * n)]
+    record = Record(last_watched=5, seen=beyond, again=beyond)
+    play = report_of("a", 1, 10, [(0, 5_000), (1_000, 2_000)], 5_000)
+    full, outcome = join(record, play, 0, THRESHOLD)
+    assert (full.seen, full.again, outcome) == (beyond, beyond, Outcome.CAPPED)
+    cleared, outcome = join(record, play, 60_000, THRESHOLD)
+    assert (cleared.seen, cleared.again, outcome) == ([0, 5], [1, 2], Outcome.JOINED)
+    few, outcome = join(replace(record, seen=[100, 101], again=[]), play, 60_000, THRESHOLD)
+    assert (few.seen, outcome) == ([0, 5, 100, 101], Outcome.JOINED), "there is room for both"
+
+
+def test_unsettled_position_is_compared_with_the_end_where_the_settled_one_lies_beyond_it() -> None:
+    """The settled position was reported before the duration was known."""
+    record = Record(last_watched=9, duration_ms=60_000, position_ms=90_000, position_at=1, unsettled_ms=50_000)
+    assert record.position == 50_000
+    assert replace(record, unsettled_ms=49_999).position == 90_000
+    assert replace(record, duration_ms=0).position == 90_000

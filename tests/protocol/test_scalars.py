@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from playhead.protocol.scalars import EARLIEST, MAX_INSTANT, InstantIn, format_instant, parse_instant
+from playhead.protocol.scalars import EARLIEST, MAX_INSTANT, InstantIn, Title, format_instant, is_session, parse_instant
 
 INSTANT: TypeAdapter[int] = TypeAdapter(InstantIn)
 NEVER = [
@@ -59,3 +59,32 @@ def test_any_other_instant_is_converted_exactly(text: str, ms: int) -> None:
 def test_text_that_is_no_instant_is_an_error_before_1970_too(value: Any) -> None:
     with pytest.raises(ValueError, match=r"ISO 8601|no such"):
         INSTANT.validate_python(value)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59-00:01"])
+def test_instant_after_9999_in_utc_is_refused(text: str) -> None:
+    """The first would round to the year 10000, the second lies in it."""
+    with pytest.raises(ValueError, match=r"after 9999|no such date"):
+        INSTANT.validate_python(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"), [("page-1_A", True), ("a" * 64, True), ("a" * 65, False), ("", False), ("a b", False), ("ä", False)]
+)
+def test_session_names_are_short_and_plain(name: str, valid: bool) -> None:
+    assert is_session(name) is valid
+
+
+def test_session_name_ends_where_the_text_ends() -> None:
+    """`$` alone would accept a line break after the name."""
+    assert not is_session("page\n")
+
+
+@pytest.mark.parametrize("title", ["", " ", "\t\n", "\u3000", "x" * 301, None, 7])
+def test_blank_or_long_title_is_refused(title: Any) -> None:
+    with pytest.raises(ValueError, match=r"blank|at least 1|at most 300|valid string"):
+        TypeAdapter(Title).validate_python(title, strict=True)
+
+
+def test_title_stays_as_it_was_written() -> None:
+    assert TypeAdapter(Title).validate_python("  Über die Zeit\x00 ") == "  Über die Zeit\x00 "
