@@ -1,6 +1,6 @@
-"""The Python client: reports what was played until it is stored, and receives changes from other devices.
+"""The Python client, and the browser's `playhead.js` in the same folder; of the service they know protocol/ only.
 
-Of the service it imports only protocol/. The browser's client, `playhead.js`, is in the same folder.
+The Python client reports what was played until it is stored, and receives changes from other devices.
 """
 
 from playhead.client.errors import (

@@ -1,1 +1,1 @@
-"""The name under which server, storage, protocol and client are imported and installed."""
+"""The name under which server, storage, protocol and client are imported and installed; it holds no code of its own."""

@@ -1,5 +1,4 @@
-"""The rules of the service: records and how reports join into them, messages, codecs and the connection's states.
+"""The rules of the service, about records, messages, codecs and a connection's states; nothing here does I/O.
 
-The package does no I/O, and import-linter enforces that: no asyncio, no redis, no starlette, no clock. Time is an
-argument.
+Import-linter enforces that: no asyncio, no redis, no starlette, no clock. Time is an argument.
 """

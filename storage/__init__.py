@@ -1,1 +1,1 @@
-"""What is kept and how: batches of reports joined into a Redis or Valkey store, atomically and durably."""
+"""Batches of reports, joined atomically and durably into a Redis or Valkey store; nothing here knows a request."""

@@ -1,1 +1,1 @@
-"""Connections to the store's servers: addresses, pools, pipelines, clusters, subscriptions. It knows no records."""
+"""Connections to the store: addresses, pools, pipelines, clusters, subscriptions; nothing here knows a record."""

@@ -1,1 +1,1 @@
-"""The embedded store: a Valkey server as a child process, for installations without a store of their own."""
+"""A Valkey server as a child process, for installations without a store; no data is read or written here."""

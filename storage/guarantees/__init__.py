@@ -1,1 +1,1 @@
-"""Guarantees for acked data: durability levels, the epoch, fences, and the replay after a restart of the store."""
+"""Guarantees for acked data: durability levels, the epoch, fences, replay after a restart; reads are in read/."""

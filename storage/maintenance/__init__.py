@@ -1,1 +1,1 @@
-"""What operators run beside the service: export, import, rebuild and the checks of a store."""
+"""What operators run beside the service, such as export, import and rebuild; nothing here is part of a request."""

@@ -1,1 +1,1 @@
-"""What the store holds, read back: records, totals, the catalogue, scans. Nothing here writes records."""
+"""Reads of what the store holds: records, totals, the catalogue, scans; nothing here changes a record."""

@@ -1,1 +1,1 @@
-"""How values are encoded in the store, and what happens where one cannot be decoded."""
+"""How values are encoded in the store, and what follows where one cannot be decoded; nothing here does I/O."""

@@ -1,1 +1,1 @@
-"""From a report in memory to a committed record: the pending batch, the flusher, the script calls."""
+"""From a report in memory to a committed record: the pending batch, the flusher, script calls; reads are in read/."""

@@ -428,9 +428,9 @@ def test_too_many_rejected_heartbeats_close_the_connection_on_the_fast_path_too(
     connection = in_state(State.OPEN, codec)
     connection.receive(written(connection, BEAT), NOW)
     for seq in range(2, MAX_REJECTED + 2):
-        assert short(connection, {**BEAT, "seq": seq, "played": [[5, 0]]}) == (Touch(),)
-    effects = short(connection, {**BEAT, "seq": MAX_REJECTED + 2, "played": [[5, 0]]})
-    assert told(effects or ()) == [("error", "too_many_bad"), Close(CloseCode.RATE, "too_many_bad")]
+        assert beat_of(connection, {**BEAT, "seq": seq, "played": [[5, 0]]}) == (Touch(),)
+    effects = beat_of(connection, {**BEAT, "seq": MAX_REJECTED + 2, "played": [[5, 0]]})
+    assert summary(effects or ()) == [("error", "too_many_bad"), Close(CloseCode.RATE, "too_many_bad")]
     assert connection.state is State.CLOSED
 
 

@@ -1,4 +1,4 @@
-"""Every problem has a stable code, an HTTP status and a close code whose range tells the client whether to reconnect."""
+"""Problems have stable codes and HTTP statuses; the range of a close code tells the client whether to reconnect."""
 
 from http import HTTPStatus
 

@@ -110,7 +110,15 @@ def test_fields_with_a_later_instant_are_named() -> None:
     record = replace(LARGEST, unsettled_ms=5, unsettled_at=MAX_INSTANT, guards=LARGEST.guards[:2])
     line = read_line(record_line(USER, VIDEO, record))
     assert isinstance(line, RecordLine)
-    late = ["deletedAt", "lastWatched", "completedAt", "position/at", "strayPosition/at", "sessions/0/at", "sessions/1/at"]
+    late = [
+        "deletedAt",
+        "lastWatched",
+        "completedAt",
+        "position/at",
+        "strayPosition/at",
+        "sessions/0/at",
+        "sessions/1/at",
+    ]
     assert line.later_than(MAX_INSTANT - 2) == late
     assert line.later_than(MAX_INSTANT - 1) == late[1:]
     assert line.later_than(MAX_INSTANT) == []

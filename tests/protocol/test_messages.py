@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from playhead.protocol.errors import FrameError, InvalidMessage, PeerError, Problem
 from playhead.protocol.messages import (
@@ -39,7 +39,7 @@ def test_no_type_belongs_to_both_sides() -> None:
     assert not CLIENT_MESSAGES.keys() & SERVER_MESSAGES.keys()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SERVER_MESSAGES])
+@pytest.mark.parametrize("kind", SERVER_MESSAGES)
 def test_message_of_the_server_is_not_accepted_from_a_client(kind: str) -> None:
     with pytest.raises(FrameError, match="type should be one of hello, heartbeat"):
         parse({"type": kind, "rev": 1, "records": []})
@@ -104,7 +104,7 @@ def test_pointer_escapes_and_cuts_keys_of_the_peer() -> None:
     """RFC 6901 writes ~ as ~0 and / as ~1."""
 
     class Body(Heartbeat):
-        model_config = {"extra": "forbid"}
+        model_config = ConfigDict(extra="forbid")
 
     with pytest.raises(ValidationError) as caught:
         Body.model_validate({"seq": 1, "videoId": VIDEO, "a/b~c": 1, "x" * 1_000: 1})

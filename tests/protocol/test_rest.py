@@ -78,7 +78,9 @@ def test_sync_is_bounded(count: int, accepted: bool) -> None:
             body(SyncBody, tree)
 
 
-@pytest.mark.parametrize(("count", "accepted"), [(0, False), (1, True), (MAX_ENVELOPE, True), (MAX_ENVELOPE + 1, False)])
+@pytest.mark.parametrize(
+    ("count", "accepted"), [(0, False), (1, True), (MAX_ENVELOPE, True), (MAX_ENVELOPE + 1, False)]
+)
 def test_envelope_is_bounded(count: int, accepted: bool) -> None:
     tree = {"userId": USER, "session": "page", "heartbeats": [{}] * count}
     if accepted:
@@ -90,7 +92,11 @@ def test_envelope_is_bounded(count: int, accepted: bool) -> None:
 
 def test_heartbeats_of_an_envelope_are_not_validated_with_it() -> None:
     """Each is validated by itself later, so that a bad one does not reject the others."""
-    assert body(Envelope, {"userId": USER, "session": "page", "heartbeats": [None, 5, {}]})["heartbeats"] == [None, 5, {}]
+    assert body(Envelope, {"userId": USER, "session": "page", "heartbeats": [None, 5, {}]})["heartbeats"] == [
+        None,
+        5,
+        {},
+    ]
 
 
 @pytest.mark.parametrize("duration", [0, 1, 1.5, 172_800])

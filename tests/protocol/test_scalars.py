@@ -69,7 +69,8 @@ def test_instant_after_9999_in_utc_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "valid"), [("page-1_A", True), ("a" * 64, True), ("a" * 65, False), ("", False), ("a b", False), ("ä", False)]
+    ("name", "valid"),
+    [("page-1_A", True), ("a" * 64, True), ("a" * 65, False), ("", False), ("a b", False), ("ä", False)],
 )
 def test_session_names_are_short_and_plain(name: str, valid: bool) -> None:
     assert is_session(name) is valid

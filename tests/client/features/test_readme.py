@@ -13,7 +13,7 @@ import pytest
 from playhead.client import playhead_client
 from tests.serving import Running
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "README.md").read_text()
 WITHIN_S = 20
 
 

@@ -20,8 +20,8 @@ from playhead.client import Forbidden, Refused, Terminal, Unauthorized
 from playhead.server.clock import system_clock
 from playhead.storage.embedded.valkey import EmbeddedValkey
 from playhead.storage.keys import Keys
+from tests.client.features.test_watching import stored
 from tests.client.line import PATIENCE_S, Line, client, line, until
-from tests.client.test_watching import stored
 from tests.conftest import StoreServer
 from tests.ports import free_port
 from tests.server.program import serve
