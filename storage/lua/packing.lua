@@ -21,8 +21,10 @@ end
 
 local function check(r)
   for i = 1, SEEN - 1 do
-    local is_position = i == POSITION_MS or i == UNSETTLED_MS
-    if not is_position or r[i] ~= ABSENT then check_whole(r[i], MAX_SEQ) end
+    local n = r[i]
+    if not (n >= 0 and n <= MAX_SEQ and n % 1 == 0) and (n ~= ABSENT or (i ~= POSITION_MS and i ~= UNSETTLED_MS)) then
+      error('damaged')
+    end
   end
   if max(r[DELETED_AT], r[LAST_WATCHED], r[COMPLETED_AT]) > MAX_INSTANT then error('damaged') end
   check_seconds(r[SEEN])

@@ -12,8 +12,9 @@ local function check_seconds(set)
   local n, last = #set, -1
   if n % 2 ~= 0 or n > 2 * MAX_INTERVALS or (n == 0 and next(set)) then error('damaged') end
   for i = 1, n do
-    check_whole(set[i], MAX_MEDIA_S)
-    if set[i] <= last then error('damaged') end
-    last = set[i]
+    local second = set[i]
+    if not (second > last and second % 1 == 0) then error('damaged') end
+    last = second
   end
+  if last > MAX_MEDIA_S then error('damaged') end
 end
