@@ -42,10 +42,10 @@ class Cost:
     @property
     def caveat(self) -> str:
         """Reasons to distrust the numbers; empty if there are none."""
-        said = [] if self.outcome.kept_up else [f"generator {self.outcome.lag_p99_ms:.0f} ms late"]
-        said += [] if self.outcome.steady else ["acks in no bursts"]
-        said += [f"{self.outcome.unacked} never acked"] if self.outcome.unacked else []
-        return "; ".join(said + self.outcome.trouble[:1])
+        caveats = [] if self.outcome.kept_up else [f"generator {self.outcome.lag_p99_ms:.0f} ms late"]
+        caveats += [] if self.outcome.steady else ["acks in no bursts"]
+        caveats += [f"{self.outcome.unacked} never acked"] if self.outcome.unacked else []
+        return "; ".join(caveats + self.outcome.trouble[:1])
 
 
 def drive(server: Server, load: Load) -> Cost:

@@ -27,7 +27,7 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
     section = Section(f"CPU a heartbeat by number of connections, {RATE:,} heartbeats/s")
 
     def load(connections: int, idle: int = 0) -> Load:
-        once_s = (connections - idle) / RATE  # the first beats make the records
+        once_s = (connections - idle) / RATE  # the first heartbeats create the records
         return Load(0, "json", connections, RATE, options.window_s, warmup_s=1 + once_s, idle=idle)
 
     once = {

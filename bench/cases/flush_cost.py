@@ -42,8 +42,8 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
 async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
     target = open_store(valkey.url, worker="bench", durability="fsync", timeout_s=60)
     bench = _Flushes(target)
-    await bench.fill_and_drain()  # makes the records
-    GcSchedule()  # no collections of its own accord, as in the service
+    await bench.fill_and_drain()  # creates the records
+    GcSchedule()  # no automatic collections, as in the service
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(ROUNDS):

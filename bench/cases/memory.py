@@ -55,7 +55,7 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
 async def _records(url: str) -> tuple[float, dict[str, float]]:
     """Bytes per record: in total, and by kind of key as the store estimates them."""
     target = open_store(url, worker="bench", timeout_s=30)
-    await commit(target, keys(2, 1, 1), sittings=2)  # scripts and buffers are there
+    await commit(target, keys(2, 1, 1), sittings=2)  # loads scripts and buffers
     before = await _data_bytes(target)
     records = keys(1, LEARNERS, VIDEOS)
     await commit(target, records, sittings=2)

@@ -33,7 +33,7 @@ Listener = Callable[[bytes, bool], bool]
 class DirectWebSocket(BoundedWebSocket):
     """A WebSocket with the fast path, which the app finds as `scope["playhead.direct"]`."""
 
-    __slots__ = ("_in_fragments", "_largest", "_listener", "_tail")  # apart from uvicorn's attributes: faster
+    __slots__ = ("_in_fragments", "_largest", "_listener", "_tail")  # faster than among uvicorn's attributes
 
     def __init__(self, config: ServiceConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)

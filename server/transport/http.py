@@ -168,7 +168,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Sec-WebSocket-Accept for a handshake; None for an Upgrade that is ignored."""
         method = self.parser.get_method()
         if method == b"CONNECT":
-            raise ValueError("no tunnel is made")  # ends in send_400_response
+            raise ValueError("CONNECT is not supported")  # ends in send_400_response
         if method != b"GET" or self.parser.get_http_version() != "1.1":
             return None
         path = unquote((httptools.parse_url(self.url).path or b"").decode("ascii"))

@@ -151,11 +151,11 @@ class Durability:
 
 def _why_no_waitaof(error: StoreUnavailable) -> str | None:
     """Why WAITAOF can't be used; None if the error has another reason."""
-    said = error.__cause__
-    if isinstance(said, NoPermissionError):
-        return f"its user may not use WAITAOF ({said})"
-    if isinstance(said, ResponseError) and "unknown command" in str(said):
+    cause = error.__cause__
+    if isinstance(cause, NoPermissionError):
+        return f"its user may not use WAITAOF ({cause})"
+    if isinstance(cause, ResponseError) and "unknown command" in str(cause):
         return "it is too old for WAITAOF"
-    if isinstance(said, ResponseError) and "appendonly" in str(said):
+    if isinstance(cause, ResponseError) and "appendonly" in str(cause):
         return "its append-only file is off"
     return None

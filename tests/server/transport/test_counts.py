@@ -32,7 +32,7 @@ def counts(found: dict[str, float], name: str) -> dict[str, float]:
     return {sample[len(start) : -1]: value for sample, value in found.items() if sample.startswith(start)}
 
 
-async def told(api: httpx.AsyncClient, name: str, **expected: float) -> dict[str, float]:
+async def counted(api: httpx.AsyncClient, name: str, **expected: float) -> dict[str, float]:
     """Wait until all of these are counted; `__` stands for a comma between labels."""
     wanted = {label.replace("__", ","): value for label, value in expected.items()}
     async with asyncio.timeout(PATIENCE_S):
@@ -97,7 +97,7 @@ async def test_refusals_are_counted_by_reason(store_server: StoreServer, prefix:
             assert (await player.receive())["code"] == "token_expired"
 
         api.headers.update(SERVICE)
-        found = await told(api, "refusals", unauthorized__websocket=1, token_expired__websocket=2)
+        found = await counted(api, "refusals", unauthorized__websocket=1, token_expired__websocket=2)
         assert found == {
             "unauthorized,http": 1,
             "token_expired,http": 1,
@@ -137,7 +137,7 @@ async def test_closed_websockets_are_counted_by_side_and_code(store_server: Stor
             "server__4501": 1,
             "server__4500": 1,
         }
-        found = await told(api, "closes", **expected)
+        found = await counted(api, "closes", **expected)
         assert found == {label.replace("__", ","): value for label, value in expected.items()}
         reasons = counts(await scraped(api), "refusals")
         assert (reasons["bad_frame,websocket"], reasons["ended,websocket"]) == (1, 1)
@@ -150,8 +150,8 @@ async def test_a_flood_that_is_cut_off_is_counted(store_server: StoreServer, pre
             for _ in range(40):
                 await flood.ping()
             assert await close_code(flood) == 4003
-        await told(api, "closes", server__4003=1)
-        await told(api, "refusals", rate__websocket=1)
+        await counted(api, "closes", server__4003=1)
+        await counted(api, "refusals", rate__websocket=1)
 
 
 async def test_the_running_version_is_exported(server: Running) -> None:

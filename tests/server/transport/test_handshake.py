@@ -1,6 +1,6 @@
 """Our check of handshakes accepts what the WebSocket library accepts, with the same response, and nothing else.
 
-Its own: the path, and what is said on the wire.
+Our own rules are the path and the exact bytes on the wire.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ def test_handshakes_of_players_and_browsers_are_accepted(headers: Headers) -> No
     "headers",
     [
         changed(b"Connection", b"", b"Upgrade"),  # empty elements of a list are ignored (RFC 9110, 5.6.1)
-        changed(b"Origin", b"http://a.example", b"http://b.example"),  # whose judge is server/security/gate.py
+        changed(b"Origin", b"http://a.example", b"http://b.example"),  # checked by server/security/gate.py
     ],
 )
 def test_handshakes_that_we_accept_and_the_library_refuses(headers: Headers) -> None:

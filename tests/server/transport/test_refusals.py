@@ -26,7 +26,9 @@ from tests.security.callers import USER, guarded
 from tests.security.issuer import token
 from tests.serving import Running, serving
 
-pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)  # nothing here depends on which it is
+pytestmark = pytest.mark.parametrize(
+    "store_server", ["valkey"], indirect=True
+)  # nothing here depends on the store's version
 
 EVIL = "Origin: https://evil.example"
 

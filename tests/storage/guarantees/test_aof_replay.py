@@ -113,18 +113,18 @@ async def test_the_note_agrees_with_a_restart(guarded: Guarded, row: Row) -> Non
     drops = row.drops if guarded.kind == "redis7" else []
     async with opened(guarded.url) as store:
         await commit(store)
-        told = await store.notes()
+        notes = await store.notes()
         assert await held(store) == LEARNERS
         for number in (signal.SIGTERM, signal.SIGKILL):
             guarded.end(number)
             guarded.start()
             assert await held(store) == (0 if drops else LEARNERS)
     if drops:
-        (sentence,) = told
+        (sentence,) = notes
         assert f"may not use {', '.join(drops)} there" in sentence
         assert PASSWORD not in sentence
     else:
-        assert told == []
+        assert notes == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A commit counts as stored only when the configured durability is reached; what a store can't do is reported.
 
-On a real primary with a real replica: Valkey, which has WAITAOF, and Redis 7.0, which has WAIT alone.
+On a real primary with a real replica: Valkey, which has WAITAOF, and Redis 7.0, which has only WAIT.
 """
 
 import asyncio
@@ -110,11 +110,11 @@ async def test_one_replica_does_not_count_as_two(stores: tuple[str, Replicated])
     async with opened(nodes.url, "replicas:2") as store:
         await store.check()
         async with asyncio.timeout(PATIENCE_S):
-            told = ""
-            while "1 of 2 replicas" not in told:  # it is asked for in time, and a disk may be slow
+            error_text = ""
+            while "1 of 2 replicas" not in error_text:  # it confirms in time, but a disk may be slow
                 with pytest.raises(NotDurable, match=r"[01] of 2 replicas") as why:
                     await commit(store, 1)
-                told = str(why.value)
+                error_text = str(why.value)
         assert "1 of 2" in str(await parts_of(store).durability.missing(parts_of(store).run))
 
 

@@ -49,20 +49,20 @@ class Sender:
     since = 0
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.notified: list[str] = []
         self.outcomes: list[tuple[Report | int, Outcome]] = []
         self.committed: list[Committed] = []
         self.done = asyncio.Event()
 
     def taken(self) -> None:
-        self.told.append("taken")
+        self.notified.append("taken")
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
-        self.told.append("outcome")
+        self.notified.append("outcome")
         self.outcomes.append((op, outcome))
 
     def stored(self, committed: Committed) -> None:
-        self.told.append("stored")
+        self.notified.append("stored")
         self.committed.append(committed)
         self.done.set()
 
@@ -122,7 +122,7 @@ async def frail(private_server: PrivateServer) -> AsyncIterator[Counting]:
     await opened.close()
 
 
-# When
+# Schedule
 
 
 async def test_batches_are_committed_on_schedule(store: Counting) -> None:
@@ -133,7 +133,7 @@ async def test_batches_are_committed_on_schedule(store: Counting) -> None:
             sender = Sender()
             flusher.add("u", "v", play(seq), sender)
             await sender.hears()
-            assert sender.told == ["taken", "stored"]
+            assert sender.notified == ["taken", "stored"]
     assert [list(batch.deltas) for batch in store.batches] == [[("u", "v")]] * 3
     assert intact(await store.record("u", "v")).played_ms == 3_000
 
@@ -153,7 +153,7 @@ async def test_large_batch_is_committed_early(store: Counting) -> None:
             flusher.add("u", f"v{n}", play(), sender)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert sender.told == []
+        assert sender.notified == []
         flusher.add("u", "v4", play(), sender)
         await sender.hears()
     assert [len(batch.deltas) for batch in store.batches] == [5]
@@ -224,11 +224,11 @@ async def test_a_full_batch_adds_nothing(store: Counting) -> None:
     with pytest.raises(Full):
         flusher.add("u", "x", play(), late)
     assert await flusher.drain(PATIENCE_S)
-    assert (sender.told, late.told) == (["taken", "stored"], [])
+    assert (sender.notified, late.notified) == (["taken", "stored"], [])
     assert {video for video, _ in records_in(intact(await store.changes("u")))} == {"v", "w"}
 
 
-# Who is told what
+# Notifications
 
 
 async def test_every_origin_is_notified_once_and_outcomes_come_first(store: Counting) -> None:
@@ -249,9 +249,9 @@ async def test_every_origin_is_notified_once_and_outcomes_come_first(store: Coun
     flusher.add("u", "v", dropped, second)
     flusher.touch(touching)
     assert await flusher.drain(PATIENCE_S)
-    assert second.told == ["taken", "outcome", "stored"]
+    assert second.notified == ["taken", "outcome", "stored"]
     assert second.outcomes == [(dropped, Outcome.DELETED)]
-    assert touching.told == ["taken", "stored"]
+    assert touching.notified == ["taken", "stored"]
     assert second.committed[0].revs["u"] == (1, 2)
 
 
@@ -275,11 +275,11 @@ async def test_a_forgotten_origin_is_not_notified(frail: Counting, private_serve
     private_server.pause()
     async with running(flusher):
         flusher.hurry()
-        await until(lambda: on_its_way.told == ["taken"])
+        await until(lambda: on_its_way.notified == ["taken"])
         flusher.forget(on_its_way)
         private_server.resume()
     assert await flusher.drain(PATIENCE_S)
-    assert (waiting.told, on_its_way.told) == ([], ["taken"])
+    assert (waiting.notified, on_its_way.notified) == ([], ["taken"])
     assert {video for video, _ in records_in(intact(await frail.changes("u")))} == {"v", "w"}
 
 
@@ -303,8 +303,8 @@ async def test_the_same_batch_is_retried_until_it_is_stored(
         assert flusher.trouble
         flusher.add("u", "v", play(2), second)
         await until(lambda: frail.failures >= 2)
-        assert first.told == ["taken"]
-        assert second.told == []
+        assert first.notified == ["taken"]
+        assert second.notified == []
         if failure == "killed":
             private_server.start()
         else:
@@ -312,7 +312,7 @@ async def test_the_same_batch_is_retried_until_it_is_stored(
         await first.hears()
         await second.hears()
     assert flusher.trouble is None
-    assert (first.told, second.told) == (["taken", "stored"], ["taken", "stored"])
+    assert (first.notified, second.notified) == (["taken", "stored"], ["taken", "stored"])
     assert len(set(frail.same)) == 2
     record = intact(await frail.record("u", "v"))
     assert (record.seen, record.played_ms) == ([1, 3], 2_000)
@@ -340,7 +340,7 @@ async def test_acked_reports_survive_a_killed_store(frail: Counting, private_ser
     assert (record.seen, record.played_ms, record.again) == ([1, 121], 120_000, [])
 
 
-# The end
+# Draining
 
 
 async def test_drain_stores_all_pending_reports(store: Counting) -> None:
@@ -349,7 +349,7 @@ async def test_drain_stores_all_pending_reports(store: Counting) -> None:
     sender = Sender()
     flusher.add("u", "v", play(), sender)
     assert await flusher.drain(PATIENCE_S)
-    assert sender.told == ["taken", "stored"]
+    assert sender.notified == ["taken", "stored"]
     assert await flusher.drain(PATIENCE_S)
     assert len(store.batches) == 1
 
@@ -361,10 +361,10 @@ async def test_drain_gives_up_in_time(frail: Counting, private_server: PrivateSe
     private_server.kill()
     flusher.add("u", "v", play(), sender)
     assert not await flusher.drain(0.2)
-    assert sender.told == ["taken"]
+    assert sender.notified == ["taken"]
     private_server.start()
     assert await flusher.drain(PATIENCE_S)
-    assert sender.told == ["taken", "stored"]
+    assert sender.notified == ["taken", "stored"]
     assert intact(await frail.record("u", "v")).seen == [1, 2]
 
 
@@ -382,11 +382,11 @@ async def test_drain_repeats_a_cancelled_commit(frail: Counting, private_server:
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert sender.told == ["taken"]
+    assert sender.notified == ["taken"]
     private_server.resume()
     flusher.add("u", "v", play(2), sender)
     assert await flusher.drain(PATIENCE_S)
-    assert sender.told == ["taken", "stored", "taken", "stored"]
+    assert sender.notified == ["taken", "stored", "taken", "stored"]
     assert frail.batches[0] == frail.batches[1]
     record = intact(await frail.record("u", "v"))
     assert (record.seen, record.played_ms, record.again) == ([1, 3], 2_000, [])
