@@ -26,9 +26,9 @@ NewStore = Callable[..., Any]
 
 @pytest.fixture
 async def new_store(store_server: StoreServer, prefix: str) -> AsyncIterator[NewStore]:
-    """Opens stores on the server and prefix of this test, each another worker.
+    """Opens stores on the server and prefix of this test, each a worker of its own.
 
-    `kind` makes one of the same arguments as `open_store`; it may also make its parts only.
+    `kind` takes the arguments of `open_store`; it may also create the parts only.
     """
     async with contextlib.AsyncExitStack() as opened:
         numbers = itertools.count(1)
@@ -69,14 +69,14 @@ class PrivateServer:
                 time.sleep(0.01)
 
     def kill(self) -> None:
-        """At once, as kill -9 does it."""
+        """Kill it by SIGKILL."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait(PATIENCE_S)
             self._process = None
 
     def pause(self) -> None:
-        """It takes connections and answers nobody."""
+        """Stop it by SIGSTOP: it accepts connections and does not answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:

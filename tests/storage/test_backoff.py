@@ -1,10 +1,10 @@
-"""Who tries again waits longer each time, never much longer than the bound, and never all at the same moment."""
+"""Retries wait longer each time, at most a little longer than the bound, and not all at the same moment."""
 
 from playhead.storage.backoff import Backoff
 
 
-def test_delays_double_to_their_bound_and_begin_anew_when_it_worked() -> None:
-    """Each is at least half of what it may be, at most all of it; every one is counted."""
+def test_delays_double_up_to_their_bound_and_start_again_after_a_success() -> None:
+    """Each is between half of its maximum and all of it; every retry is counted."""
     backoff, bounds = Backoff(0.5, 3.0), [0.5, 1.0, 2.0, 3.0, 3.0]
     for bound in bounds:
         assert bound / 2 <= backoff.next_s() <= bound

@@ -1,4 +1,4 @@
-"""What a loop that tries again tells the log: one line when it fails, one when it works again."""
+"""The log of a retry loop: one line when it fails, one when it succeeds again."""
 
 import logging
 
@@ -27,10 +27,10 @@ def outage(clock: Clock) -> Outage:
 
 
 @pytest.mark.parametrize("failures", [1, 2, 400])
-def test_an_outage_is_two_lines_however_often_it_was_tried(
+def test_an_outage_is_two_lines_however_many_attempts_fail(
     outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture, failures: int
 ) -> None:
-    """The first has the reason, the second how long it took and how many failures; both are seen at every level."""
+    """The first has the reason, the second the duration and the number of failures; both are logged at every level."""
     for number in range(failures):
         outage.failed(f"reason {number}")
         clock.now += 0.5
@@ -43,8 +43,8 @@ def test_an_outage_is_two_lines_however_often_it_was_tried(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_each_outage_is_told(outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """The second one's time and failures are its own."""
+def test_each_outage_is_logged(outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """The second one has its own duration and number of failures."""
     outage.failed("a")
     clock.now += 60
     outage.worked()
@@ -54,6 +54,6 @@ def test_each_outage_is_told(outage: Outage, clock: Clock, caplog: pytest.LogCap
     assert caplog.messages[2:] == ["The store is lost: b", "The store is back (after 1.0 s and 1 failure)"]
 
 
-def test_what_never_failed_says_nothing(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_operation_that_never_failed_logs_nothing(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
     outage.worked()
     assert caplog.messages == []

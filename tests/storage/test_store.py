@@ -1,4 +1,4 @@
-"""The store on real servers: what a commit promises, and what a broken server or value may cost."""
+"""The store on real servers: what a commit promises, and what a failing server or a damaged value may affect."""
 
 import asyncio
 from collections.abc import Iterable
@@ -48,8 +48,8 @@ def play(seq: int = 1, at: int = 100, session: str = "a", seconds: int = 5) -> R
 # Identity
 
 
-async def test_epoch_is_made_once(new_store: NewStore) -> None:
-    """By whoever comes first; all that share the store agree on it, and it stays."""
+async def test_epoch_is_created_once(new_store: NewStore) -> None:
+    """By the first process; all that share the store agree on it, and it stays."""
     stores = [new_store() for _ in range(5)]
     epochs = await asyncio.gather(*(store.epoch() for store in stores))
     assert len(set(epochs)) == 1
@@ -57,8 +57,8 @@ async def test_epoch_is_made_once(new_store: NewStore) -> None:
     assert intact(await stores[1].changes("u")).epoch == epochs[0]
 
 
-async def test_store_that_lost_its_data_is_another(private_server: PrivateServer) -> None:
-    """After a FLUSHALL the next commit says so, and a reader with an old revision gets everything."""
+async def test_store_that_lost_its_data_gets_a_new_epoch(private_server: PrivateServer) -> None:
+    """After a FLUSHALL the next commit returns it, and a reader with an old revision gets everything."""
     store = open_store(private_server.url, worker="w")
     first = await commit(store, (("u", "v"), play()), (("u", "w"), play()))
     await everywhere(store, "FLUSHALL")
@@ -70,8 +70,8 @@ async def test_store_that_lost_its_data_is_another(private_server: PrivateServer
     await store.close()
 
 
-async def test_store_that_went_back_in_time_is_another(store: Store) -> None:
-    """Restored from a snapshot it still has its old epoch, but has not counted what it acked: it gets a new one."""
+async def test_store_that_went_back_in_time_gets_a_new_epoch(store: Store) -> None:
+    """Restored from a snapshot it still has its old epoch, but a lower count of commits than was acked."""
     await store.check()
     first = await commit(store, (("u", "v"), play()))
     second = await commit(store, (("u", "v"), play(2, 200)))
@@ -85,19 +85,19 @@ async def test_store_that_went_back_in_time_is_another(store: Store) -> None:
 
 
 async def test_concurrent_commits_of_one_store_keep_its_epoch(store: Store) -> None:
-    """Two lanes of a process count commits side by side: neither takes the other's for a step back."""
+    """Two lanes of a process count commits side by side: neither takes the other's for a step back in time."""
     await store.check()
     done = await asyncio.gather(*(commit(store, ((f"u{n}", "v"), play())) for n in range(40)))
     assert len({committed.epoch for committed in done}) == 1
 
 
-async def test_empty_batch_is_stored_at_once(store: Store) -> None:
-    """It only carries acks of what was rejected."""
+async def test_empty_batch_is_stored_immediately(store: Store) -> None:
+    """It only carries acks of rejected reports."""
     assert await store.commit(Batch(), NOW, nobody) == Committed(await store.epoch())
 
 
 async def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> None:
-    """SCRIPT FLUSH, or a restart, between any two commands."""
+    """After SCRIPT FLUSH or a restart, between any two commands."""
     await commit(store, (("u", "v"), play()))
     await everywhere(store, "SCRIPT", "FLUSH")
     await commit(store, (("u", "v"), play(2, 200)))
@@ -111,7 +111,8 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> 
 
 
 async def test_changes_after_a_revision(store: Store) -> None:
-    """What changed since, deletions too, as they are now; everything for another epoch or a revision yet to come."""
+    """The current records that changed since, including deletions; everything for another epoch or a future
+    revision."""
     await commit(store, (("u", "a"), play()), (("u", "b"), play()), (("u", "c"), play()))
     epoch = (await commit(store, (("u", "b"), 150), (("u", "c"), play(2, 200)))).epoch
     await commit(store, (("other", "a"), play()))
@@ -134,8 +135,8 @@ async def test_changes_after_a_revision(store: Store) -> None:
     assert (deleted.exists, deleted.deleted_at) == (False, 150)
 
 
-async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
-    """No error, and nothing is made by reading."""
+async def test_missing_records_read_as_empty(store: Store) -> None:
+    """Without an error, and reading creates nothing."""
     assert await store.record("u", "v") == Record()
     changes = intact(await store.changes("u", 7))
     assert (changes.rev, records_in(changes)) == (0, [])
@@ -148,7 +149,8 @@ async def test_what_was_never_there_reads_as_empty(store: Store) -> None:
 
 
 async def test_durations_are_cached_until_they_are_forgotten(new_store: NewStore) -> None:
-    """One question a video and minute; whoever puts an entry knows at once, the others when they are told."""
+    """One read for each video and minute; the worker that puts an entry knows it immediately, the others by the
+    message."""
     writer, reader = new_store(), new_store()
     await writer.put_video("v", Video("A film", 60_500))
     assert await reader.video("v") == Video("A film", 60_500)
@@ -164,8 +166,8 @@ async def test_durations_are_cached_until_they_are_forgotten(new_store: NewStore
     assert await parts_of(reader).catalogue.durations({"v", "w"}) == {"v": 59_000, "w": 1_000}
 
 
-async def test_answer_that_was_under_way_is_not_cached(new_store: NewStore) -> None:
-    """It may be from before the change that we were told of meanwhile."""
+async def test_reply_in_progress_is_not_cached(new_store: NewStore) -> None:
+    """It may be from before the change that was published meanwhile."""
     writer, reader = new_store(), new_store()
     await writer.put_video("v", Video("A film", 1_000))
     asking = asyncio.create_task(parts_of(reader).catalogue.durations({"v"}))
@@ -176,7 +178,7 @@ async def test_answer_that_was_under_way_is_not_cached(new_store: NewStore) -> N
     assert await parts_of(reader).catalogue.durations({"v"}) == {"v": 2_000}
 
 
-async def test_change_is_published(new_store: NewStore) -> None:
+async def test_a_changed_catalogue_entry_is_published(new_store: NewStore) -> None:
     """On the catalogue's channel, by videoId."""
     store = new_store()
     await store.epoch()
@@ -191,8 +193,8 @@ async def test_change_is_published(new_store: NewStore) -> None:
     await asyncio.wait({task})
 
 
-async def test_catalogues_duration_is_the_records(store: Store) -> None:
-    """From the next report on: it completes, and nothing beyond its end counts."""
+async def test_records_take_over_the_duration_of_the_catalogue(store: Store) -> None:
+    """From the next report on: it decides completion, and nothing beyond the end counts."""
     await store.put_video("v", Video("A film", 5_000))
     await commit(store, (("u", "v"), play(seconds=60)))
     record = intact(await store.record("u", "v"))
@@ -213,7 +215,7 @@ async def test_catalogues_duration_is_the_records(store: Store) -> None:
     ],
 )
 async def test_batch_of_several_script_calls(store: Store, keys: list[Key]) -> None:
-    """Every record has its result, is stored and counted; the revisions are of one row, without a gap."""
+    """Every record has its result, is stored and counted; the revisions are consecutive."""
     for seq in (1, 2):
         committed = await commit(store, *((key, play(seq, 100 * seq)) for key in keys))
         assert set(committed.results) == set(keys)
@@ -232,7 +234,7 @@ async def test_batch_of_several_script_calls(store: Store, keys: list[Key]) -> N
 
 
 async def test_delta_heavier_than_a_call(store: Store) -> None:
-    """An envelope of old heartbeats for one record goes in whole, between others."""
+    """An envelope of old heartbeats for one record is stored whole, between others."""
     heavy = [(("u", "v"), report_of("a", seq, seq, [(seq * 1_000, seq * 1_000 + 1_000)])) for seq in range(1, MANY)]
     await commit(store, (("u", "first"), play()), *heavy, (("u", "last"), play()), (("w", "v"), play()))
     record = intact(await store.record("u", "v"))
@@ -243,8 +245,8 @@ async def test_delta_heavier_than_a_call(store: Store) -> None:
 # Several writers
 
 
-async def test_hundred_commits_at_once_count_a_hundred_revisions(new_store: NewStore) -> None:
-    """From several workers, to one learner's records: each change has a revision of its own."""
+async def test_hundred_concurrent_commits_count_a_hundred_revisions(new_store: NewStore) -> None:
+    """From several workers, to one learner's records: each change has its own revision."""
     stores = [new_store() for _ in range(4)]
     done = await asyncio.gather(
         *(commit(stores[n % 4], (("u", f"v{n % 10}"), play(session=f"s{n}"))) for n in range(100))
@@ -255,8 +257,8 @@ async def test_hundred_commits_at_once_count_a_hundred_revisions(new_store: NewS
 
 
 @pytest.mark.parametrize("newer", [play(9, 900, "b", 20), 900], ids=["played on", "deleted"])
-async def test_a_stage_2_that_comes_late_takes_nothing_back(new_store: NewStore, newer: Op) -> None:
-    """A worker is held up between its stages; when it goes on, another has brought the video a newer state."""
+async def test_a_late_stage_2_reverts_nothing(new_store: NewStore, newer: Op) -> None:
+    """A worker is delayed between its stages; meanwhile another one has updated the video with a newer state."""
     slow, store = new_store(WaitsBetweenStages), new_store()
     late = asyncio.create_task(commit(slow, (("u", "v"), play()), (("other", "v"), play())))
     await slow.reached.wait()
@@ -269,8 +271,8 @@ async def test_a_stage_2_that_comes_late_takes_nothing_back(new_store: NewStore,
     assert (await store.record("u", "v")).watched == (20 if isinstance(newer, Report) else 0)
 
 
-async def test_who_left_long_ago_is_not_kept_among_those_who_watch(store: Store) -> None:
-    """Class after class watches a video: each finds the one before gone, wherever its own learners are put."""
+async def test_viewers_who_left_long_ago_are_removed_from_live_viewers(store: Store) -> None:
+    """Class after class watches a video: each finds the previous one removed, whatever its learners' shards are."""
     for lesson in range(3):
         now = NOW + lesson * 3_600_000
         learners = [f"u{lesson}-{n}" for n in range(200)]
@@ -282,8 +284,8 @@ async def test_who_left_long_ago_is_not_kept_among_those_who_watch(store: Store)
         assert sorted(user.decode() for users in live for user in users) == sorted(learners)
 
 
-async def test_span_of_revisions_holds_nobody_elses_changes(new_store: NewStore) -> None:
-    """A batch of several calls may be overtaken between two of them: what lies in the span it tells is all its own."""
+async def test_a_span_of_revisions_contains_only_own_changes(new_store: NewStore) -> None:
+    """Other commits may come between two calls of a large batch; the reported span is free of them."""
     stores = [new_store() for _ in range(3)]
     done = await asyncio.gather(
         *(
@@ -298,8 +300,8 @@ async def test_span_of_revisions_holds_nobody_elses_changes(new_store: NewStore)
     assert intact(await stores[0].changes("u")).rev == 6 * MANY
 
 
-async def test_values_come_for_who_wants_them_and_with_bad_news(store: Store) -> None:
-    """Of all others only the revision is told; stored and counted are they all the same."""
+async def test_values_are_returned_if_wanted_or_if_a_report_fails(store: Store) -> None:
+    """For all others only the revision is returned; they are stored and counted all the same."""
     await commit(store, (("late", "v"), play(at=100)))
     await commit(store, (("late", "v"), 200))
     ops = [((user_id, "v"), play(at=150)) for user_id in ("asks", "doesn't", "late")]
@@ -319,7 +321,7 @@ async def test_values_come_for_who_wants_them_and_with_bad_news(store: Store) ->
 
 
 async def damaged(store: Store) -> Committed:
-    """A commit of the damaged record (bad, v) between two good ones."""
+    """Commit reports to the damaged record (bad, v) between two intact ones."""
     return await commit(
         store, (("good", "v"), play()), (("bad", "v"), play()), (("bad", "w"), play()), (("fine", "v"), play())
     )
@@ -328,8 +330,8 @@ async def damaged(store: Store) -> Committed:
 @pytest.mark.parametrize(
     "value", [b"\xc1", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x05", b"\x01\x9d" + bytes(13), b"\xa1a\x90"]
 )
-async def test_record_that_cannot_be_read_costs_itself_alone(store: Store, value: bytes) -> None:
-    """It fails, and is left as it is for whoever repairs it; the same learner's other records are stored."""
+async def test_a_damaged_record_affects_only_itself(store: Store, value: bytes) -> None:
+    """Reports to it fail, and it is kept for a repair; the same learner's other records are stored."""
     await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "v", value)])
     committed = await damaged(store)
     assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
@@ -343,8 +345,8 @@ async def test_record_that_cannot_be_read_costs_itself_alone(store: Store, value
 
 
 @pytest.mark.parametrize("what", ["a string", "a list", "no revision", "an empty revision"])
-async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, what: str) -> None:
-    """Of another type, or with a revision that is no number: that learner's records fail, the batch is stored."""
+async def test_a_damaged_key_of_a_learner_affects_only_that_learner(store: Store, what: str) -> None:
+    """If it has another type or an invalid revision, that learner's records fail; the batch is stored."""
     key = keys_of(store).progress("bad")
     if what == "a string":
         await parts_of(store).run([("SET", key, "text")])
@@ -362,16 +364,16 @@ async def test_learner_whose_key_is_damaged_costs_itself_alone(store: Store, wha
     assert await store.totals("v") == Totals(2, 0, 10)
 
 
-async def test_empty_value_is_no_record(store: Store) -> None:
-    """In the script as in `unpack_record`: the first report begins one."""
+async def test_an_empty_value_is_the_empty_record(store: Store) -> None:
+    """In the script as in `unpack_record`: the first report creates the record."""
     await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "v", b"")])
     assert (await damaged(store)).results["bad", "v"].outcomes == ()
     assert intact(await store.record("bad", "v")).seen == [0, 5]
 
 
 @pytest.mark.parametrize("entry", [b"\xc1", b"", b"nonsense", b"\x01", b"\x01\x90", b"\x01\x94" + bytes(4)])
-async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store: Store, entry: bytes) -> None:
-    """The learners' records are the truth and are stored; the video's other viewers are counted."""
+async def test_a_damaged_audience_entry_affects_only_itself(store: Store, entry: bytes) -> None:
+    """The records are the source of truth and are stored; the video's other viewers are counted."""
     await parts_of(store).run([("HSET", keys_of(store).audience(keys_of(store).shard("v", "bad")), "bad", entry)])
     await damaged(store)
     assert intact(await store.record("bad", "v")).seen == [0, 5]
@@ -382,8 +384,10 @@ async def test_entry_of_an_audience_that_cannot_be_read_costs_itself_alone(store
 # Servers that fail
 
 
-async def test_killed_server_is_unavailable_and_has_all_it_acked_when_it_is_back(private_server: PrivateServer) -> None:
-    """Nothing but StoreUnavailable comes out meanwhile, of whatever is asked."""
+async def test_killed_server_is_unavailable_and_has_all_acked_records_after_its_restart(
+    private_server: PrivateServer,
+) -> None:
+    """Meanwhile every method raises StoreUnavailable and nothing else."""
     store = open_store(private_server.url, worker="w", durability="fsync")
     await store.check()
     before = await commit(store, (("u", "v"), play()))
@@ -411,8 +415,8 @@ async def test_killed_server_is_unavailable_and_has_all_it_acked_when_it_is_back
     await store.close()
 
 
-async def test_server_that_does_not_answer_is_given_up_in_time(private_server: PrivateServer) -> None:
-    """And the commit, which it may have made after all, is safe to make again."""
+async def test_server_that_does_not_answer_times_out(private_server: PrivateServer) -> None:
+    """And the commit, which may have been carried out, is safe to repeat."""
     store = open_store(private_server.url, worker="w", timeout_s=0.2)
     await commit(store, (("u", "v"), play()))
     private_server.pause()
@@ -428,7 +432,7 @@ async def test_server_that_does_not_answer_is_given_up_in_time(private_server: P
 
 
 async def test_cancelled_commit_does_not_confuse_the_next(private_server: PrivateServer) -> None:
-    """The reply that nobody waits for any more is not read as another's."""
+    """A reply that nobody waits for any more is not taken for the reply to another command."""
     store = open_store(private_server.url, worker="w")
     await commit(store, (("u", "v"), play()))
     private_server.pause()
@@ -446,7 +450,8 @@ async def test_cancelled_commit_does_not_confuse_the_next(private_server: Privat
 
 
 async def test_read_only_server_is_unavailable(private_server: PrivateServer) -> None:
-    """A replica, or a server out of memory, refuses to write: try again, and nothing of it is half true."""
+    """A replica, or a server out of memory, refuses writes: the commit can be repeated and left nothing half
+    written."""
     store = open_store(private_server.url, worker="w")
     await commit(store, (("u", "v"), play()))
     async with Redis.from_url(private_server.url) as admin:
@@ -459,8 +464,8 @@ async def test_read_only_server_is_unavailable(private_server: PrivateServer) ->
     await store.close()
 
 
-async def test_fsync_is_refused_where_it_cannot_be_kept(store_server: StoreServer, new_store: NewStore) -> None:
-    """Redis 7.0 has no WAITAOF: better no start than a promise that isn't kept."""
+async def test_fsync_is_refused_if_it_cannot_be_kept(store_server: StoreServer, new_store: NewStore) -> None:
+    """Redis 7.0 has no WAITAOF: the start fails rather than making a promise that is not kept."""
     store = new_store(durability="fsync")
     if store_server.name == "redis7":
         with pytest.raises(StoreUnavailable, match="WAITAOF"):

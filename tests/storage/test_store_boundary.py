@@ -18,7 +18,8 @@ FOR_THE_FLUSHER = {"Committed.results", "Committed.damage"}
 
 
 def public_callables(cls: type) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The methods of a class that the server may call, and what reads its properties; of storage's classes only."""
+    """The methods of a class that the server may call, and the getters of its properties; only of classes of
+    storage."""
     for name, member in inspect.getmembers(cls):
         function: Any = member.fget if isinstance(member, property) else member
         if not name.startswith("_") and getattr(function, "__module__", "").startswith("playhead.storage"):
@@ -36,7 +37,7 @@ def types_in(hint: Any) -> Iterator[Any]:
 
 
 def boundary() -> Iterator[tuple[str, Any]]:
-    """(method, type) of whatever the exported classes and functions take and answer."""
+    """(method, type) of all arguments and return values of the exported classes and functions."""
     functions: list[tuple[str, Callable[..., Any]]] = [
         (name, thing) for name, thing in EXPORTED.items() if inspect.isfunction(thing)
     ]
@@ -50,8 +51,8 @@ def boundary() -> Iterator[tuple[str, Any]]:
                 yield from ((f"{cls.__name__}.{field}", each) for each in types_in(hint))
 
 
-def test_no_bytes_and_nothing_of_redis_crosses() -> None:
-    """Whatever the server gets from storage was decoded there, so that damage is met in one place."""
+def test_no_bytes_keys_or_commands_cross() -> None:
+    """Everything is decoded inside storage, so damaged values are handled in one place."""
     crossing = list(boundary())
     assert len({name for name, _ in crossing}) > 50, "the methods were found"
     leaks = {
@@ -65,7 +66,7 @@ def test_no_bytes_and_nothing_of_redis_crosses() -> None:
 
 
 def test_every_type_that_crosses_is_exported() -> None:
-    """Whoever holds a record of storage can name its type by an import from the facade alone."""
+    """The server can import the type of everything it gets from storage from the facade."""
     ours = {each for _, each in boundary() if getattr(each, "__module__", "").startswith("playhead.storage")}
     missing = {each for each in ours if inspect.isclass(each)} - set(CLASSES)
     assert {each.__qualname__ for each in missing} == set()

@@ -1,5 +1,5 @@
-"""`rebuild` finds every kind of drift and mends it, calls nothing drift that is not, and neither loses nor doubles what
-changes meanwhile."""
+"""A rebuild finds and repairs every kind of drift, reports nothing else as drift, and handles concurrent changes
+correctly."""
 
 import asyncio
 import itertools
@@ -62,7 +62,8 @@ async def kept(store: Store, video_id: str) -> tuple[Totals, Curve]:
 
 
 async def fill(store: Store, more: int = 0) -> None:
-    """Four learners of two videos; one has deleted, one has completed, one has seen a part again; and `more` others."""
+    """Store plays of two videos by four learners: one has deleted, one has completed, one has replayed; and by `more`
+    others."""
     await commit(store, *((f"u{n}", "v", play(1, n + 2)) for n in range(4)))
     await commit(store, ("u0", "v", 200), ("u1", "v", play(2, 2)), ("u3", "v", play(2, 6, 4)), ("u1", "w", play()))
     await commit(store, *((f"more{n}", "v", play(1, 1 + n % 9, n % 2)) for n in range(more - 1)))
@@ -72,14 +73,14 @@ async def fill(store: Store, more: int = 0) -> None:
 
 
 async def whole(store: Store) -> dict[str, Any]:
-    """All that the store holds of this test, but who watches now."""
+    """Everything that the store holds for this test, except live viewers."""
     keys = sorted(cast(list[bytes], await redis_of(store).keys(f"{keys_of(store).prefix}:{{*")))
     hashes = [key for key in keys if b":live:" not in key and b":before:" not in key]
     return {key.decode(): await redis_of(store).hgetall(key) for key in hashes}
 
 
-async def test_nothing_has_drifted_where_nothing_was_planted(store: Store) -> None:
-    """Neither in an empty store nor where there are records, deleted ones too."""
+async def test_no_drift_is_reported_without_any(store: Store) -> None:
+    """Neither in an empty store nor in one with records, including deleted ones."""
     assert (await rebuilt(store, repair=False)) == Found()
     await fill(store)
     before = await whole(store)
@@ -144,10 +145,11 @@ PLANTED: dict[str, tuple[Plant, dict[str, int]]] = {
 
 @pytest.mark.parametrize("more", [0, 60], ids=["summed at once", "summed in slices"])
 @pytest.mark.parametrize(("plant", "drift"), PLANTED.values(), ids=PLANTED)
-async def test_drift_is_found_and_mended(
+async def test_drift_is_found_and_repaired(
     store: Store, monkeypatch: pytest.MonkeyPatch, plant: Plant, drift: dict[str, int], more: int
 ) -> None:
-    """Of each kind of key: --check says it and leaves it, the run mends it, and the next finds nothing."""
+    """For each kind of key: --check reports it and changes nothing, a rebuild repairs it, and the next one finds
+    nothing."""
     monkeypatch.setattr(recount, "SLICE_BYTES", 1_000)
     await fill(store, more)
     sound = await whole(store)
@@ -171,8 +173,8 @@ async def test_drift_is_found_and_mended(
 # While others write
 
 
-class Meddled(Parts):
-    """A store with which something happens after every script of a rebuild."""
+class Interfering(Parts):
+    """Parts with a callback that runs after every script call of a rebuild."""
 
     scripts: frozenset[str] = frozenset(("forget", "recount", "adjust"))
 
@@ -180,7 +182,7 @@ class Meddled(Parts):
         super().__init__(*args, **more)
         self.hashes: set[str] = set()
         self.calls = 0
-        self.meddle: Callable[[], Awaitable[None]] | None = None
+        self.interfere: Callable[[], Awaitable[None]] | None = None
         self.twice = False
 
     def script(self, name: str) -> Script:
@@ -195,28 +197,31 @@ class Meddled(Parts):
             self.calls += 1
             if self.twice:
                 replies = await super().run(commands)
-            if self.meddle is not None:
-                await self.meddle()
+            if self.interfere is not None:
+                await self.interfere()
         return replies
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["", "every script twice"])
 @pytest.mark.parametrize("repair", [False, True], ids=["check", "repair"])
-async def test_a_recount_in_slices_while_everything_changes(
+async def test_a_recount_in_slices_during_concurrent_changes(
     new_store: NewStore, monkeypatch: pytest.MonkeyPatch, repair: bool, twice: bool
 ) -> None:
-    """After each slice entries change that were summed already and that were not, learners come (more than the hash had
-    room for), and delete: the drift that is found is exactly the one that was planted, and only that is mended."""
+    """After each slice, entries change that were already summed and that were not, learners come (more than the hash
+    had room for) and delete: exactly the planted drift is found, and only that is repaired."""
     monkeypatch.setattr(recount, "SLICE_BYTES", 6_000)
-    meddled, other = new_store(Meddled), new_store()
-    store = Store(meddled)
+    interfering, other = new_store(Interfering), new_store()
+    store = Store(interfering)
     await fill(store, 700)
-    await meddled.run(
-        [("HINCRBY", meddled.keys.summary("v"), "watched", 1_000), ("HINCRBY", meddled.keys.curve("v"), "s2", 3)]
+    await interfering.run(
+        [
+            ("HINCRBY", interfering.keys.summary("v"), "watched", 1_000),
+            ("HINCRBY", interfering.keys.curve("v"), "s2", 3),
+        ]
     )
     numbers = itertools.count(2)
 
-    async def meddle() -> None:
+    async def interfere() -> None:
         turn = next(numbers)
         await commit(
             other,
@@ -225,24 +230,24 @@ async def test_a_recount_in_slices_while_everything_changes(
             (f"more{turn}", "v", 10_000 * turn),
         )
 
-    meddled.meddle, meddled.twice = meddle, twice
+    interfering.interfere, interfering.twice = interfere, twice
     found = await rebuilt(store, repair=repair)
     assert (found.drift, found.failed) == ({TOTALS: 1}, {})
-    assert meddled.calls > 4
-    meddled.meddle, meddled.twice = None, False
+    assert interfering.calls > 4
+    interfering.interfere, interfering.twice = None, False
     kept_totals, kept_curve = await kept(store, "v")
     totals, curve = await recounted(store, "v")
     assert kept_totals.watched - totals.watched == (0 if repair else 1_000)
     assert (kept_curve == curve) is repair
     assert (await rebuilt(store, repair=False)).drift == ({} if repair else {TOTALS: 1})
-    assert await redis_of(store).hlen(meddled.keys.before("v")) == 1, "and that expires"
+    assert await redis_of(store).hlen(interfering.keys.before("v")) == 1, "and that expires"
     assert not await redis_of(store).hexists(keys_of(store).summary("v"), "recount")
 
 
-async def test_entries_that_a_resized_hash_gave_twice_are_not_counted_twice(
+async def test_entries_that_a_resized_hash_returns_twice_are_not_counted_twice(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More were summed than there are: that count is thrown away, and made again."""
+    """The recount notices that it summed more entries than there are, and starts again."""
     await fill(store, 700)
     real, twice = recount._Count.add, 2
 
@@ -260,8 +265,8 @@ async def test_entries_that_a_resized_hash_gave_twice_are_not_counted_twice(
     assert await whole(store) == sound
 
 
-async def test_a_commit_between_its_stages_is_no_drift(new_store: NewStore) -> None:
-    """Its entry is behind for as long as the grace lasts, at most; then it is there."""
+async def test_a_commit_between_its_stages_is_not_drift(new_store: NewStore) -> None:
+    """Its entry is behind until stage 2, which comes within the grace period."""
     store, slow = new_store(), new_store(WaitsBetweenStages)
     await fill(store)
     commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3)), ("someone", "v", play())))
@@ -274,8 +279,8 @@ async def test_a_commit_between_its_stages_is_no_drift(new_store: NewStore) -> N
     assert (await looking).drift == {}
 
 
-async def test_mending_what_is_between_its_stages_does_no_harm(new_store: NewStore) -> None:
-    """A commit that is slower than the grace is called drift, and mended; its own stage 2 then changes nothing."""
+async def test_repairing_a_commit_between_its_stages_is_harmless(new_store: NewStore) -> None:
+    """A commit slower than the grace period is reported as drift and repaired; its own stage 2 then changes nothing."""
     store, slow = new_store(), new_store(WaitsBetweenStages)
     await fill(store)
     commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3))))
@@ -288,11 +293,11 @@ async def test_mending_what_is_between_its_stages_does_no_harm(new_store: NewSto
     assert await kept(store, "v") == await recounted(store, "v")
 
 
-async def test_interrupted_anywhere_and_run_again(
+async def test_a_rebuild_can_be_interrupted_anywhere_and_run_again(
     private_server: PrivateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store goes away before any of its round trips in turn, among them those between two repairs of one video: the
-    next run mends what is left."""
+    """The store goes away before each round trip in turn, including those between two repairs of one video; the next
+    rebuild repairs the rest."""
     monkeypatch.setattr(recount, "REPAIRS", 2)
     monkeypatch.setattr(scanning, "HASHES_AT_ONCE", 1_000)
     store, dying = open_store(private_server.url, worker="w"), Dying(private_server.url, worker="d")
@@ -318,7 +323,7 @@ async def test_interrupted_anywhere_and_run_again(
 
 
 class Dying(Parts):
-    """Has so many round trips left."""
+    """Parts that fail after a number of round trips."""
 
     left = 0
 
@@ -329,8 +334,8 @@ class Dying(Parts):
         return await super().run(commands)
 
 
-async def test_two_at_once_mend_once(new_store: NewStore) -> None:
-    """Of two rebuilds on a large video one may have to begin again, or give the video up; no repair is made twice."""
+async def test_concurrent_rebuilds_repair_once(new_store: NewStore) -> None:
+    """Of several rebuilds of a large video some may start again or give the video up; no repair is made twice."""
     store = new_store()
     await fill(store, 700)
     await parts_of(store).run(
@@ -341,8 +346,8 @@ async def test_two_at_once_mend_once(new_store: NewStore) -> None:
     assert await kept(store, "v") == await recounted(store, "v")
 
 
-async def test_a_dead_recount_costs_nothing_for_long(store: Store) -> None:
-    """What it has left behind has a time to live, and a commit after that takes its mark away."""
+async def test_what_a_killed_recount_leaves_behind_expires(store: Store) -> None:
+    """The kept entries have a time to live, and a commit after that removes the mark."""
     await fill(store, 700)
     await parts_of(store).run(
         [
@@ -363,8 +368,9 @@ NO_REV = "a learner's revision that can't be read, or is lower than a record's"
 FOREIGN = "a key of another Redis type"
 
 
-async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store: Store) -> None:
-    """What was seen is known there, too; the rest is lost, and is named. The next report is joined to it."""
+async def test_an_unreadable_record_is_restored_from_its_entry(store: Store) -> None:
+    """The seconds seen are known from the entry; the other fields are lost, and are named. The next report is merged
+    into it."""
     await fill(store)
     await parts_of(store).run([("HSET", keys_of(store).progress("u1"), "v", GARBAGE)])
     before = intact(await store.totals("v"))
@@ -384,8 +390,8 @@ async def test_a_record_of_which_nothing_can_be_read_is_made_of_its_entry(store:
     assert (await sound_record(store, "u1", "v")).seen == [0, 9]
 
 
-async def test_a_record_of_which_nothing_is_known_is_told_and_left(store: Store) -> None:
-    """Whoever looks at it is told what helps; all others are looked at."""
+async def test_an_unreadable_record_without_an_entry_is_reported_and_kept(store: Store) -> None:
+    """The finding says what helps; all other records are checked."""
     await fill(store)
     await parts_of(store).run(
         [
@@ -406,7 +412,7 @@ async def sound_record(store: Store, user_id: str, video_id: str) -> Record:
 
 
 def damaged(record: Record, **fields: Any) -> bytes:
-    """The value of a record with some fields of other types than ours."""
+    """Encode a record with some fields of wrong types."""
     return pack_record(replace(record, **fields))
 
 
@@ -441,8 +447,10 @@ SAVED: dict[str, tuple[bytes, Record, str]] = {
 
 
 @pytest.mark.parametrize(("value", "left", "lost"), SAVED.values(), ids=SAVED)
-async def test_what_is_sound_of_a_damaged_record_is_kept(store: Store, value: bytes, left: Record, lost: str) -> None:
-    """Under a new revision, so that devices are told, and with its video's totals."""
+async def test_the_intact_fields_of_a_damaged_record_are_kept(
+    store: Store, value: bytes, left: Record, lost: str
+) -> None:
+    """It gets a new revision, so that devices receive it, and the totals of its video follow."""
     await commit(store, ("u", "v", play(1, 5)), ("other", "v", play(1, 3)))
     await parts_of(store).run([("HSET", keys_of(store).progress("u"), "v", value)])
     found = await rebuilt(store)
@@ -456,8 +464,8 @@ async def test_what_is_sound_of_a_damaged_record_is_kept(store: Store, value: by
     assert (await rebuilt(store, repair=False)).drift == {}
 
 
-async def test_a_record_of_a_later_version_is_left_to_it(store: Store) -> None:
-    """It has more fields than are known here, and would lose them."""
+async def test_a_record_of_a_later_version_is_kept(store: Store) -> None:
+    """It has more fields than this version knows, which a repair would lose."""
     await commit(store, ("u", "v", play(1, 5)))
     value = msgpack.packb(7) + msgpack.packb([*[0] * 10, [], [], [], "new"])
     await parts_of(store).run([("HSET", keys_of(store).progress("u"), "v", value)])
@@ -466,8 +474,8 @@ async def test_a_record_of_a_later_version_is_left_to_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize("rev", ["abc", "", "nan", "-1", "1.5", "9" * 30, "0", None])
-async def test_a_revision_is_made_of_those_of_the_records(store: Store, rev: str | None) -> None:
-    """Where it can't be read, or is behind them; then the learner's reports are stored again."""
+async def test_a_damaged_revision_is_restored_from_the_records(store: Store, rev: str | None) -> None:
+    """If it cannot be read, or is lower than a record's; then the learner's reports are stored again."""
     await commit(store, ("u", "v", play(1, 5)), ("u", "w", play(1, 5)))
     await parts_of(store).run(
         [
@@ -493,8 +501,8 @@ FOREIGN_KEYS = [
 
 
 @pytest.mark.parametrize(("kind", "make"), FOREIGN_KEYS, ids=[f"{kind}, {make[0]}" for kind, make in FOREIGN_KEYS])
-async def test_a_key_of_another_type_is_made_anew(store: Store, kind: str, make: tuple[Any, ...]) -> None:
-    """All that it holds, or but for who watches now and what was released, can be made of records."""
+async def test_a_derived_key_of_another_type_is_created_again(store: Store, kind: str, make: tuple[Any, ...]) -> None:
+    """All of its contents, except live viewers and released totals, can be derived from records."""
     await fill(store)
     sound, key = await whole(store), getattr(keys_of(store), kind)("v")
     await parts_of(store).run([("DEL", key), (make[0], key, *make[1:])])
@@ -506,8 +514,9 @@ async def test_a_key_of_another_type_is_made_anew(store: Store, kind: str, make:
     assert (await rebuilt(store, repair=False)) == Found(looked.records, looked.audiences)
 
 
-async def test_what_only_a_person_can_repair_is_told_and_left(store: Store) -> None:
-    """Keys of learners and of the catalogue hold the truth, whatever their type; the rest is walked through."""
+async def test_damaged_source_data_is_reported_and_kept(store: Store) -> None:
+    """Keys of learners and of the catalogue are the source of truth, whatever their type; everything else is
+    checked."""
     await fill(store)
     learner, ours = keys_of(store).progress("bad"), keys_of(store).catalogue("v")
     await parts_of(store).run([("SET", learner, "text"), ("HSET", ours, "title", "t", "duration_ms", "90.5")])
@@ -531,8 +540,8 @@ async def test_what_only_a_person_can_repair_is_told_and_left(store: Store) -> N
     assert store.damaged_values["key"] >= 1
 
 
-async def test_memory_does_not_grow_with_what_has_drifted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more names wait for their grace than MAX_SUSPECTS."""
+async def test_memory_does_not_grow_with_the_amount_of_drift(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most MAX_SUSPECTS names wait for their grace period."""
     monkeypatch.setattr(rebuild, "MAX_SUSPECTS", 100)
     monkeypatch.setattr(rebuild, "PAGE", 30)
     await fill(store, 700)

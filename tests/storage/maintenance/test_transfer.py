@@ -1,4 +1,5 @@
-"""Export and import: all of a store comes into another one, as a join that may be repeated, interrupted and raced."""
+"""Export and import: a whole store is merged into another one; this may be repeated, interrupted and concurrent with
+commits."""
 
 import asyncio
 import itertools
@@ -56,7 +57,7 @@ def play(session: str, seq: int, start: int, end: int, at: int = NOW) -> Report:
 
 
 async def fill(store: Store) -> None:
-    """Learners with one video or several, deleted records, sessions that were ended, a catalogue."""
+    """Store learners with one video or several, deleted records, ended sessions and a catalogue."""
     await store.put_video(V[0], Video("Ein Film über „Lua“\n", 61_500))
     await store.put_video(V[1], Video("no duration", 0))
     await commit(store, *((user, V[0], play("a", 1, n % 50, 50 + n % 9)) for n, user in enumerate(U)))
@@ -81,7 +82,7 @@ async def imported(store: Store, lines: list[bytes], size: int = 100) -> tuple[I
 
 
 async def records(store: Store) -> dict[tuple[str, str], bytes]:
-    """All of them, without their revs."""
+    """All records, without their revs."""
     found = {}
     for user in U:
         for video, record in records_in(intact(await store.changes(user))):
@@ -90,27 +91,27 @@ async def records(store: Store) -> dict[tuple[str, str], bytes]:
 
 
 async def sound(store: Store) -> bool:
-    """Audiences, totals and curves are those of the records."""
+    """Whether audiences, totals and curves match the records."""
     found = await Rebuild(parts_of(store), repair=False, grace_s=0, now=lambda: NOW).run()
     return not (found.drift or found.failed)
 
 
 async def whole(store: Store) -> dict[bytes, Any]:
-    """Every hash that the store holds of this prefix."""
+    """Every hash that the store holds under this prefix."""
     keys = cast(list[bytes], await redis_of(store).keys(f"{keys_of(store).prefix}:{{*"))
     return {key: await redis_of(store).hgetall(key) for key in keys if b":live:" not in key}
 
 
 @pytest.fixture
 async def other(store_server: StoreServer, prefix: str) -> AsyncIterator[Store]:
-    """Another store: of another prefix."""
+    """Another store, with another prefix."""
     store = open_store(store_server.url, worker="other", key_prefix=f"{prefix}other")
     yield store
     await store.close()
 
 
-async def test_everything_comes_into_an_empty_store(store: Store, other: Store) -> None:
-    """Records with their guards and tombstones, catalogue, ended sessions; and the totals follow."""
+async def test_an_import_into_an_empty_store_is_complete(store: Store, other: Store) -> None:
+    """It has the records with guards and tombstones, the catalogue and the ended sessions; and the totals follow."""
     await fill(store)
     work, refused = await imported(other, await lines_of(store))
     assert refused == []
@@ -130,8 +131,9 @@ async def test_everything_comes_into_an_empty_store(store: Store, other: Store) 
     )
 
 
-async def test_twice_changes_nothing(store: Store, other: Store) -> None:
-    """Neither the same export again, nor its lines in another order, nor twice in one batch, nor into its own store."""
+async def test_importing_twice_changes_nothing(store: Store, other: Store) -> None:
+    """Not the same export again, nor its lines in another order, nor twice in one batch, nor an import into its own
+    store."""
     await fill(store)
     lines = await lines_of(store)
     original = await whole(store)
@@ -146,7 +148,7 @@ async def test_twice_changes_nothing(store: Store, other: Store) -> None:
 
 
 async def test_an_older_export_changes_nothing(store: Store) -> None:
-    """The store has gone on since: plays of old and new sessions, deletions, another duration in the catalogue."""
+    """The store has changed since: plays of old and new sessions, deletions, another duration in the catalogue."""
     await fill(store)
     lines = await lines_of(store)
     await commit(store, *((user, V[0], play("a", 2, 0, 9)) for user in U[:9]), *((u, V[0], NOW + 99) for u in U[20:40]))
@@ -159,8 +161,8 @@ async def test_an_older_export_changes_nothing(store: Store) -> None:
     assert await whole(store) == now
 
 
-async def test_after_a_loss_what_is_imported_is_newer_than_what_was_lost(private_server: PrivateServer) -> None:
-    """Of that, the audiences that other primaries of a cluster have may still know."""
+async def test_records_imported_after_a_loss_are_newer_than_the_lost_ones(private_server: PrivateServer) -> None:
+    """Audiences on other primaries of a cluster may still know the lost ones."""
     store = open_store(private_server.url, worker="w")
     await fill(store)
     lines, before = await lines_of(store), intact(await store.changes(U[0])).rev
@@ -172,8 +174,8 @@ async def test_after_a_loss_what_is_imported_is_newer_than_what_was_lost(private
     await store.close()
 
 
-async def test_two_stores_join(store: Store, other: Store) -> None:
-    """Sessions in one and sessions in the other: as if one store had had them all; in either direction."""
+async def test_two_stores_merge(store: Store, other: Store) -> None:
+    """With sessions in each, in either direction: the result is as if one store had had them all."""
     here = [play("h1", 1, 0, 30), play("h1", 2, 30, 40), play("h2", 9, 5, 9)]
     there = [play("t1", 1, 35, 60), play("t2", 2, 0, 6)]
     both = Record()
@@ -191,8 +193,8 @@ async def test_two_stores_join(store: Store, other: Store) -> None:
     assert await records(store) == await records(other)
 
 
-class Raced(Parts):
-    """Something happens between reading a record and swapping it."""
+class Racing(Parts):
+    """Parts with a callback that runs between reading a record and swapping it."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -210,11 +212,11 @@ class Raced(Parts):
         return await super().run(commands)
 
 
-async def test_what_is_reported_meanwhile_is_neither_lost_nor_doubled(store: Store, new_store: NewStore) -> None:
-    """Each time that a record was read, its learner plays on before the result is written."""
+async def test_concurrent_reports_are_neither_lost_nor_counted_twice(store: Store, new_store: NewStore) -> None:
+    """Each time a record was read, its learner plays on before the result is written."""
     await fill(store)
     lines = [line for line in await lines_of(store) if U[7].encode() in line]
-    raced = new_store(Raced)
+    raced = new_store(Racing)
     await commit(store, (U[7], V[0], NOW + 50))
     await redis_of(store).delete(keys_of(store).progress(U[7]))
     seqs = itertools.count(100)
@@ -234,11 +236,11 @@ async def test_what_is_reported_meanwhile_is_neither_lost_nor_doubled(store: Sto
     assert rev == b"6", "every change has one of its own"
 
 
-async def test_a_record_that_never_holds_still_fails_in_the_end(store: Store, new_store: NewStore) -> None:
-    """After MAX_ROUNDS; what was reported meanwhile is there, and so is all else of the batch."""
+async def test_a_record_that_keeps_changing_fails_after_a_number_of_rounds(store: Store, new_store: NewStore) -> None:
+    """After MAX_ROUNDS; the concurrent reports are stored, and so is the rest of the batch."""
     await fill(store)
     lines = [line for line in await lines_of(store) if U[7].encode() in line or U[8].encode() in line]
-    raced = new_store(Raced)
+    raced = new_store(Racing)
     await commit(store, (U[7], V[0], NOW + 50), (U[8], V[0], NOW + 50))
     await redis_of(store).delete(keys_of(store).progress(U[7]), keys_of(store).progress(U[8]))
     seqs = itertools.count(1)
@@ -257,8 +259,9 @@ async def test_a_record_that_never_holds_still_fails_in_the_end(store: Store, ne
     assert intact(await store.record(U[8], V[0])).seen
 
 
-async def test_the_swap_may_come_twice(store: Store, other: Store) -> None:
-    """redis-py sends again what got no answer: the second time nothing is swapped, the next round finds it there."""
+async def test_a_repeated_swap_changes_nothing(store: Store, other: Store) -> None:
+    """redis-py repeats a command that got no reply: the second one swaps nothing, and the next round finds the new
+    record."""
     await fill(store)
     lines = await lines_of(store)
     real = parts_of(other).run
@@ -275,8 +278,8 @@ async def test_the_swap_may_come_twice(store: Store, other: Store) -> None:
     assert await sound(other)
 
 
-async def test_other_devices_are_told(store: Store, other: Store) -> None:
-    """A push without records, at the learner's new revision; for those who have news alone."""
+async def test_an_import_is_pushed_to_devices(store: Store, other: Store) -> None:
+    """By a push without records at the learner's new revision, only for learners with changes."""
     await commit(store, (U[0], V[0], play("a", 1, 0, 5)), (U[0], V[1], play("a", 2, 0, 5)))
     lines = await lines_of(store)
     async with redis_of(other).pubsub() as listening:
@@ -290,8 +293,8 @@ async def test_other_devices_are_told(store: Store, other: Store) -> None:
         assert await listening.get_message(timeout=0) is None
 
 
-async def test_interrupted_anywhere_and_run_again(private_server: PrivateServer, prefix: str) -> None:
-    """Dead before any of its round trips in turn, also between the stages: the next import makes it whole."""
+async def test_an_import_can_be_interrupted_anywhere_and_run_again(private_server: PrivateServer, prefix: str) -> None:
+    """It fails before each round trip in turn, also between the stages; the next import completes it."""
     source = open_store(private_server.url, worker="s", key_prefix=f"{prefix}s")
     dying = Dying(private_server.url, worker="t", key_prefix=f"{prefix}t")
     target = Store(dying)
@@ -319,7 +322,7 @@ async def test_interrupted_anywhere_and_run_again(private_server: PrivateServer,
 
 
 class Dying(Parts):
-    """Has so many round trips left."""
+    """Parts that fail after a number of round trips."""
 
     left = 10_000
 
@@ -330,8 +333,8 @@ class Dying(Parts):
         return await super().run(commands)
 
 
-async def test_an_export_goes_on_after_any_of_its_places(store: Store) -> None:
-    """The rest of it, after whichever page was the last, has all that was not yet written. Twenty of them will do."""
+async def test_an_export_can_be_continued_from_any_place(store: Store) -> None:
+    """Continued after any page, it has all lines that were not written yet. Twenty places are tried."""
     await fill(store)
     pages = [page async for page in Export(parts_of(store)).pages(NOW)]
     everything = {line for page in pages for line in page.lines[:] if b'"end"' not in line}
@@ -343,14 +346,14 @@ async def test_an_export_goes_on_after_any_of_its_places(store: Store) -> None:
         assert not any(b"playhead export" in line for line in rest)
 
 
-async def test_a_place_of_another_server_begins_anew(store: Store) -> None:
-    """Its cursors say nothing here: more lines than needed, never fewer."""
+async def test_a_place_of_another_server_restarts_the_export(store: Store) -> None:
+    """Its cursors mean nothing here, so there are more lines than needed, never fewer."""
     await fill(store)
     everything = set(await lines_of(store))
     assert {line for line in everything if b'"record"' in line} <= set(await lines_of(store, "u:elsewhere:77"))
 
 
-async def test_bad_lines_are_refused_by_number_and_field_and_the_rest_is_joined(store: Store, other: Store) -> None:
+async def test_bad_lines_are_refused_by_number_and_field_and_the_others_merged(store: Store, other: Store) -> None:
     """Nothing of a bad line is stored."""
     await fill(store)
     lines = [line for line in await lines_of(store) if V[0].encode() in line and b"record" in line][:4]
@@ -361,8 +364,8 @@ async def test_bad_lines_are_refused_by_number_and_field_and_the_rest_is_joined(
     assert len(await records(other)) == 2
 
 
-async def test_a_stored_record_that_can_not_be_read_is_left_alone(store: Store, other: Store) -> None:
-    """The line is refused, and says so; the export of such a store tells what it left out."""
+async def test_a_damaged_stored_record_is_kept(store: Store, other: Store) -> None:
+    """The line is refused with that reason; an export of such a store reports what it left out."""
     await fill(store)
     lines = await lines_of(store)
     await redis_of(other).hset(keys_of(other).progress(U[9]), V[0], b"garbage")
@@ -374,9 +377,9 @@ async def test_a_stored_record_that_can_not_be_read_is_left_alone(store: Store, 
     assert export.failed == [f"user {U[9]}, video {V[0]}"]
 
 
-async def test_a_damaged_store_takes_all_that_is_not_damaged(store: Store, other: Store) -> None:
-    """Each line that can't be joined to what is there is refused by its number; an export leaves out what is damaged,
-    names it, and comes to its end."""
+async def test_an_import_into_a_damaged_store_merges_what_it_can(store: Store, other: Store) -> None:
+    """Each line that cannot be merged is refused by its number; an export leaves damaged values out, names them, and
+    completes."""
     await fill(store)
     lines = await lines_of(store)
     keys = keys_of(other)
@@ -410,8 +413,8 @@ async def test_a_damaged_store_takes_all_that_is_not_damaged(store: Store, other
     )
 
 
-async def test_a_shared_past_counts_short_in_the_store_too(store: Store, other: Store) -> None:
-    """As protocol/merge.py has it."""
+async def test_a_shared_past_undercounts_as_in_merge(store: Store, other: Store) -> None:
+    """As protocol/merge.py documents it."""
     await commit(store, (U[0], V[0], play("old", 1, 0, 30)))
     await imported(other, await lines_of(store))
     await commit(store, (U[0], V[0], play("s", 1, 30, 40)))
@@ -424,9 +427,9 @@ async def test_a_shared_past_counts_short_in_the_store_too(store: Store, other: 
 
 
 @pytest.mark.parametrize("exported_at", [0, NOW - 5_000, MAX_INSTANT], ids=["not told", "just now", "in 9999"])
-async def test_a_hostile_file_bars_nobody(store: Store, exported_at: int) -> None:
-    """Every instant in 9999: each is told by line and name, none is stored, whatever the header says; a learner goes
-    on at once, deletes at once, and keeps the connection. Again, it changes nothing."""
+async def test_a_hostile_file_blocks_nobody(store: Store, exported_at: int) -> None:
+    """With all instants in the year 9999: each is reported by line and name, and none is stored, whatever the header
+    says. A learner can play and delete immediately, and stays connected. A second import changes nothing."""
     far = Guard("page", 9, MAX_INSTANT, 10_000, 9)
     watched = Record(
         last_watched=MAX_INSTANT,
@@ -467,8 +470,8 @@ async def test_a_hostile_file_bars_nobody(store: Store, exported_at: int) -> Non
         assert intact(await store.record(user, V[0])).deleted_at == NOW + 2
 
 
-async def test_strict_refuses_what_is_later_than_now(store: Store) -> None:
-    """By line and name; what is in the past is taken, and nothing of what is not."""
+async def test_strict_refuses_future_instants(store: Store) -> None:
+    """By line and name; lines with past instants are merged, and nothing of the others."""
     lines = [
         record_line(U[0], V[0], Record(last_watched=NOW + 60_000, claimed=5)),
         record_line(U[1], V[0], Record(last_watched=NOW, claimed=5)),
@@ -479,8 +482,8 @@ async def test_strict_refuses_what_is_later_than_now(store: Store) -> None:
     assert not intact(await store.record(U[0], V[0])).exists
 
 
-async def test_an_import_corrects_what_is_stored_as_well(store: Store) -> None:
-    """A record of a fast clock that meets one of a right clock: the newest position is the file's."""
+async def test_an_import_corrects_stored_instants_as_well(store: Store) -> None:
+    """A record of a clock that is ahead meets one of a correct clock: the newest position is the file's."""
     await commit(store, (U[0], V[0], play("fast", 1, 0, 50, at=NOW + 86_400_000)))
     line = record_line(U[0], V[0], Record(last_watched=NOW, position_ms=7_000, position_at=NOW, seen=[0, 7]))
     for changed in (1, 0):

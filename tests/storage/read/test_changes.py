@@ -1,4 +1,5 @@
-"""All records of a learner with thousands: read in slices and shown in pages, each bounded, and nothing is missed."""
+"""All records of a learner with thousands of videos: read in slices and shown in pages, both bounded, without missing
+any."""
 
 import asyncio
 import collections
@@ -50,7 +51,7 @@ def play(seq: int, at: int) -> Report:
 
 
 async def commit(store: Store, *plays: tuple[int, Report], user: str = "u") -> int:
-    """The user's revision after plays of these videos, by number."""
+    """Store plays of these videos, by number; the user's revision."""
     batch = Batch()
     for n, report in plays:
         batch.deltas.setdefault((user, video(n)), Delta()).ops.append(report)
@@ -58,7 +59,7 @@ async def commit(store: Store, *plays: tuple[int, Report], user: str = "u") -> i
 
 
 async def filled(store: Store, count: int = MANY, user: str = "u") -> int:
-    """A learner with so many records, last watched in an order of their own; the revision."""
+    """Store so many records of a learner, last watched in another order; the revision."""
     rev = 0
     for start in range(0, count, 500):
         numbers = range(start, min(count, start + 500))
@@ -74,8 +75,8 @@ async def all_of(store: Store) -> list[tuple[str, Record]]:
     return await all_pages(intact(await store.changes("u")))
 
 
-class Watched(Store):
-    """Keeps what each script call of a read answered, and does what a test wants done between two."""
+class Recording(Store):
+    """A store that records the reply of each script call of a read, and calls back after each."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(Parts(*args, **more))
@@ -97,10 +98,10 @@ class Watched(Store):
 
 
 @pytest.mark.parametrize("count", [0, 1, SLICE - 1, SLICE + 1, MANY])
-async def test_all_records_come_once_and_in_slices(new_store: NewStore, count: int) -> None:
-    """Whether one slice holds them or many; and by revision, where the trail tells nothing of it."""
-    store = new_store(Watched)
-    assert isinstance(store, Watched)
+async def test_all_records_are_read_once_and_in_slices(new_store: NewStore, count: int) -> None:
+    """Whether one slice holds them or many; also by revision, beyond the trail."""
+    store = new_store(Recording)
+    assert isinstance(store, Recording)
     rev = await filled(store, count)
     changes = intact(await store.changes("u"))
     assert (changes.rev, len(changes)) == (rev, count)
@@ -111,7 +112,7 @@ async def test_all_records_come_once_and_in_slices(new_store: NewStore, count: i
     assert {record.rev for _, record in await all_pages(half)} == set(range(rev // 2 + 1, rev + 1))
 
 
-async def test_pages_are_in_order_and_bounded(store: Store) -> None:
+async def test_pages_are_sorted_and_bounded(store: Store) -> None:
     await filled(store)
     changes = intact(await store.changes("u"))
     pages = [page async for page in changes.pages(oldest_change_first)]
@@ -123,12 +124,12 @@ async def test_pages_are_in_order_and_bounded(store: Store) -> None:
     assert len(by_age) == MANY
 
 
-async def test_what_changes_between_two_slices_is_never_missed(new_store: NewStore) -> None:
-    """Records that are read already, those that are not, and new ones: what is not in the answer as it is now, has a
-    higher revision than the answer says; so the next reader's `since` brings it."""
+async def test_changes_between_two_slices_are_never_missed(new_store: NewStore) -> None:
+    """Of records already read, records not yet read, and new ones: whatever is not current in the answer has a higher
+    revision than the answer's, so the next read since that revision returns it."""
     dice = random.Random(7)
 
-    class Busy(Watched):
+    class Busy(Recording):
         busy = False
         changed = 0
 
@@ -154,8 +155,8 @@ async def test_what_changes_between_two_slices_is_never_missed(new_store: NewSto
     assert seen == dict(await all_pages(intact(await writer.changes("u"))))
 
 
-async def test_records_that_change_before_their_page_are_newer_than_promised_and_never_older(store: Store) -> None:
-    """The page's bound is that of the order, so nobody believes to have what comes in a later page."""
+async def test_a_record_that_changes_before_its_page_is_newer_never_older(store: Store) -> None:
+    """The bound of a page is that of its sort order, so no device takes itself for more up to date than it is."""
     changes = Changes("u", "e", 10, fetch_nothing, TimeSlices(), DamageLog())
     big = {n: pack_record(Record(rev=n, last_watched=n, seen=[0, 5])) for n in range(1, 11)}
 
@@ -173,10 +174,10 @@ async def fetch_nothing(videos: Sequence[str]) -> list[bytes | None]:
     return [None] * len(videos)
 
 
-async def test_large_records_are_not_kept_and_not_sent_together(new_store: NewStore) -> None:
-    """Each with as many intervals as may be: no answer of the store, and no page, has more than a few of them."""
-    store = new_store(Watched)
-    assert isinstance(store, Watched)
+async def test_large_records_are_neither_kept_nor_sent_together(new_store: NewStore) -> None:
+    """With as many intervals as possible: no reply of the store and no page has more than a few of them."""
+    store = new_store(Recording)
+    assert isinstance(store, Recording)
     comb = [second for n in range(2_048) for second in (70_000 + 2 * n, 70_001 + 2 * n)]
     value = pack_record(Record(rev=1, last_watched=9, seen=comb, again=comb, duration_ms=100_000_000))
     assert len(value) > 40_000
@@ -202,7 +203,7 @@ def weight(part: Any) -> int:
 
 
 async def test_values_that_are_not_kept_are_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all of them together are more than is kept; one that is gone by then is left out."""
+    """If all together exceed the limit; one that no longer exists is left out."""
     monkeypatch.setattr(changes_module, "KEPT_BYTES", 2_000)
     await filled(store, 400)
     changes = intact(await store.changes("u"))
@@ -212,10 +213,10 @@ async def test_values_that_are_not_kept_are_read_again(store: Store, monkeypatch
     assert [name for name, _ in await all_pages(changes)] == [video(n) for n in range(400) if video(n) != gone]
 
 
-async def test_slices_of_another_server_are_not_joined(new_store: NewStore) -> None:
-    """A cursor means nothing to a server that took over: all is read anew, and after some times it is given up."""
+async def test_slices_of_different_servers_are_not_combined(new_store: NewStore) -> None:
+    """A cursor means nothing to a server that took over: the read starts again, and gives up after some attempts."""
 
-    class Moving(Watched):
+    class Moving(Recording):
         moves = 1
 
         async def after_slice(self) -> None:
@@ -233,10 +234,10 @@ async def test_slices_of_another_server_are_not_joined(new_store: NewStore) -> N
         await store.changes("u")
 
 
-async def test_a_store_that_restarts_while_it_is_read(private_server: PrivateServer) -> None:
-    """Its cursors begin anew, and so does the read."""
+async def test_a_restart_of_the_store_restarts_a_read(private_server: PrivateServer) -> None:
+    """Its cursors are invalid then."""
 
-    class Restarted(Watched):
+    class Restarted(Recording):
         restarts = 1
 
         async def after_slice(self) -> None:
@@ -254,10 +255,11 @@ async def test_a_store_that_restarts_while_it_is_read(private_server: PrivateSer
         await store.close()
 
 
-async def test_a_reader_is_asked_before_many_are_read(new_store: NewStore) -> None:
-    """With about how many there are; what it raises ends the read after one slice. Few are nobody's concern."""
-    store = new_store(Watched)
-    assert isinstance(store, Watched)
+async def test_a_large_read_must_be_admitted(new_store: NewStore) -> None:
+    """With the approximate number of records; an exception ends the read after one slice. Small reads are not
+    checked."""
+    store = new_store(Recording)
+    assert isinstance(store, Recording)
     await filled(store)
     await filled(store, 100, user="few")
     asked: list[int] = []
@@ -274,10 +276,10 @@ async def test_a_reader_is_asked_before_many_are_read(new_store: NewStore) -> No
     assert len(asked) == 1
 
 
-async def test_many_readers_together_decode_one_page_in_a_round_of_the_loop(
+async def test_concurrent_readers_decode_one_page_per_iteration_of_the_loop(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So whoever else wants the loop waits for one page at most, however many read."""
+    """So other tasks wait for at most one page, however many readers there are."""
     await filled(store)
     turn = 0
     decoded: collections.Counter[int] = collections.Counter()
@@ -305,7 +307,7 @@ async def test_many_readers_together_decode_one_page_in_a_round_of_the_loop(
     assert max(decoded.values()) <= PAGE_RECORDS
 
 
-async def test_pieces_run_one_in_a_round_and_forget_who_is_gone() -> None:
+async def test_one_time_slice_runs_per_iteration_and_cancelled_tasks_are_skipped() -> None:
     time_slices, rounds, done = TimeSlices(), 0, list[int]()
     loop = asyncio.get_running_loop()
 

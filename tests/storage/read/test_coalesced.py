@@ -1,4 +1,4 @@
-"""Reads that share a round trip: each asker gets the answer to its own question, whatever becomes of the others'."""
+"""Reads that share a round trip: each caller gets the answer to its own query, whatever happens to the others."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from tests.storage.conftest import PATIENCE_S, NewStore
 
 
 class Slow:
-    """Answers each question with itself, a trip whenever it is told to."""
+    """Answers each query with itself, one round trip each time it is released."""
 
     def __init__(self) -> None:
         self.trips: list[Sequence[int]] = []
@@ -40,7 +40,7 @@ async def asked(shared: Coalesced[int, int], *questions: int) -> list[asyncio.Ta
     return tasks
 
 
-async def test_what_is_asked_during_a_trip_shares_the_next() -> None:
+async def test_queries_during_a_round_trip_share_the_next() -> None:
     slow = Slow()
     shared = Coalesced(slow.fetch)
     tasks = await asked(shared, 1, 2) + await asked(shared, 3) + await asked(shared, 4)
@@ -49,7 +49,7 @@ async def test_what_is_asked_during_a_trip_shares_the_next() -> None:
     assert slow.trips == [[1, 2], [3, 4]]
 
 
-async def test_a_trip_is_bounded() -> None:
+async def test_a_round_trip_is_bounded() -> None:
     slow = Slow()
     slow.go.set()
     tasks = await asked(Coalesced(slow.fetch), *range(MOST + 1))
@@ -57,7 +57,7 @@ async def test_a_trip_is_bounded() -> None:
     assert [len(trip) for trip in slow.trips] == [MOST, 1]
 
 
-async def test_an_answer_that_is_an_error_is_its_askers_alone() -> None:
+async def test_an_error_among_the_answers_is_raised_for_its_caller_only() -> None:
     slow = Slow()
     slow.go.set()
     tasks = await asked(Coalesced(slow.fetch), 1, -1, 2)
@@ -66,8 +66,8 @@ async def test_an_answer_that_is_an_error_is_its_askers_alone() -> None:
     assert isinstance(told[1], StoreUnavailable)
 
 
-async def test_a_trip_that_fails_is_told_to_all_and_the_next_question_makes_another() -> None:
-    """To those who wait behind it too: nobody waits for two that fail."""
+async def test_a_failed_round_trip_fails_all_callers_and_the_next_query_starts_another() -> None:
+    """Callers waiting behind it fail, too: nobody waits for two that fail."""
     slow = Slow()
     shared = Coalesced(slow.fetch)
     tasks = await asked(shared, 1, 2) + await asked(shared, 3)
@@ -81,7 +81,7 @@ async def test_a_trip_that_fails_is_told_to_all_and_the_next_question_makes_anot
 
 
 class Numbered(Exception):
-    """Of another constructor than its `args` would fit."""
+    """An exception whose constructor takes other arguments than its `args`."""
 
     def __init__(self, number: int, *, reason: str) -> None:
         super().__init__(f"{number}: {reason}")
@@ -89,7 +89,7 @@ class Numbered(Exception):
 
 
 class Refusing(UnicodeDecodeError):
-    """No copy of it can be made: its built-in class does not take its `args`."""
+    """An exception that cannot be copied: its built-in class does not take its `args`."""
 
     def __init__(self) -> None:
         super().__init__("utf-8", b"x", 0, 1, "odd")
@@ -113,7 +113,7 @@ ODD: dict[str, Callable[[], Exception]] = {
 
 
 async def failed(shared: Coalesced[int, int], *questions: int) -> list[BaseException]:
-    """What each of them raised; none was cancelled, and none waits still."""
+    """The exceptions of all callers; none was cancelled, and none still waits."""
     tasks = await asked(shared, *questions)
     async with asyncio.timeout(PATIENCE_S):
         told = await asyncio.gather(*tasks, return_exceptions=True)
@@ -125,8 +125,10 @@ async def failed(shared: Coalesced[int, int], *questions: int) -> list[BaseExcep
 
 @pytest.mark.parametrize("make", ODD.values(), ids=ODD)
 @pytest.mark.parametrize("raised", [True, False], ids=["raised", "answered"])
-async def test_an_exception_of_any_constructor_reaches_each_asker(make: Callable[[], Exception], raised: bool) -> None:
-    """As an object of the asker's own, alike in all that it says, with the one that was raised as its cause."""
+async def test_an_exception_with_any_constructor_reaches_each_caller(
+    make: Callable[[], Exception], raised: bool
+) -> None:
+    """As an object of the caller's own with the same contents, and the original as its cause."""
     error = make()
 
     async def fetch(questions: Sequence[int]) -> list[int | Exception]:
@@ -144,8 +146,8 @@ async def test_an_exception_of_any_constructor_reaches_each_asker(make: Callable
         assert {repr(getattr(one, name, None)) for one in told} == {repr(getattr(error, name, None))}
 
 
-async def test_what_one_asker_adds_to_an_exception_is_not_seen_by_another() -> None:
-    """Its traceback, the exception during which it was raised, its notes."""
+async def test_what_one_caller_adds_to_an_exception_is_not_seen_by_others() -> None:
+    """Its traceback, its context, its notes."""
     slow = Slow()
     slow.failing = True
     slow.go.set()
@@ -178,8 +180,8 @@ async def test_an_exception_that_cannot_be_copied_is_the_cause_of_another(error:
         assert one.__cause__ is error
 
 
-async def test_a_fetch_that_is_cancelled_cancels_nobody_who_asks() -> None:
-    """Whatever has cancelled it: they are told, those behind it too, and the next question makes another trip."""
+async def test_a_cancelled_fetch_does_not_cancel_its_callers() -> None:
+    """They get an exception, including those behind it, and the next query starts another round trip."""
     cancelling = True
 
     async def fetch(questions: Sequence[int]) -> list[int | Exception]:
@@ -196,8 +198,8 @@ async def test_a_fetch_that_is_cancelled_cancels_nobody_who_asks() -> None:
     assert await shared.ask(1) == 1
 
 
-def test_an_interrupt_during_a_fetch_goes_on_and_leaves_nobody_waiting() -> None:
-    """Ctrl-C is the loop's; whoever asked is told before it gets there."""
+def test_an_interrupt_during_a_fetch_propagates_and_leaves_nobody_waiting() -> None:
+    """Ctrl-C reaches the event loop after all callers got an exception."""
     told: list[int | BaseException] = []
 
     async def fetch(questions: Sequence[int]) -> list[int | Exception]:
@@ -225,7 +227,7 @@ async def test_too_few_answers_leave_nobody_waiting() -> None:
     assert isinstance(told[1], ValueError)
 
 
-async def test_who_is_gone_costs_the_others_nothing() -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     slow = Slow()
     shared = Coalesced(slow.fetch)
     gone, stays = await asked(shared, 1, 2)
@@ -236,8 +238,8 @@ async def test_who_is_gone_costs_the_others_nothing() -> None:
         await gone
 
 
-async def test_a_key_of_another_type_costs_its_reader_alone(new_store: NewStore) -> None:
-    """On the real store: records, and what changed, of others are read in the same trip."""
+async def test_a_key_of_another_type_affects_its_reader_only(new_store: NewStore) -> None:
+    """On a real store: records and changes of others are read in the same round trip."""
     store: Store = new_store()
     await parts_of(store).run([("SET", keys_of(store).progress("bad"), "text")])
     told = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""Curves of long videos: read in pages, the same as if all of it were read at once."""
+"""Curves of long videos: read in pages, with the same result as a single read."""
 
 from itertools import accumulate
 
@@ -21,7 +21,7 @@ plays = st.lists(st.tuples(st.sampled_from("sa"), st.integers(0, 20), st.integer
 
 
 def counted(played: list[tuple[str, int, int]], end: int) -> Curve:
-    """Second by second."""
+    """Count viewers second by second."""
     ends = [min(start + length, end) for letter, start, length in played if letter == "s" and start < end]
     viewers, replays = ([0] * max(ends, default=0) for _ in range(2))
     for letter, start, length in played:
@@ -34,7 +34,7 @@ def counted(played: list[tuple[str, int, int]], end: int) -> Curve:
 def test_any_points_in_any_pages_give_the_same_curve(
     shards: list[list[tuple[str, int, int]]], known: bool, data: st.DataObject
 ) -> None:
-    """Also where a scan tells some of them twice; what lies behind the end of the video does not count."""
+    """Also if a scan returns some points twice; seconds beyond the end of the video do not count."""
     points = Points()
     for shard, played in enumerate(shards):
         steps: dict[str, int] = {}
@@ -51,12 +51,12 @@ def test_any_points_in_any_pages_give_the_same_curve(
 @pytest.mark.parametrize(
     ("name", "step"), [(b"x1", b"1"), (b"s", b"1"), (b"s172801", b"1"), (b"s-1", b"1"), (b"s1", b"1.5"), (b"a2", b"")]
 )
-def test_what_is_no_point_is_damage(name: bytes, step: bytes) -> None:
+def test_a_field_that_is_not_a_point_is_damage(name: bytes, step: bytes) -> None:
     assert isinstance(Points().add(0, {b"s1": b"1", name: step}), Damaged)
 
 
 async def test_a_long_curve_is_read_in_pages(store: Store) -> None:
-    """More than one page, from any number of shards; others run between two."""
+    """In more than one page, from any number of shards; other tasks run between two pages."""
     most = 2_000
     for start in range(8):
         batch = Batch()

@@ -1,4 +1,4 @@
-"""The totals that everybody may see are released by whole batches of viewers."""
+"""The totals for callers who may not see single viewers are released by whole batches of viewers."""
 
 import random
 from typing import Any
@@ -14,9 +14,9 @@ BATCH = 5
 
 
 @pytest.mark.parametrize("own", [1, BATCH - 2])
-async def test_between_two_figures_there_are_always_others(new_store: NewStore, own: int) -> None:
-    """An attacker's accounts and others come and go in any order. Each figure that is released is of a batch less `own`
-    more others than the one before, unless nobody was left between."""
+async def test_two_released_totals_always_differ_by_several_viewers(new_store: NewStore, own: int) -> None:
+    """An attacker's accounts and others come and go in any order. All released totals include at least a batch less
+    `own` more other viewers than the previous ones, unless nobody was left in between."""
     store, dice, now = new_store(), random.Random(7), Totals()
 
     async def read(video_id: str) -> Totals:
@@ -47,10 +47,8 @@ async def test_between_two_figures_there_are_always_others(new_store: NewStore, 
 
 
 @pytest.mark.parametrize("damage", [("SET", b"text"), ("HSET", "viewers", "many"), ("HSET", "viewers", 1)])
-async def test_a_released_figure_that_can_t_be_read_costs_itself_alone(
-    new_store: NewStore, damage: tuple[Any, ...]
-) -> None:
-    """Nothing is shown, or a batch is released anew; and no error."""
+async def test_damaged_released_totals_affect_only_themselves(new_store: NewStore, damage: tuple[Any, ...]) -> None:
+    """No totals are shown, or a batch is released again; and no error is raised."""
     store, now = new_store(), Totals(BATCH, 1, 100)
 
     async def read(video_id: str) -> Totals:

@@ -1,4 +1,4 @@
-"""A stored value of whatever bytes costs its own record or its own video: at each script and reader of the store."""
+"""A damaged value affects only its own record or its own video, whatever its bytes are: at each script and reader."""
 
 import asyncio
 import itertools
@@ -48,7 +48,7 @@ async def commit(store: Store, *ops: tuple[str, str, Report | int]) -> Committed
 
 
 async def changes_of(store: Store, user_id: str, since: int | None = None) -> tuple[dict[str, Record], list[str]]:
-    """Records by videoId, and the videoIds of those that can't be read."""
+    """Records by videoId, and the videoIds of the damaged ones."""
     changes = await store.changes(user_id, since)
     assert isinstance(changes, Changes)
     records = {video_id: record async for page in changes.pages() for video_id, record in page.records}
@@ -59,7 +59,7 @@ async def changes_of(store: Store, user_id: str, since: int | None = None) -> tu
 
 
 def body(*numbers: Any, seen: Any = (), again: Any = (), guards: Any = ()) -> bytes:
-    """A value with these for its first numbers, 0 for the others."""
+    """A value with these as its first numbers, and 0 for the others."""
     packed: bytes = msgpack.packb([*numbers, *[0] * (10 - len(numbers)), seen, again, guards])
     return b"\x03" + packed
 
@@ -131,9 +131,9 @@ REFUSED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
-async def test_what_readers_refuse_is_not_added_to(store: Store, value: bytes) -> None:
-    """Its report fails, and the value stays for whoever repairs it. The learner's other records, and others', are
-    stored and read in the same trips."""
+async def test_reports_to_a_damaged_record_fail(store: Store, value: bytes) -> None:
+    """The value is kept for a repair. The learner's other records, and others', are stored and read in the same round
+    trips."""
     assert isinstance(unpack_record(value), Damaged)
     key = keys_of(store).progress("bad")
     await parts_of(store).run([("HSET", key, "v", value, "rev", 3)])
@@ -158,8 +158,8 @@ async def test_what_readers_refuse_is_not_added_to(store: Store, value: bytes) -
 
 
 @pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
-async def test_a_deletion_starts_a_damaged_record_afresh(store: Store, value: bytes) -> None:
-    """What was reported before it has failed, what was reported after it counts, and what is older is deleted."""
+async def test_a_deletion_resets_a_damaged_record(store: Store, value: bytes) -> None:
+    """Reports before it have failed, later ones count, and older ones are deleted."""
     await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "v", value, "rev", 3)])
     reports = play("s", 1, 900), 1_000, play("s", 2, 1_100), play("t", 1, 950)
     committed = await commit(store, *(("bad", "v", op) for op in reports))
@@ -173,8 +173,8 @@ async def test_a_deletion_starts_a_damaged_record_afresh(store: Store, value: by
 
 @pytest.mark.parametrize("place", INSTANTS)
 @pytest.mark.parametrize("value", [MAX_INSTANT + 1, 2**60, float("inf")])
-async def test_an_instant_that_is_none_is_mended_by_the_next_report(store: Store, place: int, value: float) -> None:
-    """No reader takes it; to the script it is one that is later than now, and binds nobody."""
+async def test_an_invalid_instant_is_repaired_by_the_next_report(store: Store, place: int, value: float) -> None:
+    """No reader accepts it; the script treats it as an instant later than now, which is not believed."""
     await parts_of(store).run(
         [("HSET", keys_of(store).progress("u"), "v", body(*[0, 400, *[0] * 8][:place], value), "rev", 3)]
     )
@@ -185,9 +185,9 @@ async def test_an_instant_that_is_none_is_mended_by_the_next_report(store: Store
     assert record.last_watched == NOW
 
 
-async def test_a_session_that_goes_on_is_looked_at_now_and_then(store: Store) -> None:
-    """Its record was sound when it began. Where damage comes under way, some reports are still added: a rebuild keeps
-    what they say."""
+async def test_a_record_is_checked_now_and_then_during_a_session(store: Store) -> None:
+    """It was intact when the session began. If it is damaged later, some reports are still added: a rebuild
+    keeps them."""
     key = keys_of(store).progress("u")
     await commit(store, ("u", "v", play("a", 1)))
     record = unpack_record((await parts_of(store).run([("HGET", key, "v")]))[0])
@@ -228,7 +228,7 @@ def bench(store_server: StoreServer) -> Iterator[Bench]:
 
 @st.composite
 def mangled(draw: st.DrawFn, sound: bytes) -> bytes:
-    """A value with some bytes changed, cut out, put in, or none of it."""
+    """A value with some bytes changed, removed or inserted, or unchanged."""
     value = bytearray(sound)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(value)))
@@ -238,8 +238,8 @@ def mangled(draw: st.DrawFn, sound: bytes) -> bytes:
 
 
 @given(value=mangled(pack_record(SOUND)))
-def test_what_the_script_takes_readers_take(bench: Bench, value: bytes) -> None:
-    """Whatever the bytes: the report fails and nothing has changed, or the record that came out of it can be read."""
+def test_readers_accept_what_the_script_accepts(bench: Bench, value: bytes) -> None:
+    """For any bytes: the report fails and nothing changes, or the resulting record can be read."""
     user, other, video, store = bench.fresh(), bench.fresh(), bench.fresh(), bench.store
 
     async def tried() -> None:
@@ -263,8 +263,8 @@ ENTRY = msgpack.packb(1) + msgpack.packb([5, 0, [0, 5], []])
 
 
 @given(entry=mangled(ENTRY), recounted=st.booleans())
-def test_an_entry_of_any_bytes_costs_itself(bench: Bench, entry: bytes, recounted: bool) -> None:
-    """The record is stored, the video's other viewers are counted, and what is kept by difference can be recounted."""
+def test_an_entry_of_any_bytes_affects_only_itself(bench: Bench, entry: bytes, recounted: bool) -> None:
+    """The record is stored, the video's other viewers are counted, and the totals can be recounted."""
     user, other, video, store = bench.fresh(), bench.fresh(), bench.fresh(), bench.store
 
     async def tried() -> None:
@@ -288,7 +288,7 @@ def test_an_entry_of_any_bytes_costs_itself(bench: Bench, entry: bytes, recounte
 @pytest.mark.parametrize(
     "rev", ["", "abc", "nan", "inf", "-1", "1.5", "1e300", "9007199254740991", "1" * 400], ids=lambda rev: rev[:8]
 )
-async def test_a_revision_of_any_text_costs_its_learner(store: Store, rev: str) -> None:
+async def test_a_revision_of_any_text_affects_only_its_learner(store: Store, rev: str) -> None:
     await parts_of(store).run([("HSET", keys_of(store).progress("bad"), "rev", rev)])
     committed = await commit(store, ("good", "v", play()), ("bad", "v", play()))
     assert committed.results["bad", "v"].outcomes == (0, Outcome.FAILED)
@@ -303,7 +303,7 @@ async def test_a_revision_of_any_text_costs_its_learner(store: Store, rev: str) 
     "trail", [b"\xff\xfe", b",;,;", b"v,9;", b"v,1;w,2;", b"v,x;", b"v,2", b"v" * 100_000, b"v,1;" * 9_999]
 )
 async def test_a_trail_of_any_bytes_hides_no_change(store: Store, trail: bytes) -> None:
-    """All records are looked at instead, and it is written anew."""
+    """All records are read instead, and the trail is written again."""
     for seq, video_id in enumerate("vwv", 1):
         await commit(store, ("u", video_id, play("s", seq)))
     await parts_of(store).run([("HSET", keys_of(store).progress("u"), "trail", trail)])
@@ -312,7 +312,7 @@ async def test_a_trail_of_any_bytes_hides_no_change(store: Store, trail: bytes) 
     assert (await changes_of(store, "u", 3))[0].keys() == {"x"}
 
 
-async def test_a_field_that_is_no_text_costs_itself(store: Store) -> None:
+async def test_a_field_name_that_is_not_utf_8_affects_only_itself(store: Store) -> None:
     await commit(store, ("u", "v", play()))
     await parts_of(store).run(
         [
@@ -333,8 +333,10 @@ OTHER = {"text": ("SET", "text"), "list": ("RPUSH", "text"), "set": ("SADD", "te
 
 @pytest.mark.parametrize("make", OTHER.values(), ids=OTHER)
 @pytest.mark.parametrize("kind", ["audience", "summary", "curve", "live", "before", "catalogue", "released"])
-async def test_a_videos_key_of_another_type_costs_that_video(store: Store, kind: str, make: tuple[Any, ...]) -> None:
-    """All reports are stored; the totals of all other videos are as without it, in the same calls."""
+async def test_a_videos_key_of_another_type_affects_only_that_video(
+    store: Store, kind: str, make: tuple[Any, ...]
+) -> None:
+    """All reports are stored; the totals of all other videos are unaffected, in the same calls."""
     key = getattr(keys_of(store), kind)("bad")
     await parts_of(store).run([(make[0], key, *make[1:])])
     if kind == "before":
@@ -365,8 +367,8 @@ async def test_a_videos_key_of_another_type_costs_that_video(store: Store, kind:
 
 
 @pytest.mark.parametrize("value", ["many", "", "nan", "inf", "1.5", "9e300", "1" * 5_000], ids=lambda value: value[:8])
-async def test_a_total_of_any_text_costs_its_video(store: Store, value: str) -> None:
-    """It is told to whoever reads it, and viewers are brought to the audience all the same."""
+async def test_a_total_of_any_text_affects_only_its_video(store: Store, value: str) -> None:
+    """Readers of the totals get Damaged; viewers are still added to the audience."""
     await commit(store, ("u", "bad", play()), ("u", "good", play()))
     await parts_of(store).run(
         [
@@ -383,8 +385,8 @@ async def test_a_total_of_any_text_costs_its_video(store: Store, value: str) -> 
 
 
 @pytest.mark.parametrize("name", [b"s999999999999", b"s-1", b"x1", b"s1.5", b"\xff", b"s", b""])
-async def test_a_point_of_a_curve_of_any_name_costs_its_video(store: Store, name: bytes) -> None:
-    """However late a second it names: no list is made as long as that."""
+async def test_a_point_of_any_name_affects_only_its_video(store: Store, name: bytes) -> None:
+    """However late its second is: no list of that length is created."""
     await commit(store, ("u", "bad", play()))
     await parts_of(store).run([("HSET", keys_of(store).curve("bad"), name, 1)])
     assert isinstance(await store.analytics("bad", NOW), Damaged)
@@ -393,8 +395,8 @@ async def test_a_point_of_a_curve_of_any_name_costs_its_video(store: Store, name
 @pytest.mark.parametrize(
     "duration", ["90.5", "-1", "abc", "", "1e3", "nan", "9" * 30, str(MAX_MEDIA_S * 1_000 + 1), b"\xff"]
 )
-async def test_a_duration_of_any_text_is_not_known(store: Store, duration: str | bytes) -> None:
-    """Reports to the video count as for one that the catalogue does not have; putting the entry anew repairs it."""
+async def test_a_duration_of_any_text_is_unknown(store: Store, duration: str | bytes) -> None:
+    """Reports to the video count as for a video without a catalogue entry; putting the entry again repairs it."""
     await parts_of(store).run([("HSET", keys_of(store).catalogue("bad"), "title", "t", "duration_ms", duration)])
     assert await parts_of(store).catalogue.durations({"bad", "good"}) == {"bad": 0, "good": 0}
     committed = await commit(store, ("u", "bad", play()), ("u", "good", play()))
@@ -404,7 +406,7 @@ async def test_a_duration_of_any_text_is_not_known(store: Store, duration: str |
     assert not isinstance(await store.analytics("bad", NOW), Damaged)
 
 
-async def test_a_title_that_is_no_text_costs_the_title(store: Store) -> None:
+async def test_a_title_that_is_not_utf_8_affects_only_the_title(store: Store) -> None:
     await parts_of(store).run([("HSET", keys_of(store).catalogue("v"), "title", b"\xff", "duration_ms", 22_000)])
     assert isinstance(await store.video("v"), Damaged)
     assert await parts_of(store).catalogue.durations({"v"}) == {"v": 22_000}
@@ -418,8 +420,8 @@ NO_COUNT = ("abc", "1.5", "nan", "", "9" * 30)
 
 
 @pytest.mark.parametrize("make", [*(("SET", value) for value in NO_EPOCH), *OTHER.values()], ids=repr)
-async def test_an_epoch_that_is_none_is_replaced(store: Store, new_store: NewStore, make: tuple[Any, ...]) -> None:
-    """Its devices come back once; revisions go on from where scripts can count, and all processes agree."""
+async def test_an_invalid_epoch_is_replaced(store: Store, new_store: NewStore, make: tuple[Any, ...]) -> None:
+    """Devices reconnect once; revisions continue where scripts can count, and all processes agree."""
     key = keys_of(store).epoch
     await commit(store, ("u", "v", play("s", 1)))
     await parts_of(store).run([("DEL", key), (make[0], key, *make[1:])])
@@ -437,8 +439,8 @@ async def test_an_epoch_that_is_none_is_replaced(store: Store, new_store: NewSto
 
 
 @pytest.mark.parametrize("make", [*(("SET", value) for value in NO_COUNT), *OTHER.values()], ids=repr)
-async def test_a_count_that_is_none_is_no_loss(store: Store, make: tuple[Any, ...]) -> None:
-    """The store holds what it held, so nobody has to come back; the count goes on."""
+async def test_an_invalid_count_of_commits_is_not_a_loss(store: Store, make: tuple[Any, ...]) -> None:
+    """The store still has its data, so no device reconnects; the count continues."""
     before = await commit(store, ("u", "v", play("s", 1)))
     (key,) = [key for key in await redis_of(store).keys(f"{keys_of(store).prefix}:fence:*")]
     await parts_of(store).run([("DEL", key), (make[0], key, *make[1:])])
@@ -450,13 +452,13 @@ async def test_a_count_that_is_none_is_no_loss(store: Store, make: tuple[Any, ..
 
 
 @pytest.mark.parametrize("make", OTHER.values(), ids=OTHER)
-async def test_ended_sessions_of_another_type_end_nobody(store: Store, make: tuple[Any, ...]) -> None:
+async def test_ended_sessions_of_another_type_end_no_session(store: Store, make: tuple[Any, ...]) -> None:
     await parts_of(store).run([(make[0], keys_of(store).ended, *make[1:])])
     assert await parts_of(store).endings.recent() == []
     assert isinstance(await store.end_sessions("u", NOW), Damaged)
 
 
-async def test_an_ended_session_of_any_bytes_costs_itself(store: Store) -> None:
+async def test_an_ended_session_of_any_bytes_affects_only_itself(store: Store) -> None:
     await parts_of(store).run([("ZADD", keys_of(store).ended, "inf", "a", 5, b"\xff", 7, "b", "-inf", "c")])
     assert await parts_of(store).endings.recent() == [("b", 7)]
 
@@ -488,12 +490,12 @@ PUSHES: dict[str, tuple[Any, bool]] = {
 
 @pytest.mark.parametrize(("message", "sound"), PUSHES.values(), ids=PUSHES)
 def test_a_push_spans_the_revisions_of_its_records(message: Any, sound: bool) -> None:
-    """Else a device would take itself for up to date."""
+    """Otherwise a device would take itself for up to date."""
     assert isinstance(unpack_push(msgpack.packb(message, use_bin_type=False)), Damaged) is not sound
 
 
 def test_an_epochs_generation_is_bounded() -> None:
-    """Lua counts exactly up to 2**53: no epoch may make it begin near there."""
+    """Lua counts exactly up to 2**53: no epoch may make it start near there."""
     name = "0" * 32
     assert parse_epoch(f"{name}.{MAX_GENERATIONS}".encode()) == f"{name}.{MAX_GENERATIONS}"
     assert isinstance(parse_epoch(f"{name}.{MAX_GENERATIONS + 1}".encode()), Damaged)
@@ -504,7 +506,8 @@ def test_an_epochs_generation_is_bounded() -> None:
 
 
 def test_each_damaged_value_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever its name; many at once fill no log, and what had no line has one when it is met later."""
+    """Whatever its name; many at once do not fill the log, and a value without a line is logged when it is
+    read later."""
     now = 0.0
     log = DamageLog(lambda: now)
     with caplog.at_level(logging.ERROR):
@@ -523,8 +526,8 @@ def test_each_damaged_value_is_counted_each_time_and_logged_once(caplog: pytest.
     assert log.counts.keys() == set(KINDS)
 
 
-def test_only_another_type_is_foreign() -> None:
-    """What a store refuses for a while, or by its rights, is its trouble, not the value's."""
+def test_only_a_key_of_another_type_is_foreign() -> None:
+    """Temporary refusals and missing permissions are errors of the store, not damage."""
     assert is_foreign(ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"))
     for said in ("OOM command not allowed", "NOPERM this user has no permissions", "READONLY", "ERR not WRONGTYPE"):
         assert not is_foreign(ResponseError(said))
@@ -532,8 +535,8 @@ def test_only_another_type_is_foreign() -> None:
 
 
 @pytest.mark.parametrize("command", ["hmget", "hset", "hget", "hdel", "zadd"])
-async def test_what_the_store_refuses_fails_the_commit_and_no_record(store: Store, command: str) -> None:
-    """A right that is missing is not damage: nothing is told as refused for good, and the batch is made again."""
+async def test_a_refusal_of_the_store_fails_the_commit_and_no_record(store: Store, command: str) -> None:
+    """A missing permission is not damage: no report is rejected for good, and the batch is committed again."""
     user = f"u{uuid4().hex}"
     admin = redis_of(store)
     await admin.execute_command("ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", f"-{command}")  # type: ignore[no-untyped-call] # redis-py has no types here

@@ -1,4 +1,4 @@
-"""Records as stored values: read back as they were written."""
+"""Records as stored values: decoding returns what was encoded."""
 
 import msgpack
 import pytest
@@ -39,16 +39,16 @@ records = st.builds(
 
 
 @given(record=records)
-def test_record_comes_back_as_it_was(record: Record) -> None:
-    """Every field, and the same bytes again."""
+def test_a_decoded_record_equals_the_encoded_one(record: Record) -> None:
+    """In every field, and it encodes to the same bytes."""
     value = pack_record(record)
     assert intact(unpack_record(value)) == record
     assert pack_record(intact(unpack_record(value))) == value
 
 
 @given(ops=st.lists(wild_ops(["a", "b"]), max_size=8))
-def test_record_that_came_back_is_joined_like_the_one_that_was_written(ops: list[Report | int]) -> None:
-    """Types too: what is read from the store is what the reference rule takes."""
+def test_a_decoded_record_joins_like_the_encoded_one(ops: list[Report | int]) -> None:
+    """Its types are those that the reference rule takes."""
     record = Record()
     for op in ops:
         if isinstance(op, Report):
@@ -59,12 +59,12 @@ def test_record_that_came_back_is_joined_like_the_one_that_was_written(ops: list
 
 
 def test_no_value_is_the_empty_record() -> None:
-    """What a field that isn't there reads as."""
+    """As a missing field reads."""
     assert unpack_record(b"") == Record()
 
 
 def test_value_is_the_rev_and_then_the_record() -> None:
-    """So that a script can skip a record by its rev alone."""
+    """So that a script can skip a record by its rev."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(pack_record(Record(rev=300, last_watched=5)))
     rev, body = unpacker
@@ -108,8 +108,8 @@ def test_value_is_the_rev_and_then_the_record() -> None:
     ],
     ids=repr,
 )
-def test_damaged_value_is_told_as_such(value: bytes) -> None:
-    """One error for all that we have not written, so that nobody has to know how it can be wrong."""
+def test_foreign_bytes_are_damaged(value: bytes) -> None:
+    """One result for everything that Playhead has not written, so that callers need not know what can be wrong."""
     assert isinstance(unpack_record(value), Damaged)
 
 
