@@ -1,4 +1,4 @@
-"""The clock of all nodes: the store's time, whatever the clocks of the machines say, and however either is set."""
+"""The clock of all nodes is the store's time, however wrong the clocks of machines are, and however they are set."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ DAY_S = 86_400
 
 
 class Line:
-    """A store that tells its time, over a line that takes its time in either direction."""
+    """A store that returns its time, over a connection with latency in both directions."""
 
     def __init__(self, machine: FakeClock, ahead_ms: int = 0) -> None:
         self._machine = machine
@@ -68,8 +68,8 @@ def line(machine: FakeClock) -> Line:
 
 
 @pytest.mark.parametrize("step_s", [-DAY_S, -60, 0.5, 60, DAY_S])
-async def test_the_machines_wall_clock_may_be_set_as_one_likes(machine: FakeClock, line: Line, step_s: float) -> None:
-    """Before the start, after it, and back: no reading shows it, and the offset is told."""
+async def test_the_machines_wall_clock_does_not_matter(machine: FakeClock, line: Line, step_s: float) -> None:
+    """It is set before the start, after it, and back: no reading changes, and the offset is reported."""
     machine.wall += round(1_000 * step_s)
     clock = await started(machine, line)
     assert clock().wall == START_MS
@@ -82,8 +82,8 @@ async def test_the_machines_wall_clock_may_be_set_as_one_likes(machine: FakeCloc
         assert clock().wall == before == line.ahead_ms + machine.mono
 
 
-async def test_the_shortest_of_some_round_trips_is_taken(machine: FakeClock, line: Line) -> None:
-    """A slow answer shows the time less well: what it may be wrong by is told."""
+async def test_the_shortest_of_several_round_trips_is_used(machine: FakeClock, line: Line) -> None:
+    """A slow answer gives a less exact time; the error bound is reported."""
     trips = iter([(300, 100), (4, 4), (90, 10)])
     ask = line.time
 
@@ -97,7 +97,7 @@ async def test_the_shortest_of_some_round_trips_is_taken(machine: FakeClock, lin
     assert clock.uncertainty_ms == 5
 
 
-async def test_a_sample_that_may_be_wrong_by_more_moves_nothing(machine: FakeClock, line: Line) -> None:
+async def test_a_sample_within_its_error_bound_changes_nothing(machine: FakeClock, line: Line) -> None:
     clock = await started(machine, line)
     line.there_ms, line.back_ms = 400, 0
     await clock.sample()
@@ -106,7 +106,7 @@ async def test_a_sample_that_may_be_wrong_by_more_moves_nothing(machine: FakeClo
 
 
 @pytest.mark.parametrize("by_ms", [50, SLEW_MS, SLEW_MS + 1, 3_600_000, 1_000 * DAY_S])
-async def test_a_store_whose_clock_goes_on_is_followed(machine: FakeClock, line: Line, by_ms: int) -> None:
+async def test_a_store_whose_clock_steps_forward_is_followed(machine: FakeClock, line: Line, by_ms: int) -> None:
     clock = await started(machine, line)
     line.ahead_ms += by_ms
     await clock.sample()
@@ -114,10 +114,9 @@ async def test_a_store_whose_clock_goes_on_is_followed(machine: FakeClock, line:
 
 
 @pytest.mark.parametrize("by_ms", [50, SLEW_MS])
-async def test_a_reading_that_is_a_little_ahead_waits_and_never_goes_back(
-    machine: FakeClock, line: Line, by_ms: int
-) -> None:
-    """At half the speed, so that what happens later has a later instant; then it is the store's time again."""
+async def test_a_reading_that_is_slightly_ahead_slows_down(machine: FakeClock, line: Line, by_ms: int) -> None:
+    """It runs at half speed and never steps back, so that later events have later instants, until it is the store's
+    time again."""
     clock = await started(machine, line)
     line.ahead_ms -= by_ms
     before = clock().wall
@@ -132,10 +131,10 @@ async def test_a_reading_that_is_a_little_ahead_waits_and_never_goes_back(
 
 
 @pytest.mark.parametrize("by_ms", [SLEW_MS + 1, 3_600_000, 1_000 * DAY_S])
-async def test_a_reading_that_is_far_ahead_goes_back(
+async def test_a_reading_that_is_far_ahead_steps_back(
     machine: FakeClock, line: Line, by_ms: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a new node would read it. What was stored in the meantime binds nobody."""
+    """As a new node would read it. Instants stored in the meantime do not outrank new reports."""
     clock = await started(machine, line)
     line.ahead_ms -= by_ms
     await clock.sample()
@@ -144,7 +143,7 @@ async def test_a_reading_that_is_far_ahead_goes_back(
     assert f"{by_ms / 1_000:.3f} s" in told.message
 
 
-async def test_while_the_store_is_away_the_time_goes_on(machine: FakeClock, line: Line) -> None:
+async def test_the_time_continues_during_an_outage(machine: FakeClock, line: Line) -> None:
     clock = await started(machine, line)
     line.away = True
     with pytest.raises(StoreUnavailable):
@@ -155,7 +154,7 @@ async def test_while_the_store_is_away_the_time_goes_on(machine: FakeClock, line
     assert clock.sampled_ms_ago == 60_000
 
 
-async def test_a_machine_that_comes_to_differ_is_told_once_and_so_is_its_return(
+async def test_a_growing_offset_is_logged_once_and_so_is_its_end(
     machine: FakeClock, line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -168,8 +167,8 @@ async def test_a_machine_that_comes_to_differ_is_told_once_and_so_is_its_return(
     assert clock.note is None
 
 
-async def test_it_is_sampled_again_and_again(machine: FakeClock, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also after the store was away."""
+async def test_samples_are_taken_repeatedly(machine: FakeClock, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after an outage of the store."""
     assert EVERY_S <= 10
     monkeypatch.setattr("playhead.server.clock.EVERY_S", 0.001)
     clock = await started(machine, line)
@@ -187,12 +186,12 @@ async def test_it_is_sampled_again_and_again(machine: FakeClock, line: Line, mon
         task.cancel()
 
 
-async def test_the_store_tells_its_time(store_server: StoreServer) -> None:
+async def test_the_time_is_the_stores(store_server: StoreServer) -> None:
     store = open_store(store_server.url, worker="w", key_prefix="unused")
     try:
         clock = await StoreClock.of(store)
         assert clock.reference == "store"
-        assert abs(clock.offset_ms) <= clock.uncertainty_ms + 2, "it is on this machine"
+        assert abs(clock.offset_ms) <= clock.uncertainty_ms + 2, "the store is on the same machine"
         assert clock.note is None
     finally:
         await store.close()
@@ -200,7 +199,7 @@ async def test_the_store_tells_its_time(store_server: StoreServer) -> None:
 
 @pytest.mark.parametrize("store_server", ["cluster"], indirect=True)
 async def test_on_a_cluster_one_primary_is_asked(store_server: StoreServer, prefix: str) -> None:
-    """Whoever has the epoch: the same one for all nodes."""
+    """The primary that has the epoch, which is the same for all nodes."""
     store = open_store(store_server.url, worker="w", key_prefix=prefix)
 
     async def asked() -> dict[str, int]:
@@ -242,14 +241,14 @@ async def test_after_a_failover_the_clock_of_the_new_primary_is_followed(tmp_pat
             async with asyncio.timeout(60):
                 while abs(clock.offset_ms + 3_600_000) > FAR_MS:
                     with contextlib.suppress(StoreUnavailable):
-                        await store.epoch()  # whoever commits or listens looks who has the slot now
+                        await store.epoch()  # commits and subscriptions refresh the topology
                         await clock.sample()
         finally:
             await store.close()
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey"])
-async def test_without_the_right_to_ask_the_machines_clock_is_taken_and_that_is_told(kind: str, tmp_path: Path) -> None:
+async def test_without_permission_for_time_the_machines_clock_is_used_and_reported(kind: str, tmp_path: Path) -> None:
     acl = written_acl(tmp_path)
     acl.write_text(acl.read_text().replace(" +time", ""))
     path = tmp_path / "store.sock"
@@ -265,9 +264,11 @@ async def test_without_the_right_to_ask_the_machines_clock_is_taken_and_that_is_
             assert abs(clock().wall - system_clock().wall) < FAR_MS
 
 
-async def test_a_machine_whose_clock_is_wrong_says_so(tmp_path: Path) -> None:
-    """A real process: in the log at its start and when that changes, in /readyz and in the metrics; and what it stores
-    and tells bears the store's time."""
+async def test_a_machine_whose_clock_is_wrong_reports_it(tmp_path: Path) -> None:
+    """A real process reports it in the log at startup and when it changes, in /readyz and in the metrics.
+
+    What it stores and sends has the store's time.
+    """
     if LIBRARY is None:
         missing(WITHOUT)
     wall, user, video = WallClock(tmp_path / "offset", 3_600), str(uuid4()), str(uuid4())

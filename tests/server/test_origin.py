@@ -1,4 +1,4 @@
-"""Which pages may speak to us: decided by the Origin before a handshake is answered or a body is read."""
+"""Which pages may call the service: the Origin is checked before a handshake is answered or a body is read."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.security.issuer import token
 from tests.serving import Running, serving
 
 pytestmark = [
-    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # nothing here depends on which it is
+    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # independent of the store
     pytest.mark.asyncio(loop_scope="module"),  # so that many tests may share a server
 ]
 
@@ -43,19 +43,19 @@ SAID = (
     ({"type": "hello", "device": "any", "session": "s", "userId": USER}, b'"synced"'),
     ({"type": "heartbeat", "seq": 1, "videoId": VIDEO, "played": [[0, 5]], "position": 5}, b'"ack"'),
 )
-"""What is said on a WebSocket, and what ends the answer to it."""
+"""The frames sent on a WebSocket, and the end of the answer to them."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """Asks for tokens, and allows some origins."""
+    """A server that requires tokens and allows some origins."""
     async with guarded(store_server, f"t{uuid4().hex}", allowed_origins=ALLOWED) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def local(store_server: StoreServer) -> AsyncIterator[Running]:
-    """Asks for no tokens, as on a developer's machine."""
+    """A server that requires no tokens, as on a developer's machine."""
     settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": f"t{uuid4().hex}"}
     async with serving(allowed_origins=ALLOWED, **settings) as running:
         yield running
@@ -70,7 +70,10 @@ async def stored(store: StoreServer, server: Running) -> dict[bytes, bytes]:
 async def sent(
     server: Running, target: str, *headers: tuple[str, str], body: bytes = b"", method: str = "GET"
 ) -> AsyncIterator[tuple[int, asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A request of these very bytes, headers as UTF-8; its status. A Host is added where none is given."""
+    """Send a request of exactly these bytes, headers as UTF-8, and return its status.
+
+    A Host is added if none is given.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
         if not any(name == "Host" for name, _ in headers):
@@ -93,7 +96,7 @@ async def raw(server: Running, target: str, *headers: tuple[str, str], body: byt
 
 
 async def handshake(server: Running, *headers: tuple[str, str], talk: bool = False) -> int:
-    """The status of a WebSocket handshake; `talk`: whatever it is, go on as if it were accepted, till the end."""
+    """The status of a WebSocket handshake. With `talk` the client continues as if it were accepted."""
     async with sent(server, "/ws", *UPGRADE, *headers) as (status, reader, writer):
         if talk:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -105,18 +108,18 @@ async def handshake(server: Running, *headers: tuple[str, str], talk: bool = Fal
 
 
 async def get(server: Running, *headers: tuple[str, str]) -> int:
-    """The status of a REST request with a good token."""
+    """The status of a REST request with a valid token."""
     return await raw(server, f"/progress/{USER}", ("Authorization", f"Bearer {token(USER)}"), *headers)
 
 
 @pytest.mark.parametrize("origin", ALLOWED)
-async def test_pages_of_an_allowed_origin_may(server: Running, origin: str) -> None:
-    """WebSocket and REST."""
+async def test_pages_of_an_allowed_origin_are_served(server: Running, origin: str) -> None:
+    """By WebSocket and REST."""
     assert (await handshake(server, ("Origin", origin)), await get(server, ("Origin", origin))) == (101, 200)
 
 
-async def test_our_own_pages_and_programs_may(server: Running) -> None:
-    """The same origin as the request's own target; and what names none: a program, which no page can make one."""
+async def test_same_origin_pages_and_programs_are_served(server: Running) -> None:
+    """A request without an Origin comes from a program, because no page can send one."""
     own = f"127.0.0.1:{server.port}"
     for origins in ([("Origin", f"http://{own}")], []):
         assert (await handshake(server, *origins), await get(server, *origins)) == (101, 200)
@@ -170,10 +173,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_pages_of_any_other_origin_may_not(store_server: StoreServer, server: Running, name: str) -> None:
-    """403, never 101, even with a good token, and what is said after the handshake is not read.
+async def test_pages_of_any_other_origin_are_refused(store_server: StoreServer, server: Running, name: str) -> None:
+    """403, never 101, even with a valid token, and nothing sent after the handshake is read.
 
-    Two Origins make a handshake that is none: 400.
+    Two Origins make the handshake invalid: 400.
     """
     before = await stored(store_server, server)
     origins = [("Origin", value) for value in REFUSED[name]]
@@ -183,7 +186,7 @@ async def test_pages_of_any_other_origin_may_not(store_server: StoreServer, serv
 
 
 async def test_a_page_on_another_port_or_name_of_this_machine_is_another_origin(server: Running) -> None:
-    """Whatever else runs here; the scheme is part of it, and so is the name that was called."""
+    """Whatever else runs there. The scheme is part of the origin, and so is the host name that was used."""
     own = f"127.0.0.1:{server.port}"
     for origin in (
         f"http://127.0.0.1:{server.port % 65_535 + 1}",
@@ -201,10 +204,10 @@ async def test_a_page_on_another_port_or_name_of_this_machine_is_another_origin(
         assert await get(server, *hosts, *more) in (400, 403)
 
 
-async def test_what_the_refused_say_would_be_stored_if_it_were_read(
+async def test_the_frames_of_refused_pages_would_be_stored_if_read(
     store_server: StoreServer, prefix: str, server: Running
 ) -> None:
-    """Or the tests here would prove nothing."""
+    """Otherwise the tests above would prove nothing."""
     async with guarded(store_server, prefix, allowed_origins=ALLOWED) as other:
         before = await stored(store_server, other)
         assert await handshake(other, ("Origin", ACADEMY), talk=True) == 101
@@ -213,7 +216,7 @@ async def test_what_the_refused_say_would_be_stored_if_it_were_read(
 
 
 async def test_the_reply_to_a_foreign_page_says_what_to_do_and_repeats_nothing(server: Running) -> None:
-    """Problem details; nothing that lets the page read it."""
+    """Problem details, without the header that would let the page read them."""
     async with rest(server) as api:
         for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"):
             for path in (f"/progress/{USER}", "/progress/update", "/livez", "/", "/nothing-here"):
@@ -225,8 +228,8 @@ async def test_the_reply_to_a_foreign_page_says_what_to_do_and_repeats_nothing(s
                     assert "evil" not in response.text
 
 
-async def test_a_preflight_of_an_allowed_origin_tells_what_it_may(server: Running) -> None:
-    """The methods and headers of the contract, for ten minutes, for this origin alone, without cookies."""
+async def test_a_preflight_of_an_allowed_origin_lists_what_is_permitted(server: Running) -> None:
+    """The methods and headers of the contract, for ten minutes, for this origin only, without cookies."""
     for origin in ALLOWED:
         asked = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "authorization,content-type"}
         async with rest(server) as api:
@@ -253,13 +256,13 @@ async def test_a_preflight_of_an_allowed_origin_tells_what_it_may(server: Runnin
     ids=["PATCH", "TRACE", "another header"],
 )
 async def test_a_preflight_for_more_than_the_contract_has_is_refused(server: Running, asked: dict[str, str]) -> None:
-    """So that the browser does not send it."""
+    """So the browser does not send the request."""
     async with rest(server) as api:
         assert (await api.options("/progress/update", headers={"Origin": ACADEMY, **asked})).status_code == 400
 
 
-async def test_answers_can_be_read_by_allowed_pages_alone(server: Running) -> None:
-    """Refusals too, so that a page knows why; a cache keeps them apart by Origin."""
+async def test_responses_can_be_read_by_allowed_pages_only(server: Running) -> None:
+    """Including errors, so that a page knows the reason. Caches keep the responses apart by Origin."""
     async with rest(server) as api:
         for headers, status in ((bearer(token(USER)), 200), ({}, 401), (bearer(token("x")), 403)):
             response = await api.get(f"/progress/{USER}", headers={"Origin": ACADEMY, **headers})
@@ -299,8 +302,8 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_without_tokens_the_service_answers_to_the_names_of_this_machine(local: Running, name: str) -> None:
-    """Which nobody else can have."""
+async def test_without_tokens_the_names_of_this_machine_are_served(local: Running, name: str) -> None:
+    """No other site can have these names."""
     host = ("Host", name.format(port=local.port))
     own = ("Origin", f"http://{host[1].lower()}")
     for headers in ((host,), (host, own)):
@@ -308,10 +311,8 @@ async def test_without_tokens_the_service_answers_to_the_names_of_this_machine(l
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-async def test_without_tokens_no_other_name_is_answered_to(
-    store_server: StoreServer, local: Running, name: str
-) -> None:
-    """DNS rebinding: a page's own name leads to 127.0.0.1, and its requests count as of the same origin."""
+async def test_without_tokens_no_other_name_is_served(store_server: StoreServer, local: Running, name: str) -> None:
+    """DNS rebinding: a page's own host name resolves to 127.0.0.1, and its requests count as same-origin."""
     host = ("Host", name.format(port=local.port))
     before = await stored(store_server, local)
     item = {"userId": USER, "videoId": VIDEO, "watchedDuration": 60, "lastWatched": "2026-01-01T10:00:00Z"}
@@ -325,7 +326,7 @@ async def test_without_tokens_no_other_name_is_answered_to(
     assert await stored(store_server, local) == before
 
 
-async def test_without_tokens_allowed_origins_may_still(local: Running) -> None:
+async def test_without_tokens_allowed_origins_are_served(local: Running) -> None:
     """A page of a development server on another port."""
     assert await handshake(local, ("Origin", "http://localhost:3000")) == 101
     assert await handshake(local, ("Origin", "http://localhost:3001")) == 403
@@ -333,7 +334,7 @@ async def test_without_tokens_allowed_origins_may_still(local: Running) -> None:
 
 
 FORWARDED = (
-    # X-Forwarded-Proto, Origin, status from a trusted proxy, status from anybody else
+    # X-Forwarded-Proto, Origin, status from a trusted proxy, status from others
     ("https", "https://play.example", 101, 403),
     ("https", "http://play.example", 403, 101),
     ("http", "https://play.example", 403, 403),
@@ -350,10 +351,10 @@ FORWARDED = (
 
 
 @pytest.mark.parametrize("trusted", [True, False], ids=["from a trusted proxy", "from anybody"])
-async def test_the_scheme_that_a_proxy_saw_counts_where_the_proxy_is_trusted(
+async def test_the_scheme_that_a_proxy_saw_counts_if_the_proxy_is_trusted(
     store_server: StoreServer, prefix: str, trusted: bool
 ) -> None:
-    """Behind TLS our own pages are https; nobody else can say so."""
+    """Behind TLS the service's own pages are https. Only a trusted proxy can say so."""
     settings = {"trusted_proxies": "127.0.0.1, 10.0.0.0/8"} if trusted else {"trusted_proxies": "10.0.0.0/8"}
     async with guarded(store_server, prefix, **settings) as server:
         for scheme, origin, from_proxy, from_others in FORWARDED:
@@ -363,7 +364,7 @@ async def test_the_scheme_that_a_proxy_saw_counts_where_the_proxy_is_trusted(
             assert await handshake(server, *headers) == expected, (scheme, origin)
             assert await get(server, *headers) == {101: 200}.get(expected, expected), (scheme, origin)
         spoofed = [("Host", "evil.example"), ("X-Forwarded-Host", "play.example"), ("Origin", "http://play.example")]
-        assert await handshake(server, *spoofed) == 403, "a name is nothing that a proxy tells"
+        assert await handshake(server, *spoofed) == 403, "a proxy does not change the host name"
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,9 @@ async def test_the_scheme_that_a_proxy_saw_counts_where_the_proxy_is_trusted(
         ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
     ],
 )
-async def test_an_origin_is_written_as_browsers_write_it(store_server: StoreServer, given: str, parsed: str) -> None:
+async def test_an_origin_is_normalized_to_the_form_of_browsers(
+    store_server: StoreServer, given: str, parsed: str
+) -> None:
     """Lower case, no default port."""
     assert parse_origin(given) == parsed
 
@@ -416,7 +419,7 @@ async def test_an_origin_is_written_as_browsers_write_it(store_server: StoreServ
         ),
     ],
 )
-async def test_what_is_no_origin_is_refused_as_a_setting(store_server: StoreServer, given: str) -> None:
-    """Rather than never, or wrongly, matched."""
+async def test_an_invalid_origin_is_refused_as_a_setting(store_server: StoreServer, given: str) -> None:
+    """Otherwise it would never match, or match wrongly."""
     with pytest.raises(ValueError, match="an origin has no path"):
         parse_origin(given)

@@ -1,4 +1,4 @@
-"""Which secrets are refused: those that nobody drew at random, and never one that was."""
+"""Secrets that are not random are refused, and random ones never are."""
 
 import base64
 import random
@@ -36,7 +36,7 @@ WEAK = {
 
 @pytest.mark.parametrize("name", WEAK)
 def test_a_secret_that_is_not_random_is_refused(name: str) -> None:
-    """By name, with the remedy, and without the secret."""
+    """The error names the setting and the remedy, and does not repeat the secret."""
     with pytest.raises(ValueError, match="jwt_secret") as refused:
         Settings(jwt_secret=WEAK[name])
     assert "openssl rand -hex 32" in str(refused.value)

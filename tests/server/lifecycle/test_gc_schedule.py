@@ -1,4 +1,4 @@
-"""What happens often leaves no reference cycles, so that nothing has to look for them; and who looks, looks seldom."""
+"""Frequent operations create no reference cycles, so the garbage collector can run rarely."""
 
 import gc
 from collections import Counter
@@ -19,7 +19,7 @@ OURS = ("playhead.", "uvicorn.", "starlette.", "httptools.", "websockets.server"
 
 @pytest.fixture
 def kept_garbage() -> Iterator[list[object]]:
-    """Python's own collector off; what only it could free is kept, to be looked at."""
+    """Disable Python's own collections, and keep what only a collection could free, for inspection."""
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
@@ -30,7 +30,7 @@ def kept_garbage() -> Iterator[list[object]]:
 
 
 async def used(server: Running, times: int) -> None:
-    """Connections that come, play, sync and go; some refused; requests."""
+    """Connect, play, sync and disconnect; with some refusals and requests."""
     async with rest(server) as api:
         for n in range(times):
             user = str(uuid4())
@@ -47,7 +47,7 @@ async def used(server: Running, times: int) -> None:
 async def test_connections_and_requests_leave_no_cycles(
     store_server: StoreServer, prefix: str, kept_garbage: list[object]
 ) -> None:
-    """Not one object of ours, of the server's or of the library's is left for a collector to find."""
+    """No object of the service, of the server or of a library is left for the collector."""
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server:
         await used(server, 5)
         gc.collect()
@@ -58,8 +58,8 @@ async def test_connections_and_requests_leave_no_cycles(
     assert {kind: n for kind, n in kinds.items() if kind.startswith(OURS)} == {}
 
 
-def test_it_looks_when_memory_has_grown_and_not_before() -> None:
-    """And finds what there is."""
+def test_it_collects_only_when_memory_has_grown() -> None:
+    """And it frees the garbage that there is."""
     schedule = GcSchedule()
     try:
         assert not schedule.collect_if_grown()

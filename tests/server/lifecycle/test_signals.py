@@ -41,7 +41,7 @@ def test_a_signal_is_delayed_until_the_next_safe_point(number: signal.Signals) -
             signal.raise_signal(number)  # the handler is in place again
 
 
-def test_a_signal_that_met_no_safe_point_is_handled_at_the_end() -> None:
+def test_a_signal_without_a_safe_point_is_handled_at_the_end() -> None:
     with raising(signal.SIGTERM), pytest.raises(KeyboardInterrupt), held_back():
         signal.raise_signal(signal.SIGTERM)
 

@@ -1,7 +1,6 @@
-"""Whoever asks for much and does not read it: what waits is bounded, by user and in sum, and dropped in the end.
-
-Real connections whose windows stay closed: the kernels take some, the rest would wait in the process.
-"""
+"""Clients that request much and do not read it: unread answers are bounded by user and in total, and dropped in the
+end. The connections are real and their windows stay closed: the kernels buffer some bytes, the rest waits in the
+process."""
 
 import asyncio
 import json
@@ -26,7 +25,7 @@ from tests.serving import START_MS, Running
 
 MANY, MIB = 800, 1_048_576
 SEEN = [second for n in range(400) for second in (2 * n, 2 * n + 1)]
-"""Of each record: in full detail all of them are 4 MiB of JSON."""
+"""The size of each record; in full detail all records are 4 MiB of JSON."""
 
 
 async def fill(store_server: StoreServer, prefix: str, *users: str) -> None:
@@ -55,7 +54,7 @@ def get(user: str) -> bytes:
 
 
 async def come(stack: AsyncExitStack, server: Running, count: int, request: bytes) -> list[Attacker]:
-    """So many clients that ask, and read nothing."""
+    """Open a number of connections that send a request and read nothing."""
     crowd = []
     for _ in range(count):
         attacker = await Attacker.connect(server.port, receive_buffer=1)
@@ -66,7 +65,7 @@ async def come(stack: AsyncExitStack, server: Running, count: int, request: byte
 
 
 async def unread(server: Running, until: Callable[[float], bool]) -> float:
-    """Bytes that wait, as soon as it is so."""
+    """The bytes that wait, as soon as the condition holds."""
     async with asyncio.timeout(PATIENCE_S), rest(server) as api:
         api.headers.update(bearer(token(str(uuid4()), scope="analytics")))
         while not until(size := (await scraped(api))["playhead_unread_bytes{}"]):  # noqa: ASYNC110 the process under test says it by no event
@@ -78,9 +77,11 @@ async def status_lines(crowd: list[Attacker]) -> list[int]:
     return [int((await attacker.until(b"\r\n\r\n"))[9:12]) for attacker in crowd]
 
 
-async def test_one_user_has_a_share_and_nobody_else_notices(store_server: StoreServer, prefix: str) -> None:
-    """Of thirty unread answers a few are made. The user is told by name, before anything is read; others are served,
-    and so is the user, as soon as nothing waits."""
+async def test_a_user_who_exceeds_their_share_affects_nobody_else(store_server: StoreServer, prefix: str) -> None:
+    """Of thirty unread answers a few are built.
+
+    The user is refused before anything is read; others are served, and so is the user once nothing waits.
+    """
     limit = 8 * MIB
     async with greedy(store_server, prefix, USER, max_unread_bytes_per_user=limit) as server, AsyncExitStack() as stack:
         crowd = await come(stack, server, 30, get(USER))
@@ -99,10 +100,10 @@ async def test_one_user_has_a_share_and_nobody_else_notices(store_server: StoreS
             assert len(ok(await api.get(f"/progress/{USER}?detail=full", headers=bearer(token(USER))))) == 4
 
 
-async def test_what_is_never_read_is_dropped_in_time(
+async def test_unread_answers_are_dropped_in_time(
     store_server: StoreServer, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each piece of an answer has a deadline; then the connection is cut off, and nothing is said of it in the log."""
+    """Each chunk of an answer has a deadline. Then the connection is closed, and nothing is logged."""
     async with (
         greedy(store_server, prefix, USER, write_timeout_s=0.5) as server,
         AsyncExitStack() as stack,
@@ -113,8 +114,8 @@ async def test_what_is_never_read_is_dropped_in_time(
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
-async def test_all_users_together_have_a_bound(store_server: StoreServer, prefix: str) -> None:
-    """Beyond it a large answer is refused, whoever asks; a short one, from whom nothing waits, is not."""
+async def test_unread_answers_of_all_users_are_bounded(store_server: StoreServer, prefix: str) -> None:
+    """Beyond the bound a large answer is refused to everyone. A short one is not, for users without unread answers."""
     async with (
         greedy(store_server, prefix, USER, OTHER, max_unread_bytes=3 * MIB) as server,
         AsyncExitStack() as stack,
@@ -130,9 +131,11 @@ async def test_all_users_together_have_a_bound(store_server: StoreServer, prefix
         assert ok(short)["userId"] == OTHER
 
 
-async def test_sockets_that_do_not_read_share_it(store_server: StoreServer, prefix: str) -> None:
-    """Twenty devices of one user ask for everything and read nothing: those beyond the share are told to come back
-    later, the rest are dropped in time."""
+async def test_sockets_share_the_users_bound(store_server: StoreServer, prefix: str) -> None:
+    """Twenty devices of one user request everything and read nothing.
+
+    Those beyond the share are asked to retry later, the rest are dropped in time.
+    """
     limit = 8 * MIB
     hello = {"type": "hello", "device": "d", "session": "page", "token": token(USER), "since": 0}
     request = upgrade("Origin: http://localhost") + frame(TEXT, json.dumps(hello).encode())
@@ -151,8 +154,8 @@ async def test_sockets_that_do_not_read_share_it(store_server: StoreServer, pref
         await unread(server, lambda size: size == 0)
 
 
-async def test_a_short_answer_that_is_not_read_counts_too(store_server: StoreServer, prefix: str) -> None:
-    """What the kernel does not take of it, as long as it waits in the connection's buffer."""
+async def test_a_short_unread_answer_counts(store_server: StoreServer, prefix: str) -> None:
+    """The part that the kernel does not buffer counts for as long as it waits in the connection's buffer."""
     async with greedy(store_server, prefix, USER, requests_burst=100_000) as server, AsyncExitStack() as stack:
         one = f"/progress/{USER}/7c9e6679-7425-40de-944b-000000000000?detail=full"
         attacker = await Attacker.connect(server.port, receive_buffer=1, segment=100)
@@ -166,12 +169,13 @@ async def test_a_short_answer_that_is_not_read_counts_too(store_server: StoreSer
         await unread(server, lambda size: size == 0)
 
 
-def test_shares_by_payer_and_in_sum() -> None:
-    """One large answer is always possible; services count in sum only; what is given back is free for others."""
+def test_shares_of_a_payer_and_of_all() -> None:
+    """One large answer is always possible, services count towards the total only, and released memory is free for
+    others."""
     memory = AnswerMemory(100, 40)
     ann, bob, service = Payer(Kind.USER, "ann"), Payer(Kind.USER, "bob"), Payer(Kind.SERVICE, "s")
     first, second = memory.account(ann), memory.account(ann)
-    assert first.grow(60) is None, "nothing of hers waits"
+    assert first.grow(60) is None, "this user has no unread answers"
     assert second.grow(1) is not None
     assert memory.refusal(ann) is not None
     assert memory.refusal(bob) is None
@@ -190,8 +194,8 @@ def test_shares_by_payer_and_in_sum() -> None:
 
 
 @pytest.mark.parametrize("kind", ["all", "engagement", "hello"])
-async def test_who_reads_promptly_is_never_refused(store_server: StoreServer, prefix: str, kind: str) -> None:
-    """One after the other, more than may wait at a time: nothing is left behind."""
+async def test_a_client_that_reads_promptly_is_never_refused(store_server: StoreServer, prefix: str, kind: str) -> None:
+    """It requests one answer after another, in total more than may wait at once. No memory stays in use."""
     limits = {"max_unread_bytes_per_user": 4 * MIB, "requests_burst": 10_000, "user_hellos_burst": 100}
     async with greedy(store_server, prefix, USER, **limits) as server, rest(server) as api:
         for _ in range(8):

@@ -1,4 +1,4 @@
-"""What reading many records costs the one who asks: requests out of the same bucket, by what is looked at."""
+"""The cost of reading many records: requests from the same bucket, by the number and the size of records read."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,7 +31,7 @@ def video(n: int) -> str:
 
 @pytest.fixture
 async def server(store_server: StoreServer, prefix: str) -> AsyncIterator[Running]:
-    """Where a user has BURST requests, and no more for a long time."""
+    """A server on which users have BURST requests, and no more for a long time."""
     limits = {"requests_burst": BURST, "requests_per_s": 0.001, "user_hellos_burst": 100}
     async with guarded(store_server, prefix, **limits) as running:
         yield running
@@ -44,7 +44,7 @@ async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def with_records(server: Running, count: int, value: bytes | None = None) -> str:
-    """A learner with so many records; or with so many times this one."""
+    """A learner with a number of records, or with many copies of one."""
     user = str(uuid4())
     store = open_store(str(server.settings.redis_url), worker="filling", key_prefix=server.settings.key_prefix)
     if value is not None:
@@ -61,7 +61,7 @@ async def with_records(server: Running, count: int, value: bytes | None = None) 
 
 
 async def affordable(api: httpx.AsyncClient, user: str, path: str, most: int = 12) -> int:
-    """How many such requests are answered before one is refused; that one says when to come back."""
+    """How many such requests are answered before one is refused. The refusal has a retry delay."""
     for count in range(most):
         answer = await api.get(path, headers=bearer(token(user)))
         if answer.status_code != 200:
@@ -72,31 +72,31 @@ async def affordable(api: httpx.AsyncClient, user: str, path: str, most: int = 1
 
 
 @pytest.mark.parametrize("path", ["/progress/{}", "/progress/{}?detail=full", "/progress/engagement/{}"])
-async def test_reads_cost_by_the_records_that_are_looked_at(server: Running, api: httpx.AsyncClient, path: str) -> None:
-    """With a usual number of videos a read is a request like any other."""
+async def test_reads_are_charged_by_the_number_of_records(server: Running, api: httpx.AsyncClient, path: str) -> None:
+    """With a usual number of videos a read costs as much as any request."""
     many, few = await with_records(server, MANY), await with_records(server, FEW)
     assert await affordable(api, few, path.format(few)) == BURST // FEW_COST
     assert await affordable(api, many, path.format(many)) == BURST // MANY_COST
 
 
-async def test_what_changed_lately_is_cheap_however_much_there_is(server: Running, api: httpx.AsyncClient) -> None:
-    """The trail tells of it; only who was away for long has all of it looked through."""
+async def test_recent_changes_are_cheap_however_many_records_there_are(server: Running, api: httpx.AsyncClient) -> None:
+    """The trail lists recent changes. Only a device that was away for long has all records searched."""
     user = await with_records(server, MANY)
     assert await affordable(api, user, f"/progress/{user}?since={MANY - 5}") == BURST
     other = await with_records(server, MANY)
     assert await affordable(api, other, f"/progress/{other}?since=5") == BURST // MANY_COST
 
 
-async def test_large_records_are_paid_for_by_their_bytes(server: Running, api: httpx.AsyncClient) -> None:
-    """What they cost is known when they are read, so the next requests wait for it."""
+async def test_large_records_are_charged_by_size(server: Running, api: httpx.AsyncClient) -> None:
+    """Their cost is known once they are read, so the next requests wait."""
     comb = [second for n in range(2_000) for second in (70_000 + 2 * n, 70_001 + 2 * n)]
     value = pack_record(Record(rev=1, last_watched=9, seen=comb, again=comb))
     user = await with_records(server, 100, value)
     assert await affordable(api, user, f"/progress/{user}") == 1
 
 
-async def test_a_sync_is_answered_and_paid_for_later(server: Running, api: httpx.AsyncClient) -> None:
-    """What is stored is not refused for the price of the answer."""
+async def test_a_sync_is_answered_and_charged_later(server: Running, api: httpx.AsyncClient) -> None:
+    """A stored sync is not refused because of the cost of the response."""
     user = await with_records(server, MANY)
     item: dict[str, Any] = {"videoId": video(1), "watchedDuration": 9, "lastWatched": iso(START_MS)}
     body, headers = {"userId": user, "progressData": [item]}, bearer(token(user))
@@ -106,7 +106,10 @@ async def test_a_sync_is_answered_and_paid_for_later(server: Running, api: httpx
 
 
 async def test_hello_and_sync_cost_the_same(server: Running) -> None:
-    """Who can't pay is told to come back later, by goodbye and close code; a device that lacks little pays nothing."""
+    """A user without enough requests left is asked to retry later, by goodbye and close code.
+
+    A device that lacks little pays nothing.
+    """
     user = await with_records(server, MANY)
     for _ in range(BURST // (MANY_COST - 1)):
         async with learner(server, token(user), user) as player:
@@ -133,7 +136,7 @@ async def test_services_are_not_charged(server: Running, api: httpx.AsyncClient)
 
 
 def test_debts_are_bounded_and_paid_off() -> None:
-    """Nobody owes more than the burst, however much was read."""
+    """A debt is at most the burst, however much was read."""
     bucket = Bucket(1.0, 10.0, 0.0)
     bucket.owe(0.0, 4.0)
     assert bucket.take(0.0, 6.0)

@@ -1,4 +1,4 @@
-"""No caller and no crowd of strangers keeps others out: repeated hellos, and connections on which nothing comes."""
+"""Neither a caller nor a crowd of strangers locks others out, by repeated hellos or by silent connections."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.serving import Running, serving
 
 V = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 QUOTA = 5
-"""Newcomers that there may be, scaled down."""
+"""The limit on newcomers, scaled down."""
 CROWD = 40
 PROXY = "127.0.0.1"
 SCHOOL, ELSEWHERE = "203.0.113.1", "198.51.100.7"
@@ -32,7 +32,7 @@ SCHOOL, ELSEWHERE = "203.0.113.1", "198.51.100.7"
 
 @asynccontextmanager
 async def open_or_guarded(store: StoreServer, prefix: str, auth: bool, **settings: Any) -> AsyncIterator[Running]:
-    """A server whose clock stands still, with tokens or without."""
+    """A server whose clock stands still, with or without tokens."""
     async with AsyncExitStack() as stack:
         if auth:
             yield await stack.enter_async_context(guarded(store, prefix, **settings))
@@ -41,16 +41,16 @@ async def open_or_guarded(store: StoreServer, prefix: str, auth: bool, **setting
 
 
 async def hello(server: Running, user_id: str, auth: bool) -> dict[str, Any]:
-    """What is answered to the hello of a connection that then closes."""
+    """The response to the hello of a connection, which is then closed."""
     async with socket(server) as opened:
         return await say_hello(opened, token(user_id) if auth else None, userId=user_id)
 
 
 @pytest.mark.parametrize("auth", [True, False], ids=["tokens", "no-tokens"])
-async def test_a_learner_who_repeats_hello_delays_nobody_else(
+async def test_a_learner_who_repeats_hello_does_not_delay_others(
     store_server: StoreServer, prefix: str, auth: bool
 ) -> None:
-    """They are told to wait, for a bounded time; learners at the same address say hello and are welcome."""
+    """They are asked to wait for a bounded time. Learners at the same address say hello and are welcome."""
     eager = str(uuid4())
     few: dict[str, Any] = {"hellos_per_s": 0.1, "hellos_burst": 20, "user_hellos_per_s": 0.1, "user_hellos_burst": 5}
     async with open_or_guarded(store_server, prefix, auth, **few) as server:
@@ -62,9 +62,7 @@ async def test_a_learner_who_repeats_hello_delays_nobody_else(
             assert (await hello(server, str(uuid4()), auth))["type"] == "welcome"
 
 
-async def test_a_learner_over_the_cap_of_connections_takes_no_place_in_the_queue(
-    store_server: StoreServer, prefix: str
-) -> None:
+async def test_a_learner_over_the_connection_limit_takes_no_slot(store_server: StoreServer, prefix: str) -> None:
     eager = str(uuid4())
     few: dict[str, Any] = {"hellos_per_s": 0.1, "hellos_burst": 20, "max_connections_per_user": 1}
     async with serving(redis_url=store_server.url, key_prefix=prefix, **few) as server, device(server, eager):
@@ -74,10 +72,8 @@ async def test_a_learner_over_the_cap_of_connections_takes_no_place_in_the_queue
             assert (await hello(server, str(uuid4()), False))["type"] == "welcome"
 
 
-async def test_whoever_was_told_to_wait_is_told_the_same_again_and_then_let_in(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """Coming early costs the others nothing; coming in time is enough, whoever else has come meanwhile."""
+async def test_a_waiting_client_keeps_its_slot_and_is_then_admitted(store_server: StoreServer, prefix: str) -> None:
+    """Arriving early costs others nothing. Arriving in time is enough, whoever else has arrived since."""
     few: dict[str, Any] = {"hellos_per_s": 0.5, "hellos_burst": 1, "user_hellos_burst": 1_000}
     patient, eager, late = (str(uuid4()) for _ in range(3))
     async with serving(redis_url=store_server.url, key_prefix=prefix, **few) as server:
@@ -91,11 +87,11 @@ async def test_whoever_was_told_to_wait_is_told_the_same_again_and_then_let_in(
         assert (await hello(server, patient, False))["type"] == "welcome"
 
 
-# Connections on which nothing comes
+# Silent connections
 
 
 async def gone(opened: ClientConnection) -> dict[str, Any]:
-    """The goodbye of a connection that gave way."""
+    """The goodbye of a connection that had to give way."""
     said = await next_message(opened)
     async with asyncio.timeout(PATIENCE_S):
         await opened.wait_closed()
@@ -106,10 +102,13 @@ async def gone(opened: ClientConnection) -> dict[str, Any]:
 
 @pytest.mark.parametrize("trusted", [(), (PROXY,)], ids=["direct", "behind-a-proxy"])
 @pytest.mark.parametrize("quota", ["max_newcomers", "max_newcomers_per_address"])
-async def test_silent_sockets_of_strangers_keep_no_learner_out(
+async def test_silent_sockets_of_strangers_lock_out_no_learner(
     store_server: StoreServer, prefix: str, quota: str, trusted: tuple[str, ...]
 ) -> None:
-    """The oldest give way, the youngest stay. Learners at the same address come in, and stay when strangers come."""
+    """The oldest are closed, the newest stay.
+
+    Learners at the same address can connect, and stay connected when strangers arrive.
+    """
     users = [str(uuid4()) for _ in range(3 * QUOTA)]
     settings = {quota: QUOTA, "hello_timeout_s": 120, "trusted_proxies": trusted}
     at: dict[str, Any] = {"X-Forwarded-For": SCHOOL} if trusted else {}
@@ -133,8 +132,10 @@ async def test_silent_sockets_of_strangers_keep_no_learner_out(
 
 
 @pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
-async def test_nor_do_they_behind_a_real_nginx(store_server: StoreServer, prefix: str, tmp_path: Path) -> None:
-    """All by nginx, and all from one address."""
+async def test_silent_sockets_behind_nginx_lock_out_no_learner(
+    store_server: StoreServer, prefix: str, tmp_path: Path
+) -> None:
+    """All connections come from nginx, and all from one address."""
     settings = {"max_newcomers_per_address": QUOTA, "hello_timeout_s": 120, "trusted_proxies": (PROXY,)}
     async with (
         guarded(store_server, prefix, **settings) as server,
@@ -150,7 +151,7 @@ async def test_nor_do_they_behind_a_real_nginx(store_server: StoreServer, prefix
             assert (await player.play(V, 0, 1))["rejected"] == []
 
 
-async def test_strangers_at_one_address_close_no_socket_of_another(store_server: StoreServer, prefix: str) -> None:
+async def test_strangers_at_one_address_do_not_affect_another(store_server: StoreServer, prefix: str) -> None:
     settings = {"max_newcomers_per_address": QUOTA, "hello_timeout_s": 120, "trusted_proxies": (PROXY,)}
     school: dict[str, Any] = {"X-Forwarded-For": SCHOOL}
     elsewhere: dict[str, Any] = {"X-Forwarded-For": ELSEWHERE}
@@ -163,8 +164,8 @@ async def test_strangers_at_one_address_close_no_socket_of_another(store_server:
         await player.hello(token=token(user))
 
 
-async def test_a_refused_hello_makes_no_known_connection(store_server: StoreServer, prefix: str) -> None:
-    """Only a valid one takes a socket out of the newcomers' quota: made-up tokens hold no place of a learner."""
+async def test_a_refused_hello_does_not_authenticate_a_connection(store_server: StoreServer, prefix: str) -> None:
+    """Only a valid hello removes a socket from the newcomers' quota, so forged tokens take no place of a learner."""
     async with guarded(store_server, prefix, max_connections_per_address=1) as server:
         for _ in range(CROWD):
             async with socket(server) as opened:
@@ -174,12 +175,12 @@ async def test_a_refused_hello_makes_no_known_connection(store_server: StoreServ
             assert (await player.play(V, 0, 1))["rejected"] == []
 
 
-# The same below the WebSocket
+# The same for TCP connections
 
 
 @pytest.fixture
 def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many TCP connections of newcomers as there may be WebSockets of theirs, and two more."""
+    """A server that permits as many TCP connections of newcomers as WebSockets of newcomers, and two more."""
     monkeypatch.setattr(transport, "SPARE_CONNECTIONS", 2)
 
 
@@ -197,10 +198,10 @@ NOTHING_COMES: dict[str, tuple[bytes, ...]] = {
 
 
 @pytest.mark.parametrize("sent", NOTHING_COMES.values(), ids=NOTHING_COMES)
-async def test_connections_on_which_nothing_comes_keep_no_learner_out(
+async def test_silent_connections_lock_out_no_learner(
     store_server: StoreServer, prefix: str, scarce: None, sent: tuple[bytes, ...]
 ) -> None:
-    """The oldest are cut off; a learner's socket and requests go on, and new ones come in."""
+    """The oldest are closed. A learner's socket and requests go on, and new ones are accepted."""
     user = str(uuid4())
     patient: dict[str, Any] = dict.fromkeys(("head_timeout_s", "body_timeout_s", "hello_timeout_s"), 100)
     async with (
@@ -226,10 +227,11 @@ async def test_connections_on_which_nothing_comes_keep_no_learner_out(
             attacker.close()
 
 
-async def test_a_request_with_a_valid_token_is_answered_however_many_strangers_come(
+async def test_a_request_with_a_valid_token_is_answered_despite_many_strangers(
     store_server: StoreServer, prefix: str, scarce: None
 ) -> None:
-    """Its connection is no newcomer's while the body arrives and the store is waited for; afterwards it is again."""
+    """Its connection does not count as a newcomer while the body arrives and the store is awaited, but does again
+    afterwards."""
     user = str(uuid4())
     body = json.dumps({"userId": user, "progressData": []}).encode()
     lines = (
@@ -241,7 +243,7 @@ async def test_a_request_with_a_valid_token_is_answered_however_many_strangers_c
     async with guarded(store_server, prefix, max_newcomers_per_address=QUOTA, head_timeout_s=100) as server:
         uploading = await Attacker.connect(server.port)
         await uploading.send(head("POST", "/progress/sync", *lines) + body[:1])
-        await uploading.until(b"100 Continue")  # now it is known whose it is
+        await uploading.until(b"100 Continue")  # now the connection is authenticated
         crowd = [await Attacker.connect(server.port) for _ in range(CROWD)]
         await crowd[0].closed()
         await uploading.send(body[1:])

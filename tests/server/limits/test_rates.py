@@ -1,4 +1,4 @@
-"""Buckets and slots: what one caller does costs that caller, and what is remembered of callers is bounded."""
+"""Token buckets and reconnect slots: a caller's requests cost only that caller, and the remembered state is bounded."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def drained(per_s: float = 10.0) -> ReconnectSlots:
     return slots
 
 
-def test_a_caller_that_repeats_keeps_its_slot_and_pushes_nobody_away() -> None:
+def test_a_caller_that_repeats_keeps_its_slot_and_delays_no_other() -> None:
     slots, calm = drained(), drained()
     own = slots.take("eager", NOW)
     assert {slots.take("eager", NOW) for _ in range(10_000)} == {own}
@@ -23,12 +23,12 @@ def test_a_caller_that_repeats_keeps_its_slot_and_pushes_nobody_away() -> None:
     assert slots.take("stranger", NOW) == calm.take("stranger", NOW)
 
 
-def test_waits_are_bounded_however_many_come() -> None:
-    """And so is the number of slots that are remembered."""
+def test_waits_are_bounded_however_many_callers_arrive() -> None:
+    """So is the number of remembered slots."""
     slots = drained()
     waits = [slots.take(n, NOW) for n in range(10_000)]
     assert max(waits) <= LONGEST_WAIT_S
-    assert len(set(waits)) > 9_000, "they do not all return at once"
+    assert len(set(waits)) > 9_000, "the callers do not all return at once"
     assert len(slots) <= LONGEST_WAIT_S * 10
 
 
@@ -40,14 +40,14 @@ def test_slots_of_callers_that_never_return_expire() -> None:
     assert len(slots) == 0
 
 
-def test_slots_that_nobody_uses_delay_nobody_beyond_their_time() -> None:
+def test_unused_slots_delay_no_one_beyond_their_time() -> None:
     slots = drained()
     last = max(slots.take(n, NOW) for n in range(100))
     assert slots.take("stranger", NOW + last + 0.2) == 0.0
 
 
-def test_a_slot_lets_its_caller_pass_though_others_have_taken_all_there_was() -> None:
-    """They wait longer for it: the rate is the same in the long run."""
+def test_a_slot_admits_its_caller_even_if_the_bucket_is_empty() -> None:
+    """Others then wait longer, so the rate is the same in the long run."""
     slots = drained()
     wait_s = slots.take("patient", NOW)
     then = NOW + wait_s
@@ -66,7 +66,7 @@ def test_a_slot_may_be_used_a_little_early_or_late(seconds: float) -> None:
     assert slots.take("caller", then) == 0.0
 
 
-def test_no_bucket_is_remembered_once_it_is_full_again() -> None:
+def test_full_buckets_are_forgotten() -> None:
     buckets = Buckets(10, 10, "requests")
     for n in range(1_000):
         buckets.take(n, NOW)
@@ -76,10 +76,10 @@ def test_no_bucket_is_remembered_once_it_is_full_again() -> None:
     assert len(buckets) == 1_000
 
 
-def test_callers_without_end_don_t_flush_the_bucket_of_one_that_is_over_its_rate(
+def test_many_callers_do_not_evict_the_bucket_of_an_active_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of those that are remembered the one that was idle longest is forgotten, not the one that came first."""
+    """The bucket that was idle longest is forgotten, not the one that was created first."""
     monkeypatch.setattr(limits, "MAX_BUCKETS", 100)
     buckets = Buckets(0.001, 2, "requests")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Health, honestly, while a real store is stopped, killed and brought back under a server with open sockets."""
+"""Health checks while a real store is stopped, killed and restarted under a server with open sockets."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from tests.serving import Running, serving
 
 
 class PrivateRedis:
-    """A redis-server of one test, which keeps its data when it is killed."""
+    """A redis-server for one test, which keeps its data when it is killed."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -48,7 +48,7 @@ class PrivateRedis:
         self._process.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        """The process is there and takes connections, but answers nobody."""
+        """Pause the process: it accepts connections but does not answer."""
         self.signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -72,7 +72,7 @@ def store(tmp_path: Path) -> Iterator[PrivateRedis]:
 
 @contextlib.asynccontextmanager
 async def served(store: PrivateRedis) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
-    """A server on the store, as soon as that answers, and a client."""
+    """A server on the store, started once the store answers, and a client."""
     async with redis.asyncio.Redis.from_url(store.url) as client, asyncio.timeout(PATIENCE_S):
         while True:
             with contextlib.suppress(redis.exceptions.ConnectionError):
@@ -84,7 +84,7 @@ async def served(store: PrivateRedis) -> AsyncIterator[tuple[Running, httpx.Asyn
 
 
 async def readiness(api: httpx.AsyncClient, status: int) -> dict[str, Any]:
-    """Wait until `/readyz` says so; its body."""
+    """Wait until `/readyz` has this status, and return its body."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             response = await api.get("/readyz")
@@ -103,10 +103,10 @@ async def test_a_healthy_server_is_alive_and_ready(store: PrivateRedis) -> None:
 
 
 @pytest.mark.parametrize("how", BREAKS)
-async def test_an_outage_of_the_store_is_told_and_costs_no_heartbeat(store: PrivateRedis, how: str) -> None:
-    """Alive but not ready; sockets stay, heartbeats merge, nothing is acked that is not stored.
+async def test_an_outage_of_the_store_is_reported_and_loses_no_heartbeat(store: PrivateRedis, how: str) -> None:
+    """The process is alive but not ready, sockets stay open, and nothing is acked that is not stored.
 
-    When the store is back, everything is stored and acked, in order, without anybody coming back.
+    When the store is back, all heartbeats are stored and acked in order, without a reconnect.
     """
     fail, mend = BREAKS[how]
     user, video, other = str(uuid4()), str(uuid4()), str(uuid4())
@@ -143,8 +143,8 @@ async def test_an_outage_of_the_store_is_told_and_costs_no_heartbeat(store: Priv
         assert (analytics["viewers"], analytics["retention"]) == (1, [1] * 105)
 
 
-async def test_a_store_that_answers_and_takes_no_writes_is_told(store: PrivateRedis) -> None:
-    """It is full: who reads is served, a heartbeat waits, and nobody new should be sent here."""
+async def test_a_store_that_refuses_writes_is_reported(store: PrivateRedis) -> None:
+    """The store is full: reads are served, heartbeats wait, and `/readyz` answers 503."""
     user, video = str(uuid4()), str(uuid4())
     async with (
         served(store) as (server, api),
@@ -164,8 +164,8 @@ async def test_a_store_that_answers_and_takes_no_writes_is_told(store: PrivateRe
 
 
 @pytest.mark.parametrize("how", BREAKS)
-async def test_a_device_that_comes_during_an_outage_is_told_to_come_back(store: PrivateRedis, how: str) -> None:
-    """Goodbye with a time to wait and a code that says "come back"; after the outage it is welcome."""
+async def test_a_device_that_connects_during_an_outage_is_asked_to_retry(store: PrivateRedis, how: str) -> None:
+    """The goodbye has a retry delay and a code that means "retry". After the outage the device is welcome."""
     fail, mend = BREAKS[how]
     user, video = str(uuid4()), str(uuid4())
     hello = {"type": "hello", "device": "test", "session": "s", "userId": user}
@@ -181,7 +181,7 @@ async def test_a_device_that_comes_during_an_outage_is_told_to_come_back(store: 
             assert socket.close_code == 4001
         mend(store)
         async with asyncio.timeout(PATIENCE_S):
-            while True:  # come back, as a player does, until the hub has its channels again
+            while True:  # retry, as a player does, until the hub has its subscriptions again
                 async with connect(server.ws) as socket:
                     await socket.send(json.dumps(hello))
                     if json.loads(await socket.recv())["type"] == "welcome":
@@ -194,7 +194,7 @@ async def test_a_device_that_comes_during_an_outage_is_told_to_come_back(store: 
 
 
 async def held_back(api: httpx.AsyncClient, player: Device) -> None:
-    """Nothing is acked, nobody is sent away, and `/readyz` says why."""
+    """Nothing is acked, no client is disconnected, and `/readyz` says why."""
     assert re.search(r"nothing is acked: .*\b0 of 1 replicas", (await readiness(api, 503))["status"])
     await player.send(type="ping")
     await player.until("pong")
@@ -203,9 +203,10 @@ async def held_back(api: httpx.AsyncClient, player: Device) -> None:
 
 @pytest.mark.parametrize("kind", ["valkey", "redis7"])
 async def test_acks_wait_for_the_replica_and_readiness_says_why(kind: str, tmp_path: Path) -> None:
-    """No replica yet, then one, stopped, and continued: heartbeats are taken throughout, acks come when it has them.
+    """There is no replica at first, then one that is stopped and continued.
 
-    Where the store is too old to wait for disks, readiness says by what the level is kept instead.
+    Heartbeats are accepted throughout, and acked when the replica has them. If the store is too old to wait for disks,
+    readiness reports what the level relies on instead.
     """
     user, video = str(uuid4()), str(uuid4())
     with replicated(kind, tmp_path) as nodes:

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what a real monitoring client reads from it is what is going on, and goes back when that is over."""
+"""`GET /metrics`, read by a real monitoring client: the metrics follow what happens, and return to their old values."""
 
 import asyncio
 import os
@@ -33,14 +33,14 @@ LOOPS = {
 
 
 async def reads(api: httpx.AsyncClient, name: str, value: float) -> dict[str, float]:
-    """Wait until it does."""
+    """Wait until a metric has this value."""
     async with asyncio.timeout(PATIENCE_S):
         while (found := await scraped(api))[name] != value:  # noqa: ASYNC110 no event tells
             await asyncio.sleep(0.01)
     return found
 
 
-async def test_gauges_follow_what_happens_and_come_back(server: Running) -> None:
+async def test_gauges_follow_what_happens_and_return(server: Running) -> None:
     async with rest(server) as api:
         before = await scraped(api)
         assert before["playhead_connections{}"] == 0
@@ -60,7 +60,7 @@ async def test_gauges_follow_what_happens_and_come_back(server: Running) -> None
         }
 
 
-async def test_an_outage_of_the_store_shows_in_the_loops_that_try_again(tmp_path: Path) -> None:
+async def test_an_outage_of_the_store_shows_in_the_retry_counters(tmp_path: Path) -> None:
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         async with (
             serving(redis_url=valkey.url, store_timeout_s=0.2) as server,
@@ -89,8 +89,8 @@ async def test_restarts_of_the_embedded_store_are_counted(tmp_path: Path) -> Non
         assert found["process_open_fds{}"] > 0
 
 
-async def test_a_process_that_starts_while_the_store_is_away_for_a_moment_waits_for_it(tmp_path: Path) -> None:
-    """A worker that is replaced during an outage would else end its whole service."""
+async def test_a_process_that_starts_during_a_short_outage_waits_for_the_store(tmp_path: Path) -> None:
+    """Otherwise a worker that is replaced during an outage would end the whole service."""
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         settings = Settings(redis_url=valkey.url, store_timeout_s=0.2)
         app = create_app(settings)
@@ -108,7 +108,7 @@ async def test_a_process_that_starts_while_the_store_is_away_for_a_moment_waits_
             ready = ok(await api.get("/readyz"))
             assert ready["status"] == "ready"
             assert abs(ready["clock"]["offsetMs"]) <= ready["clock"]["uncertaintyMs"] + 2, (
-                "the store is on this machine"
+                "the store is on the same machine"
             )
             found = await scraped(api)
             assert found["playhead_retries_total{start}"] >= 1
@@ -116,7 +116,7 @@ async def test_a_process_that_starts_while_the_store_is_away_for_a_moment_waits_
         await lifespan.__aexit__(None, None, None)
 
 
-async def test_a_worker_that_dies_while_the_store_is_away_takes_nobody_with_it(tmp_path: Path) -> None:
+async def test_a_worker_that_dies_during_an_outage_does_not_end_the_others(tmp_path: Path) -> None:
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         options = ("--redis-url", valkey.url, "--workers", "2")
         async with serve(free_port(), *options, PLAYHEAD_STORE_TIMEOUT_S="0.3") as program:
@@ -147,6 +147,6 @@ def is_worker(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("method", ["post", "put", "delete"])
-async def test_metrics_are_only_read(server: Running, method: str) -> None:
+async def test_metrics_are_read_only(server: Running, method: str) -> None:
     async with rest(server) as api:
         assert (await getattr(api, method)("/metrics")).status_code == 405

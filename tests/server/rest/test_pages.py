@@ -1,4 +1,4 @@
-"""What browsers are told about our answers: what they may be used for, and what our own pages may do."""
+"""The security headers of responses, and what the service's own pages may load."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ def policy(answer: httpx.Response) -> dict[str, list[str]]:
 
 
 def is_safe(answer: httpx.Response, csp: str = NOTHING, corp: str = "same-origin") -> None:
-    """Each header once, and as it should be."""
+    """Each security header is present once and has the expected value."""
     expected = {
         "x-content-type-options": "nosniff",
         "content-security-policy": csp,
@@ -40,8 +40,8 @@ def is_safe(answer: httpx.Response, csp: str = NOTHING, corp: str = "same-origin
         assert answer.headers.get_list(name) == [value], (answer.request.url, name)
 
 
-async def test_every_answer_says_what_it_may_be_used_for(store_server: StoreServer, prefix: str) -> None:
-    """Whoever made it: ours, Starlette's, and what refuses before a route is found."""
+async def test_every_response_has_security_headers(store_server: StoreServer, prefix: str) -> None:
+    """Including Starlette's own responses, and refusals before a route is found."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         good = bearer(token(USER, scope="analytics progress:any"))
         statuses = set()
@@ -65,7 +65,7 @@ async def test_every_answer_says_what_it_may_be_used_for(store_server: StoreServ
         assert statuses == {200, 401, 403, 404, 405, 415, 422}
 
 
-async def test_a_bug_of_ours_and_what_is_no_request_say_it_too(
+async def test_internal_errors_and_invalid_requests_have_security_headers(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> None:
@@ -85,7 +85,7 @@ async def test_a_bug_of_ours_and_what_is_no_request_say_it_too(
         assert "x-content-type-options: nosniff" in head
 
 
-async def test_the_sdk_may_be_loaded_by_any_origin_and_by_nobody_as_another_type(server: Running) -> None:
+async def test_the_sdk_may_be_loaded_from_any_origin_but_only_as_its_own_type(server: Running) -> None:
     async with rest(server) as api:
         files = [file.relative_to(CLIENT).as_posix() for file in (*CLIENT.rglob("*.js"), *CLIENT.rglob("*.d.ts"))]
         assert "playhead.js" in files
@@ -98,7 +98,7 @@ async def test_the_sdk_may_be_loaded_by_any_origin_and_by_nobody_as_another_type
             )
 
 
-async def test_pages_may_use_our_own_files_alone_and_nothing_inline(server: Running) -> None:
+async def test_pages_may_load_the_services_own_files_and_nothing_inline(server: Running) -> None:
     async with rest(server) as api:
         for file in PLAYER.glob("*.*"):
             answer = await api.get("/" if file.name == "index.html" else f"/{file.name}")
@@ -116,7 +116,7 @@ FROM_ELSEWHERE = re.compile(r"\s*(javascript:|https?:|//)")
 
 
 class Inline(HTMLParser):
-    """Finds what a page has that its policy forbids."""
+    """Finds the parts of a page that its policy forbids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Inline(HTMLParser):
 
 
 async def test_pages_have_nothing_inline(store_server: StoreServer) -> None:
-    """What the policy forbids would be missing without a word."""
+    """The browser would silently drop what the policy forbids."""
     found = Inline()
     found.feed("<style></style><p style=x onclick=y><script>z</script><a href='javascript:1'></a>")
     assert len(found.found) == 5
@@ -151,7 +151,7 @@ async def test_pages_have_nothing_inline(store_server: StoreServer) -> None:
         ("self, https://Academy.example:443", ["'self'", "https://academy.example"]),
     ],
 )
-async def test_who_may_show_a_page_in_a_frame_is_a_setting(
+async def test_the_pages_that_may_frame_the_player_are_a_setting(
     store_server: StoreServer, prefix: str, given: str, said: list[str]
 ) -> None:
     settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "frame_ancestors": given}
@@ -175,24 +175,24 @@ async def test_a_frame_ancestor_is_an_origin(store_server: StoreServer, given: s
         ({"trusted_proxies": "127.0.0.1", "demo": "true"}, True),
     ],
 )
-async def test_the_demo_is_served_where_only_this_machine_reaches_it_or_by_the_setting(
+async def test_the_demo_is_served_on_loopback_or_by_the_setting(
     store_server: StoreServer, prefix: str, settings: dict[str, Any], served: bool
 ) -> None:
-    """The SDK always."""
+    """The SDK is always served."""
     async with serving(redis_url=store_server.url, key_prefix=prefix, **settings) as server, rest(server) as api:
         for path in ("/", "/player.js", "/wire.html", "/numbered.webm"):
             assert (await api.get(path)).status_code == (200 if served else 404)
         assert (await api.get("/client/playhead.js")).status_code == 200
 
 
-async def test_an_address_that_others_reach_serves_no_demo(store_server: StoreServer) -> None:
+async def test_a_public_address_serves_no_demo(store_server: StoreServer) -> None:
     others: dict[str, Any] = {"jwt_secret": SECRET, "allowed_origins": "https://academy.example"}
     assert not Settings(host="0.0.0.0", **others).serves_demo
     assert Settings(host="0.0.0.0", demo=True, **others).serves_demo
     assert Settings(host="::1").serves_demo
 
 
-async def test_health_and_metrics_are_kept_by_no_cache(server: Running) -> None:
+async def test_health_and_metrics_are_not_cached(server: Running) -> None:
     async with rest(server) as api:
         for path in ("/livez", "/readyz", "/metrics"):
             assert (await api.get(path)).headers["cache-control"] == "no-store"

@@ -1,4 +1,4 @@
-"""What a request says beside its body is heeded or refused: query parameters by name, encodings of the body."""
+"""Query parameters and content encodings are used or refused, never ignored."""
 
 import gzip
 import json
@@ -15,11 +15,11 @@ from tests.rest import ok, refused, rest
 from tests.serving import serving
 
 pytestmark = [
-    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # nothing here depends on which it is
+    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # independent of the store
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-U, V = "0b6f1f8e-0f1d-4a8e-9d65-3f5a5b1c2d3e", "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10"  # the same in each process
+U, V = "0b6f1f8e-0f1d-4a8e-9d65-3f5a5b1c2d3e", "5b1f0c1e-9d3a-4c57-8a44-2f6d7f3e9b10"  # the same in each test process
 ITEM = {"videoId": V, "watchedDuration": 600, "lastWatched": "2024-05-01T10:00:00Z"}
 BODY = {"userId": U, **ITEM}
 ENVELOPE = {"userId": U, "session": "s", "heartbeats": [{"seq": 1, "videoId": V, "played": [[0, 9]], "position": 9}]}
@@ -56,11 +56,14 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize(("method", "path", "known", "body"), OPERATIONS, ids=[f"{m} {p}" for m, p, *_ in OPERATIONS])
-async def test_a_query_parameter_that_nobody_heeds_is_422_by_name(
+async def test_an_unknown_query_parameter_is_422_by_name(
     api: httpx.AsyncClient, method: str, path: str, known: list[str], body: Any
 ) -> None:
-    """Nothing is carried out; a known one given twice is refused too. One that begins with _ is there for caches."""
-    user = str(uuid4())  # its own: a deletion lasts
+    """The request has no effect.
+
+    A known parameter given twice is refused too; one that begins with `_` is for caches.
+    """
+    user = str(uuid4())  # a video of its own, because deletions last
     path, body = path.replace(U, user), json.loads(json.dumps(body).replace(U, user))
     ok(await api.post("/progress/update", json={**BODY, "userId": user}))
     query = "&".join([*known, "_=1764000000000", "_=2", "_dc=x"])
@@ -85,7 +88,7 @@ async def test_a_query_parameter_that_nobody_heeds_is_422_by_name(
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/client/playhead.js", "/metrics"])
-async def test_files_and_health_take_no_notice_of_parameters(api: httpx.AsyncClient, path: str) -> None:
+async def test_files_and_health_checks_ignore_parameters(api: httpx.AsyncClient, path: str) -> None:
     """Browsers, probes and caches add their own."""
     assert (await api.get(f"{path}?v=3&completed=true&v=4")).status_code == 200
 
@@ -93,7 +96,10 @@ async def test_files_and_health_take_no_notice_of_parameters(api: httpx.AsyncCli
 @pytest.mark.parametrize(("method", "path", "body"), BODIES)
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "zstd", "x-gzip", "GZIP", "identity, gzip", "nothing"])
 async def test_an_encoded_body_is_415(api: httpx.AsyncClient, method: str, path: str, body: Any, coding: str) -> None:
-    """Encoded or not, it is not read; the answer says what is taken (RFC 9110, 15.5.16)."""
+    """The body is not read, whether it is really encoded or not.
+
+    The response says what is supported (RFC 9110, 15.5.16).
+    """
     for content in (gzip.compress(json.dumps(body).encode()), json.dumps(body).encode()):
         headers = {"Content-Type": "application/json", "Content-Encoding": coding}
         response = await api.request(method, path, content=content, headers=headers)
@@ -102,7 +108,7 @@ async def test_an_encoded_body_is_415(api: httpx.AsyncClient, method: str, path:
 
 
 @pytest.mark.parametrize(("method", "path", "body"), BODIES)
-async def test_a_body_that_says_it_is_not_encoded_is_read(
+async def test_a_body_with_the_encoding_identity_is_read(
     api: httpx.AsyncClient, method: str, path: str, body: Any
 ) -> None:
     for coding in ("identity", "Identity", "", "identity, identity"):

@@ -1,4 +1,4 @@
-"""The eight documented endpoints, on a real socket: the bodies as documented, and the promises behind them."""
+"""The eight documented endpoints on a real socket: the documented bodies and what they promise."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ U, V = "0f8fad5b-d9cb-469f-a165-70867728950e", "7c9e6679-7425-40de-944b-e07fc1f9
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """One server for all tests here; each has learners and videos of its own."""
+    """One server for all tests in this file; each test uses its own learners and videos."""
     async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", flush_interval_s=0.02) as running:
         yield running
 
@@ -48,15 +48,18 @@ def update(user: str, video: str, watched: int, at: str = "2024-05-01T10:00:00.0
 # 1. POST /progress/update
 
 
-async def test_update_answers_the_documented_record(api: httpx.AsyncClient) -> None:
-    """The answer holds the four documented fields, and what is stored is what was answered."""
+async def test_update_returns_the_documented_record(api: httpx.AsyncClient) -> None:
+    """The response has the four documented fields, and the stored record equals it."""
     user, video = uuid(), uuid()
     assert ok(await api.post("/progress/update", json=update(user, video, 120))) == update(user, video, 120)
     assert ok(await api.get(f"/progress/{user}/{video}")) == update(user, video, 120)
 
 
 async def test_updates_join_by_the_largest_claim_and_the_latest_instant(api: httpx.AsyncClient) -> None:
-    """An older or smaller report takes nothing away, whichever order they come in; each answer is the whole."""
+    """An older or smaller report changes nothing, in whichever order they arrive.
+
+    Each response is the merged record.
+    """
     user, video = uuid(), uuid()
     early, late = "2024-05-01T10:00:00.000Z", "2024-05-02T10:00:00.000Z"
     expected = [
@@ -85,25 +88,25 @@ async def test_updates_join_by_the_largest_claim_and_the_latest_instant(api: htt
         ("2024-02-29T23:59:59.999+00:00", "2024-02-29T23:59:59.999Z"),
     ],
 )
-async def test_last_watched_is_taken_as_iso_8601_and_given_in_utc(
+async def test_last_watched_is_accepted_as_iso_8601_and_returned_in_utc(
     api: httpx.AsyncClient, given: str, taken: str
 ) -> None:
-    """No offset means UTC, a date alone its midnight; out it always goes in UTC with milliseconds."""
+    """Without an offset it is UTC, and a date alone is its midnight. It is returned in UTC with milliseconds."""
     answer = ok(await api.post("/progress/update", json=update(uuid(), uuid(), 1, given)))
     assert answer["lastWatched"] == taken
 
 
 @pytest.mark.parametrize("future", ["2099-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
-async def test_a_future_last_watched_is_clamped_to_the_receipt(
+async def test_a_future_last_watched_is_clamped_to_the_time_of_receipt(
     server: Running, api: httpx.AsyncClient, future: str
 ) -> None:
-    """A clock that is ahead wins no later merge: nothing was watched after it was reported."""
+    """So a clock that is ahead does not win later merges."""
     answer = ok(await api.post("/progress/update", json=update(uuid(), uuid(), 1, future)))
     assert answer["lastWatched"] == iso(server.clock.wall)
 
 
-async def test_ids_are_taken_in_any_case_and_given_in_lower_case(api: httpx.AsyncClient) -> None:
-    """Upper and lower case name the same learner and the same video, in bodies and in paths."""
+async def test_ids_are_case_insensitive_and_returned_in_lower_case(api: httpx.AsyncClient) -> None:
+    """Upper and lower case name the same learner and video, in bodies and paths."""
     user, video = uuid(), uuid()
     answer = ok(await api.post("/progress/update", json=update(user.upper(), video.upper(), 7)))
     assert answer == update(user, video, 7)
@@ -115,8 +118,8 @@ async def test_ids_are_taken_in_any_case_and_given_in_lower_case(api: httpx.Asyn
     refused(await api.get(f"/progress/{user}/{video}"), "not_found")
 
 
-async def test_ids_may_be_of_any_uuid_version_and_fields_unknown(api: httpx.AsyncClient) -> None:
-    """The nil UUID is an id like another; fields from a later version of the contract are ignored."""
+async def test_any_uuid_version_and_unknown_fields_are_accepted(api: httpx.AsyncClient) -> None:
+    """The nil UUID is a valid id. Fields of a later version of the contract are ignored."""
     user, nil = uuid(), "00000000-0000-0000-0000-000000000000"
     answer = ok(await api.post("/progress/update", json={**update(user, nil, 172_800), "later": {"version": [1]}}))
     assert answer == update(user, nil, 172_800)
@@ -126,7 +129,7 @@ async def test_ids_may_be_of_any_uuid_version_and_fields_unknown(api: httpx.Asyn
 
 
 async def test_get_one_is_404_until_there_is_progress(api: httpx.AsyncClient) -> None:
-    """No record, no body of zeros; a record of 0 s is a record."""
+    """A missing record is not a body of zeros; a record of 0 s is a record."""
     user, video = uuid(), uuid()
     refused(await api.get(f"/progress/{user}/{video}"), "not_found")
     ok(await api.post("/progress/update", json=update(user, video, 0)))
@@ -136,7 +139,7 @@ async def test_get_one_is_404_until_there_is_progress(api: httpx.AsyncClient) ->
 
 
 async def test_detail_full_adds_the_rest_of_the_record(server: Running, api: httpx.AsyncClient) -> None:
-    """What the documented fields leave out is there on demand, and only then."""
+    """The fields beyond the documented ones are returned only with detail=full."""
     user, video = uuid(), uuid()
     async with device(server, user) as player:
         await player.play(video, 0, 12.4, duration=90)
@@ -155,7 +158,7 @@ async def test_detail_full_adds_the_rest_of_the_record(server: Running, api: htt
     }
     assert ok(await api.get(f"/progress/{user}/{video}")) == short
     assert ok(await api.get(f"/progress/{user}/{video}?detail=full")) == full
-    # A clock that stands still makes the two positions a tie: the larger wins.
+    # The clock stands still, so the two positions have the same time, and the larger wins.
     listed = ok(await api.get(f"/progress/{user}?detail=full"))["progressData"]
     assert listed == [{name: value for name, value in full.items() if name != "userId"}]
     answer = ok(await api.post("/progress/update?detail=full", json=update(user, video, 90)))
@@ -173,8 +176,8 @@ async def test_detail_full_adds_the_rest_of_the_record(server: Running, api: htt
 # 3. POST /progress/sync
 
 
-async def test_sync_answers_all_of_the_users_records_after_the_merge(api: httpx.AsyncClient) -> None:
-    """What the other device knew comes back with what this one brought, newest first."""
+async def test_sync_returns_all_records_of_the_user_after_the_merge(api: httpx.AsyncClient) -> None:
+    """The records of other devices are returned together with the ones just sent, newest first."""
     user, old, new, other = uuid(), uuid(), uuid(), uuid()
     ok(await api.post("/progress/update", json=update(user, old, 500, "2024-01-01T00:00:00.000Z")))
     body = {
@@ -198,8 +201,8 @@ async def test_sync_answers_all_of_the_users_records_after_the_merge(api: httpx.
     assert ok(await api.post("/progress/sync", json=body)) == merged, "repeating a sync changes nothing"
 
 
-async def test_sync_of_an_empty_list_answers_what_there_is(api: httpx.AsyncClient) -> None:
-    """Nothing to bring is no mistake: it is how a new device asks."""
+async def test_sync_of_an_empty_list_returns_the_stored_records(api: httpx.AsyncClient) -> None:
+    """An empty list is valid: a new device sends it to get the records."""
     user, video = uuid(), uuid()
     empty = {"userId": user, "progressData": []}
     assert ok(await api.post("/progress/sync", json=empty)) == empty
@@ -207,8 +210,8 @@ async def test_sync_of_an_empty_list_answers_what_there_is(api: httpx.AsyncClien
     assert ok(await api.post("/progress/sync", json=empty)) == {"userId": user, "progressData": [item(video, 5)]}
 
 
-async def test_sync_takes_a_thousand_items(api: httpx.AsyncClient) -> None:
-    """The documented most, all stored before the answer."""
+async def test_sync_accepts_a_thousand_items(api: httpx.AsyncClient) -> None:
+    """The documented maximum; all are stored before the response."""
     user = uuid()
     items = [item(uuid(), n, iso(1_700_000_000_000 + n)) for n in range(1_000)]
     answer = ok(await api.post("/progress/sync", json={"userId": user, "progressData": items}))
@@ -217,7 +220,7 @@ async def test_sync_takes_a_thousand_items(api: httpx.AsyncClient) -> None:
 
 
 async def test_sync_joins_items_of_one_video(api: httpx.AsyncClient) -> None:
-    """Two devices' words in one body join as if they had come one by one."""
+    """Items for the same video in one body join as if they were sent one by one."""
     user, video = uuid(), uuid()
     early, late = "2024-05-01T10:00:00.000Z", "2024-05-02T10:00:00.000Z"
     items = [item(video, n, early) for n in range(20)] + [item(video.upper(), 3, late)]
@@ -225,8 +228,8 @@ async def test_sync_joins_items_of_one_video(api: httpx.AsyncClient) -> None:
     assert answer == {"userId": user, "progressData": [item(video, 19, late)]}
 
 
-async def test_sync_in_full_detail_says_where_the_next_delta_begins(api: httpx.AsyncClient) -> None:
-    """rev and epoch come with detail=full, so that a device can go on with `since`."""
+async def test_sync_in_full_detail_returns_the_revision_for_the_next_delta(api: httpx.AsyncClient) -> None:
+    """With detail=full the response has `rev` and `epoch`, so that a device can continue with `since`."""
     user, video = uuid(), uuid()
     answer = ok(await api.post("/progress/sync?detail=full", json={"userId": user, "progressData": [item(video, 5)]}))
     assert (answer["rev"], answer["progressData"][0]["rev"]) == (1, 1)
@@ -234,8 +237,11 @@ async def test_sync_in_full_detail_says_where_the_next_delta_begins(api: httpx.A
     assert ok(await api.get(url)) == {"userId": user, "progressData": [], "rev": 1, "epoch": answer["epoch"]}
 
 
-async def test_sync_in_full_detail_says_what_became_of_each_item(server: Running, api: httpx.AsyncClient) -> None:
-    """By index and video: what is stored, what was cut, and what a deletion keeps out; the default says none of it."""
+async def test_sync_in_full_detail_returns_the_outcome_of_each_item(server: Running, api: httpx.AsyncClient) -> None:
+    """Each outcome has the index and the video: stored, capped or deleted.
+
+    Without detail=full there are no outcomes.
+    """
     user, kept, gone, short, afresh = (uuid() for _ in range(5))
     ok(await api.put(f"/videos/{short}", json={"title": "short", "duration": 30}))
     before = [item(video, 10) for video in (kept, gone, afresh)]
@@ -270,8 +276,8 @@ async def test_sync_in_full_detail_says_what_became_of_each_item(server: Running
 
 
 @pytest.mark.parametrize("never", ["1970-01-01T00:00:00Z", "1969-12-31T23:00:00-01:00", "0001-01-01T00:00:00"])
-async def test_sync_takes_what_clients_send_for_never(server: Running, api: httpx.AsyncClient, never: str) -> None:
-    """As the earliest instant: it is stored, and whatever is known of a later time stands. So by update and socket."""
+async def test_sync_accepts_what_clients_send_for_never(server: Running, api: httpx.AsyncClient, never: str) -> None:
+    """It is stored as the earliest instant, so any other time wins. Updates and the WebSocket do the same."""
     user, fresh, known, beaten = (uuid() for _ in range(4))
     ok(await api.post("/progress/update", json=update(user, known, 5)))
     items = [item(fresh, 7, never), item(known, 9, never)]
@@ -291,10 +297,11 @@ async def test_get_all_is_200_and_empty_for_a_learner_without_records(api: httpx
     assert ok(await api.get(f"/progress/{user}")) == {"userId": user, "progressData": []}
 
 
-async def test_get_all_since_a_revision_brings_the_changes_with_the_deletions(
+async def test_get_all_since_a_revision_returns_the_changes_and_deletions(
     server: Running, api: httpx.AsyncClient
 ) -> None:
-    """A delta holds what changed after `since`, a deleted record as its tombstone, nothing that stayed."""
+    """A delta has the records that changed after `since`, and deleted ones as tombstones, but none that stayed the
+    same."""
     user, kept, changed, gone = uuid(), uuid(), uuid(), uuid()
     for video in (kept, changed, gone):
         ok(await api.post("/progress/update", json=update(user, video, 1)))
@@ -317,10 +324,8 @@ async def test_get_all_since_a_revision_brings_the_changes_with_the_deletions(
 
 
 @pytest.mark.parametrize("query", ["since=2&epoch=another", "since=0&epoch=another", "since=99", "since=0"])
-async def test_another_epoch_or_a_revision_from_the_future_brings_everything(
-    api: httpx.AsyncClient, query: str
-) -> None:
-    """A reader who knows another store, or more than this one does, starts from nothing."""
+async def test_another_epoch_or_a_future_revision_returns_everything(api: httpx.AsyncClient, query: str) -> None:
+    """The client has read another store, or more than this one holds, so it starts over."""
     user, videos = uuid(), [uuid(), uuid()]
     for video in videos:
         ok(await api.post("/progress/update", json=update(user, video, 1)))
@@ -333,20 +338,23 @@ async def test_another_epoch_or_a_revision_from_the_future_brings_everything(
 # 5. DELETE /progress/{userId}/{videoId}
 
 
-async def test_delete_answers_the_documented_message_once(server: Running, api: httpx.AsyncClient) -> None:
-    """200 where there was progress, 404 where there was none or it is gone already."""
+async def test_delete_returns_the_documented_message_once(server: Running, api: httpx.AsyncClient) -> None:
+    """200 if there was progress, 404 if there was none or it is already deleted."""
     user, video = uuid(), uuid()
     refused(await api.delete(f"/progress/{user}/{video}"), "not_found")
     ok(await api.post("/progress/update", json=update(user, video, 5)))
     assert ok(await api.delete(f"/progress/{user}/{video}")) == {"message": "Progress deleted successfully"}
     refused(await api.get(f"/progress/{user}/{video}"), "not_found")
-    server.clock.advance(0.001)  # a deletion of the same instant is the same one, whose answer may have been lost
+    server.clock.advance(0.001)  # a deletion with the same instant is a retry, because the response may have been lost
     refused(await api.delete(f"/progress/{user}/{video}"), "not_found")
     assert ok(await api.get(f"/progress/{user}"))["progressData"] == []
 
 
 async def test_what_happened_before_a_delete_stays_deleted(server: Running, api: httpx.AsyncClient) -> None:
-    """Late reports of older watching: 409 by update and realtime, absent from a sync; later watching starts afresh."""
+    """Late reports of earlier watching are 409 by update and realtime, and missing from a sync.
+
+    Later watching starts a new record.
+    """
     user, video, other = uuid(), uuid(), uuid()
     ok(await api.post("/progress/update", json=update(user, video, 500)))
     ok(await api.delete(f"/progress/{user}/{video}"))
@@ -360,11 +368,12 @@ async def test_what_happened_before_a_delete_stays_deleted(server: Running, api:
 
     server.clock.advance(1)
     fresh = update(user, video, 3, iso(deleted_at + 1))
-    assert ok(await api.post("/progress/update", json=fresh)) == fresh, "nothing of the deleted 500 s is left"
+    assert ok(await api.post("/progress/update", json=fresh)) == fresh, "the deleted 500 s do not count"
 
 
-async def test_delete_takes_a_record_that_only_the_running_batch_holds(store_server: StoreServer, prefix: str) -> None:
-    """A heartbeat that waits for its flush counts as progress: 200, it stays deleted, and it is acked as stored."""
+async def test_delete_applies_to_a_record_in_the_running_batch(store_server: StoreServer, prefix: str) -> None:
+    """A heartbeat that waits for its flush counts as progress: the deletion returns 200, and the heartbeat is acked as
+    stored."""
     user, video = uuid(), uuid()
     async with (
         serving(redis_url=store_server.url, key_prefix=prefix, flush_interval_s=60.0) as slow,
@@ -383,7 +392,7 @@ async def test_delete_takes_a_record_that_only_the_running_batch_holds(store_ser
 # 6. GET /progress/summary/{videoId}
 
 
-async def test_summary_of_a_video_that_nobody_watched_is_zero(api: httpx.AsyncClient) -> None:
+async def test_summary_of_an_unwatched_video_is_zero(api: httpx.AsyncClient) -> None:
     video = uuid()
     expected = {"videoId": video, "averageWatchedDuration": 0, "completionRate": 0.0}
     response = await api.get(f"/progress/summary/{video}")
@@ -396,19 +405,17 @@ async def test_summary_of_a_video_that_nobody_watched_is_zero(api: httpx.AsyncCl
     ("watched", "average"),
     [
         ([10], 10),
-        ([10, 11], 11),  # 10.5, half up
-        ([11, 12], 12),  # 11.5: half up, not to even
+        ([10, 11], 11),  # 10.5 is rounded half up
+        ([11, 12], 12),  # 11.5 is rounded half up, not to even
         ([10, 10, 11], 10),
         ([10, 11, 11], 11),
-        ([0, 10], 10),  # 0 s is no viewer
+        ([0, 10], 10),  # 0 s does not make a viewer
         ([0], 0),
         ([1, 172_800], 86_401),
     ],
 )
-async def test_summary_averages_over_those_who_watched_a_second(
-    api: httpx.AsyncClient, watched: list[int], average: int
-) -> None:
-    """The mean over viewers, rounded half up; a viewer has at least 1 s watched."""
+async def test_summary_averages_over_viewers(api: httpx.AsyncClient, watched: list[int], average: int) -> None:
+    """The mean is rounded half up. A viewer has watched at least 1 s."""
     video = uuid()
     for seconds in watched:
         ok(await api.post("/progress/update", json=update(uuid(), video, seconds)))
@@ -417,8 +424,8 @@ async def test_summary_averages_over_those_who_watched_a_second(
     assert isinstance(answer["averageWatchedDuration"], int)
 
 
-async def test_completion_rate_is_the_part_of_the_viewers_who_completed(api: httpx.AsyncClient) -> None:
-    """By the catalogue's duration and the threshold of 0.9, inclusive; a deleted record leaves no trace in it."""
+async def test_completion_rate_is_the_share_of_viewers_who_completed(api: httpx.AsyncClient) -> None:
+    """By the catalogue's duration and the threshold of 0.9, inclusive. A deleted record does not count."""
     video, users = uuid(), [uuid() for _ in range(4)]
     ok(await api.put(f"/videos/{video}", json={"title": "A hundred seconds", "duration": 100}))
     for user, seconds in zip(users, (89, 90, 100, 500), strict=True):
@@ -441,8 +448,8 @@ async def test_engagement_of_a_learner_without_records_is_zero(api: httpx.AsyncC
     assert ok(await api.get(f"/progress/engagement/{user}")) == expected
 
 
-async def test_engagement_sums_all_and_lists_the_ten_most_watched(api: httpx.AsyncClient) -> None:
-    """By watchedDuration, then by the later lastWatched; the sum is over all records, the list has ten or `limit`."""
+async def test_engagement_sums_all_records_and_lists_the_ten_most_watched(api: httpx.AsyncClient) -> None:
+    """Ordered by watchedDuration, then by the later lastWatched. The list has ten entries or `limit`."""
     user, videos = uuid(), [uuid() for _ in range(14)]
     seconds = [5, 50, 30, 30, 30, 9, 8, 7, 6, 4, 3, 2, 1, 0]
     days = [1, 1, 2, 9, 5, *[1] * 9]
@@ -451,7 +458,7 @@ async def test_engagement_sums_all_and_lists_the_ten_most_watched(api: httpx.Asy
         for video, watched, day in zip(videos, seconds, days, strict=True)
     ]
     ok(await api.post("/progress/sync", json={"userId": user, "progressData": items}))
-    order = [1, 3, 4, 2, 5, 6, 7, 8, 0, 9, 10, 11, 12]  # not the one that was opened and not watched
+    order = [1, 3, 4, 2, 5, 6, 7, 8, 0, 9, 10, 11, 12]  # without the video that was opened but not watched
     ranked = [{"videoId": videos[n], "watchedDuration": seconds[n]} for n in order]
     for query, count in (("", 10), ("?limit=1", 1), ("?limit=3", 3), ("?limit=100", 13)):
         answer = ok(await api.get(f"/progress/engagement/{user}{query}"))
@@ -464,18 +471,16 @@ async def test_engagement_sums_all_and_lists_the_ten_most_watched(api: httpx.Asy
 # 8. POST /progress/realtime
 
 
-async def test_realtime_takes_the_documented_body(api: httpx.AsyncClient) -> None:
-    """It answers the merged record, as update does, and only when it is stored."""
+async def test_realtime_accepts_the_documented_body(api: httpx.AsyncClient) -> None:
+    """It returns the merged record, as update does, and only once it is stored."""
     user, video = uuid(), uuid()
     assert ok(await api.post("/progress/realtime", json=update(user, video, 20))) == update(user, video, 20)
     assert ok(await api.get(f"/progress/{user}/{video}")) == update(user, video, 20)
     assert ok(await api.post("/progress/realtime", json=update(user, video, 5))) == update(user, video, 20)
 
 
-async def test_realtime_joins_the_running_batch_and_answers_when_that_is_stored(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """While the batch waits there is no answer and nothing to read; its flush brings both."""
+async def test_realtime_waits_for_the_running_batch(store_server: StoreServer, prefix: str) -> None:
+    """While the batch waits there is no response and nothing to read; its flush brings both."""
     user, video = uuid(), uuid()
     async with serving(redis_url=store_server.url, key_prefix=prefix, flush_interval_s=60.0) as slow, rest(slow) as one:
         waiting = asyncio.create_task(one.post("/progress/realtime", json=update(user, video, 20)))
@@ -486,7 +491,7 @@ async def test_realtime_joins_the_running_batch_and_answers_when_that_is_stored(
                 refused(await other.get(f"/progress/{user}/{video}"), "not_found")
             assert not waiting.done()
             assert not envelope.done()
-            # Deleting another record flushes what waits; nothing else does within the minute.
+            # Deleting another record flushes the batch; nothing else does within the minute.
             refused(await other.delete(f"/progress/{user}/{uuid()}"), "not_found")
             assert ok(await waiting)["watchedDuration"] == 20
             assert ok(await envelope) == {"acks": [{"type": "ack", "session": "s", "seq": 4}]}
@@ -494,8 +499,13 @@ async def test_realtime_joins_the_running_batch_and_answers_when_that_is_stored(
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "text/plain", "text/plain;charset=UTF-8"])
-async def test_realtime_takes_the_sockets_envelope(server: Running, api: httpx.AsyncClient, media_type: str) -> None:
-    """Heartbeats as on the WebSocket, in JSON by any of the two types; an ack for each session, bad ones by seq."""
+async def test_realtime_accepts_an_envelope_of_heartbeats(
+    server: Running, api: httpx.AsyncClient, media_type: str
+) -> None:
+    """The heartbeats are those of the WebSocket, as JSON in either media type.
+
+    There is an ack for each session, and invalid heartbeats are rejected by seq.
+    """
     user, video = uuid(), uuid()
     body = {
         "userId": user,
@@ -520,8 +530,8 @@ async def test_realtime_takes_the_sockets_envelope(server: Running, api: httpx.A
     assert record["lastWatched"] == iso(server.clock.wall)
 
 
-async def test_an_envelope_says_what_was_capped(api: httpx.AsyncClient) -> None:
-    """Five minutes cannot be played in a session's first: what is over is cut, and said."""
+async def test_an_envelope_reports_what_was_capped(api: httpx.AsyncClient) -> None:
+    """A session cannot play five minutes in its first report; the excess is cut off and reported."""
     user, video = uuid(), uuid()
     body = {"userId": user, "session": "s", "heartbeats": [{"seq": 1, "videoId": video, "played": [[0, 300]]}]}
     assert ok(await api.post("/progress/realtime", json=body)) == {
@@ -530,10 +540,8 @@ async def test_an_envelope_says_what_was_capped(api: httpx.AsyncClient) -> None:
     assert ok(await api.get(f"/progress/{user}/{video}"))["watchedDuration"] == 242  # 4 × 60 s + 2 s
 
 
-async def test_a_heartbeat_that_came_by_socket_and_by_beacon_is_taken_once(
-    server: Running, api: httpx.AsyncClient
-) -> None:
-    """An unload beacon repeats what was never acked: the same session and seq are the same play."""
+async def test_a_heartbeat_sent_by_socket_and_by_beacon_counts_once(server: Running, api: httpx.AsyncClient) -> None:
+    """An unload beacon repeats heartbeats that were not acked: the same session and seq are the same play."""
     user, video = uuid(), uuid()
     beats: list[dict[str, Any]] = [
         {"seq": n + 1, "videoId": video, "played": [[n * 5, n * 5 + 5]], "position": n * 5 + 5} for n in range(4)
@@ -550,7 +558,7 @@ async def test_a_heartbeat_that_came_by_socket_and_by_beacon_is_taken_once(
 
 
 async def test_an_envelope_reaches_the_users_other_device(server: Running, api: httpx.AsyncClient) -> None:
-    """The fallback is no second-class road: what it brings is pushed like a socket's heartbeat."""
+    """A change that arrives by REST is pushed like one that arrives by WebSocket."""
     user, video = uuid(), uuid()
     async with device(server, user) as other:
         body = {"userId": user, "session": "s", "heartbeats": [{"seq": 1, "videoId": video, "played": [[0, 9]]}]}
@@ -561,7 +569,7 @@ async def test_an_envelope_reaches_the_users_other_device(server: Running, api: 
 
 
 async def test_an_envelope_after_a_delete_is_acked_with_its_rejections(server: Running, api: httpx.AsyncClient) -> None:
-    """What was played before the deletion stays deleted; the player is told so, and lets go of it."""
+    """Plays before the deletion stay deleted. The player is notified, so that it drops them."""
     user, video = uuid(), uuid()
     ok(await api.post("/progress/update", json=update(user, video, 5)))
     ok(await api.delete(f"/progress/{user}/{video}"))
@@ -595,10 +603,10 @@ async def test_an_envelope_after_a_delete_is_acked_with_its_rejections(server: R
         ("/", {"GET", "HEAD"}),
     ],
 )
-async def test_a_wrong_method_is_405_with_all_that_are_allowed(
+async def test_a_wrong_method_is_405_with_the_allowed_ones(
     api: httpx.AsyncClient, path: str, allowed: set[str]
 ) -> None:
-    """RFC 9110, 15.5.6: Allow names every method of the path."""
+    """RFC 9110, 15.5.6: Allow lists every method of the path."""
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - allowed:
         response = await api.request(method, path, json={})
         refused(response, "method")
@@ -629,12 +637,12 @@ async def test_a_wrong_method_is_405_with_all_that_are_allowed(
     ],
 )
 async def test_an_unknown_path_is_404(api: httpx.AsyncClient, path: str) -> None:
-    """By any method; a path with a slash too many is another path, and is not sent elsewhere."""
+    """With any method. A path with a trailing slash is another path, and is not redirected."""
     for method in ("GET", "POST", "DELETE"):
         refused(await api.request(method, path), "not_found")
 
 
-async def test_head_answers_what_get_does_without_the_body(api: httpx.AsyncClient) -> None:
+async def test_head_returns_the_headers_of_get(api: httpx.AsyncClient) -> None:
     user, video = uuid(), uuid()
     ok(await api.post("/progress/update", json=update(user, video, 5)))
     response = await api.head(f"/progress/{user}/{video}")

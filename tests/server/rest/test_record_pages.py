@@ -1,4 +1,4 @@
-"""A learner with thousands of videos: every way to read them gives all, in the documented bytes, in pieces."""
+"""Reading the records of a learner with thousands of videos: every way returns all of them, in bounded parts."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 MANY = 1_500
 USER = str(uuid4())
 FULL_USER = str(uuid4())
-"""Whose answer in full detail is more than is put together before the first byte."""
+"""So many that the response in full detail is larger than what is built before the first byte."""
 
 
 def video(n: int) -> str:
@@ -46,7 +46,7 @@ def comb(n: int) -> list[int]:
 
 
 async def fill(store: Store, user: str, count: int, seen: list[int]) -> None:
-    """So many records of a learner, each last watched at another instant."""
+    """Store a number of records of a learner, each last watched at another instant."""
     for start in range(0, count, 300):
         batch = Batch()
         for n in range(start, min(count, start + 300)):
@@ -75,8 +75,8 @@ async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
 NEWEST_FIRST = sorted(range(MANY), key=lambda n: (-at(n), video(n)))
 
 
-async def test_the_documented_answer_is_the_same_to_the_byte(api: httpx.AsyncClient) -> None:
-    """As one piece of JSON, newest first, with its length."""
+async def test_the_documented_response_is_identical_to_the_byte(api: httpx.AsyncClient) -> None:
+    """It is one JSON document with a Content-Length, newest record first."""
     items = [{"videoId": video(n), "watchedDuration": 1 + n % 977, "lastWatched": iso(at(n))} for n in NEWEST_FIRST]
     response = await api.get(f"/progress/{USER}")
     assert response.content == json.dumps({"userId": USER, "progressData": items}, separators=(",", ":")).encode()
@@ -84,8 +84,8 @@ async def test_the_documented_answer_is_the_same_to_the_byte(api: httpx.AsyncCli
     assert (response.headers["content-type"], response.headers["cache-control"]) == ("application/json", "no-store")
 
 
-async def test_a_long_answer_comes_in_chunks_and_is_whole(api: httpx.AsyncClient) -> None:
-    """In full detail: every record, as it is by itself, and the revision for `since`."""
+async def test_a_long_response_is_chunked_and_complete(api: httpx.AsyncClient) -> None:
+    """In full detail: every record, as GET of that record returns it, and the revision for `since`."""
     response = await api.get(f"/progress/{FULL_USER}?detail=full")
     assert len(response.content) > WHOLE_BYTES
     assert response.headers["transfer-encoding"] == "chunked"
@@ -98,7 +98,7 @@ async def test_a_long_answer_comes_in_chunks_and_is_whole(api: httpx.AsyncClient
 
 
 async def test_http_1_0_is_answered_without_chunks(server: Running) -> None:
-    """It has none (RFC 9112, 7.1)."""
+    """HTTP/1.0 has no chunked encoding (RFC 9112, 7.1)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(head("GET", f"/progress/{FULL_USER}?detail=full").replace(b"HTTP/1.1", b"HTTP/1.0"))
     async with asyncio.timeout(PATIENCE_S):
@@ -108,19 +108,19 @@ async def test_http_1_0_is_answered_without_chunks(server: Running) -> None:
     assert len(json.loads(body)["progressData"]) == MANY
 
 
-async def test_head_of_a_long_answer_has_no_body(api: httpx.AsyncClient) -> None:
+async def test_head_of_a_long_response_has_no_body(api: httpx.AsyncClient) -> None:
     for user in (USER, FULL_USER):
         response = await api.head(f"/progress/{user}?detail=full")
         assert (response.status_code, response.content) == (200, b"")
 
 
-async def test_since_brings_what_is_newer_however_much(api: httpx.AsyncClient) -> None:
+async def test_since_returns_all_newer_records_however_many(api: httpx.AsyncClient) -> None:
     for since in (0, MANY // 2, MANY - 1, MANY):
         body = ok(await api.get(f"/progress/{USER}?since={since}"))
         assert sorted(record["rev"] for record in body["progressData"]) == list(range(since + 1, MANY + 1))
 
 
-async def test_engagement_looks_at_all(api: httpx.AsyncClient) -> None:
+async def test_engagement_covers_all_records(api: httpx.AsyncClient) -> None:
     watched = {video(n): 1 + n % 977 for n in range(MANY)}
     most = sorted(range(MANY), key=lambda n: (-(1 + n % 977), -at(n), video(n)))[:7]
     body = ok(await api.get(f"/progress/engagement/{USER}?limit=7"))
@@ -128,7 +128,7 @@ async def test_engagement_looks_at_all(api: httpx.AsyncClient) -> None:
     assert [each["videoId"] for each in body["mostWatchedVideos"]] == [video(n) for n in most]
 
 
-async def test_a_sync_answers_all_and_what_became_of_each_item(api: httpx.AsyncClient) -> None:
+async def test_a_sync_returns_all_records_and_the_outcome_of_each_item(api: httpx.AsyncClient) -> None:
     items = [{"videoId": video(n), "watchedDuration": 1, "lastWatched": iso(at(n) - 5_000)} for n in range(250, 0, -1)]
     body = ok(await api.post("/progress/sync?detail=full", json={"userId": USER, "progressData": items}))
     assert [(each["index"], each["videoId"]) for each in body["outcomes"]] == [
@@ -138,9 +138,11 @@ async def test_a_sync_answers_all_and_what_became_of_each_item(api: httpx.AsyncC
     assert len(body["progressData"]) == MANY
 
 
-async def test_hello_and_sync_bring_all_in_frames_that_tell_how_far_they_go(server: Running) -> None:
-    """By rising revision, and no frame promises what only a later one brings: a device that is cut off asks for the
-    rest."""
+async def test_hello_and_sync_send_all_records_in_frames_with_their_revisions(server: Running) -> None:
+    """Records arrive by rising revision, and no frame covers a revision that a later one brings.
+
+    So a device that is cut off can ask for the rest.
+    """
     async with connect(server.ws, subprotocols=[Subprotocol(JSON)]) as socket:
         player = Device(socket, FULL_USER, uuid4().hex, JSON)
         for frames in (await player.hello(), await synced(player)):
@@ -163,8 +165,8 @@ async def synced(player: Device) -> list[dict[str, Any]]:
     return seen
 
 
-async def test_what_is_played_during_a_read_is_not_lost(server: Running, api: httpx.AsyncClient) -> None:
-    """The revision that an answer gives is one from which `since` brings whatever the answer does not show."""
+async def test_plays_during_a_read_are_not_lost(server: Running, api: httpx.AsyncClient) -> None:
+    """The revision in the response is one from which `since` returns everything that the response does not show."""
     user = str(uuid4())
     store = open_store(str(server.settings.redis_url), worker="filling", key_prefix=server.settings.key_prefix)
     await fill(store, user, MANY, [0, 5])
@@ -181,10 +183,10 @@ async def test_what_is_played_during_a_read_is_not_lost(server: Running, api: ht
     assert shown == {r["videoId"]: r for r in ok(await api.get(f"/progress/{user}?detail=full"))["progressData"]}
 
 
-async def test_an_answer_whose_rest_cannot_be_read_is_cut_off(
+async def test_a_response_whose_rest_cannot_be_read_is_cut_off(
     store_server: StoreServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its status is sent; a client must not take the part for the whole. Nothing of it is in the log."""
+    """Its status is already sent, so the client must notice that the body is incomplete. Nothing is logged."""
     fetched = 0
 
     async def away(self: Changes, videos: Any) -> Any:

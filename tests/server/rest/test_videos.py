@@ -1,4 +1,4 @@
-"""The catalogue and a video's analytics, on a real socket: what a duration does, and who saw which second."""
+"""The catalogue and a video's analytics on a real socket: durations, retention and replays."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.stores("valk
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """One server for all tests here; each has learners and videos of its own."""
+    """One server for all tests in this file; each test uses its own learners and videos."""
     async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", flush_interval_s=0.02) as running:
         yield running
 
@@ -36,7 +36,7 @@ def uuid() -> str:
 
 
 async def claim(api: httpx.AsyncClient, user: str, video: str, seconds: int) -> dict[str, Any]:
-    """Report a bare watchedDuration; the record in full."""
+    """Report a watchedDuration, and return the record in full detail."""
     body = {"userId": user, "videoId": video, "watchedDuration": seconds, "lastWatched": "2024-05-01T10:00:00Z"}
     record: dict[str, Any] = ok(await api.post("/progress/update?detail=full", json=body))
     return record
@@ -45,10 +45,8 @@ async def claim(api: httpx.AsyncClient, user: str, video: str, seconds: int) -> 
 @pytest.mark.parametrize(
     ("title", "duration"), [("Sets", 90), ("Mengenlehre – 集合", 90.5), ("x" * 300, 172_800), ("Live", 0)]
 )
-async def test_a_catalogue_entry_is_given_back_as_it_was_put(
-    api: httpx.AsyncClient, title: str, duration: float
-) -> None:
-    """404 before it is put; then the same title and duration, under the id in lower case; PUT twice is PUT once."""
+async def test_a_catalogue_entry_is_returned_as_it_was_put(api: httpx.AsyncClient, title: str, duration: float) -> None:
+    """404 before; then the same title and duration, with the id in lower case. A repeated PUT changes nothing."""
     video = uuid()
     refused(await api.get(f"/videos/{video}"), "not_found")
     entry = {"videoId": video, "title": title, "duration": duration}
@@ -60,7 +58,10 @@ async def test_a_catalogue_entry_is_given_back_as_it_was_put(
 
 
 async def test_the_catalogues_duration_bounds_what_counts_as_watched(api: httpx.AsyncClient) -> None:
-    """Nobody has watched more of a video than there is; the claim itself is kept for a longer cut to come."""
+    """The counted time is capped at the duration.
+
+    The claim itself is kept, for a later and longer version of the video.
+    """
     user, video = uuid(), uuid()
     ok(await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 90.7}))
     record = await claim(api, user, video, 500)
@@ -68,11 +69,11 @@ async def test_the_catalogues_duration_bounds_what_counts_as_watched(api: httpx.
     ok(await api.put(f"/videos/{video}", json={"title": "Sets, the long cut", "duration": 1_000}))
     record = await claim(api, user, video, 10)
     assert (record["watchedDuration"], record["duration"]) == (500, 1_000)
-    assert record["completed"], "completed once is completed for good"
+    assert record["completed"], "a completed record stays completed"
 
 
-async def test_a_record_takes_a_new_duration_over_with_its_next_report(api: httpx.AsyncClient) -> None:
-    """Without a duration nothing is complete; with the catalogue's the next report of any kind decides."""
+async def test_a_record_adopts_a_new_duration_with_its_next_report(api: httpx.AsyncClient) -> None:
+    """Without a duration no record is complete. With the catalogue's, the next report of any kind decides."""
     user, video = uuid(), uuid()
     record = await claim(api, user, video, 95)
     assert (record["watchedDuration"], record["completed"]) == (95, False)
@@ -83,8 +84,8 @@ async def test_a_record_takes_a_new_duration_over_with_its_next_report(api: http
     assert record["completedAt"] == "2024-05-01T10:00:00.000Z"
 
 
-async def test_the_catalogues_duration_stands_above_a_players(server: Running, api: httpx.AsyncClient) -> None:
-    """A player that measures the advertisement too does not move the goal."""
+async def test_the_catalogues_duration_overrides_a_players(server: Running, api: httpx.AsyncClient) -> None:
+    """A player that includes advertisements in its duration does not change the threshold."""
     user, video = uuid(), uuid()
     ok(await api.put(f"/videos/{video}", json={"title": "Sets", "duration": 100}))
     async with device(server, user) as player:
@@ -93,7 +94,7 @@ async def test_the_catalogues_duration_stands_above_a_players(server: Running, a
     assert (record["duration"], record["watchedDuration"], record["completed"]) == (100, 90, True)
 
 
-async def test_analytics_of_a_video_that_nobody_watched_are_zero(api: httpx.AsyncClient) -> None:
+async def test_analytics_of_an_unwatched_video_are_zero(api: httpx.AsyncClient) -> None:
     video = uuid()
     assert ok(await api.get(f"/analytics/videos/{video}")) == {
         "videoId": video,
@@ -108,9 +109,9 @@ async def test_analytics_of_a_video_that_nobody_watched_are_zero(api: httpx.Asyn
 
 
 async def test_retention_and_replays_count_learners_second_by_second(server: Running, api: httpx.AsyncClient) -> None:
-    """Each second says how many have seen it, and how many more than once; a learner counts once on two devices.
+    """For each second: how many learners saw it, and how many more than once.
 
-    A deleted record leaves no trace.
+    A learner with two devices counts once, and a deleted record does not count.
     """
     video, anna, ben, eve = uuid(), uuid(), uuid(), uuid()
     ok(await api.put(f"/videos/{video}", json={"title": "Ten seconds", "duration": 10}))
@@ -137,8 +138,8 @@ async def test_retention_and_replays_count_learners_second_by_second(server: Run
     assert summary == {"videoId": video, "averageWatchedDuration": 7, "completionRate": 0.5}
 
 
-async def test_a_claim_counts_a_viewer_but_invents_no_seconds_in_the_curve(api: httpx.AsyncClient) -> None:
-    """A bare watchedDuration says how much, not which: totals move, retention does not."""
+async def test_a_claim_counts_as_a_viewer_but_not_in_the_curve(api: httpx.AsyncClient) -> None:
+    """A watchedDuration does not say which seconds were watched: totals change, retention does not."""
     video = uuid()
     await claim(api, uuid(), video, 30)
     await claim(api, uuid(), video, 0)
@@ -147,10 +148,10 @@ async def test_a_claim_counts_a_viewer_but_invents_no_seconds_in_the_curve(api: 
     assert (analytics["retention"], analytics["replays"], analytics["watchingNow"]) == ([], [], 0)
 
 
-async def test_watching_now_are_those_who_played_in_the_last_fifteen_seconds(
+async def test_watching_now_counts_who_played_in_the_last_fifteen_seconds(
     server: Running, api: httpx.AsyncClient
 ) -> None:
-    """Three heartbeats' time after the last moment watched a learner is gone; an old report brings nobody back."""
+    """A learner is no longer counted three heartbeat intervals after their last play. Old reports do not count."""
     video, anna, ben = uuid(), uuid(), uuid()
 
     async def watching() -> int:
@@ -167,7 +168,7 @@ async def test_watching_now_are_those_who_played_in_the_last_fifteen_seconds(
         server.clock.advance(0.001)
         assert await watching() == 1
         await first.play(video, 5, 10, age=60_000)
-        assert await watching() == 1, "what was played a minute ago is not now"
+        assert await watching() == 1, "a play a minute ago does not count as watching now"
         await first.play(video, 10, 15)
         assert await watching() == 2
         server.clock.advance(16)
@@ -175,7 +176,7 @@ async def test_watching_now_are_those_who_played_in_the_last_fifteen_seconds(
 
 
 async def test_a_title_is_text_not_markup(api: httpx.AsyncClient) -> None:
-    """It goes out as JSON, unchanged, under a type that no browser runs."""
+    """It is returned unchanged as JSON, with a type that no browser executes."""
     video, title = uuid(), '<script>alert("\'&\u2028")</script>'
     response = await api.put(
         f"/videos/{video}",
@@ -187,7 +188,7 @@ async def test_a_title_is_text_not_markup(api: httpx.AsyncClient) -> None:
 
 
 async def test_rewatching_never_lowers_a_total(server: Running, api: httpx.AsyncClient) -> None:
-    """A completed learner who starts again stays completed, and their instant of completion stays."""
+    """A learner who completed the video and starts again stays completed, with the same instant of completion."""
     user, video = uuid(), uuid()
     ok(await api.put(f"/videos/{video}", json={"title": "Twenty seconds", "duration": 20}))
     async with device(server, user) as player:
@@ -202,8 +203,8 @@ async def test_rewatching_never_lowers_a_total(server: Running, api: httpx.Async
     assert (record["watchedDuration"], record["playedDuration"]) == (20, 23.0)
 
 
-async def test_a_new_duration_reaches_those_who_never_report_again(server: Running, api: httpx.AsyncClient) -> None:
-    """Their claims from before are held to it, in their records and so in the totals; deleted ones stay deleted."""
+async def test_a_new_duration_reaches_records_without_further_reports(server: Running, api: httpx.AsyncClient) -> None:
+    """Earlier claims are capped by it, in the records and in the totals. Deleted records stay deleted."""
     video, users = str(uuid4()), [str(uuid4()) for _ in range(450)]
     for n, user in enumerate(users):
         claim = 172_800 if n == 0 else 45

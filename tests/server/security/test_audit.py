@@ -1,4 +1,4 @@
-"""What the log tells of acts on others' data: who, what, whose and how it ended; one line each, and nothing else."""
+"""The audit log has one line for each action on others' data: who, what, whose, and with which outcome."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ from tests.server.program import serve
 from tests.serving import serving
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
-"""Nothing here depends on which it is."""
+"""Independent of the store."""
 
 Lines = Callable[[], list[dict[str, str]]]
 SERVICE = "backend of the academy"
@@ -35,7 +35,7 @@ SERVICE = "backend of the academy"
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Lines:
-    """The lines since the last call, taken apart as a shell would."""
+    """The lines since the last call, parsed as a shell would."""
     caplog.set_level(logging.INFO, "playhead.audit")
 
     def since() -> list[dict[str, str]]:
@@ -46,13 +46,13 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
     return since
 
 
-async def test_acts_of_a_service_are_logged(store_server: StoreServer, prefix: str, lines: Lines) -> None:
+async def test_actions_of_a_service_are_logged(store_server: StoreServer, prefix: str, lines: Lines) -> None:
     service = bearer(token(SERVICE, scope="progress:any"))
     played = {"userId": USER, "videoId": VIDEO, "watchedDuration": 5, "lastWatched": "2025-01-01T00:00:00Z"}
     async with guarded(store_server, prefix) as server, rest(server) as api:
         api.headers.update(service)
         assert (await api.post("/progress/update", json=played)).status_code == 200
-        assert lines() == [], "to report is what a backend is for"
+        assert lines() == [], "reports of a backend are not audited"
         for status, outcome in ((200, "deleted"), (404, "not_found")):
             assert (await api.delete(f"/progress/{USER}/{VIDEO}")).status_code == status
             event = {"event": "progress.delete", "actor": SERVICE, "user": USER, "video": VIDEO, "outcome": outcome}
@@ -64,10 +64,10 @@ async def test_acts_of_a_service_are_logged(store_server: StoreServer, prefix: s
             assert lines() == [{"event": "catalogue.put", "actor": SERVICE, "video": VIDEO, "outcome": outcome}]
 
 
-async def test_what_learners_do_to_their_own_and_what_is_refused_is_not(
+async def test_actions_on_own_data_and_refusals_are_not_logged(
     store_server: StoreServer, prefix: str, lines: Lines
 ) -> None:
-    """Else anybody could fill the log."""
+    """Otherwise anybody could fill the log."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         api.headers.update(bearer(token(USER)))
         await api.delete(f"/progress/{USER}/{VIDEO}")
@@ -79,13 +79,13 @@ async def test_what_learners_do_to_their_own_and_what_is_refused_is_not(
         assert lines() == []
 
 
-async def test_without_tokens_anybody_did_it(store_server: StoreServer, prefix: str, lines: Lines) -> None:
+async def test_without_tokens_the_actor_is_anybody(store_server: StoreServer, prefix: str, lines: Lines) -> None:
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as api:
         await api.delete(f"/sessions/{USER}")
         assert lines() == [{"event": "sessions.end", "actor": "anybody", "user": USER, "outcome": "ended"}]
 
 
-async def test_an_act_that_the_store_did_not_take_is_logged_as_that(
+async def test_an_action_that_the_store_did_not_accept_is_logged_as_unavailable(
     store_server: StoreServer, tmp_path: Path, lines: Lines
 ) -> None:
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
@@ -110,10 +110,10 @@ FORGED = [
 
 
 @pytest.mark.parametrize("subject", FORGED)
-async def test_no_subject_passes_for_more_than_itself(
+async def test_a_subject_cannot_imitate_other_keys(
     store_server: StoreServer, prefix: str, lines: Lines, subject: str
 ) -> None:
-    """It is one value of one line, whatever is in it."""
+    """It is one value on one line, whatever it contains."""
     async with guarded(store_server, prefix) as server, rest(server) as api:
         service = bearer(token(subject, scope="progress:any"))
         assert (await api.delete(f"/sessions/{USER}", headers=service)).status_code == 200
@@ -137,7 +137,7 @@ def test_a_value_can_be_read_back(store_server: StoreServer, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize(("error", "outcome"), [(StoreUnavailable("x"), "unavailable"), (KeyError("secret"), "failed")])
-def test_an_act_that_fails_is_logged_and_fails(
+def test_an_action_that_fails_is_logged_and_fails(
     store_server: StoreServer, caplog: pytest.LogCaptureFixture, error: Exception, outcome: str
 ) -> None:
     caplog.set_level(logging.INFO, "playhead.audit")
@@ -158,8 +158,8 @@ async def test_the_lines_are_in_the_log_at_any_level(store_server: StoreServer, 
     assert logs.config(level)["loggers"]["playhead.audit"] == {"level": "INFO"}
 
 
-async def test_commands_that_change_a_store_are_in_their_own_log(store_server: StoreServer, tmp_path: Path) -> None:
-    """By whoever runs them on this machine."""
+async def test_commands_that_change_a_store_are_logged(store_server: StoreServer, tmp_path: Path) -> None:
+    """The actor is the user who runs them on this machine."""
     operator = Operator(REDIS_URL=store_server.url, KEY_PREFIX=f"t{uuid4().hex}")
     backup = tmp_path / "backup"
     who = f"actor=uid:{os.getuid()}"

@@ -1,5 +1,5 @@
-"""A peer that sends a byte now and then, so that no timeout of a read ever comes, keeps nothing waiting: not who asks,
-and not the end of the process. Real processes, a real socket."""
+"""A peer that sends one byte now and then, so that no read times out, blocks neither the caller nor the exit of the
+process. Real processes, and a real socket."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ SOON_S = 0.05
 
 @contextlib.asynccontextmanager
 async def dripping() -> AsyncIterator[tuple[int, list["asyncio.Task[None] | None"]]]:
-    """A port where each connection is answered by a head that never ends; and who has come."""
+    """A port where each connection gets a response head that never ends, and the connections so far."""
     came: list[asyncio.Task[None] | None] = []
 
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,8 +45,8 @@ async def dripping() -> AsyncIterator[tuple[int, list["asyncio.Task[None] | None
         await asyncio.gather(*filter(None, came), return_exceptions=True)
 
 
-async def test_the_end_of_the_program_waits_for_no_issuer(tmp_path: Path) -> None:
-    """It has been asked for its keys and is still answering."""
+async def test_the_exit_of_the_program_does_not_wait_for_an_issuer(tmp_path: Path) -> None:
+    """The issuer was asked for its keys and is still sending its response."""
     async with dripping() as (port, came):
         keys = {"PLAYHEAD_JWT_JWKS_URL": f"http://127.0.0.1:{port}/", "PLAYHEAD_JWT_ALGORITHM": "RS256"}
         keys |= {"PLAYHEAD_JWT_ISSUER": "https://issuer.example", "PLAYHEAD_JWT_AUDIENCE": "playhead"}
@@ -60,11 +60,11 @@ async def test_the_end_of_the_program_waits_for_no_issuer(tmp_path: Path) -> Non
                     while not came:  # noqa: ASYNC110 what is awaited is another process
                         await asyncio.sleep(0.01)
                 refused(await asking, "keys")
-            assert await program.stop() == 0, "within its own bound"
+            assert await program.stop() == 0, "within the program's own bound"
 
 
-async def test_a_call_that_does_not_end_is_given_up_and_a_few_such_stop_it() -> None:
-    """Each in a thread that the process does not wait for; when one has ended there is room again."""
+async def test_calls_that_do_not_end_are_abandoned_and_their_number_is_bounded() -> None:
+    """Each runs in a thread that the process does not wait for. When one has ended, another call may start."""
     aside, let_go = BlockingCalls("test"), threading.Event()
     for _ in range(MOST):
         with pytest.raises(TimeoutError):
@@ -80,7 +80,7 @@ async def test_a_call_that_does_not_end_is_given_up_and_a_few_such_stop_it() -> 
     assert await aside.run(lambda: 7, PATIENCE_S) == 7
 
 
-async def test_what_a_call_raises_is_raised() -> None:
+async def test_an_exception_of_the_call_is_raised() -> None:
     def fail() -> None:
         raise ValueError("no keys")
 

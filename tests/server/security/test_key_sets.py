@@ -1,4 +1,4 @@
-"""Keys that are fetched: which of a set are used, and what happens when it changes, hangs or is away."""
+"""Fetched keys: which keys of a set are used, and what happens when the set changes, hangs or is unavailable."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from tests.security.callers import (
 from tests.security.issuer import SECRET, by_hand, encoded, jwk, key_server, private_key, token
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
-"""Nothing here depends on which it is."""
+"""Independent of the store."""
 
 UNFIT: dict[str, dict[str, Any]] = {
     "symmetric": {"kty": "oct", "k": encoded(SECRET.encode()), "kid": "bad", "alg": "HS256"},
@@ -49,10 +49,8 @@ UNFIT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("name", UNFIT)
-async def test_a_key_of_a_set_that_is_not_fit_is_as_if_it_were_not_there(
-    store_server: StoreServer, prefix: str, name: str
-) -> None:
-    """And the good keys beside it are in use."""
+async def test_an_unsuitable_key_of_a_set_is_ignored(store_server: StoreServer, prefix: str, name: str) -> None:
+    """The suitable keys beside it are used."""
     signers = [(SECRET, "HS256"), (private_key("RS256", "other"), "RS256"), (private_key("ES256"), "ES256")]
     signers += [(private_key("RS256", "other"), "PS256"), (private_key("RS256", "short"), "RS256")]
     async with key_server(UNFIT[name], jwk("RS256", "known")) as keys:
@@ -65,8 +63,11 @@ async def test_a_key_of_a_set_that_is_not_fit_is_as_if_it_were_not_there(
 
 
 async def test_a_key_set_is_fetched_once_and_kept(store_server: StoreServer, prefix: str) -> None:
-    """However many come with known ids. Hundreds of unknown ids cost one fetch more: it refuses the first of them, and
-    the others, which may be as new as a key that was rotated in since, are asked to come back."""
+    """For any number of tokens with known ids.
+
+    Hundreds of unknown ids cost one more fetch: it refuses the first of them, and the others, which may be new keys
+    rotated in since, are asked to retry.
+    """
     async with key_server(jwk("RS256", "known")) as keys:
         async with guarded(store_server, prefix, jwt_jwks_url=keys.url, jwt_algorithm="RS256") as server:
             good = token(USER, kind="RS256", headers={"kid": "known"})
@@ -83,10 +84,8 @@ async def test_a_key_set_is_fetched_once_and_kept(store_server: StoreServer, pre
         assert keys.fetches == 2
 
 
-async def test_without_keys_nobody_is_let_in_and_nobody_is_sent_away_for_good(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """The key set can't be reached, is no key set, or leads elsewhere: 503, and a goodbye with 4001: come back."""
+async def test_without_keys_clients_are_asked_to_retry(store_server: StoreServer, prefix: str) -> None:
+    """The key set is unreachable, invalid, or redirects: 503, and a goodbye with 4001, which means "retry"."""
     good = token(USER, kind="RS256", headers={"kid": "known"})
     async with key_server() as gone:
         unused = gone.url
@@ -112,8 +111,8 @@ async def test_without_keys_nobody_is_let_in_and_nobody_is_sent_away_for_good(
         assert elsewhere.fetches == 0, "a redirect is not followed"
 
 
-async def test_a_key_set_that_hangs_holds_up_only_those_who_need_it(store_server: StoreServer, prefix: str) -> None:
-    """Others are served meanwhile, and who waited is served when it answers."""
+async def test_a_key_set_that_hangs_delays_only_clients_that_need_it(store_server: StoreServer, prefix: str) -> None:
+    """Others are served meanwhile, and those that waited are served when it answers."""
     async with key_server(jwk("RS256", "known")) as keys:
         async with guarded(store_server, prefix, jwt_jwks_url=keys.url, jwt_algorithm="RS256") as server:
             keys.answers.clear()
@@ -131,10 +130,8 @@ async def test_a_key_set_that_hangs_holds_up_only_those_who_need_it(store_server
         assert keys.fetches == 1
 
 
-async def test_who_gives_up_waiting_for_keys_does_not_end_the_fetch_for_others(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """A handshake's deadline passes during the fetch: what the fetch then brings is in use."""
+async def test_a_caller_that_gives_up_does_not_cancel_the_fetch(store_server: StoreServer, prefix: str) -> None:
+    """A handshake's deadline passes during the fetch; the fetched keys are used nevertheless."""
     settings = {"jwt_algorithm": "RS256", "hello_timeout_s": 0.2}
     async with key_server(jwk("RS256", "known")) as keys:
         async with guarded(store_server, prefix, jwt_jwks_url=keys.url, **settings) as server:
@@ -158,7 +155,7 @@ class Hours:
 
 
 async def problem_of(keys: KeySet, kid: str, address: str = "home") -> Problem | None:
-    """Of a token of its own."""
+    """The problem for a token of its own."""
     try:
         await keys.key(kid, uuid4().hex, address)
     except PeerError as error:
@@ -167,13 +164,13 @@ async def problem_of(keys: KeySet, kid: str, address: str = "home") -> Problem |
 
 
 async def settled(keys: KeySet) -> None:
-    """A refresh in the background has ended."""
+    """Wait until a refresh in the background has ended."""
     if keys._fetching is not None:
         await asyncio.wait_for(keys._fetching, PATIENCE_S)
 
 
-async def test_keys_that_change_are_followed(store_server: StoreServer) -> None:
-    """A new key is found when a token names it; one that was taken away is refused once the set is fetched again."""
+async def test_changes_of_the_key_set_are_followed(store_server: StoreServer) -> None:
+    """A new key is found when a token names it. A removed key is refused once the set has been fetched again."""
     clock = Hours()
     async with key_server(jwk("RS256", "old")) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -185,7 +182,7 @@ async def test_keys_that_change_are_followed(store_server: StoreServer) -> None:
 
         server.keys = [jwk("RS256", "newer", "third")]
         clock.now += REFRESH_S + 1
-        assert await problem_of(keys, "new") is None, "nobody waits for the refresh"
+        assert await problem_of(keys, "new") is None, "no caller waits for the refresh"
         await settled(keys)
         assert await problem_of(keys, "newer") is None
         assert server.fetches == 4
@@ -193,7 +190,7 @@ async def test_keys_that_change_are_followed(store_server: StoreServer) -> None:
 
 
 async def test_hundreds_of_unknown_ids_cost_one_fetch_in_each_cooldown(store_server: StoreServer) -> None:
-    """Of one address."""
+    """All from one address."""
     clock = Hours()
     async with key_server(jwk("RS256", "known")) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -207,8 +204,11 @@ async def test_hundreds_of_unknown_ids_cost_one_fetch_in_each_cooldown(store_ser
 async def test_known_keys_outlast_an_outage_of_the_key_set_but_not_for_ever(
     store_server: StoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Until TRUST_S; then nobody is let in, until it is back. Meanwhile a new id may be good: 503, not 401. The log has
-    a line when it begins and one when it is over, however many fetches fail."""
+    """Until TRUST_S; then no token is accepted until the key set is back.
+
+    In the meantime an unknown id may belong to a new key: 503, not 401. The log has one line at the beginning and one
+    at the end, however many fetches fail.
+    """
     clock = Hours()
     async with key_server(jwk("RS256", "known")) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -238,7 +238,7 @@ async def test_known_keys_outlast_an_outage_of_the_key_set_but_not_for_ever(
 @pytest.mark.parametrize(
     "url", ["http://issuer.example/keys", "file:///etc/passwd", "ftp://issuer.example/k", "https:///k", "keys.json", ""]
 )
-async def test_a_key_set_comes_by_https_or_from_this_machine(store_server: StoreServer, url: str) -> None:
-    """Anything else could be another's keys."""
+async def test_a_key_set_needs_https_or_a_loopback_address(store_server: StoreServer, url: str) -> None:
+    """Anything else could return another's keys."""
     with pytest.raises(ValueError, match="https"):
         KeySet(url, "RS256")

@@ -1,7 +1,7 @@
-"""A key that an issuer has just rotated in: at whatever moment, its tokens are good at once or told to come back.
+"""A key that an issuer has just rotated in: its tokens are accepted at once, or their clients are asked to retry.
 
-UNAUTHORIZED would end a player for good, so it is answered only where a fetch of the key set that began after the
-token arrived did not find the key.
+UNAUTHORIZED would stop a player for good, so it is the answer only if a fetch of the key set that began after the token
+arrived did not find the key.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from tests.security.issuer import KeyServer, by_hand, jwk, key_server, private_k
 from tests.server.security.test_key_sets import Hours, problem_of
 
 pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)
-"""Nothing here depends on which it is."""
+"""Independent of the store."""
 
 OLD, NEW = jwk("RS256", "old"), jwk("RS256", "new", "other")
 
 
 def signed(kid: str) -> str:
-    """A good token, by the old or the new key."""
+    """A valid token, signed with the old or the new key."""
     return token(
         USER, kind="RS256", key=private_key("RS256", "first" if kid == "old" else "other"), headers={"kid": kid}
     )
@@ -56,9 +56,7 @@ async def asked(server: KeyServer, times: int) -> None:
 
 
 @pytest.mark.parametrize("since_s", [0.0, 0.001, COOLDOWN_S / 2, COOLDOWN_S, REFRESH_S - 1, REFRESH_S + 1])
-async def test_a_key_that_is_rotated_in_after_a_fetch_is_known_at_once(
-    store_server: StoreServer, since_s: float
-) -> None:
+async def test_a_key_rotated_in_after_a_fetch_is_accepted_at_once(store_server: StoreServer, since_s: float) -> None:
     clock = Hours()
     async with key_server(OLD) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -69,10 +67,10 @@ async def test_a_key_that_is_rotated_in_after_a_fetch_is_known_at_once(
         assert server.fetches == 2
 
 
-async def test_a_key_that_is_rotated_in_during_a_fetch_is_told_to_come_back_and_then_known(
+async def test_a_key_rotated_in_during_a_fetch_is_accepted_after_a_retry(
     store_server: StoreServer,
 ) -> None:
-    """The fetch under way was answered before the key was there, so it can't decide about it."""
+    """The issuer answered the fetch under way before the key was there, so that fetch proves nothing."""
     async with key_server(OLD) as server:
         keys = KeySet(server.url, "RS256", Hours())
         server.answers.clear()
@@ -92,7 +90,10 @@ async def test_a_key_that_is_rotated_in_during_a_fetch_is_told_to_come_back_and_
 
 
 async def test_made_up_ids_of_one_address_do_not_delay_a_new_key_of_another(store_server: StoreServer) -> None:
-    """Nor do they cause more than one fetch; the stranger's own neighbours come back when the next may begin."""
+    """Nor do they cause more than one fetch.
+
+    Other clients at the stranger's address retry when the next fetch may begin.
+    """
     clock = Hours()
     async with key_server(OLD) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -111,7 +112,7 @@ async def test_made_up_ids_of_one_address_do_not_delay_a_new_key_of_another(stor
         assert server.fetches == 3
 
 
-async def test_a_new_key_is_known_at_once_beside_a_stranger(store_server: StoreServer) -> None:
+async def test_a_new_key_is_accepted_at_once_despite_a_stranger(store_server: StoreServer) -> None:
     async with key_server(OLD) as server:
         keys = KeySet(server.url, "RS256", Hours())
         assert await problem_of(keys, "old") is None
@@ -121,7 +122,7 @@ async def test_a_new_key_is_known_at_once_beside_a_stranger(store_server: StoreS
 
 
 async def test_made_up_ids_of_a_thousand_addresses_cost_few_fetches(store_server: StoreServer) -> None:
-    """A burst, then one in each cooldown; whoever is turned away meanwhile comes back, and that is enough."""
+    """A burst, then one in each cooldown. A client that is refused in the meantime retries, and that is enough."""
     clock = Hours()
     async with key_server(OLD) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -142,8 +143,8 @@ async def test_made_up_ids_of_a_thousand_addresses_cost_few_fetches(store_server
         assert server.fetches == 2 + FETCH_BURST + 20
 
 
-async def test_a_token_that_a_fetch_refused_stays_refused_without_another(store_server: StoreServer) -> None:
-    """It alone: a token by the key that has this id next is another one."""
+async def test_a_token_refused_after_a_fetch_causes_no_other(store_server: StoreServer) -> None:
+    """Only this token: one signed with the next key that has this id is another token."""
     clock = Hours()
     async with key_server(OLD) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -156,8 +157,8 @@ async def test_a_token_that_a_fetch_refused_stays_refused_without_another(store_
         assert await problem_of(keys, "new") is None
 
 
-def test_what_has_to_wait_is_bounded_and_forgotten(store_server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the cooldown; and where there is too much, what is remembered longest."""
+def test_the_cooldown_is_bounded_and_expires(store_server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries expire after the cooldown, and beyond the limit the oldest are dropped."""
     monkeypatch.setattr("playhead.server.security.key_sets.MAX_REMEMBERED", 3)
     clock = Hours()
     cooldown = Cooldown(clock)
@@ -175,7 +176,7 @@ def test_what_has_to_wait_is_bounded_and_forgotten(store_server: StoreServer, mo
     assert len(cooldown) == 1
 
 
-async def test_an_issuer_in_trouble_is_left_alone_whoever_asks(store_server: StoreServer) -> None:
+async def test_a_failing_issuer_is_not_asked_again_during_the_cooldown(store_server: StoreServer) -> None:
     clock = Hours()
     async with key_server(OLD) as server:
         keys = KeySet(server.url, "RS256", clock)
@@ -190,10 +191,11 @@ async def test_an_issuer_in_trouble_is_left_alone_whoever_asks(store_server: Sto
         assert await problem_of(keys, "new") is None
 
 
-async def test_nobody_is_sent_away_for_good_for_a_new_key(
+async def test_a_new_key_is_never_refused_for_good(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By REST, hello and auth, at an address that a stranger shares: come back, and after the cooldown let in."""
+    """By REST, hello and auth, at an address shared with a stranger: clients are asked to retry, and accepted after the
+    cooldown."""
     monkeypatch.setattr("playhead.server.security.key_sets.COOLDOWN_S", 2.0)
     async with key_server(OLD) as server_of_keys:
         settings = {"jwt_jwks_url": server_of_keys.url, "jwt_algorithm": "RS256"}
@@ -216,7 +218,7 @@ async def test_nobody_is_sent_away_for_good_for_a_new_key(
                     assert 0 < goodbye["retryAfter"] <= 2
                     assert await close_code(opened) == 4001
             await player.send(type="auth", token=fresh)
-            assert (await player.receive())["code"] == "keys", "and the connection stands"
+            assert (await player.receive())["code"] == "keys", "and the connection stays open"
 
             async with asyncio.timeout(PATIENCE_S):
                 while (outcome := await verdict(server, fresh)) != ACCEPTED:
@@ -249,8 +251,8 @@ async def test_a_stranger_at_another_address_changes_nothing_for_a_new_key(
                 assert (await say_hello(opened, signed("old")))["type"] == "welcome"
 
 
-async def test_made_up_ids_are_paid_for_by_their_address(store_server: StoreServer, prefix: str) -> None:
-    """To be asked to come back is no licence to do so at any rate."""
+async def test_made_up_ids_are_charged_to_their_address(store_server: StoreServer, prefix: str) -> None:
+    """The rate limit also applies to requests that are asked to retry."""
     async with key_server(OLD) as server_of_keys:
         settings: dict[str, Any] = {"jwt_jwks_url": server_of_keys.url, "jwt_algorithm": "RS256"}
         settings |= {"address_requests_burst": 5, "address_requests_per_s": 0.01}

@@ -54,7 +54,7 @@ from tests.security.issuer import (
 from tests.serving import Running
 
 pytestmark = [
-    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # nothing here depends on which it is
+    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # independent of the store
     pytest.mark.asyncio(loop_scope="module"),  # so that many tests may share one server
 ]
 
@@ -64,7 +64,7 @@ SIGNED = json.dumps({"alg": "HS256", "typ": "JWT"})
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """Asks for HS256 tokens of an issuer and an audience; none of the tests that share it stores anything."""
+    """A server that requires HS256 tokens of an issuer and an audience. The tests that share it store nothing."""
     async with guarded(store_server, f"t{uuid4().hex}") as running:
         yield running
 
@@ -90,8 +90,8 @@ GOOD: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-async def test_a_good_token_is_taken(server: Running, name: str) -> None:
-    """By REST in the Authorization header, by WebSocket in hello."""
+async def test_a_valid_token_is_accepted(server: Running, name: str) -> None:
+    """By REST in the Authorization header, by WebSocket in the hello."""
     assert await verdict(server, GOOD[name]()) == ACCEPTED
 
 
@@ -121,7 +121,7 @@ SCOPES: dict[str, tuple[Any, bool]] = {
 
 @pytest.mark.parametrize("claim", ["scope", "scp"])
 @pytest.mark.parametrize("name", SCOPES)
-async def test_scopes_are_separated_by_spaces_and_by_nothing_else(server: Running, name: str, claim: str) -> None:
+async def test_scopes_are_separated_by_spaces_only(server: Running, name: str, claim: str) -> None:
     value, granted = SCOPES[name]
     async with rest(server) as api:
         answer = await api.get("/metrics", headers=bearer(token(USER, **{claim: value})))
@@ -212,8 +212,8 @@ BAD: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_a_token_that_is_not_good_in_every_respect_is_refused(server: Running, name: str) -> None:
-    """401 and 4500, whatever is wrong, even where the signature is true; and nothing of it comes back."""
+async def test_an_invalid_token_is_refused(server: Running, name: str) -> None:
+    """401 and 4500, whatever is wrong, even if the signature is valid. The reply repeats no part of the token."""
     made = BAD[name]()
     response = await by_rest(server, f"Bearer {made}")
     assert (code_of(response), *await by_hello(server, made)) == REFUSED
@@ -230,7 +230,7 @@ HUGE: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("name", HUGE)
 async def test_a_huge_token_is_refused_unread(server: Running, name: str) -> None:
-    """401; in a frame it breaks the message's own bounds; a handshake with it is not even answered by 101."""
+    """401; in a frame it exceeds the limit on messages; a handshake with it is not even answered with 101."""
     made = HUGE[name]()
     assert await verdict(server, made) == ("unauthorized", "bad_frame", 4501)
     with pytest.raises(InvalidStatus) as refused:
@@ -247,8 +247,8 @@ GONE: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("name", GONE)
-async def test_an_expired_token_is_told_apart_so_that_a_client_gets_a_fresh_one(server: Running, name: str) -> None:
-    """401 `token_expired`, and 4005, a code that says "come back"; but only where the rest of it is in order."""
+async def test_an_expired_token_has_an_error_of_its_own(server: Running, name: str) -> None:
+    """401 `token_expired` and 4005, which ask for a new token; but only if the rest of the token is valid."""
     assert await verdict(server, token(USER, exp=GONE[name]())) == EXPIRED
     assert await verdict(server, token(USER, exp=GONE[name](), key="another-secret-of-32-bytes-or-more")) == REFUSED
 
@@ -266,7 +266,10 @@ TRAPS = {
 
 @pytest.mark.parametrize("name", TRAPS)
 async def test_a_kid_is_compared_and_never_opened(store_server: StoreServer, prefix: str, name: str) -> None:
-    """Signed by an empty secret, as what /dev/null holds, it is refused by a fixed key; by a key set it is unknown."""
+    """With an empty secret, as /dev/null would give, the token is refused by a fixed key.
+
+    For a key set it is unknown.
+    """
     header = json.dumps({"alg": "HS256", "kid": TRAPS[name]})
     async with guarded(store_server, f"{prefix}a") as server:
         assert await verdict(server, by_hand(header, payload(), b"")) == REFUSED
@@ -294,14 +297,14 @@ AUTHORIZATIONS: dict[str, Callable[[], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", AUTHORIZATIONS)
-async def test_what_is_not_one_bearer_header_is_refused(server: Running, name: str) -> None:
-    """RFC 6750, 2.1: one header, one scheme, one token; at the WebSocket's handshake too, whatever hello then says."""
+async def test_other_than_one_bearer_header_is_refused(server: Running, name: str) -> None:
+    """RFC 6750, 2.1: one header, one scheme, one token. So too in the WebSocket handshake, whatever the hello says."""
     values = AUTHORIZATIONS[name]()
     async with rest(server) as api:
         headers = [(b"Authorization", value.encode("latin-1")) for value in values]
         response = await api.get(f"/progress/{USER}", headers=headers)
     assert (response.status_code, code_of(response)) == (401, "unauthorized")
-    assert code_of(await by_rest(server, f"bEaReR  {token(USER)}")) == "ok", "schemes have no case"
+    assert code_of(await by_rest(server, f"bEaReR  {token(USER)}")) == "ok", "schemes are case-insensitive"
     if len(values) == 1 and values[0].isascii():
         async with socket(server, Authorization=values[0]) as opened:
             assert (await say_hello(opened, token(USER)))["code"] == "unauthorized"
@@ -329,7 +332,10 @@ async def verified_by(
 async def test_a_public_key_verifies_its_own_algorithm_and_no_other(
     store_server: StoreServer, prefix: str, tmp_path: Path, kind: str, where: str
 ) -> None:
-    """RFC 8725, 2.1 and 3.1: not HMAC with the public key for a secret, no other algorithm of the key's family."""
+    """RFC 8725, 2.1 and 3.1.
+
+    Neither HMAC with the public key as the secret is accepted, nor another algorithm of the key's family.
+    """
     known = {"kid": "known"}
     async with verified_by(where, kind, store_server, prefix, tmp_path) as server:
         assert await verdict(server, token(USER, kind=kind, headers=known)) == ACCEPTED
@@ -354,8 +360,8 @@ async def test_a_public_key_verifies_its_own_algorithm_and_no_other(
             assert await verdict(server, token(USER, kind=kind)) == REFUSED, "no kid"
 
 
-async def test_no_key_that_a_token_brings_or_names_is_used(store_server: StoreServer, prefix: str) -> None:
-    """`jku`, `x5u`, `jwk`, `x5c`: nothing is fetched, and what they hold verifies nothing (RFC 8725, 3.10)."""
+async def test_no_key_that_a_token_contains_or_names_is_used(store_server: StoreServer, prefix: str) -> None:
+    """`jku`, `x5u`, `jwk`, `x5c`: nothing is fetched, and the keys in them verify nothing (RFC 8725, 3.10)."""
     evil_key = private_key("RS256", "evil")
     async with key_server(jwk("RS256", "known", "evil")) as evil, key_server(jwk("RS256", "known")) as keys:
         async with guarded(store_server, prefix, jwt_jwks_url=keys.url, jwt_algorithm="RS256") as server:
@@ -369,14 +375,14 @@ async def test_no_key_that_a_token_brings_or_names_is_used(store_server: StoreSe
                 made = token(USER, kind="RS256", key=evil_key, headers={"kid": "known", **headers})
                 assert await verdict(server, made) == REFUSED
             own = token(USER, kind="RS256", headers={"kid": "known", "jku": evil.url, "x5u": evil.url})
-            assert await verdict(server, own) == ACCEPTED, "what is not looked at does no harm"
+            assert await verdict(server, own) == ACCEPTED, "an ignored header does no harm"
         assert evil.fetches == 0
 
 
 async def test_no_token_and_no_key_is_in_a_reply_or_a_log(
     store_server: StoreServer, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Even with every logger at its most talkative: ours, and those of the libraries that see no token by design."""
+    """Even with every logger at its lowest level: ours, and those of the libraries that never see a token by design."""
     texts: list[str] = []
     private = public_bytes(private_key("RS256")).decode().split("\n")[1]
     server_side = [logging.getLogger(name) for name in ("server", "storage", "protocol", "uvicorn", "asyncio", "jwt")]
@@ -418,8 +424,8 @@ async def test_no_token_and_no_key_is_in_a_reply_or_a_log(
         assert not [secret for secret in hidden if secret in text], text[:300]
 
 
-async def test_the_tests_of_logs_would_notice(caplog: pytest.LogCaptureFixture, store_server: StoreServer) -> None:
-    """Records of our loggers do arrive where the test above looks for them."""
+async def test_the_log_test_captures_our_loggers(caplog: pytest.LogCaptureFixture, store_server: StoreServer) -> None:
+    """Records of our loggers arrive where the test above searches for tokens."""
     with caplog.at_level(logging.DEBUG):
         async with key_server() as server:
             with pytest.raises(PeerError):

@@ -1,4 +1,4 @@
-"""What a store's URL may say; what it may not is refused in a sentence that repeats nothing of a password."""
+"""URLs of a store. An invalid one is refused with a sentence that repeats no part of a password."""
 
 import re
 from urllib.parse import unquote
@@ -11,8 +11,8 @@ from redis.asyncio.connection import SSLConnection
 from playhead.storage.connection.address import Address, parse_address
 
 
-def test_forms() -> None:
-    """One server, sentinels, a cluster; ports that are not given; what belongs to whom."""
+def test_all_forms_of_urls() -> None:
+    """One server, sentinels and a cluster, with default ports, and with the options of store and sentinels."""
     assert parse_address("redis://host:7000/2").kind == "single"
     assert parse_address("unix:///run/s?db=1").options["path"] == "/run/s"
     assert parse_address("redis+cluster://a:7000,b,[::1]:7002") == Address(
@@ -95,7 +95,7 @@ def test_forms() -> None:
         ("redis+sentinel://a/progress/one", "not the number of a database"),
     ],
 )
-def test_what_is_no_url_of_a_store_is_refused(url: str, said: str) -> None:
+def test_an_invalid_url_is_refused(url: str, said: str) -> None:
     with pytest.raises(ValueError, match=said.replace("+", r"\+").replace("?", r"\?")):
         parse_address(url)
 
@@ -108,7 +108,7 @@ def test_ipv6_names_with_underscores_and_this_machine() -> None:
     assert parse_address("redis://").options == {}
 
 
-def test_options_have_the_values_that_are_meant() -> None:
+def test_options_have_their_intended_values() -> None:
     """Also those that redis-py would take for the opposite."""
     found = parse_address("rediss://h?ssl_check_hostname=off&socket_timeout=2.5&socket_keepalive=no&protocol=3&db=4")
     assert {name: value for name, value in found.options.items() if name not in ("host", "connection_class")} == {
@@ -131,7 +131,7 @@ def test_user_and_password_of_a_unix_socket() -> None:
 
 
 PIECES = ["zq", "7x", *"/?#@:[]%,;=& \t", "\u2100", "%2", "%zz", "é"]
-"""Of passwords that nobody encoded; the first two are told by."""
+"""Characters of passwords that were not percent-encoded; errors that repeat a password are found by the first two."""
 
 
 @given(
@@ -148,8 +148,9 @@ PIECES = ["zq", "7x", *"/?#@:[]%,;=& \t", "\u2100", "%2", "%zz", "é"]
 @example("redis", "me", "6379?client_name=zq", "host", "")
 @example("redis", "me", "zq\u2100", "host", "")
 @example("redis", "me", "zq[", "host", "")
-def test_no_refusal_repeats_a_piece_of_the_password(scheme: str, user: str, password: str, host: str, end: str) -> None:
-    """And what is not refused has the whole of it, and no piece of it for a host, which errors of connections name."""
+def test_no_error_repeats_a_part_of_the_password(scheme: str, user: str, password: str, host: str, end: str) -> None:
+    """If the URL is accepted, the password is complete, and no part of it is taken for a host, which connection errors
+    name."""
     refusal, found = "", None
     try:
         found = parse_address(f"{scheme}://{user}:zq{password}@{host}{end}")

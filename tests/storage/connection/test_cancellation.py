@@ -1,4 +1,4 @@
-"""Whoever cancels a task that waits for the store may count on it."""
+"""Cancelling a task that waits for the store ends the task."""
 
 import asyncio
 from uuid import uuid4
@@ -9,9 +9,11 @@ from tests.conftest import StoreServer
 ROUNDS = 10
 
 
-async def test_a_cancelled_wait_never_goes_on(store_server: StoreServer, prefix: str) -> None:
-    """At whichever step of a round trip the cancellation comes: the task ends by it or had ended before. A loop that
-    lives on store calls would otherwise outlive its cancellation, and the end of the process would wait for it."""
+async def test_a_cancelled_wait_never_continues(store_server: StoreServer, prefix: str) -> None:
+    """At whichever step of a round trip the cancellation arrives, the task ends by it or has ended before.
+
+    Otherwise a loop of store calls would outlive its cancellation, and the exit of the process would wait for it.
+    """
     store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix)
     went_on: list[int] = []
 

@@ -1,5 +1,5 @@
-"""A cluster that fails over, moves its slots and loses nodes while it is committed to: nothing that was told stored is
-lost beyond what the durability allows, and what is lost is noticed."""
+"""A cluster that fails over, moves its slots and loses nodes under load: no acknowledged commit is lost beyond what the
+durability permits, and a loss is detected."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ PASSWORD = "a-password"
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
-    """A cluster of these tests, which hurt it; each finds it whole."""
+    """A cluster for these tests, which damage it; each test finds it intact."""
     directory = tmp_path_factory.mktemp("cluster")
     with clustered(directory, "--appendonly", "yes", "--appendfsync", "always") as servers:
         yield servers
@@ -65,7 +65,7 @@ def play(second: int) -> Report:
 
 
 def batch(second: int, learners: list[str] = LEARNERS, videos: int = 7) -> Batch:
-    """Each learner plays this second of a video of his."""
+    """Each learner plays this second of a video of their own."""
     made = Batch()
     for number, user_id in enumerate(learners):
         delta = made.deltas.setdefault((user_id, f"v{number % videos}"), Delta())
@@ -74,7 +74,7 @@ def batch(second: int, learners: list[str] = LEARNERS, videos: int = 7) -> Batch
 
 
 async def commit(store: Store, made: Batch) -> Committed:
-    """As a flusher does: the same batch until it is stored."""
+    """Commit as a flusher does: the same batch until it is stored."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -97,7 +97,7 @@ class Load:
             self.stored += 1
 
     async def more(self, seconds: int = 3) -> None:
-        """Until it has stored so many more."""
+        """Wait until this many more seconds are stored."""
         goal = self.stored + seconds
         async with asyncio.timeout(PATIENCE_S):
             while self.stored < goal:
@@ -118,7 +118,7 @@ async def load(store: Store) -> AsyncIterator[Load]:
 
 
 async def all_is_there(store: Store, seconds: int) -> None:
-    """Every second of every learner that was told stored; totals that equal a recount and leave nobody out."""
+    """Check that every acknowledged second of every learner is stored, and that the totals equal a recount."""
     all_changes = await asyncio.gather(*(store.changes(user_id) for user_id in LEARNERS))
     for user_id, changes in zip(LEARNERS, all_changes, strict=True):
         ((_, record),) = records_in(changes)
@@ -134,7 +134,7 @@ async def all_is_there(store: Store, seconds: int) -> None:
 
 
 class Counted:
-    """What is sent to each primary."""
+    """Records the commands sent to each primary."""
 
     def __init__(self, primaries: list[Primary]) -> None:
         self.pipelines: Counter[str] = Counter()
@@ -153,13 +153,13 @@ class Counted:
         return counted
 
     def scripts(self, letter: str) -> list[str]:
-        """Partitions of the calls of a stage."""
+        """The numbers of partitions in the script calls of a stage."""
         keys = [str(command[3]) for _, command in self.sent if command[0] == "EVALSHA" and ":fence:" not in command[3]]
         return [key.split("{")[1][1:3] for key in keys if "{" + letter in key]
 
 
-async def test_a_commit_is_one_call_a_partition_and_one_pipeline_a_node_and_stage(store: Store) -> None:
-    """However many records there are; a partition that weighs too much for one call has as few as it can."""
+async def test_a_commit_is_one_call_per_partition_and_one_pipeline_per_node_and_stage(store: Store) -> None:
+    """However many records there are. A partition that is too large for one call is split into as few as possible."""
     learners = [str(uuid4()) for _ in range(1_500)]
     await commit(store, batch(0, learners, videos=500))
     counted = Counted(await parts_of(store).link.primaries())
@@ -178,8 +178,8 @@ async def test_a_commit_is_one_call_a_partition_and_one_pipeline_a_node_and_stag
     assert set(calls.values()) == {1}
 
 
-async def test_the_user_of_the_example_needs_two_rights_more(servers: ClusterServers, store: Store) -> None:
-    """CLUSTER SLOTS, and ASKING while a slot moves; nothing else is refused."""
+async def test_the_user_of_the_example_needs_two_more_permissions(servers: ClusterServers, store: Store) -> None:
+    """CLUSTER SLOTS, and ASKING while a slot moves; no other command is refused."""
     words = read_example("playhead").replace("CHANGE-ME", PASSWORD).splitlines()[-1].split()[2:]
     for member in servers.members:
         member.ask("ACL", "SETUSER", "playhead", "reset", *words, "+waitaof")
@@ -206,14 +206,14 @@ async def test_the_user_of_the_example_needs_two_rights_more(servers: ClusterSer
         await limited.close()
 
 
-# Nodes that end
+# Nodes that fail
 
 
 @pytest.mark.parametrize("durability", ["fsync", "replicas:1"])
-async def test_a_primary_that_is_killed_under_load_loses_nothing_that_was_promised(
+async def test_a_primary_killed_under_load_loses_no_durable_commit(
     servers: ClusterServers, store: Store, durability: str
 ) -> None:
-    """With replicas:1 its replica has all when it takes over; with fsync its own disk, when it comes back itself."""
+    """With replicas:1 its replica has everything when it takes over; with fsync its own disk has, when it restarts."""
     async with opened(servers, durability) as durable:
         load = Load(durable)
         try:
@@ -237,7 +237,7 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_that_was_promis
 
 
 async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: ClusterServers, store: Store) -> None:
-    """For that of the learner and for that of the video, and for no other."""
+    """For the learner's and the video's, and for no other."""
     of_learner = servers.primary_of(keys_of(store).progress("u0"))
     audiences = {name: keys_of(store).audience(keys_of(store).shard(name, "u0")) for name in "abcdefghijkl"}
     video = next(name for name, key in audiences.items() if servers.primary_of(key) is not of_learner)
@@ -258,7 +258,7 @@ async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: Cluster
             await commit(durable, made(second))
         (value,) = await parts_of(durable).run([("HGET", keys_of(store).progress("u0"), video)])
         of_learner.ask("CONFIG", "SET", "appendfsync", "no")
-        with pytest.raises(NotDurable, match="disk"):  # what was written there before must last too
+        with pytest.raises(NotDurable, match="disk"):  # earlier writes there must be durable too
             await parts_of(durable).commits.update_videos({video: [("u0", value)]}, NOW)
         of_learner.ask("CONFIG", "SET", "appendfsync", "always")
         await parts_of(durable).commits.update_videos({video: [("u0", value)]}, NOW)
@@ -274,8 +274,8 @@ async def test_a_commit_waits_for_each_primary_that_it_wrote_to(servers: Cluster
         await commit(durable, made(4))
 
 
-async def test_a_primary_that_is_away_fails_its_own_learners_alone(servers: ClusterServers, store: Store) -> None:
-    """Until its replica takes over others are read, and in the same round trip."""
+async def test_an_unavailable_primary_fails_only_its_own_learners(servers: ClusterServers, store: Store) -> None:
+    """Until its replica takes over, other learners are read, in the same round trip."""
     victim = servers.primary_of(keys_of(store).progress("u0"))
     other = next(user for user in LEARNERS if servers.primary_of(keys_of(store).progress(user)) is not victim)
     await commit(store, batch(0))
@@ -286,7 +286,7 @@ async def test_a_primary_that_is_away_fails_its_own_learners_alone(servers: Clus
 
 
 def let_lag(servers: ClusterServers, primary: Member) -> Member:
-    """From here on the replica of this primary gets nothing."""
+    """From now on the replica of this primary receives nothing."""
     replica = servers.replica_of(primary)
     replica.ask("CONFIG", "SET", "masteruser", "nobody")
     replica.ask("CONFIG", "SET", "masterauth", "nothing")
@@ -300,9 +300,9 @@ def let_follow(replica: Member) -> None:
     replica.ask("CONFIG", "SET", "masterauth", "")
 
 
-async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers: ClusterServers, store: Store) -> None:
-    """The process whose commit is lost notices with its next one, though that is about another primary's learner, and
-    though somebody else has committed there meanwhile; then all of the lost learner's records are read anew."""
+async def test_a_failover_to_a_lagging_replica_starts_a_new_epoch(servers: ClusterServers, store: Store) -> None:
+    """The process whose commit is lost detects it with its next commit, although that is for another primary's learner
+    and other processes have committed there since. Then all records of the affected learner are read again."""
     lost = LEARNERS[0]
     victim = servers.primary_of(keys_of(store).progress(lost))
     other = next(user for user in LEARNERS if servers.primary_of(keys_of(store).progress(user)) is not victim)
@@ -313,7 +313,7 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
             assert (await commit(store, batch(1, [lost]))).revs[lost] == (1, 2)
             victim.kill()
             assert (await commit(stranger, batch(2, [lost]))).epoch == before.epoch
-            assert intact(await stranger.record(lost, "v0")).seen == [0, 1, 2, 3], "there was nothing to notice"
+            assert intact(await stranger.record(lost, "v0")).seen == [0, 1, 2, 3], "there was no loss to detect"
             link = parts_of(store).link
             assert isinstance(link, Cluster)
             await link.refresh_topology()
@@ -328,8 +328,11 @@ async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(servers
 
 
 async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: ClusterServers, store: Store) -> None:
-    """Its audience is at another primary, and knows them. What comes after the loss is newer all the same, also by a
-    process that had no part in what was lost, and is overtaken between its stages."""
+    """Its audience entry is at another primary, which has them.
+
+    What is committed after the loss has higher revisions nevertheless, also by a process that was not affected and is
+    overtaken between its stages.
+    """
 
     def home(user_id: str) -> Member:
         return servers.primary_of(keys_of(store).progress(user_id))
@@ -367,8 +370,8 @@ async def test_totals_follow_a_record_whose_newest_revisions_are_lost(servers: C
         let_follow(replica)
 
 
-async def test_a_commit_whose_first_stage_was_lost_is_not_told_stored(servers: ClusterServers, store: Store) -> None:
-    """A primary that fails over between the two stages to a replica that lagged: the commit is made again."""
+async def test_a_commit_whose_first_stage_was_lost_is_not_acknowledged(servers: ClusterServers, store: Store) -> None:
+    """A primary fails over between the two stages to a lagging replica: the commit is made again."""
     async with opened(servers, "fsync") as durable:
         victim = servers.primary_of(keys_of(store).progress(LEARNERS[0]))
         before = await commit(durable, batch(0))
@@ -394,7 +397,7 @@ async def test_a_commit_whose_first_stage_was_lost_is_not_told_stored(servers: C
 
 
 async def test_a_planned_failover_keeps_the_epoch(servers: ClusterServers, store: Store, load: Load) -> None:
-    """Nothing is lost, so nobody is sent home."""
+    """Nothing is lost, so no connection is closed."""
     epoch = await store.epoch()
     primary = servers.primary_of(keys_of(store).epoch)
     replica = servers.replica_of(primary)
@@ -413,7 +416,7 @@ async def test_a_planned_failover_keeps_the_epoch(servers: ClusterServers, store
 async def test_slots_move_under_load_and_nothing_is_lost(
     servers: ClusterServers, store: Store, load: Load, how: Callable[[Member, Member, int], Iterator[None]]
 ) -> None:
-    """Of learners, of videos, and that of the epoch; the same commits go on, and the store stays the same."""
+    """Slots of learners, of videos and of the epoch. The same commits continue, and the epoch stays."""
     epoch = await store.epoch()
     keys = [keys_of(store).progress(user_id) for user_id in LEARNERS[:SLOTS_A_MOVE]]
     audiences = [keys_of(store).audience(keys_of(store).shard(f"v{n}", LEARNERS[n])) for n in range(2)]
@@ -433,7 +436,10 @@ async def test_slots_move_under_load_and_nothing_is_lost(
 async def test_a_slot_that_stays_half_moved_can_still_be_read_and_written(
     servers: ClusterServers, store: Store
 ) -> None:
-    """A learner's key is at one end or the other: ASK sends on to the second, also a new one; that is counted."""
+    """A learner's key is at one node or the other.
+
+    ASK redirects to the second, for a new key as well, and is counted.
+    """
     source = servers.primary_of(keys_of(store).progress(LEARNERS[0]))
     target = next(member for member in servers.primaries() if member is not source)
     slot = int(source.ask("CLUSTER", "KEYSLOT", keys_of(store).progress(LEARNERS[0])))
@@ -451,8 +457,8 @@ async def test_a_slot_that_stays_half_moved_can_still_be_read_and_written(
     assert intact(await store.record(LEARNERS[0], "v0")).seen == [0, 2]
 
 
-async def test_the_viewers_of_one_video_are_spread_and_its_totals_are_of_all(store: Store) -> None:
-    """However many watch it, no slot has them all; and a recount finds the same."""
+async def test_the_viewers_of_one_video_are_spread_over_shards(store: Store) -> None:
+    """However many there are, no slot has them all. The totals cover all shards, and equal a recount."""
     many = [f"u{n}" for n in range(100)]
     for second in range(3):
         await commit(store, batch(second, many, videos=1))
@@ -468,8 +474,9 @@ async def test_the_viewers_of_one_video_are_spread_and_its_totals_are_of_all(sto
     assert sorted([user async for page in store.viewers("v0") for user in page]) == sorted(many)
 
 
-async def test_a_rebuild_mends_each_shard(store: Store) -> None:
-    """An entry that is lost, one in another's shard, a total that is off: found, mended, and then nothing is."""
+async def test_a_rebuild_repairs_each_shard(store: Store) -> None:
+    """A lost entry, an entry in another shard, a wrong total: each is found and repaired, and a second run finds
+    nothing."""
     await commit(store, batch(0, [f"u{n}" for n in range(40)], videos=1))
     home, other = keys_of(store).shards("v0")[:2]
     (entries,) = await parts_of(store).run([("HGETALL", keys_of(store).audience(other))])

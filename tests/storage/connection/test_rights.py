@@ -1,4 +1,4 @@
-"""The right that is lacking is named, whichever store refuses it and wherever: real stores, real refusals."""
+"""The missing permission is named, whichever store refuses a command and wherever: real stores, real errors."""
 
 from collections.abc import Iterator
 from hashlib import sha1
@@ -20,7 +20,7 @@ ROWS = [
     (("HGET", "ph:epoch", "f"), None),
     (("NONSENSE",), None),
 ]
-"""A command, and what its user lacks for it."""
+"""A command, and the permission that its user lacks."""
 
 
 @pytest.fixture(params=["redis7", "valkey"])
@@ -37,7 +37,7 @@ async def refusal(store: Store, *command: str | int) -> StoreUnavailable:
     return refused.value
 
 
-async def test_what_a_command_lacks_by_itself_and_in_a_script(url: str) -> None:
+async def test_the_missing_permission_of_a_command_alone_and_in_a_script(url: str) -> None:
     async with opened(url) as store:
         await store.epoch()
         for command, lacks in ROWS:
@@ -48,7 +48,7 @@ async def test_what_a_command_lacks_by_itself_and_in_a_script(url: str) -> None:
             assert lacked_right(error) in (lacks, "a command of a script" if lacks == "KEYS" else lacks)
 
 
-async def test_what_a_script_of_ours_lacks_is_named_where_the_store_names_a_line_alone(url: str) -> None:
+async def test_the_missing_permission_of_our_scripts_if_the_store_names_a_line_only(url: str) -> None:
     async with opened(url) as store:
         forget = parts_of(store).script("forget")
         keys = [
@@ -60,7 +60,7 @@ async def test_what_a_script_of_ours_lacks_is_named_where_the_store_names_a_line
         assert lacked_right(await refusal(store, *forget.call(keys, msgpack.packb([])))) == "EXISTS"
 
 
-async def test_other_trouble_is_no_lack() -> None:
+async def test_other_errors_are_not_about_permissions() -> None:
     assert lacked_right(None) is None
     async with opened(f"redis://127.0.0.1:{free_port()}") as store:
         assert lacked_right(await refusal(store, "GET", "ph:epoch")) is None

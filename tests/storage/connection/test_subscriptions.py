@@ -1,4 +1,4 @@
-"""Subscriptions over a connection that breaks again and again."""
+"""Subscriptions over a connection that breaks repeatedly."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ PATIENCE_S = 15.0
 
 
 class Listener:
-    """Channels, and what they told."""
+    """Subscriptions, with the messages and confirmations received."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.heard: list[tuple[str, bytes]] = []
@@ -54,7 +54,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_channel_counts_as_subscribed_only_when_the_store_has_confirmed_it(
     client: redis.Redis, prefix: str
 ) -> None:
-    """And what is published from then on is heard, in order; after a drop nothing is."""
+    """From then on published messages arrive in order; after unsubscribing none do."""
     name = f"{prefix}:a"
     async with listening(client) as listener:
         event = listener.channels.subscribe(name)
@@ -71,10 +71,8 @@ async def test_a_channel_counts_as_subscribed_only_when_the_store_has_confirmed_
                 await asyncio.sleep(0.005)
 
 
-async def test_one_that_is_dropped_and_wanted_again_at_once_is_confirmed_by_its_own_confirmation(
-    client: redis.Redis, prefix: str
-) -> None:
-    """Whatever is queued or under way in between, a confirmed channel hears what is published."""
+async def test_an_immediate_resubscription_needs_a_confirmation_of_its_own(client: redis.Redis, prefix: str) -> None:
+    """Whatever is queued or under way in between, a confirmed channel receives what is published."""
     async with listening(client) as listener:
         for turn in range(50):
             name = f"{prefix}:b"
@@ -89,11 +87,12 @@ async def test_one_that_is_dropped_and_wanted_again_at_once_is_confirmed_by_its_
             listener.channels.unsubscribe(name)
 
 
-async def test_subscribing_while_the_connection_is_lost_again_and_again_kills_nothing(
-    client: redis.Redis, prefix: str
-) -> None:
-    """Reader and subscriber never reconnect by themselves, both at once: every channel is confirmed in the end, those
-    that were confirmed before are confirmed anew, and in between they do not count as subscribed."""
+async def test_subscribing_while_the_connection_breaks_repeatedly(client: redis.Redis, prefix: str) -> None:
+    """Reader and subscriber never reconnect by themselves, or both at once.
+
+    Every channel is confirmed in the end, those confirmed before are confirmed again, and in between they do not count
+    as subscribed.
+    """
     async with listening(client) as listener:
         names = [f"{prefix}:{number}" for number in range(300)]
         for index, name in enumerate(names):
@@ -110,10 +109,10 @@ async def test_subscribing_while_the_connection_is_lost_again_and_again_kills_no
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_a_user_who_may_not_ping_is_subscribed_all_the_same(
+async def test_a_user_without_permission_for_ping_can_subscribe(
     store_server: StoreServer, prefix: str, protocol: int
 ) -> None:
-    """The store's refusal is an answer too, and proves as much."""
+    """The store's refusal is also an answer, and proves as much."""
     may = ["on", "nopass", f"&{prefix}:*", "-@all", "+ssubscribe", "+sunsubscribe", "+hello"]
     async with redis.Redis.from_url(store_server.url) as admin:
         await admin.execute_command("ACL", "SETUSER", prefix, *may)  # type: ignore[no-untyped-call] # redis-py has no types here
@@ -128,10 +127,8 @@ async def test_a_user_who_may_not_ping_is_subscribed_all_the_same(
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_one_that_has_no_channel_knows_whether_it_could(
-    store_server: StoreServer, prefix: str, protocol: int
-) -> None:
-    """Without a subscription, with one, and after it was dropped: a server answers PING in another form each time."""
+async def test_a_probe_needs_no_channel(store_server: StoreServer, prefix: str, protocol: int) -> None:
+    """Without a subscription, with one, and after unsubscribing, the reply to PING has different forms."""
     async with (
         redis.Redis.from_url(store_server.url, protocol=protocol) as client,
         listening(client) as listener,

@@ -1,4 +1,4 @@
-"""What the embedded store keeps is its user's alone, wherever its directory is and whatever others have put there."""
+"""The embedded store's files are private to its user, wherever its directory is and whatever others have put there."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ from playhead.storage.embedded.valkey import EmbeddedStoreFailed, EmbeddedValkey
 from tests.storage.embedded.test_valkey import get, put
 
 ANOTHER = 65_534
-"""Nobody's uid."""
+"""A uid that no user has."""
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 MARKS = frozenset(("playhead.lock",))
 
 
 @pytest.fixture(autouse=True)
 def no_umask() -> Iterator[None]:
-    """As if whoever started us had none."""
+    """Run as if the process had been started without a umask."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -37,7 +37,7 @@ def closed(path: Path, marks: frozenset[str] = MARKS) -> None:
 
 
 def test_a_new_directory_and_all_in_it_are_closed_to_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Also what the store writes later, and without a word."""
+    """Including files that the store writes later. Nothing is logged."""
     with EmbeddedValkey(tmp_path / "data") as valkey:
         put(valkey.url, "key", "value")
         inside = [valkey.data_dir, *valkey.data_dir.rglob("*")]
@@ -47,10 +47,10 @@ def test_a_new_directory_and_all_in_it_are_closed_to_others(tmp_path: Path, capl
 
 
 @pytest.mark.parametrize("was", [0o755, 0o750, 0o777, 0o701, 0o2770])
-def test_an_open_directory_of_ours_is_closed_with_one_line(
+def test_an_open_data_directory_is_closed_with_one_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, was: int
 ) -> None:
-    """With all that an earlier run left in it."""
+    """With everything that an earlier run left in it."""
     with EmbeddedValkey(tmp_path / "data") as valkey:
         put(valkey.url, "key", "value")
     (tmp_path / "data").chmod(was)
@@ -65,8 +65,11 @@ def test_an_open_directory_of_ours_is_closed_with_one_line(
     assert caplog.messages == []
 
 
-def test_an_open_directory_that_others_use_is_left_as_it_is(tmp_path: Path) -> None:
-    """Such as a home, or /tmp for root. An empty one, also a new volume, is ours; a closed one may hold anything."""
+def test_an_open_directory_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Such as a home directory, or /tmp for root.
+
+    An empty directory, such as a new volume, is accepted; a closed one may contain anything.
+    """
     (tmp_path / "notes.txt").write_text("not ours")
     tmp_path.chmod(0o755)
     with pytest.raises(EmbeddedStoreFailed, match=r"contains other files.*empty.*chmod 700"), EmbeddedValkey(tmp_path):
@@ -81,7 +84,7 @@ def test_an_open_directory_that_others_use_is_left_as_it_is(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("was", [0o755, 0o777])
 def test_a_directory_of_another_user_is_refused_with_the_remedy(tmp_path: Path, was: int) -> None:
-    """Root could use it, and would write where the other leads it."""
+    """Root could use it, and would write wherever its owner redirects it."""
     theirs = Path("/usr")
     if os.geteuid() == 0:
         theirs = tmp_path / "theirs"
@@ -98,7 +101,7 @@ def test_a_directory_of_another_user_is_refused_with_the_remedy(tmp_path: Path, 
     if os.geteuid() == 0:
         assert mode(theirs) == was
         with EmbeddedValkey(theirs / "new") as valkey:
-            assert mode(valkey.data_dir) == 0o700, "what the message proposes"
+            assert mode(valkey.data_dir) == 0o700, "as the message proposes"
 
 
 @pytest.mark.parametrize("name", ["playhead.lock", "valkey.lock", "valkey.log"])
@@ -111,7 +114,7 @@ def test_no_link_in_the_directory_is_followed(tmp_path: Path, name: str, there: 
     data.mkdir(mode=0o700)
     (data / name).symlink_to(victim)
     if name == "valkey.log":
-        with EmbeddedValkey(data) as valkey:  # the old log gives way, whatever it is
+        with EmbeddedValkey(data) as valkey:  # the old log is renamed, whatever it is
             put(valkey.url, "key", "value")
     else:
         with pytest.raises(EmbeddedStoreFailed, match=f"{name}.*symbolic link"), EmbeddedValkey(data):
@@ -120,14 +123,14 @@ def test_no_link_in_the_directory_is_followed(tmp_path: Path, name: str, there: 
 
 
 def test_a_log_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Each restart of the store opens it anew."""
+    """Each restart of the store opens the log again."""
     (tmp_path / "log").symlink_to(tmp_path / "victim")
     with pytest.raises(NotPrivate, match="symbolic link"):
         open_file(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     assert not (tmp_path / "victim").exists()
 
 
-def test_whoever_asks_for_a_running_store_follows_no_link(tmp_path: Path) -> None:
+def test_the_url_of_a_running_store_is_read_without_following_links(tmp_path: Path) -> None:
     with EmbeddedValkey(tmp_path / "data") as valkey:
         assert running_url(valkey.data_dir) == valkey.url
         lock = valkey.data_dir / "valkey.lock"
@@ -139,7 +142,7 @@ def test_whoever_asks_for_a_running_store_follows_no_link(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
 def test_a_lock_is_a_regular_file(tmp_path: Path, kind: str) -> None:
-    """To open a FIFO would wait for ever."""
+    """Opening a FIFO would block for ever."""
     tmp_path.chmod(0o700)
     path = tmp_path / "playhead.lock"
     os.mkfifo(path) if kind == "fifo" else path.mkdir()
@@ -148,8 +151,8 @@ def test_a_lock_is_a_regular_file(tmp_path: Path, kind: str) -> None:
 
 
 @only_root
-def test_what_others_put_into_an_open_directory_is_refused(tmp_path: Path) -> None:
-    """Their lock file, or their append-only file, which the store would load as ours."""
+def test_files_that_others_put_into_an_open_directory_are_refused(tmp_path: Path) -> None:
+    """A lock file, or an append-only file that the store would load."""
     for name in ("playhead.lock", "appendonlydir"):
         data = tmp_path / f"with {name}"
         data.mkdir()
@@ -168,7 +171,7 @@ def test_a_lock_of_another_user_is_refused_even_in_a_closed_directory(tmp_path: 
         pass
 
 
-def test_another_name_of_a_file_elsewhere_is_refused_where_others_could_make_it(tmp_path: Path) -> None:
+def test_a_hard_link_is_refused_if_others_could_have_made_it(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     data = tmp_path / "data"
     data.mkdir()
@@ -179,8 +182,8 @@ def test_another_name_of_a_file_elsewhere_is_refused_where_others_could_make_it(
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-def test_a_link_of_our_own_may_lead_to_the_directory(tmp_path: Path) -> None:
-    """As to a larger disk."""
+def test_a_link_of_the_same_user_may_lead_to_the_directory(tmp_path: Path) -> None:
+    """For example to a larger disk."""
     (tmp_path / "disk").mkdir(mode=0o755)
     (tmp_path / "data").symlink_to(tmp_path / "disk")
     closed(tmp_path / "data")
@@ -189,8 +192,8 @@ def test_a_link_of_our_own_may_lead_to_the_directory(tmp_path: Path) -> None:
 
 @only_root
 @pytest.mark.parametrize("where", ["data", "data/below"])
-def test_a_link_of_another_user_leads_nowhere(tmp_path: Path, where: str) -> None:
-    """One that somebody has put into /tmp, say, before we came."""
+def test_a_link_of_another_user_is_refused(tmp_path: Path, where: str) -> None:
+    """For example one that somebody put into /tmp beforehand."""
     (tmp_path / "victim").mkdir(mode=0o755)
     (tmp_path / "data").symlink_to(tmp_path / "victim")
     os.chown(tmp_path / "data", ANOTHER, -1, follow_symlinks=False)
@@ -201,7 +204,7 @@ def test_a_link_of_another_user_leads_nowhere(tmp_path: Path, where: str) -> Non
 
 
 @pytest.mark.parametrize(("above", "warned"), [(0o777, True), (0o1777, False), (0o755, False), (0o775, False)])
-def test_a_place_where_others_could_exchange_the_directory_is_named(
+def test_a_parent_in_which_others_could_replace_the_directory_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, above: int, warned: bool
 ) -> None:
     (tmp_path / "above").mkdir()
@@ -212,7 +215,7 @@ def test_a_place_where_others_could_exchange_the_directory_is_named(
 
 
 @only_root
-def test_a_place_of_another_user_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_parent_of_another_user_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "home").mkdir(mode=0o755)
     os.chown(tmp_path / "home", ANOTHER, -1)
     closed(tmp_path / "home" / "data")

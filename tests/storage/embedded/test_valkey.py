@@ -1,4 +1,5 @@
-"""The embedded store keeps what it acked, whoever dies, and never lets two servers write one directory."""
+"""The embedded store keeps what it acknowledged, whichever process dies, and never lets two servers write one
+directory."""
 
 import os
 import re
@@ -39,13 +40,13 @@ signal.pause()
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.01)
 
 
 @contextmanager
 def client_of(url: str) -> Iterator["redis.Redis"]:
-    """A client that never retries: what it was told, the server said once."""
+    """A client that never retries, so that each reply comes from a single attempt."""
     with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), decode_responses=True) as client:
         yield client
 
@@ -69,7 +70,7 @@ def get(url: str, key: str) -> object:
 
 
 def alive(pid: int) -> bool:
-    """A zombie, which nobody has waited for yet, is dead."""
+    """Whether a process is alive; a zombie counts as dead."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -78,7 +79,7 @@ def alive(pid: int) -> bool:
 
 @contextmanager
 def another_owner(data_dir: Path, path: str = os.environ["PATH"]) -> Iterator[tuple[int, str, int]]:
-    """A process of its own that owns the directory: its pid, the store's url and the server's pid."""
+    """A process that owns the directory: its pid, the store's URL and the server's pid."""
     process = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(data_dir)],
         stdout=subprocess.PIPE,
@@ -105,7 +106,7 @@ def kill(pid: int) -> None:
 
 
 def test_data_survives_stop_and_start(tmp_path: Path) -> None:
-    """The same object, and a new one, find what was written before; a stopped store leaves no socket."""
+    """The same object, and a new one, find what was written before. A stopped store leaves no socket."""
     valkey = EmbeddedValkey(tmp_path)
     with valkey:
         put(valkey.url, "first", "1")
@@ -118,8 +119,8 @@ def test_data_survives_stop_and_start(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.sock"))
 
 
-def test_it_is_reachable_by_its_owner_only(tmp_path: Path) -> None:
-    """No TCP port, and a socket and a directory that other users cannot open."""
+def test_the_store_is_reachable_by_its_owner_only(tmp_path: Path) -> None:
+    """There is no TCP port, and other users cannot open the socket or the directory."""
     with EmbeddedValkey(tmp_path / "new" / "data") as valkey, client_of(valkey.url) as client:
         assert client.config_get("port") == {"port": "0"}
         assert (valkey.data_dir / "valkey.sock").stat().st_mode & 0o077 == 0
@@ -127,8 +128,8 @@ def test_it_is_reachable_by_its_owner_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fsync", "policy"), [(True, "always"), (False, "everysec")])
-def test_fsync_decides_what_a_loss_of_power_may_cost(tmp_path: Path, fsync: bool, policy: str) -> None:
-    """The append-only file is on either way, and WAITAOF is there to wait for it."""
+def test_fsync_decides_what_a_power_failure_may_cost(tmp_path: Path, fsync: bool, policy: str) -> None:
+    """The append-only file is on either way, and WAITAOF can wait for it."""
     with EmbeddedValkey(tmp_path, fsync=fsync) as valkey, client_of(valkey.url) as client:
         assert client.config_get("append*") | client.config_get("save") == {
             "appendonly": "yes",
@@ -141,8 +142,8 @@ def test_fsync_decides_what_a_loss_of_power_may_cost(tmp_path: Path, fsync: bool
         assert client.waitaof(1, 0, 0) == [1, 0]
 
 
-def test_a_learner_of_a_few_videos_is_one_piece_of_memory(tmp_path: Path) -> None:
-    """What three sittings leave is more than Valkey's default lets a listpack hold; a long trail makes it a table."""
+def test_a_learner_with_few_videos_is_a_listpack(tmp_path: Path) -> None:
+    """Three sessions are more than Valkey's default permits in a listpack. A long trail makes it a hash table."""
     now = 1_764_000_000_000
     guards = [Guard(f"{n:016x}", 700, now, 10_000) for n in range(3)]
     record = Record(
@@ -157,8 +158,10 @@ def test_a_learner_of_a_few_videos_is_one_piece_of_memory(tmp_path: Path) -> Non
         assert client.object("encoding", "learner") == "hashtable"
 
 
-def test_killed_server_comes_back_with_what_it_acked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Restarted each time, at the same url; each death is logged, each restart told."""
+def test_a_killed_server_is_restarted_with_what_it_acknowledged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is restarted each time, at the same URL. Each death is logged, and each restart reported."""
     restarts: list[None] = []
     with EmbeddedValkey(tmp_path, on_restart=lambda: restarts.append(None)) as valkey:
         for death in range(3):
@@ -171,10 +174,10 @@ def test_killed_server_comes_back_with_what_it_acked(tmp_path: Path, caplog: pyt
     assert len([record for record in caplog.records if "exited unexpectedly with -9" in record.message]) == 3
 
 
-def test_a_server_that_cannot_start_again_is_told_once_and_so_is_its_return(
+def test_a_server_that_fails_to_restart_is_logged_once_and_so_is_its_return(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often it is tried in between; here its file is damaged while it is down, and mended later."""
+    """However many attempts there are. In this test its file is damaged while it is down, and repaired later."""
     restarts: list[None] = []
     with EmbeddedValkey(tmp_path, on_restart=lambda: restarts.append(None)) as valkey:
         put(valkey.url, "key", "value")
@@ -194,8 +197,8 @@ def test_a_server_that_cannot_start_again_is_told_once_and_so_is_its_return(
     assert re.search(r"valkey answers again \(after [\d.]+ s and [4-9] failures\)", back)
 
 
-def test_torn_tail_of_the_append_only_file_is_cut_off(tmp_path: Path) -> None:
-    """A write that a crash tore was never acked: everything before it is there."""
+def test_a_torn_tail_of_the_append_only_file_is_cut_off(tmp_path: Path) -> None:
+    """A write that a crash tore was never acknowledged; everything before it is there."""
     with EmbeddedValkey(tmp_path) as valkey:
         put(valkey.url, "acked", "1")
     newest = max(tmp_path.glob("appendonlydir/*.incr.aof"))
@@ -205,8 +208,8 @@ def test_torn_tail_of_the_append_only_file_is_cut_off(tmp_path: Path) -> None:
         assert get(valkey.url, "acked") == "1"
 
 
-def test_second_owner_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    """Within a process and across processes, with a sentence that names the directory and the owner."""
+def test_a_second_owner_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    """Within a process and across processes. The error names the directory and the owner."""
     with another_owner(tmp_path) as (owner, url, _):
         with pytest.raises(DataDirLocked) as refusal:
             EmbeddedValkey(tmp_path).start()
@@ -220,16 +223,16 @@ def test_second_owner_is_refused_until_the_first_is_gone(tmp_path: Path) -> None
 
 
 @only_linux
-def test_killed_owner_leaves_no_server(tmp_path: Path) -> None:
-    """Even before anybody starts again."""
+def test_a_killed_owner_leaves_no_server(tmp_path: Path) -> None:
+    """Even before the store is started again."""
     with another_owner(tmp_path) as (owner, _, server):
         kill(owner)
         until(lambda: not alive(server))
 
 
 @pytest.mark.parametrize("folder", ["data", "d" * 120])
-def test_orphan_of_a_killed_owner_is_ended_before_ours_starts(tmp_path: Path, folder: str) -> None:
-    """Where nothing ties it to its owner it lives on with the data; the next owner shuts it down first."""
+def test_an_orphan_of_a_killed_owner_is_ended_before_another_server_starts(tmp_path: Path, folder: str) -> None:
+    """If the server is not tied to its owner it keeps running with the data; the next owner shuts it down first."""
     with another_owner(tmp_path / folder, path="/nonexistent") as (owner, url, orphan):
         put(url, "acked", "1")
         kill(owner)
@@ -240,8 +243,8 @@ def test_orphan_of_a_killed_owner_is_ended_before_ours_starts(tmp_path: Path, fo
         assert folder == "data" or not Path(url.removeprefix("unix://")).parent.exists()
 
 
-def test_orphan_that_does_not_shut_down_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never two servers: if the old one cannot be ended, ours does not start."""
+def test_an_orphan_that_does_not_shut_down_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are never two servers: if the old one cannot be ended, the new one does not start."""
     monkeypatch.setattr("playhead.storage.embedded.data_dir.STOP_TIMEOUT_S", 0.1)
     with another_owner(tmp_path, path="/nonexistent") as (owner, _, orphan):
         os.kill(orphan, signal.SIGSTOP)
@@ -256,7 +259,7 @@ def test_orphan_that_does_not_shut_down_is_reported(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("folder", ["d" * 120, "a b'\"%#?é\n"])
 def test_awkward_directory_names(tmp_path: Path, folder: str) -> None:
-    """Too long for a unix socket, or with what urls and configurations quote; the socket leaves no trace."""
+    """Too long for a unix socket, or with characters that URLs and configurations quote. The socket leaves no trace."""
     valkey = EmbeddedValkey(tmp_path / folder)
     for value in ("1", "2"):
         with valkey:
@@ -270,8 +273,8 @@ def test_awkward_directory_names(tmp_path: Path, folder: str) -> None:
         assert get(valkey.url, "key") == "2"
 
 
-def test_copy_of_a_directory_leaves_the_originals_socket_alone(tmp_path: Path) -> None:
-    """A copy names the temporary socket of the original, which may be in use."""
+def test_a_copy_of_a_directory_leaves_the_originals_socket_alone(tmp_path: Path) -> None:
+    """The copy names the temporary socket of the original, which may be in use."""
     with EmbeddedValkey(tmp_path / ("d" * 120)) as original:
         copy = tmp_path / "copy"
         copy.mkdir()
@@ -313,8 +316,8 @@ def _broken_log(data_dir: Path) -> None:
         (_broken_log, "did not start: .*AOF manifest"),
     ],
 )
-def test_unusable_directory_is_one_clear_error(tmp_path: Path, spoil: Callable[[Path], None], reason: str) -> None:
-    """From the system or in valkey's own last words; and nothing is left running."""
+def test_an_unusable_directory_is_one_clear_error(tmp_path: Path, spoil: Callable[[Path], None], reason: str) -> None:
+    """From the system, or from Valkey's last output. Nothing is left running."""
     data_dir = tmp_path / "above" / "data"
     data_dir.parent.mkdir()
     spoil(data_dir)
@@ -327,7 +330,7 @@ def test_unusable_directory_is_one_clear_error(tmp_path: Path, spoil: Callable[[
 
 
 def test_start_twice_is_refused_and_stop_twice_is_not(tmp_path: Path) -> None:
-    """A second start would leave a server that nobody supervises."""
+    """A second start would leave a server without a supervisor."""
     valkey = EmbeddedValkey(tmp_path)
     valkey.stop()
     with valkey:
@@ -338,14 +341,14 @@ def test_start_twice_is_refused_and_stop_twice_is_not(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_the_owners_terminal_does_not_reach_the_server(tmp_path: Path) -> None:
-    """It goes to the whole foreground group, and the owner has yet to flush what it holds."""
+    """It goes to the whole foreground process group, and the owner still has to flush."""
     with EmbeddedValkey(tmp_path) as valkey:
         assert os.getpgid(valkey.pid) != os.getpgid(0)
 
 
 @only_linux
 def test_the_owners_lock_is_not_inherited(tmp_path: Path) -> None:
-    """Else a server that outlives its owner would keep the next owner out."""
+    """Otherwise a server that outlives its owner would lock the next owner out."""
     with EmbeddedValkey(tmp_path) as valkey:
         held = {os.path.realpath(entry) for entry in Path(f"/proc/{valkey.pid}/fd").iterdir()}
         assert str(tmp_path / "valkey.lock") in held

@@ -195,7 +195,7 @@ async def test_sentinels_and_their_store_speak_tls(tmp_path: Path) -> None:
         watched.end()
 
 
-async def test_a_replica_that_lagged_takes_over_and_the_store_is_another(watched: Watched, store: Store) -> None:
+async def test_a_failover_to_a_lagging_replica_starts_a_new_epoch(watched: Watched, store: Store) -> None:
     """The process whose commit is lost notices with its next one, though another has committed meanwhile."""
     before = await commit(store, 0)
     assert (await parts_of(store).run([("WAIT", 1, 5_000)])) == [1]
