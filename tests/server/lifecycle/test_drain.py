@@ -46,7 +46,7 @@ Goodbye = tuple[list[dict[str, Any]], int | None]
 async def program(tmp_path: Path, *options: str, **env: str) -> AsyncIterator[Program]:
     """Run the program with an embedded store, and without a flush before the drain."""
     env = {"PLAYHEAD_DRAIN_NOTICE_S": "1", "PLAYHEAD_FLUSH_INTERVAL_S": "60", "PLAYHEAD_HELLOS_BURST": "5000", **env}
-    env |= {"PLAYHEAD_WRITE_TIMEOUT_S": "120"}  # so that nobody is let go before the end
+    env |= {"PLAYHEAD_WRITE_TIMEOUT_S": "120"}  # so that no connection is closed before the shutdown
     async with serve(free_port(), "--data-dir", str(tmp_path / "data"), *options, **env) as running:
         yield running
 
@@ -122,7 +122,7 @@ async def test_a_thousand_devices_get_their_acks_beside_one_that_reads_nothing(w
             await each.beat(video, played=[[0, 5]], position=5, state="playing")
         asked = {"userId": str(uuid4()), "videoId": video, "watchedDuration": 9, "lastWatched": "2024-05-01"}
         under_way = asyncio.create_task(api.post("/progress/realtime", json=asked))
-        for each in devices:  # it comes after the heartbeat, so that has been taken
+        for each in devices:  # the answer comes after the heartbeat, which has then been accepted
             await each.send(type="ping")
         for each in devices:
             await each.until("pong")
@@ -243,7 +243,7 @@ async def test_exactly_the_acked_reports_are_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_second_signal_exits_at_once(workers: int, tmp_path: Path) -> None:
     """There are no goodbyes, the exit code is that of the signal, and no process is left."""
-    env = {"PLAYHEAD_DRAIN_NOTICE_S": "7", "PYTHONWARNINGS": "ignore"}  # nobody closes what is cut off
+    env = {"PLAYHEAD_DRAIN_NOTICE_S": "7", "PYTHONWARNINGS": "ignore"}  # the aborted socket is closed by neither side
     async with (
         program(tmp_path, "--workers", str(workers), **env) as running,
         device(running.running, str(uuid4())) as player,
@@ -252,7 +252,7 @@ async def test_a_second_signal_exits_at_once(workers: int, tmp_path: Path) -> No
         below = descendants(running.process.pid)
         running.kill(signal.SIGTERM)
         assert await unready_reason(api) == "the process is shutting down"
-        if workers > 1:  # its parent hears of nothing until it has told all workers
+        if workers > 1:  # the parent handles nothing else until it has signalled all workers
             await asyncio.gather(*(until_not_ready(running) for _ in range(8)))
         assert await running.stop(signal.SIGTERM) == 128 + signal.SIGTERM
         said, code = await until_closed(player.socket)

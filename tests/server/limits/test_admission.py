@@ -236,7 +236,7 @@ async def test_a_reconnect_storm_of_two_thousand_devices_is_paced(
             hellos_per_s=500,
             hellos_burst=100,
             max_connections_per_address=DEVICES + 1,
-            hello_timeout_s=60,  # each waits until the last one's handshake is done
+            hello_timeout_s=60,  # wait until the last handshake is done
         ) as server,
         rest(server) as api,
         device(server, str(uuid4())) as bystander,
