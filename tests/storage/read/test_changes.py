@@ -305,26 +305,3 @@ async def test_concurrent_readers_decode_one_page_per_iteration_of_the_loop(
     over = True
     assert [len(found) for found in read] == [MANY] * 10
     assert max(decoded.values()) <= PAGE_RECORDS
-
-
-async def test_one_time_slice_runs_per_iteration_and_cancelled_tasks_are_skipped() -> None:
-    time_slices, rounds, done = TimeSlices(), 0, list[int]()
-    loop = asyncio.get_running_loop()
-
-    def count() -> None:
-        nonlocal rounds
-        rounds += 1
-        if len(done) < 3:
-            loop.call_soon(count)
-
-    async def work() -> None:
-        await time_slices.next()
-        done.append(rounds)
-
-    loop.call_soon(count)
-    tasks = [asyncio.create_task(work()) for _ in range(4)]
-    await asyncio.sleep(0)
-    tasks[1].cancel()
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.wait(tasks)
-    assert len(set(done)) == 3
