@@ -1,4 +1,5 @@
-"""Bad frames, on a real WebSocket in both subprotocols: refused by seq or with a documented close, nothing changed."""
+"""Invalid frames on a real WebSocket in both subprotocols: rejected by seq or with a documented close, and without
+effect."""
 
 import asyncio
 import json
@@ -31,7 +32,7 @@ both = pytest.mark.parametrize("codec", [JSON, MSGPACK])
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer, direct: bool) -> AsyncIterator[Running]:
-    """One server that receives all the bad frames."""
+    """One server that receives all invalid frames."""
     settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": "bad-frames", "flush_interval_s": 0.02}
     async with serving(direct=direct, **settings) as running:
         yield running
@@ -45,7 +46,7 @@ async def store(store_server: StoreServer) -> AsyncIterator["redis.asyncio.Redis
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bystander(server: Running) -> AsyncIterator[Device]:
-    """Another learner's device, connected all the time."""
+    """The device of another learner, connected throughout."""
     async with device(server, str(uuid4())) as other:
         await other.play(V, 0, 1)
         yield other
@@ -55,9 +56,9 @@ async def bystander(server: Running) -> AsyncIterator[Device]:
 async def unharmed(
     server: Running, bystander: Device, store: "redis.asyncio.Redis", caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[None]:
-    """After each test the store is as before it, the bystander is served, and nothing went wrong inside."""
+    """Check after each test that the store is unchanged, the bystander is served, and no internal error occurred."""
     before = await dump(store, server.settings.key_prefix)
-    assert before, "there is something to harm"
+    assert before, "there is data to damage"
     yield
     assert await dump(store, server.settings.key_prefix) == before
     assert (await bystander.play(V, 0, 1))["rejected"] == []
@@ -67,7 +68,7 @@ async def unharmed(
 
 
 def frame(codec: str, message: dict[str, Any], name: str, text: str) -> str | bytes | None:
-    """The message with a value given as JSON text; None where msgpack can't say it, or no frame can hold it."""
+    """The message with one value given as JSON text; None if msgpack cannot express it or no frame can hold it."""
     try:
         written = (
             json.dumps({**message, name: "@here@"}).replace('"@here@"', text)
@@ -95,12 +96,12 @@ def read(frame: str | bytes) -> dict[str, Any]:
 
 
 def opened(server: Running, *subprotocols: str) -> connect:
-    """A socket that says nothing by itself."""
+    """A socket that sends nothing by itself."""
     return connect(server.ws, subprotocols=[Subprotocol(name) for name in subprotocols] or None, proxy=None)
 
 
 async def rest_of(socket: ClientConnection) -> tuple[list[dict[str, Any]], int | None, str | None]:
-    """What still comes, and the close code and reason."""
+    """The remaining messages, and the close code and reason."""
     async with asyncio.timeout(PATIENCE_S):
         messages = [read(frame) async for frame in _all(socket)]
         await socket.wait_closed()
@@ -116,7 +117,7 @@ async def _all(socket: ClientConnection) -> AsyncIterator[str | bytes]:
 
 
 async def ended(socket: ClientConnection, problem: str, code: int) -> dict[str, Any]:
-    """The connection ends with one `error` of that problem, then that close code; the error."""
+    """Check that the connection ends with one `error` of this problem and then this close code; return the error."""
     messages, close_code, reason = await rest_of(socket)
     (error,) = [message for message in messages if message["type"] not in ("welcome", "synced")]
     assert set(error) == {"type", "code", "title", "detail"}
@@ -126,7 +127,7 @@ async def ended(socket: ClientConnection, problem: str, code: int) -> dict[str, 
     return error
 
 
-# A bad field costs its heartbeat
+# An invalid field rejects its heartbeat
 
 HEARTBEAT_FIELDS: list[tuple[str, list[str]]] = [
     ("videoId", bad.IDS),
@@ -144,8 +145,11 @@ HEARTBEAT_FIELDS: list[tuple[str, list[str]]] = [
 
 @both
 @pytest.mark.parametrize(("name", "values"), HEARTBEAT_FIELDS, ids=[name for name, _ in HEARTBEAT_FIELDS])
-async def test_a_bad_field_is_rejected_by_its_seq(server: Running, codec: str, name: str, values: list[str]) -> None:
-    """The connection stands; the ack names the seq, the reason and the field; nothing of the heartbeat is stored."""
+async def test_an_invalid_field_is_rejected_by_its_seq(
+    server: Running, codec: str, name: str, values: list[str]
+) -> None:
+    """The connection stays open, the ack names the seq, the reason and the field, and nothing of the heartbeat is
+    stored."""
     message = {"type": "heartbeat", "seq": 0, "videoId": V, "position": 5, "played": [[0, 5]], "state": "playing"}
     async with device(server, str(uuid4()), codec=codec) as player:
         sent = 0
@@ -153,7 +157,7 @@ async def test_a_bad_field_is_rejected_by_its_seq(server: Running, codec: str, n
             if (written := frame(codec, {**message, "seq": sent + 1}, name, text)) is not None:
                 await player.socket.send(written)
                 sent += 1
-        assert sent >= len(values) // 2, "msgpack can say at least half of it"
+        assert sent >= len(values) // 2, "msgpack can express at least half of the values"
         ack = await player.acked(sent)
         assert [rejection["seq"] for rejection in ack["rejected"]] == list(range(1, sent + 1))
         for rejection in ack["rejected"]:
@@ -173,7 +177,7 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
 async def test_a_heartbeat_that_contradicts_itself_is_rejected(
     server: Running, codec: str, pointer: str, fields: dict[str, Any]
 ) -> None:
-    """An interval that ends before it begins: rejected as a whole, also what is sound in it."""
+    """An interval that ends before it begins: the heartbeat is rejected as a whole, including its valid parts."""
     async with device(server, str(uuid4()), codec=codec) as player:
         await player.beat(V, **fields)
         (rejection,) = (await player.acked())["rejected"]
@@ -183,10 +187,10 @@ async def test_a_heartbeat_that_contradicts_itself_is_rejected(
 
 @both
 @pytest.mark.parametrize(("name", "values"), [("seq", bad.SEQS), ("session", bad.SESSIONS[1:])])
-async def test_a_heartbeat_that_cannot_be_told_is_an_error_and_no_ack(
+async def test_a_heartbeat_without_seq_or_session_is_an_error(
     server: Running, codec: str, name: str, values: list[str]
 ) -> None:
-    """Without a seq, or of no session, there is nothing to reject by: `error`, and the connection stands."""
+    """There is nothing to reject it by: the reply is an `error`, and the connection stays open."""
     message = {"type": "heartbeat", "seq": 1, "videoId": V, "played": [[0, 5]], "session": "s"}
     async with device(server, str(uuid4()), codec=codec) as player:
         for written in frames(codec, message, name, values):
@@ -201,8 +205,8 @@ async def test_a_heartbeat_that_cannot_be_told_is_an_error_and_no_ack(
 
 
 @both
-async def test_the_rest_of_the_batch_stands(store_server: StoreServer, prefix: str, codec: str) -> None:
-    """Between two bad heartbeats a good one is stored, and one ack says all of it."""
+async def test_the_rest_of_the_batch_is_stored(store_server: StoreServer, prefix: str, codec: str) -> None:
+    """A valid heartbeat between two invalid ones is stored, and one ack covers all three."""
     user = str(uuid4())
     async with serving(redis_url=store_server.url, key_prefix=prefix) as own, device(own, user, codec=codec) as player:
         await player.beat(V, played=[[0, -1]])
@@ -216,7 +220,7 @@ async def test_the_rest_of_the_batch_stands(store_server: StoreServer, prefix: s
 
 @both
 @pytest.mark.parametrize(("name", "values"), [("since", ["null", *bad.REVS])])
-async def test_a_bad_sync_is_an_error_and_the_connection_stands(
+async def test_an_invalid_sync_is_an_error_and_the_connection_stays_open(
     server: Running, codec: str, name: str, values: list[str]
 ) -> None:
     async with device(server, str(uuid4()), codec=codec) as player:
@@ -229,7 +233,7 @@ async def test_a_bad_sync_is_an_error_and_the_connection_stands(
         assert (await player.receive())["type"] == "synced"
 
 
-# What can't be read, or has no place, costs the connection
+# What cannot be parsed, or is out of order, ends the connection
 
 HELLO_FIELDS: list[tuple[str, list[str]]] = [
     ("userId", bad.IDS),
@@ -242,8 +246,8 @@ HELLO_FIELDS: list[tuple[str, list[str]]] = [
 
 @both
 @pytest.mark.parametrize(("name", "values"), HELLO_FIELDS, ids=[name for name, _ in HELLO_FIELDS])
-async def test_a_bad_hello_ends_the_connection(server: Running, codec: str, name: str, values: list[str]) -> None:
-    """Who can't say who they are is told why, by field, and not to come back the same way."""
+async def test_an_invalid_hello_ends_the_connection(server: Running, codec: str, name: str, values: list[str]) -> None:
+    """The error names the field, and the code means that a retry with the same hello is useless."""
     hello = {"type": "hello", "device": "test", "session": "s", "userId": V}
     for written in frames(codec, hello, name, values):
         async with opened(server, codec) as socket:
@@ -274,14 +278,14 @@ async def test_a_hello_that_lacks_a_field_ends_the_connection(server: Running, c
 async def test_any_message_before_hello_ends_the_connection(
     server: Running, codec: str, message: dict[str, Any]
 ) -> None:
-    """4008: say hello first; a client that does may come back."""
+    """4008; a client may reconnect and say hello first."""
     async with opened(server, codec) as socket:
         await socket.send(write(codec, message))
         await ended(socket, "no_hello", 4008)
 
 
 async def test_no_hello_in_time_ends_the_connection(store_server: StoreServer, prefix: str) -> None:
-    """A socket that stays silent, or only pings on the transport, is not kept."""
+    """A socket that stays silent, or only sends pings of the transport, is closed."""
     async with serving(redis_url=store_server.url, key_prefix=prefix, hello_timeout_s=0.1) as hasty:
         async with opened(hasty) as silent, opened(hasty, MSGPACK) as pinging:
             await pinging.ping()
@@ -293,7 +297,7 @@ async def test_no_hello_in_time_ends_the_connection(store_server: StoreServer, p
 
 @both
 async def test_a_second_hello_ends_the_connection(server: Running, codec: str) -> None:
-    """Also as another learner: who speaks is settled once."""
+    """Also as another learner: a connection has one learner."""
     for user in (V, str(uuid4())):
         async with opened(server, codec) as socket:
             await socket.send(write(codec, {"type": "hello", "device": "test", "session": "s", "userId": V}))
@@ -331,8 +335,8 @@ NO_MESSAGES: list[Any] = [
 
 @both
 @pytest.mark.parametrize("greeted", [False, True])
-async def test_what_is_no_message_ends_the_connection(server: Running, codec: str, greeted: bool) -> None:
-    """No object, no type, an unknown type, a type that only the server says: 4501, before hello as after it."""
+async def test_an_invalid_message_ends_the_connection(server: Running, codec: str, greeted: bool) -> None:
+    """No object, no type, an unknown type, a type that only the server sends: 4501, before the hello as after it."""
     for message in NO_MESSAGES:
         async with opened(server, codec) as socket:
             if greeted:
@@ -371,14 +375,14 @@ NOT_MSGPACK = {
 
 @pytest.mark.parametrize("name", NOT_MSGPACK)
 async def test_bytes_that_are_not_msgpack_end_the_connection(server: Running, name: str) -> None:
-    """Nor are extensions, keys that are no text, or sizes that the frame can't hold."""
+    """So do extensions, keys that are not strings, and sizes larger than the frame."""
     async with opened(server, MSGPACK) as socket:
         await socket.send(NOT_MSGPACK[name])
         await ended(socket, "bad_frame", 4501)
 
 
-async def test_bytes_for_text_are_no_text_in_msgpack(server: Running) -> None:
-    """msgpack's bin is not its str: an id in it is no id."""
+async def test_msgpack_binary_is_not_text(server: Running) -> None:
+    """msgpack's bin is not its str: an id in it is invalid."""
     async with device(server, str(uuid4()), codec=MSGPACK) as player:
         await player.send(type="heartbeat", seq=1, videoId=V.encode(), played=[[0, 5]])
         assert (await player.acked(1))["rejected"][0]["detail"].startswith("/videoId:")
@@ -387,7 +391,7 @@ async def test_bytes_for_text_are_no_text_in_msgpack(server: Running) -> None:
 
 
 async def test_the_other_subprotocols_frames_end_the_connection(server: Running) -> None:
-    """Binary where JSON was agreed on, text where msgpack was; without an offer it is JSON."""
+    """Binary frames where JSON was negotiated, text where msgpack was. Without an offer it is JSON."""
     for offered, frame in (
         ([JSON], msgpack.packb({"type": "ping"})),
         ([JSON], b'{"type": "ping"}'),
@@ -401,7 +405,7 @@ async def test_the_other_subprotocols_frames_end_the_connection(server: Running)
 
 @pytest.mark.parametrize("offered", [["nope"], ["playhead.v2.json"], ["PLAYHEAD.V1.JSON"], ["a", "b"]])
 async def test_an_unknown_subprotocol_is_accepted_and_then_closed(server: Running, offered: list[str]) -> None:
-    """A browser sees a refused upgrade only as 1006; so the code that says why comes after the accept."""
+    """A browser reports a refused upgrade only as 1006, so the code with the reason is sent after the accept."""
     async with opened(server, *offered) as socket:
         assert socket.subprotocol is None
         messages, code, reason = await rest_of(socket)
@@ -409,17 +413,17 @@ async def test_an_unknown_subprotocol_is_accepted_and_then_closed(server: Runnin
 
 
 @pytest.mark.parametrize("offered", [[JSON, "nope"], ["nope", JSON], [JSON, MSGPACK], [MSGPACK, JSON]])
-async def test_the_preferred_one_of_the_known_subprotocols_is_taken(server: Running, offered: list[str]) -> None:
+async def test_the_preferred_known_subprotocol_is_selected(server: Running, offered: list[str]) -> None:
     async with opened(server, *offered) as socket:
         assert socket.subprotocol == JSON
 
 
-# Sizes, and bytes below the messages
+# Sizes, and bytes that are no messages
 
 
 @both
 async def test_a_frame_over_the_limit_ends_the_connection(server: Running, codec: str) -> None:
-    """1009, in one piece or in many; the limit is the one that `welcome` told."""
+    """1009, in one piece or in many. The limit is the one in `welcome`."""
     message = {"type": "ping", "x": "x" * 102_400}
     frame = write(codec, message)
     for pieces in (frame, [frame[n : n + 1_000] for n in range(0, len(frame), 1_000)]):
@@ -431,7 +435,7 @@ async def test_a_frame_over_the_limit_ends_the_connection(server: Running, codec
 
 @both
 async def test_a_frame_of_exactly_the_limit_is_read(server: Running, codec: str) -> None:
-    """The bound is inclusive."""
+    """The limit is inclusive."""
     limit = server.settings.max_frame_bytes
     for size, taken in ((limit, True), (limit + 1, False)):
         frame = write(codec, {"type": "ping", "x": "x" * 16_000})
@@ -446,15 +450,15 @@ async def test_a_frame_of_exactly_the_limit_is_read(server: Running, codec: str)
 
 
 async def test_text_that_is_not_utf8_ends_the_connection(server: Running) -> None:
-    """The transport itself says 1007, as RFC 6455, 8.1, asks."""
+    """The transport closes with 1007, as RFC 6455, 8.1, requires."""
     async with device(server, str(uuid4())) as player:
         await player.socket.send(b'{"type": "ping", "x": "\xff"}', text=True)
         assert (await rest_of(player.socket))[1] == 1007
 
 
 @both
-async def test_frames_after_the_bad_one_are_not_carried_out(server: Running, codec: str) -> None:
-    """What is pipelined behind a mistake is not stored (the store is compared after each test)."""
+async def test_frames_after_an_invalid_one_have_no_effect(server: Running, codec: str) -> None:
+    """Pipelined frames behind it are not stored (the store is compared after each test)."""
     async with opened(server, codec) as socket:
         await socket.send(write(codec, {"type": "hello", "device": "test", "session": "s", "userId": V}))
         await socket.send(write(codec, {"type": "nope"}))
@@ -464,8 +468,11 @@ async def test_frames_after_the_bad_one_are_not_carried_out(server: Running, cod
         await ended(socket, "bad_frame", 4501)
 
 
-async def test_more_sessions_than_a_conversation_may_have_end_it(store_server: StoreServer, prefix: str) -> None:
-    """64 sessions may wait for their ack on one connection; one more is 4003, and what was taken is stored."""
+async def test_too_many_sessions_end_the_connection(store_server: StoreServer, prefix: str) -> None:
+    """64 sessions may wait for their ack on one connection.
+
+    One more is 4003, and what was accepted before is stored.
+    """
     user = str(uuid4())
     async with (
         serving(redis_url=store_server.url, key_prefix=prefix, flush_interval_s=60) as slow,
@@ -481,23 +488,23 @@ async def test_more_sessions_than_a_conversation_may_have_end_it(store_server: S
 @both
 @pytest.mark.parametrize("greeted", [False, True])
 async def test_a_peer_that_vanishes_leaves_nothing_behind(server: Running, codec: str, greeted: bool) -> None:
-    """Cut off in the middle of a frame, without a close: the server goes on."""
+    """Cut off in the middle of a frame, without a close: the server continues."""
     for _ in range(5):
         async with opened(server, codec) as socket:
             if greeted:
                 await socket.send(write(codec, {"type": "hello", "device": "test", "session": "s", "userId": V}))
                 await socket.recv()
-            socket.transport.write(b"\x81\xfe\x10\x00")  # the head of a frame that never comes
+            socket.transport.write(b"\x81\xfe\x10\x00")  # the head of a frame that never arrives
             socket.transport.abort()
 
 
-# A reader that is too slow
+# Slow readers
 
 
-async def test_a_slow_reader_is_closed_and_holds_up_nobody(store_server: StoreServer, prefix: str) -> None:
-    """What waits for a device that doesn't read is bounded: 4002 and come back, while its learner is served.
+async def test_a_slow_reader_is_closed_and_delays_nobody(store_server: StoreServer, prefix: str) -> None:
+    """The bytes that wait for a device are bounded: 4002, which means "retry", while its learner is served.
 
-    Each change is small enough to be pushed: of a large one each device reads page by page what it lacks.
+    Each change is small enough to be pushed; after a large one each device reads the changes page by page.
     """
     user, videos = str(uuid4()), [str(uuid4()) for _ in range(MAX_PUSHED // 2)]
     raw = sockets.socket()
@@ -523,6 +530,6 @@ async def test_a_slow_reader_is_closed_and_holds_up_nobody(store_server: StoreSe
                 pushed += 1
             messages, code, reason = await rest_of(socket)
             assert (code, reason) == (4002, "too slow")
-            assert len(messages) < 2 * pushed, "what was never read is not kept"
+            assert len(messages) < 2 * pushed, "unread messages are not kept"
         assert {record["watchedDuration"] for record in fast.records.values()} == {400}
         assert len(fast.records) == len(videos)

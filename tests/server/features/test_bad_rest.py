@@ -1,4 +1,4 @@
-"""Bad REST requests, on a real socket: each is refused by name, changes nothing, and harms nobody."""
+"""Invalid REST requests on a real socket: each gets a problem that names the field, and has no effect on anyone."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ JSON_TYPE = "application/json"
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint that takes a body, with a valid one."""
+    """An endpoint with a body, and a valid body for it."""
 
     method: str
     path: str
@@ -76,7 +76,7 @@ FIELDS: list[tuple[Target, str, list[str]]] = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """One server that all bad requests go to: it must be as well after the last as before the first."""
+    """One server that receives all invalid requests; it must serve after the last as before the first."""
     async with serving(redis_url=store_server.url, key_prefix="bad-rest", flush_interval_s=0.02) as running:
         yield running
 
@@ -99,9 +99,9 @@ async def store(store_server: StoreServer) -> AsyncIterator["redis.asyncio.Redis
 async def unharmed(
     server: Running, api: httpx.AsyncClient, store: "redis.asyncio.Redis", caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[None]:
-    """After each test the store is as before it, a good request is served, and nothing went wrong inside."""
+    """Check after each test that the store is unchanged, a valid request is served, and no internal error occurred."""
     before = await dump(store, server.settings.key_prefix)
-    assert before, "there is something to harm"
+    assert before, "there is data to damage"
     yield
     assert await dump(store, server.settings.key_prefix) == before
     assert ok(await api.post("/progress/update", json=GOOD)) == GOOD
@@ -116,7 +116,7 @@ async def send(api: httpx.AsyncClient, target: Target, content: Any, media_type:
 
 
 def with_value(body: dict[str, Any], pointer: str, text: str) -> bytes:
-    """The body as JSON, with `text` where the pointer leads."""
+    """The body as JSON, with `text` at the pointer."""
     tree = json.loads(json.dumps(body))
     *steps, last = [int(step) if step.isdigit() else step for step in pointer.split("/")]
     at = tree
@@ -127,7 +127,7 @@ def with_value(body: dict[str, Any], pointer: str, text: str) -> bytes:
 
 
 def short(value: Any) -> str:
-    """A test's name for a value."""
+    """The name of a value in the id of a test."""
     text = str(value)
     return text if len(text) < 40 else f"{text[:20]}…{len(text)}"
 
@@ -136,15 +136,15 @@ def short(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("target", "pointer", "values"), FIELDS, ids=short)
-async def test_a_bad_value_is_422_with_a_pointer_to_it(
+async def test_an_invalid_value_is_422_with_a_pointer_to_it(
     api: httpx.AsyncClient, target: Target, pointer: str, values: list[str]
 ) -> None:
-    """Wrong type, range or form: one error, which names the field; nothing is repaired silently."""
+    """Wrong type, range or form: one error, which names the field. Nothing is repaired silently."""
     for text in values:
         response = await send(api, target, with_value(target.body, pointer, text))
         assert response.status_code == 422, f"{pointer} = {text[:60]}: {response.status_code} {response.text[:200]}"
         problem = refused(response, "invalid", f"/{pointer}")
-        assert len(problem["detail"]) < 300, "what was sent is not sent back"
+        assert len(problem["detail"]) < 300, "the value is not repeated"
 
 
 MISSING = [
@@ -158,7 +158,7 @@ MISSING = [
 async def test_a_missing_field_is_422_with_a_pointer_to_it(
     api: httpx.AsyncClient, target: Target, pointer: str
 ) -> None:
-    """Every documented field is needed; a name in another case is another name."""
+    """Every documented field is required. A name in another case is another name."""
     tree = json.loads(json.dumps(target.body))
     *steps, last = pointer.split("/")
     at = tree
@@ -170,8 +170,8 @@ async def test_a_missing_field_is_422_with_a_pointer_to_it(
     refused(await send(api, target, json.dumps(tree)), "invalid", f"/{pointer}")
 
 
-async def test_every_bad_field_is_named(api: httpx.AsyncClient) -> None:
-    """One answer tells all; of very many, the first twenty."""
+async def test_every_invalid_field_is_named(api: httpx.AsyncClient) -> None:
+    """One response names all fields; if there are very many, the first twenty."""
     names = ("/videoId", "/watchedDuration", "/lastWatched", "/userId")
     refused(await api.post("/progress/update", json={}), "invalid", *names)
     refused(await api.post("/progress/realtime", json={}), "invalid", *names)
@@ -183,7 +183,7 @@ async def test_every_bad_field_is_named(api: httpx.AsyncClient) -> None:
     assert response.status_code == 422
 
 
-async def test_more_items_than_the_limits_are_422(api: httpx.AsyncClient) -> None:
+async def test_more_items_than_permitted_are_422(api: httpx.AsyncClient) -> None:
     """1,001 records in a sync, 501 heartbeats in an envelope: none of them is stored."""
     response = await api.post("/progress/sync", json={"userId": U, "progressData": [ITEM] * 1_001})
     refused(response, "invalid", "/progressData")
@@ -192,8 +192,8 @@ async def test_more_items_than_the_limits_are_422(api: httpx.AsyncClient) -> Non
     refused(response, "invalid", "/heartbeats")
 
 
-async def test_one_bad_item_keeps_the_whole_sync_out(api: httpx.AsyncClient) -> None:
-    """A sync is all valid or nothing of it is stored (the store is compared after each test)."""
+async def test_one_invalid_item_refuses_the_whole_sync(api: httpx.AsyncClient) -> None:
+    """A sync is valid as a whole, or nothing of it is stored (the store is compared after each test)."""
     items = [ITEM] * 999 + [{**ITEM, "watchedDuration": "600"}]
     response = await api.post("/progress/sync", json={"userId": U, "progressData": items})
     refused(response, "invalid", "/progressData/999/watchedDuration")
@@ -216,10 +216,10 @@ HEARTBEAT_FIELDS: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "values"), HEARTBEAT_FIELDS, ids=short)
-async def test_a_bad_field_in_a_heartbeat_is_rejected_by_its_seq(
+async def test_an_invalid_field_in_a_heartbeat_is_rejected_by_its_seq(
     api: httpx.AsyncClient, name: str, values: list[str]
 ) -> None:
-    """The envelope stands, the ack says which heartbeat will never be stored, and why, by field."""
+    """The envelope is accepted. The ack says which heartbeat will never be stored, and why, by field."""
     heartbeat = {"seq": 1, "videoId": V, "position": 5, "played": [[0, 5]], "duration": 90}
     beats = b",".join(with_value({**heartbeat, "seq": n + 1}, name, text) for n, text in enumerate(values))
     content = b'{"userId": "%s", "session": "s", "heartbeats": [%s]}' % (U.encode(), beats)
@@ -234,16 +234,16 @@ async def test_a_bad_field_in_a_heartbeat_is_rejected_by_its_seq(
 
 
 @pytest.mark.parametrize("text", [value for value in bad.SESSIONS if value != "null"], ids=short)
-async def test_a_heartbeat_whose_session_cannot_be_told_is_422(api: httpx.AsyncClient, text: str) -> None:
-    """Without its session nobody could ack it: the whole envelope is refused, with the pointer."""
+async def test_a_heartbeat_without_a_valid_session_is_422(api: httpx.AsyncClient, text: str) -> None:
+    """No ack could refer to it, so the whole envelope is refused, with the pointer."""
     content = with_value(
         {**ENVELOPE, "heartbeats": [*ENVELOPE["heartbeats"], {"seq": 2, "videoId": V}]}, "heartbeats/1/session", text
     )
     refused(await send(api, BEACON, content), "invalid", "/heartbeats/1/session")
 
 
-async def test_more_sessions_than_a_conversation_may_have_are_429(api: httpx.AsyncClient) -> None:
-    """64 sessions wait for their ack at most; an envelope with more leaves nothing behind."""
+async def test_too_many_sessions_are_429(api: httpx.AsyncClient) -> None:
+    """At most 64 sessions may wait for their ack. An envelope with more has no effect."""
     for beat in ({"played": [[0, 5]]}, {"position": -1}):
         beats = [{"seq": 1, "videoId": V, "session": f"s{n}", **beat} for n in range(65)]
         refused(await api.post("/progress/realtime", json={**ENVELOPE, "heartbeats": beats}), "too_many_sessions")
@@ -283,7 +283,9 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("method", "path", "name"), PATHS)
-async def test_a_bad_id_in_the_path_is_422_by_name(api: httpx.AsyncClient, method: str, path: str, name: str) -> None:
+async def test_an_invalid_id_in_the_path_is_422_by_name(
+    api: httpx.AsyncClient, method: str, path: str, name: str
+) -> None:
     """The pointer names the path's parameter."""
     for value in BAD_PATH_IDS:
         response = await api.request(method, path.replace("{bad}", value), json=VIDEO if method == "PUT" else None)
@@ -292,8 +294,8 @@ async def test_a_bad_id_in_the_path_is_422_by_name(api: httpx.AsyncClient, metho
 
 
 @pytest.mark.parametrize(("method", "path", "name"), PATHS)
-async def test_a_newline_in_the_path_makes_no_id(api: httpx.AsyncClient, method: str, path: str, name: str) -> None:
-    """A regular expression that ends in $ takes one at the end, and `.` takes none: neither may let it in."""
+async def test_an_id_with_a_newline_is_invalid(api: httpx.AsyncClient, method: str, path: str, name: str) -> None:
+    """A regular expression that ends in $ accepts one at the end, and `.` matches none; neither may let it pass."""
     for value in ("%0a", U + "%0a", "%0a" + U):
         response = await api.request(method, path.replace("{bad}", value), json=VIDEO if method == "PUT" else None)
         if response.status_code == 404:
@@ -316,7 +318,7 @@ async def test_a_newline_in_the_path_makes_no_id(api: httpx.AsyncClient, method:
         (f"/progress/engagement/{U}", "limit", ["", "0", "-1", "101", "1.5", "x", "9" * 5_000]),
     ],
 )
-async def test_a_bad_query_parameter_is_422_by_name(
+async def test_an_invalid_query_parameter_is_422_by_name(
     api: httpx.AsyncClient, path: str, name: str, values: list[str]
 ) -> None:
     for value in values:
@@ -324,8 +326,8 @@ async def test_a_bad_query_parameter_is_422_by_name(
 
 
 @pytest.mark.parametrize("target", [UPDATE, SYNCED, REALTIME], ids=str)
-async def test_a_bad_detail_keeps_the_body_out(api: httpx.AsyncClient, target: Target) -> None:
-    """A request is refused before it is carried out, not after."""
+async def test_an_invalid_detail_refuses_the_whole_request(api: httpx.AsyncClient, target: Target) -> None:
+    """A request is refused before it takes effect, not after."""
     response = await api.request(target.method, f"{target.path}?detail=some", json=target.body)
     refused(response, "invalid", "/detail", where="query")
 
@@ -334,8 +336,8 @@ async def test_a_bad_detail_keeps_the_body_out(api: httpx.AsyncClient, target: T
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-async def test_what_is_not_json_is_400(api: httpx.AsyncClient, target: Target) -> None:
-    """Nor is JSON with a key twice: which of the two was meant, nobody knows."""
+async def test_invalid_json_is_400(api: httpx.AsyncClient, target: Target) -> None:
+    """So is JSON with a duplicate key, whose meaning is ambiguous."""
     for name, content in bad.NOT_JSON.items():
         response = await send(api, target, content)
         assert response.status_code == 400, f"{name}: {response.status_code}"
@@ -343,8 +345,8 @@ async def test_what_is_not_json_is_400(api: httpx.AsyncClient, target: Target) -
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-async def test_json_that_is_no_object_is_422(api: httpx.AsyncClient, target: Target) -> None:
-    """The pointer is that of the whole document: the empty one."""
+async def test_json_other_than_an_object_is_422(api: httpx.AsyncClient, target: Target) -> None:
+    """The pointer is the empty one, which is the whole document."""
     for content in bad.NO_OBJECT:
         refused(await send(api, target, content), "invalid", "")
 
@@ -368,7 +370,10 @@ async def test_json_that_is_no_object_is_422(api: httpx.AsyncClient, target: Tar
     ],
 )
 async def test_another_content_type_is_415(api: httpx.AsyncClient, target: Target, media_type: str | None) -> None:
-    """A page of another origin can only send these without asking first; realtime alone takes a beacon's text/plain."""
+    """Pages of other origins can send only these types without a preflight.
+
+    Only realtime accepts a beacon's text/plain.
+    """
     if target.path == "/progress/realtime" and media_type == "text/plain":
         refused(await send(api, target, b"{", media_type), "not_json")
     else:
@@ -380,7 +385,7 @@ async def test_another_content_type_is_415(api: httpx.AsyncClient, target: Targe
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 async def test_a_body_over_the_limit_is_413(api: httpx.AsyncClient, target: Target) -> None:
-    """2 MiB, with its length told or in chunks; also where the first MiB alone would do."""
+    """2 MiB, with a Content-Length or in chunks; also if the first MiB alone would be valid."""
     big = json.dumps(target.body).encode() + b" " * 2_097_152
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -392,7 +397,7 @@ async def test_a_body_over_the_limit_is_413(api: httpx.AsyncClient, target: Targ
 
 
 async def test_a_body_of_exactly_the_limit_is_read(server: Running, api: httpx.AsyncClient) -> None:
-    """The bound is inclusive."""
+    """The limit is inclusive."""
     good = json.dumps(GOOD).encode()
     limit = server.settings.max_body_bytes
     assert ok(await send(api, UPDATE, good + b" " * (limit - len(good)))) == GOOD
@@ -404,7 +409,7 @@ def request(headers: str, body: bytes = b"", target: str = "POST /progress/updat
 
 
 async def exchange(server: Running, data: bytes, end: bool = False) -> bytes:
-    """Send raw bytes; what the server answers until it closes or has answered once."""
+    """Send raw bytes, and return what the server sends until it closes or has answered once."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -451,21 +456,21 @@ RAW = [
 
 
 @pytest.mark.parametrize(("name", "data", "status"), RAW, ids=[name for name, *_ in RAW])
-async def test_broken_http_is_refused(server: Running, name: str, data: bytes, status: bytes) -> None:
-    """What no HTTP client sends is refused too, by the transport where it gets no further."""
+async def test_invalid_http_is_refused(server: Running, name: str, data: bytes, status: bytes) -> None:
+    """Requests that no HTTP client sends are refused by the transport."""
     answer = await exchange(server, data)
     assert answer.startswith(b"HTTP/1.1 " + status), answer
 
 
 async def test_a_body_that_ends_early_stores_nothing(server: Running) -> None:
-    """The connection is closed in the middle: there is nobody to answer, and half a body is no body."""
+    """The connection is closed in the middle of the body, which then has no effect."""
     data = request(f"Content-Length: {len(BODY_BYTES) + 1}\r\n", BODY_BYTES)
     assert not (await exchange(server, data, end=True)).startswith(b"HTTP/1.1 2")
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 async def test_a_body_that_never_ends_is_408(store_server: StoreServer, prefix: str, target: Target) -> None:
-    """Also one that trickles in: the deadline is that of the whole body."""
+    """Also one that trickles in: the deadline is for the whole body."""
     body = json.dumps(target.body).encode()
     head = f"{target.method} {target.path}"
     async with serving(redis_url=store_server.url, key_prefix=prefix, body_timeout_s=0.1) as hasty:

@@ -1,4 +1,5 @@
-"""Behind a real nginx: bodies stay bodies, kept connections are not closed under it, sockets pass."""
+"""The service behind a real nginx: request bodies keep their limits, idle connections are not closed too early, sockets
+pass."""
 
 import asyncio
 import json
@@ -19,14 +20,14 @@ from tests.server.features.test_upgrade import IGNORED, V, update
 from tests.server.peer import head, peer, request
 from tests.serving import Running, serving
 
-pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)  # nothing here depends on which it is
+pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)  # independent of the store
 KEPT_S = {"nginx, to us": 60, "nginx, to its clients": 75, "Traefik": 90, "Caddy": 120}
-"""How long proxies keep a connection by default."""
+"""How long proxies keep an idle connection by default."""
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize("name", ["h2c", "a WebSocket elsewhere"])
-async def test_nothing_is_smuggled_past_it(
+async def test_no_request_is_smuggled_past_nginx(
     store_server: StoreServer,
     prefix: str,
     tmp_path: Path,
@@ -34,9 +35,10 @@ async def test_nothing_is_smuggled_past_it(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """The DELETE that it refuses is not carried out as the body of a POST with an Upgrade that comes apart from it.
+    """nginx refuses DELETE.
 
-    The POST is answered when both have come, as it would be by a busy server: nginx sends no body after an answer.
+    A DELETE in the body of a POST with an Upgrade, sent separately from its head, is not executed. The POST is answered
+    once both have arrived, as a busy server would: nginx sends no body after an answer.
     """
     user, come, tree = str(uuid4()), asyncio.Event(), BodyReader.tree
 
@@ -75,7 +77,7 @@ async def test_nothing_is_smuggled_past_it(
 
 
 async def test_an_upgrade_keeps_its_body(store_server: StoreServer, prefix: str, tmp_path: Path) -> None:
-    """With a length and in chunks, each answered as without the Upgrade, on connections that nginx keeps."""
+    """With a length and in chunks, each is answered as without the Upgrade, on connections that nginx keeps."""
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server, nginx(tmp_path, server.port) as port:
         user = str(uuid4())
         for n, (framing, lines) in enumerate([(f, IGNORED["h2c"]) for f in ("length", "chunks")] * 5, 1):
@@ -88,7 +90,7 @@ async def test_an_upgrade_keeps_its_body(store_server: StoreServer, prefix: str,
                     assert f'"watchedDuration":{n}'.encode() in await opened.reader.readuntil(b"}")
 
 
-async def test_a_device_plays_through_it(store_server: StoreServer, prefix: str, tmp_path: Path) -> None:
+async def test_a_device_plays_through_nginx(store_server: StoreServer, prefix: str, tmp_path: Path) -> None:
     async with (
         serving(redis_url=store_server.url, key_prefix=prefix) as server,
         nginx(tmp_path, server.port) as port,
@@ -97,10 +99,10 @@ async def test_a_device_plays_through_it(store_server: StoreServer, prefix: str,
         assert (await player.play(V, 0, 5))["rejected"] == []
 
 
-async def test_a_connection_that_nginx_keeps_is_not_closed_under_it(
+async def test_a_connection_that_nginx_keeps_is_not_closed_by_the_service(
     store_server: StoreServer, prefix: str, tmp_path: Path
 ) -> None:
-    """POSTs at gaps around the time after which nginx gives a connection up, which is the shorter: none fails."""
+    """POSTs at intervals around nginx's keep-alive time, which is the shorter one: none fails."""
     kept_s, crowd = 1.0, 20
     async with (
         serving(redis_url=store_server.url, key_prefix=prefix, keep_alive_s=10 * kept_s) as server,
@@ -121,7 +123,7 @@ async def test_a_connection_that_nginx_keeps_is_not_closed_under_it(
 
 
 async def test_an_idle_connection_is_closed_after_its_time(store_server: StoreServer, prefix: str) -> None:
-    """Which is the setting's, and not uvicorn's 5 s; by default it is more than any proxy's."""
+    """The time is that of the setting, not uvicorn's 5 s. By default it is longer than that of any proxy."""
     assert Settings().keep_alive_s > max(KEPT_S.values())
     async with (
         serving(redis_url=store_server.url, key_prefix=prefix, keep_alive_s=0.1) as server,

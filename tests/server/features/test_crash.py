@@ -1,7 +1,7 @@
-"""kill -9 at any instant: what was acked is there, and what was not the player sends again, to the same record.
+"""kill -9 at any instant: what was acked is stored, and the player resends the rest, which gives the same record.
 
-The player is what a player must be: it numbers its heartbeats, keeps each until its ack, and after every loss of the
-connection sends all that was not acked again: same session, same seqs, with the age that they have by then.
+The player does what the protocol requires: it numbers its heartbeats, keeps each until its ack, and after every lost
+connection resends those not acked, with the same session, the same seqs, and their current age.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ PATIENCE_S = 60.0
 
 
 def an_evening(dice: random.Random, videos: list[str]) -> list[dict[str, Any]]:
-    """Heartbeats of one session: it plays on, changes the video now and then, goes back, and watches parts again."""
+    """The heartbeats of one session: playing, changing the video now and then, seeking back, and rewatching parts."""
     at = dict.fromkeys(videos, 0)
     video = videos[0]
     beats = []
@@ -55,7 +55,7 @@ def an_evening(dice: random.Random, videos: list[str]) -> list[dict[str, Any]]:
 
 @dataclass
 class Player:
-    """Sends its heartbeats until all are acked, over as many connections as that takes."""
+    """Sends its heartbeats until all are acked, over as many connections as needed."""
 
     user: str
     beats: list[dict[str, Any]]
@@ -94,13 +94,13 @@ class Player:
 
 
 def named(beat: dict[str, Any]) -> dict[str, Any]:
-    """As the arguments of Device.beat."""
+    """The heartbeat as arguments of Device.beat."""
     return {"video_id": beat["videoId"], **{key: beat[key] for key in ("played", "position", "seek")}}
 
 
 @dataclass
 class Service:
-    """The real program, started again whenever it was killed, on the same port and the same store."""
+    """The real program, restarted whenever it was killed, on the same port and the same store."""
 
     port: int
     options: tuple[str, ...]
@@ -112,14 +112,14 @@ class Service:
         return self.program
 
     def pids(self, victim: str) -> list[int]:
-        """Whom to kill: the server, its embedded store, or both, the store first."""
+        """The processes to kill: the server, its embedded store, or both, the store first."""
         assert self.program is not None
         store = descendants(self.program.process.pid)
         server = [self.program.process.pid]
         return {"server": server, "store": store, "both": store + server}[victim]
 
     async def kill(self, victim: str) -> None:
-        """SIGKILL, and start again what does not come back by itself."""
+        """SIGKILL the processes, and restart what does not restart by itself."""
         assert self.program is not None
         pids, program = self.pids(victim), self.program
         for pid in pids:
@@ -139,7 +139,7 @@ async def service(*options: str) -> AsyncIterator[Service]:
 
 
 async def records(server: Running, player: Player) -> dict[str, dict[str, Any]]:
-    """All of a player's records by video, without what differs from run to run."""
+    """All records of a player by video, without the fields that differ between runs."""
     async with rest(server) as http:
         listed = ok(await http.get(f"/progress/{player.user}?detail=full"))["progressData"]
     kept = ("seen", "again", "watchedDuration", "playedDuration", "position", "completed")
@@ -147,7 +147,7 @@ async def records(server: Running, player: Player) -> dict[str, dict[str, Any]]:
 
 
 async def killed_and_not(opened: Service, victim: str, seed: int, window: int) -> None:
-    """Two learners with the same evening; under the first one's heartbeats `victim` is killed again and again."""
+    """Two learners with the same evening; during the first one's heartbeats `victim` is killed repeatedly."""
     dice = random.Random(seed)
     videos = [str(uuid4()) for _ in range(3)]
     evening = an_evening(dice, videos)
@@ -161,14 +161,14 @@ async def killed_and_not(opened: Service, victim: str, seed: int, window: int) -
             while unlucky.acked < reached:
                 await asyncio.sleep(0)
                 assert not playing.done(), playing.result()
-            await asyncio.sleep(dice.random() * 0.03)  # anywhere in a flush
+            await asyncio.sleep(dice.random() * 0.03)  # at any moment of a flush
             await opened.kill(victim)
         await playing
     finally:
         playing.cancel()
         await asyncio.wait({playing})
     await lucky.play(server)
-    assert unlucky.connections > 1 or victim == "store"  # two kills may fall between two connections
+    assert unlucky.connections > 1 or victim == "store"  # two kills may happen between two connections
     expected = await records(server, lucky)
     assert set(expected) == set(videos)
     assert await records(server, unlucky) == expected
@@ -186,9 +186,11 @@ async def killed_and_not(opened: Service, victim: str, seed: int, window: int) -
 
 @pytest.mark.parametrize("window", [4, 40], ids=["as-they-come", "in-bursts"])
 @pytest.mark.parametrize("seed", range(2))
-async def test_the_server_is_killed_and_the_store_lives_on(tmp_path: Path, seed: int, window: int) -> None:
-    """The server is killed in the middle of a flush; the player sends all again: the same record as without the kill,
-    to the second, and totals that equal their recount."""
+async def test_the_server_is_killed_and_the_store_is_not(tmp_path: Path, seed: int, window: int) -> None:
+    """The server is killed in the middle of a flush, and the player resends.
+
+    The record equals that without a kill, to the second, and the totals equal their recount.
+    """
     with EmbeddedValkey(tmp_path, fsync=False) as valkey:
         async with service("--redis-url", valkey.url) as opened:
             await killed_and_not(opened, "server", seed, window)
@@ -206,14 +208,14 @@ async def test_the_server_is_killed_and_the_store_lives_on(tmp_path: Path, seed:
 
 @pytest.mark.parametrize("victim", ["server", "store", "both"])
 async def test_the_embedded_store_is_killed_or_its_owner_or_both(tmp_path: Path, victim: str) -> None:
-    """The same with the embedded store: whichever of the two processes is killed, or both at once."""
+    """The same with the embedded store: either process is killed, or both at once."""
     async with service("--data-dir", str(tmp_path / "data")) as opened:
         await killed_and_not(opened, victim, seed=7, window=4)
 
 
 @pytest.mark.parametrize("victim", ["server", "both"])
-async def test_an_acked_heartbeat_is_there_after_a_kill(tmp_path: Path, victim: str) -> None:
-    """kill -9 right behind the ack, of the server alone or with its store: what was acked is there, nothing else is."""
+async def test_an_acked_heartbeat_survives_a_kill(tmp_path: Path, victim: str) -> None:
+    """kill -9 right after the ack, of the server alone or with its store: exactly what was acked is stored."""
     user, video = str(uuid4()), str(uuid4())
     async with service("--data-dir", str(tmp_path / "data")) as opened:
         for turn in range(1, 4):
@@ -231,8 +233,10 @@ async def test_an_acked_heartbeat_is_there_after_a_kill(tmp_path: Path, victim: 
 async def test_an_outbox_that_is_partly_stored_already_counts_in_full(
     store_server: StoreServer, prefix: str, stored: int
 ) -> None:
-    """The store has some heartbeats whose acks were lost on the way. The player sends these again, and in one go all
-    that came since: the old ones count once, the new ones in full."""
+    """The store has some heartbeats whose acks were lost.
+
+    The player resends these together with all new ones: the old ones count once, the new ones in full.
+    """
     user, video, session = (str(uuid4()) for _ in range(3))
     beats = [{"played": [[5 * i, 5 * i + 5]], "age": (100 - i) * 5_000} for i in range(20)]
     async with serving(redis_url=store_server.url, key_prefix=prefix, flush_interval_s=0.2) as server:
@@ -247,7 +251,7 @@ async def test_an_outbox_that_is_partly_stored_already_counts_in_full(
 
 
 async def test_a_killed_server_leaves_no_store_behind(tmp_path: Path) -> None:
-    """The embedded store follows its owner, however that died; the next owner finds the directory free."""
+    """The embedded store ends with its owner, however that died, and the next owner can use the directory."""
     async with service("--data-dir", str(tmp_path / "data")) as opened:
         assert opened.program is not None
         (store,) = opened.pids("store")

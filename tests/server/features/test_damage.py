@@ -1,8 +1,6 @@
-"""Damaged values under load: whatever bytes the store holds of one learner and one video, all others' acks, pushes and
-records are exactly as without, in both of two processes; and what the learner of a damaged record is told.
-
-A bug here may end the process that runs the tests: that is what a background task's error does.
-"""
+"""Damaged values under load: whatever bytes the store holds of one learner and one video, the acks, pushes and records
+of all others are the same as without them, in both of two processes; and the learner with the damaged record is
+notified. A bug here may end the test process, because an error in a background task does that."""
 
 import asyncio
 import contextlib
@@ -40,7 +38,7 @@ UNLUCKY, *HONEST = USERS
 
 @dataclass
 class Seen:
-    """All that the honest learners were told, and what is stored of them."""
+    """Everything sent to the other learners, and everything stored of them."""
 
     acks: dict[str, list[Any]] = field(default_factory=dict)
     pushes: dict[str, list[Any]] = field(default_factory=dict)
@@ -71,7 +69,7 @@ async def world(url: str, prefix: str) -> AsyncIterator[World]:
 
 
 async def played(world: World, harm: Callable[[int], list[list[Command]]]) -> Seen:
-    """Everybody watches on two devices, one at each process, and `harm` is done at any moment of each round."""
+    """All learners watch on two devices, one at each process, and `harm` is done at a random moment of each round."""
     seen = Seen({user: [] for user in HONEST}, {user: [] for user in HONEST})
     async with contextlib.AsyncExitStack() as opened:
         pairs = [
@@ -100,7 +98,7 @@ async def played(world: World, harm: Callable[[int], list[list[Command]]]) -> Se
 
 
 async def watch(seen: Seen, user: str, pair: list[Device], round_: int) -> None:
-    """One device plays, then the other, each a video of its own choice; who is honest waits for the push, too."""
+    """One device plays, then the other, each a video of its own choice. Undamaged learners also wait for the push."""
     choice = random.Random(f"{user} {round_}")
     for one, other in (pair, pair[::-1]):
         video = choice.choice([VICTIM, OWN] if user == UNLUCKY else [VICTIM, *OTHERS])
@@ -118,11 +116,14 @@ async def harmed(store: Store, commands: list[list[Command]]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_damage_to_one_learner_and_one_video_is_seen_by_nobody_else(
+async def test_damage_to_one_learner_and_one_video_affects_no_other(
     store_server: StoreServer, prefix: str, seed: int
 ) -> None:
-    """All that the others were told, in its order, and all that is stored of them. The damaged ones are read everywhere
-    without a 5xx but `damaged`, and are mended; then nothing is wrong any more."""
+    """The messages to the others are the same, in order, and so is everything stored of them.
+
+    The damaged values are read everywhere without a 5xx other than `damaged`, and are repaired; then nothing is wrong
+    any more.
+    """
     async with world(store_server.url, f"{prefix}a") as sound:
         want = await played(sound, lambda round_: [])
     async with world(store_server.url, f"{prefix}b") as damaged:
@@ -140,7 +141,7 @@ async def test_damage_to_one_learner_and_one_video_is_seen_by_nobody_else(
 
 
 async def read_all(api: httpx.AsyncClient) -> None:
-    """Every reader of what is damaged, and what a new duration has to go through."""
+    """Call every reader of damaged values, and put a new duration."""
     for path in (
         f"/progress/{UNLUCKY}",
         f"/progress/{UNLUCKY}?detail=full",
@@ -164,7 +165,7 @@ async def read_all(api: httpx.AsyncClient) -> None:
 
 
 async def everything_mended(world: World, want: Seen) -> None:
-    """Or told: and what was sound is as it was."""
+    """Check that everything is repaired or reported, and that undamaged values are unchanged."""
     store = world.store
 
     async def rebuilt(repair: bool) -> Any:
@@ -183,7 +184,7 @@ async def everything_mended(world: World, want: Seen) -> None:
         assert changes.damaged == []
 
 
-# What the learner of a damaged record is told
+# What the learner with a damaged record receives
 
 
 @pytest.fixture
@@ -196,8 +197,8 @@ async def store(server: Running) -> AsyncIterator[Store]:
 UNSORTED = pack_record(Record(1, 0, 400, seen=[7, 9, 0, 3]))
 
 
-async def test_a_second_device_and_one_more_heartbeat_end_nobodys_process(server: Running, store: Store) -> None:
-    """The heartbeat is rejected as `damaged`, by its seq, so that the player drops it; no device is sent away."""
+async def test_a_second_device_and_another_heartbeat_end_no_process(server: Running, store: Store) -> None:
+    """The heartbeat is rejected as `damaged`, by its seq, so that the player drops it. No device is disconnected."""
     await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
     async with device(server, UNLUCKY) as one, device(server, UNLUCKY) as other, device(server, HONEST[0]) as third:
         ack = await one.play(VICTIM, 0, 5)
@@ -208,8 +209,8 @@ async def test_a_second_device_and_one_more_heartbeat_end_nobodys_process(server
     assert await parts_of(store).run([("HGET", keys_of(store).progress(UNLUCKY), VICTIM)]) == [UNSORTED]
 
 
-async def test_hello_names_what_can_not_be_read_and_shows_the_rest(server: Running, store: Store) -> None:
-    """In an error; the connection stands, and what was repaired is pushed to it."""
+async def test_hello_names_damaged_records_and_returns_the_rest(server: Running, store: Store) -> None:
+    """In an error; the connection stays open, and a repaired record is pushed to it."""
     async with device(server, UNLUCKY) as first:
         await first.play(OWN, 0, 5)
     await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 2)])
@@ -224,10 +225,13 @@ async def test_hello_names_what_can_not_be_read_and_shows_the_rest(server: Runni
 
 
 @pytest.mark.parametrize("make", [("SET", "text"), ("RPUSH", "text"), ("HSET", "rev", "x")], ids=lambda make: make[0])
-async def test_a_learner_of_whom_nothing_can_be_read_is_let_in_and_told(
+async def test_a_learner_whose_records_are_all_damaged_is_accepted_and_notified(
     server: Running, store: Store, make: tuple[str, ...]
 ) -> None:
-    """Sent away, a player would come back for ever: it stays, reports are rejected, and after a repair it plays on."""
+    """A refused player would retry for ever.
+
+    Instead it stays, its reports are rejected, and after a repair it plays on.
+    """
     key = keys_of(store).progress(UNLUCKY)
     await parts_of(store).run([(make[0], key, *make[1:])])
     async with device(server, UNLUCKY, since=5, epoch="of another time") as one, rest(server) as api:
@@ -248,8 +252,8 @@ async def test_a_learner_of_whom_nothing_can_be_read_is_let_in_and_told(
         assert ok(await api.get(f"/progress/{UNLUCKY}"))["progressData"][0]["watchedDuration"] == 5
 
 
-async def test_rest_says_which_record_can_not_be_read(server: Running, store: Store) -> None:
-    """And takes a deletion of it, after which it begins afresh."""
+async def test_rest_names_the_damaged_record(server: Running, store: Store) -> None:
+    """It can be deleted, after which a new record begins."""
     await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
     update = {"videoId": VICTIM, "watchedDuration": 5, "lastWatched": "2025-01-01T00:00:00Z"}
     async with rest(server) as api:
@@ -279,7 +283,7 @@ async def test_rest_says_which_record_can_not_be_read(server: Running, store: St
 async def test_damage_is_logged_once_and_counted(
     server: Running, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the record's name, without its content; `/metrics` has how often, by kind."""
+    """The log names the record without its content; `/metrics` has the number by kind."""
     assert isinstance(unpack_record(UNSORTED), Damaged)
     await parts_of(store).run([("HSET", keys_of(store).progress(UNLUCKY), VICTIM, UNSORTED, "rev", 1)])
     async with device(server, UNLUCKY) as one, rest(server) as api:

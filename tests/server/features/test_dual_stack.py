@@ -1,4 +1,4 @@
-"""A socket for both families (`--host ::`): a peer that comes by IPv4 is known by its IPv4 address, everywhere."""
+"""A dual-stack socket (`--host ::`): a peer that connects by IPv4 is known by its IPv4 address everywhere."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ from tests.device import PATIENCE_S
 from tests.missing import missing
 from tests.serving import Running, serving
 
-pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)  # nothing here depends on which it is
+pytestmark = pytest.mark.parametrize("store_server", ["valkey"], indirect=True)  # independent of the store
 
 
 @contextlib.asynccontextmanager
@@ -38,7 +38,7 @@ def client(server: Running, host: str = "127.0.0.1", **headers: str) -> httpx.As
 
 
 async def handshake(server: Running, host: str = "127.0.0.1", **headers: str) -> int:
-    """The status of one."""
+    """The status of a WebSocket handshake."""
     where = f"ws://{f'[{host}]' if ':' in host else host}:{server.port}/ws"
     try:
         async with connect(where, additional_headers=headers, proxy=None):
@@ -48,7 +48,7 @@ async def handshake(server: Running, host: str = "127.0.0.1", **headers: str) ->
 
 
 @pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1")])
-async def test_whose_a_connection_is(
+async def test_the_client_address_of_a_connection(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch, host: str, expected: str
 ) -> None:
     """ASGI's `client`, of requests and of WebSockets."""
@@ -68,8 +68,8 @@ async def test_whose_a_connection_is(
 
 
 @pytest.mark.parametrize("proxies", ["127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1", "::ffff:127.0.0.0/104"])
-async def test_a_trusted_proxy_is_known(store_server: StoreServer, prefix: str, proxies: str) -> None:
-    """Our own page, which the proxy serves by https, is let in; one that nobody vouches for is not."""
+async def test_a_trusted_proxy_is_recognized(store_server: StoreServer, prefix: str, proxies: str) -> None:
+    """The service's own page, which the proxy serves by https, is accepted. The same claim by another peer is not."""
     async with dual(store_server, prefix, trusted_proxies=proxies) as server:
         for host, status in (("127.0.0.1", 200), ("::1", 403)):
             async with client(server, host) as api:
@@ -79,17 +79,17 @@ async def test_a_trusted_proxy_is_known(store_server: StoreServer, prefix: str, 
 
 
 async def test_learners_behind_a_trusted_proxy_pay_for_themselves(store_server: StoreServer, prefix: str) -> None:
-    """Each address has its own rate, through one proxy or two, however these write an address."""
+    """Each address has its own rate, through one proxy or two, in whichever form they write an address."""
     limits = {"address_requests_burst": 2, "address_requests_per_s": 0.001}
     async with dual(store_server, prefix, trusted_proxies="127.0.0.1,10.0.0.0/8", **limits) as server:
         path = "/progress/0f8fad5b-d9cb-469f-a165-70867728950e"
         for first in ("203.0.113.1", "203.0.113.2", "::ffff:203.0.113.3", "2001:db8::1"):
             for chain in (first, f"{first}, 10.0.0.1", f"{first}, ::ffff:10.0.0.1"):
                 async with client(server, **{"X-Forwarded-For": chain}) as api:
-                    expected = 429 if chain.endswith("ffff:10.0.0.1") else 200  # the third of this address
+                    expected = 429 if chain.endswith("ffff:10.0.0.1") else 200  # the third request of this address
                     assert (await api.get(path)).status_code == expected, chain
         async with client(server, **{"X-Forwarded-For": "203.0.113.3"}) as api:
-            assert (await api.get(path)).status_code == 429, "it is the address that was written as mapped"
+            assert (await api.get(path)).status_code == 429, "it is the same address, written as a mapped one"
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ async def test_learners_behind_a_trusted_proxy_pay_for_themselves(store_server: 
         ("", "", ""),
     ],
 )
-def test_what_is_mapped(store_server: StoreServer, address: str, expected: str, network: str) -> None:
-    """Only ::ffff:0:0/96."""
+def test_which_addresses_are_mapped(store_server: StoreServer, address: str, expected: str, network: str) -> None:
+    """Only those in ::ffff:0:0/96."""
     assert (unmapped(address), network_of(address)) == (expected, network)
 
 
-def test_a_mapped_network_is_one_of_ipv4_as_a_setting(store_server: StoreServer) -> None:
+def test_a_mapped_network_in_a_setting_is_an_ipv4_network(store_server: StoreServer) -> None:
     given = "::ffff:10.0.0.0/104, ::ffff:192.0.2.1, 127.0.0.1, 2001:db8::/32, ::/0"
     expected = ("10.0.0.0/8", "192.0.2.1/32", "127.0.0.1/32", "2001:db8::/32", "::/0")
     assert Settings(trusted_proxies=given).trusted_proxies == expected

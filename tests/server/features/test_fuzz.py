@@ -1,4 +1,4 @@
-"""Seeded mutations of valid bodies and frames: whatever comes, the answer is a documented one."""
+"""Seeded mutations of valid bodies and frames: every answer is a documented one."""
 
 import copy
 import json
@@ -91,7 +91,7 @@ async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(autouse=True)
 def nothing_went_wrong(caplog: pytest.LogCaptureFixture) -> Any:
-    """No error and no trace in the log."""
+    """Check that the log has no error and no traceback."""
     yield
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR or r.exc_info] == []
 
@@ -103,7 +103,7 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def with_other_values(dice: random.Random, message: dict[str, Any]) -> dict[str, Any]:
-    """One to three values replaced, dropped, renamed or wrapped."""
+    """The tree with one to three values replaced, dropped, renamed or wrapped."""
     tree: dict[str, Any] = json.loads(json.dumps(message))
     for _ in range(dice.randint(1, 3)):
         container, key = dice.choice(places(tree) or [(tree, "x")])
@@ -120,7 +120,7 @@ def with_other_values(dice: random.Random, message: dict[str, Any]) -> dict[str,
 
 
 def with_other_bytes(dice: random.Random, text: bytes) -> bytes:
-    """One to four bytes or stretches changed, cut, put in or repeated."""
+    """The bytes with one to four changes: bytes or stretches replaced, cut, inserted or repeated."""
     content = bytearray(text)
     for _ in range(dice.randint(1, 4)):
         at = dice.randrange(len(content) + 1)
@@ -138,8 +138,8 @@ def with_other_bytes(dice: random.Random, text: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_a_mutated_body_is_answered_from_the_documented_set(api: httpx.AsyncClient, name: str, seed: int) -> None:
-    """200, or a problem with a status, a type and pointers as documented; and the valid body is taken after all."""
+async def test_a_mutated_body_gets_a_documented_answer(api: httpx.AsyncClient, name: str, seed: int) -> None:
+    """200, or a problem with a documented status, type and pointers. The valid body is accepted afterwards."""
     method, path, body = BODIES[name]
     dice, seen = random.Random(f"{name}{seed}"), set()
     for n in range(MUTATIONS):
@@ -164,7 +164,7 @@ async def test_a_mutated_body_is_answered_from_the_documented_set(api: httpx.Asy
 async def test_a_mutated_frame_is_answered_or_ends_the_connection_as_documented(
     server: Running, codec: str, seed: int
 ) -> None:
-    """An ack, an error, or 4501 or 1007 for what can't be read; other connections don't notice."""
+    """An ack, an error, or 4501 or 1007 for an invalid frame. Other connections are not affected."""
     dice, codes = random.Random(f"{codec}{seed}"), set[int | None]()
     hello: dict[str, Any] = {"type": "hello", "device": "test", "session": "s", "userId": U, "since": 0, "epoch": "x"}
     async with device(server, str(uuid4()), codec=codec) as bystander:

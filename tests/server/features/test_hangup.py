@@ -1,5 +1,5 @@
-"""SIGHUP ends the service as SIGTERM does, with one process or several: nothing that was taken is lost, and a terminal
-that is closed leaves nothing behind. Real processes."""
+"""SIGHUP ends the service as SIGTERM does, with one process or several: no accepted report is lost, and a closed
+terminal leaves nothing behind. Real processes."""
 
 import asyncio
 import os
@@ -17,11 +17,11 @@ from tests.rest import ok, rest
 from tests.server.program import Program, descendants, gone, serve
 
 UNTIL_THE_END = {"PLAYHEAD_FLUSH_INTERVAL_S": "60"}
-"""A flush comes by draining alone."""
+"""Only the drain flushes."""
 ALONE = ("setsid",)
 """In a session and a group of its own, as from a terminal of its own."""
 IGNORING = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
-"""As by nohup."""
+"""As under nohup."""
 
 
 def to_the_program(running: Program) -> None:
@@ -29,17 +29,17 @@ def to_the_program(running: Program) -> None:
 
 
 def by_a_terminal(running: Program) -> None:
-    """To all of the group by the kernel, and to the program by the shell as well."""
+    """Send SIGHUP to the group, as the kernel does, and to the program, as the shell does as well."""
     os.killpg(running.process.pid, signal.SIGHUP)
     running.kill(signal.SIGHUP)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("hang_up", [to_the_program, by_a_terminal])
-async def test_a_hangup_stores_what_was_taken_and_says_goodbye(
+async def test_sighup_stores_accepted_reports_and_sends_goodbyes(
     tmp_path: Path, workers: int, hang_up: Callable[[Program], None]
 ) -> None:
-    """The last report is acked, the player is told to come back, the exit code is 0, and no process is left."""
+    """The last report is acked, the player is asked to reconnect, the exit code is 0, and no process is left."""
     options, user, video = ("--workers", str(workers), "--data-dir", str(tmp_path)), str(uuid4()), str(uuid4())
     async with serve(free_port(), *options, through=ALONE, **UNTIL_THE_END) as running:
         below = descendants(running.process.pid)
@@ -58,8 +58,8 @@ async def test_a_hangup_stores_what_was_taken_and_says_goodbye(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_hangup_that_is_ignored_at_the_start_changes_nothing(tmp_path: Path, workers: int) -> None:
-    """Neither for the program nor for one of its workers."""
+async def test_a_sighup_that_is_ignored_at_startup_changes_nothing(tmp_path: Path, workers: int) -> None:
+    """Neither for the program nor for its workers."""
     options, user = ("--workers", str(workers), "--data-dir", str(tmp_path), "--flush-interval-s", "0.05"), str(uuid4())
     async with serve(free_port(), *options, through=IGNORING) as running, device(running.running, user) as player:
         for pid in (running.process.pid, *_python(running)):
@@ -72,13 +72,13 @@ async def test_a_hangup_that_is_ignored_at_the_start_changes_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGTTIN, signal.SIGTTOU], ids=["SIGTTIN", "SIGTTOU"])
-async def test_what_a_terminal_tells_those_behind_it_changes_no_number_of_workers(
+async def test_signals_of_a_terminal_do_not_change_the_number_of_workers(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     async with serve(free_port(), "--workers", "2", "--data-dir", str(tmp_path)) as running:
         before = descendants(running.process.pid)
         running.kill(number)
-        running.kill(signal.SIGTERM)  # its signals are handled in order: this one after that one
+        running.kill(signal.SIGTERM)  # signals are handled in order, so this one after the other
         assert await running.ended() == 0
         await gone(before)
         assert running.log is not None
@@ -86,7 +86,7 @@ async def test_what_a_terminal_tells_those_behind_it_changes_no_number_of_worker
 
 
 def _python(running: Program) -> list[int]:
-    """Its workers, and what else of Python is below it; the store is not."""
+    """The workers, and other Python processes of the program; without the store."""
     found = []
     for pid in descendants(running.process.pid):
         if b"valkey-server" not in Path(f"/proc/{pid}/cmdline").read_bytes():

@@ -1,4 +1,4 @@
-"""An outbox that drains at once: each heartbeat is judged by itself, and the ack says what became of it."""
+"""An outbox that is sent at once: each heartbeat is judged by itself, and the ack has its outcome."""
 
 from typing import Any
 from uuid import uuid4
@@ -37,7 +37,7 @@ def beat(seq: int, video: str, age_s: float) -> dict[str, object]:
 
 
 async def deleted_in_between(server: Running, user: str, video: str, seconds: float) -> None:
-    """There is progress, it is deleted, and then time passes."""
+    """Progress is made, then deleted, and then time passes."""
     async with device(server, user) as other:
         await other.play(video, 500, 501)
     server.clock.advance(0.001)
@@ -45,13 +45,11 @@ async def deleted_in_between(server: Running, user: str, video: str, seconds: fl
         ok(await api.delete(f"/progress/{user}/{video}"))
         server.clock.advance(seconds)
         body = {"userId": user, "videoId": str(uuid4()), "watchedDuration": 1, "lastWatched": "2020-01-01"}
-        ok(await api.post("/progress/realtime", json=body))  # flushes have passed meanwhile, as they do
+        ok(await api.post("/progress/realtime", json=body))  # flushes happen in between, as usual
 
 
 @pytest.mark.parametrize("count", [20, 200])
-async def test_an_outbox_that_straddles_a_deletion_loses_nothing_that_came_after_it(
-    server: Running, count: int
-) -> None:
+async def test_an_outbox_keeps_the_heartbeats_after_a_deletion(server: Running, count: int) -> None:
     """Half of the heartbeats are from before the deletion and are rejected, each by its seq; the rest is stored."""
     user, video = str(uuid4()), str(uuid4())
     half = count // 2
@@ -64,7 +62,7 @@ async def test_an_outbox_that_straddles_a_deletion_loses_nothing_that_came_after
 
 
 async def test_a_rejection_names_no_heartbeat_of_another_video(server: Running) -> None:
-    """Two videos in turn in one session, one of them deleted: only its heartbeats are rejected."""
+    """Two videos alternate in one session, and one of them is deleted: only its heartbeats are rejected."""
     user, gone, kept = str(uuid4()), str(uuid4()), str(uuid4())
     await deleted_in_between(server, user, gone, 1)
     heartbeats = [beat(seq, gone if seq % 2 else kept, 600) for seq in range(1, 41)]
@@ -73,8 +71,8 @@ async def test_a_rejection_names_no_heartbeat_of_another_video(server: Running) 
     assert (await record(server, user, kept))["watchedDuration"] == 100
 
 
-async def test_nothing_beyond_the_end_that_the_catalogue_knows_is_seen(server: Running) -> None:
-    """A heartbeat that tells no duration can't invent seconds of a video of 60."""
+async def test_seconds_beyond_the_catalogues_duration_do_not_count(server: Running) -> None:
+    """A heartbeat without a duration cannot claim seconds beyond the 60 s of the video."""
     user, video = str(uuid4()), str(uuid4())
     async with httpx.AsyncClient(base_url=server.http) as api:
         ok(await api.put(f"/videos/{video}", json={"title": "A minute", "duration": 60}))
@@ -84,10 +82,10 @@ async def test_nothing_beyond_the_end_that_the_catalogue_knows_is_seen(server: R
     assert (stored["seen"], stored["position"], stored["completed"]) == ([[50, 60]], 60.0, False)
 
 
-async def test_too_many_bad_heartbeats_between_two_acks_send_the_player_away(
+async def test_too_many_invalid_heartbeats_between_two_acks_end_the_connection(
     server: Running,
 ) -> None:
-    """What a peer can make wait is bounded: 4003, come back, and nothing was acked."""
+    """The rejections that wait are bounded: 4003, which means "retry", and nothing was acked."""
     async with device(server, str(uuid4())) as player:
         with pytest.raises(ConnectionClosed) as closed:
             await flood(player, 10_000)

@@ -1,5 +1,5 @@
-"""Poison: what a hostile learner may report, and that it harms no other learner, no video's totals, and not his own
-record for ever. Every report here is valid on the wire; each row of POISONS is sent to a real server."""
+"""Poison: what a hostile learner may report, and that it harms no other learner, no video's totals, and not the
+learner's own record for good. Every report is valid on the wire; each row of POISONS is sent to a real server."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -38,14 +38,14 @@ poisons = pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison._
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(store_server: StoreServer) -> AsyncIterator[Running]:
-    """One server for all poisons; its clock goes forward only."""
+    """One server for all poisons; its clock only moves forward."""
     async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", flush_interval_s=0.01) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def store(server: Running) -> AsyncIterator[Store]:
-    """The same store, read past the server."""
+    """The same store, read without the server."""
     opened = open_store(str(server.settings.redis_url), worker="reader", key_prefix=server.settings.key_prefix)
     yield opened
     await opened.close()
@@ -63,7 +63,7 @@ async def catalogue(http: httpx.AsyncClient, *videos: str) -> None:
 
 
 async def watch(server: Running, start: int, end: int, *devices: tuple[Device, str], **fields: Any) -> None:
-    """Normal watching, on each device its video, at the same instants."""
+    """Normal watching: each device plays its video, at the same instants."""
     for at in range(start, end, STEP):
         server.clock.advance(STEP)
         for page, video in devices:
@@ -72,7 +72,7 @@ async def watch(server: Running, start: int, end: int, *devices: tuple[Device, s
 
 
 async def stored(store: Store, learner: Learner) -> bytes:
-    """The record's value, every byte of it."""
+    """The stored bytes of the record."""
     value: bytes = (await parts_of(store).run([("HGET", keys_of(store).progress(learner.user), learner.video)]))[0]
     assert value
     return value
@@ -85,7 +85,7 @@ async def audience_entry(store: Store, learner: Learner) -> bytes:
 
 
 async def totals_in_bounds(store: Store, http: httpx.AsyncClient, video: str, duration: int) -> dict[str, Any]:
-    """The video's analytics, after a look at all that must hold of them whatever was reported."""
+    """The video's analytics, after checking everything that must hold whatever was reported."""
     analytics: dict[str, Any] = ok(await http.get(f"/analytics/videos/{video}"))
     totals, curve, _ = intact(await store.analytics(video, 0))
     assert (totals, curve) == await recounted(store, video)
@@ -105,8 +105,10 @@ async def totals_in_bounds(store: Store, http: httpx.AsyncClient, video: str, du
 async def test_another_learner_is_not_harmed(
     server: Running, store: Store, http: httpx.AsyncClient, poison: Poison
 ) -> None:
-    """The honest learner's record and audience entry are byte for byte what they are where nobody poisons; the totals
-    differ by one viewer, who counts as at most the whole video."""
+    """The honest learner's record and audience entry are identical to those without a hostile learner.
+
+    The totals differ by one viewer, who counts as at most the whole video.
+    """
     honest = Learner(server, http, str(uuid4()))
     control = Learner(server, http, str(uuid4()))
     mallory = Learner(server, http, honest.video)
@@ -119,7 +121,7 @@ async def test_another_learner_is_not_harmed(
         await poison(mallory)
         await watch(server, 40, 60, *both)
         await watch(server, 0, 10, *both)
-        assert page.inbox == [], "nothing of the other's was pushed"
+        assert page.inbox == [], "nothing of the other learner's was pushed"
     assert await stored(store, honest) == await stored(store, control)
     assert await audience_entry(store, honest) == await audience_entry(store, control)
     poisoned = await totals_in_bounds(store, http, honest.video, DURATION)
@@ -139,8 +141,8 @@ async def test_another_learner_is_not_harmed(
 async def test_totals_stay_in_bounds(
     server: Running, store: Store, http: httpx.AsyncClient, poison: Poison, known_to: str
 ) -> None:
-    """Poisoned before the catalogue has the video: within 48 h, and as soon as the catalogue has its duration within
-    that, though the hostile learner never reports again."""
+    """Poisoned before the catalogue has the video: within 48 h, and within the catalogue's duration as soon as that is
+    known, although the hostile learner never reports again."""
     honest, mallory = (Learner(server, http, video) for video in [str(uuid4())] * 2)
     async with device(server, honest.user) as page:
         await watch(server, 0, 20, (page, honest.video))
@@ -158,12 +160,13 @@ async def test_totals_stay_in_bounds(
 
 
 @poisons
-async def test_an_honest_device_gets_the_record_right_again(
+async def test_an_honest_device_repairs_the_record(
     server: Running, store: Store, http: httpx.AsyncClient, poison: Poison
 ) -> None:
-    """Of the same learner: the next ten seconds of honest play move the position and no instant lies in the future;
-    with a catalogue entry the duration is right with the next report, every second watched is there, and the video
-    completes."""
+    """Of the same learner: the next ten seconds of honest play move the position, and no instant is in the future.
+
+    With a catalogue entry the next report sets the duration, every watched second is there, and the video completes.
+    """
     learner = Learner(server, http, str(uuid4()))
     await poison(learner)
     poisoned = await learner.record()
@@ -182,7 +185,7 @@ async def test_an_honest_device_gets_the_record_right_again(
     assert (record["position"], record["duration"], record["lastWatched"]) == (40, DURATION, learner.now)
     assert (record["completed"], record["watchedDuration"]) == (True, DURATION)
     assert record["seen"][0][0] == 0
-    assert record["seen"][0][1] >= DURATION, "beyond the end may stand what was told before the end was known"
+    assert record["seen"][0][1] >= DURATION, "seconds reported before the end was known may be beyond it"
     assert record["playedDuration"] == played + 90
     assert record["completedAt"] <= learner.now
     await totals_in_bounds(store, http, learner.video, DURATION)
@@ -192,7 +195,7 @@ async def test_an_honest_device_gets_the_record_right_again(
 async def test_without_a_catalogue_the_position_moves_again(
     server: Running, http: httpx.AsyncClient, poison: Poison
 ) -> None:
-    """Ten seconds of honest play on another page, and the player resumes where that was."""
+    """After ten seconds of honest play on another page, the player resumes there."""
     learner = Learner(server, http, str(uuid4()))
     await poison(learner)
     async with device(server, learner.user) as page:
@@ -205,10 +208,10 @@ async def test_without_a_catalogue_the_position_moves_again(
 
 @poisons
 @pytest.mark.parametrize("in_catalogue", [False, True], ids=["unknown-video", "catalogue"])
-async def test_a_delete_starts_afresh(
+async def test_a_deletion_starts_a_new_record(
     server: Running, http: httpx.AsyncClient, poison: Poison, in_catalogue: bool
 ) -> None:
-    """From the next millisecond on, also for a page that was open before: the record is that of a learner who never
+    """From the next millisecond on, also for a page that was open before: the record equals that of a learner who never
     had one."""
     learner, fresh = (Learner(server, http, video) for video in [str(uuid4())] * 2)
     if in_catalogue:
@@ -228,9 +231,9 @@ async def test_a_delete_starts_afresh(
     assert set(again) == set(first)
 
 
-async def test_a_duration_under_a_second_is_none(server: Running, http: httpx.AsyncClient) -> None:
-    """Seconds of a video that nobody can have watched a second of would be on the curve, and their viewer would not be
-    among the viewers."""
+async def test_a_duration_under_a_second_is_ignored(server: Running, http: httpx.AsyncClient) -> None:
+    """Otherwise the curve would have seconds of a video that nobody can have watched for a second, and whose viewer is
+    not counted as one."""
     mallory = Learner(server, http, str(uuid4()))
     await mallory.socket({"duration": 0.999, "played": [[0, 5]], "position": 5})
     record = await mallory.record()
@@ -240,10 +243,11 @@ async def test_a_duration_under_a_second_is_none(server: Running, http: httpx.As
     assert (analytics["viewers"], analytics["retention"]) == (1, [1] * 5)
 
 
-async def test_a_claim_from_before_the_catalogue_counts_no_more_than_the_video_lasts(
-    server: Running, http: httpx.AsyncClient
-) -> None:
-    """Of a learner who never reports again, so that his record keeps it; another catalogue entry holds it anew."""
+async def test_a_claim_from_before_the_catalogue_is_capped(server: Running, http: httpx.AsyncClient) -> None:
+    """For a learner who never reports again, so that the record keeps the claim.
+
+    Another catalogue entry caps it anew.
+    """
     mallory = Learner(server, http, str(uuid4()))
     await mallory.document(MAX_MEDIA_S, FAR, "update")
     await mallory.socket({"played": [[80, 100]]}, {"played": [[200, 220]]})
@@ -257,12 +261,12 @@ async def test_a_claim_from_before_the_catalogue_counts_no_more_than_the_video_l
         )
 
 
-async def test_full_of_seconds_beyond_the_end_is_not_full(server: Running, http: httpx.AsyncClient) -> None:
-    """As many intervals as a set may hold, all beyond the end, from before the catalogue knew it: they make room."""
+async def test_seconds_beyond_the_end_make_room_for_valid_ones(server: Running, http: httpx.AsyncClient) -> None:
+    """A set with the maximum of intervals, all beyond the end, from before the catalogue knew it."""
     learner = Learner(server, http, str(uuid4()))
     await as_many_intervals_as_may_be(learner)
     (refused,) = await learner.socket({"played": [[0, 5]]})
-    assert refused["capped"] == [1], "nothing is known of the video, so nothing can make room"
+    assert refused["capped"] == [1], "the duration is unknown, so nothing can make room"
     await catalogue(http, learner.video)
     server.clock.advance(1)
     (taken,) = await learner.socket({"played": [[0, 5]]})
@@ -271,7 +275,10 @@ async def test_full_of_seconds_beyond_the_end_is_not_full(server: Running, http:
 
 
 async def test_a_short_video_gets_its_position_back(server: Running, http: httpx.AsyncClient) -> None:
-    """One of 8 s gives no page the ten seconds that it takes to pull a position back; from beyond its end none need."""
+    """A video of 8 s gives no page the ten seconds that it takes to move a position back.
+
+    From beyond its end no page needs them.
+    """
     learner = Learner(server, http, str(uuid4()))
     await at_the_end(learner)
     ok(await http.put(f"/videos/{learner.video}", json={"title": "Bell", "duration": 8}))
@@ -286,7 +293,7 @@ HOUR_S = 3_600
 async def test_a_record_made_by_a_clock_that_was_ahead_follows_the_next_report(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """Its position and lastWatched are later than now and bind nobody; other records know nothing of it."""
+    """Its position and lastWatched are in the future and do not outrank new reports. Other records are not affected."""
     async with serving(redis_url=store_server.url, key_prefix=prefix) as server, rest(server) as http:
         learner, other = (Learner(server, http, str(uuid4())) for _ in range(2))
         await learner.document(7, FAR)
@@ -304,7 +311,7 @@ async def test_a_record_made_by_a_clock_that_was_ahead_follows_the_next_report(
         assert (record["seen"], record["position"], record["lastWatched"]) == ([[0, 40]], 40, learner.now)
 
 
-async def test_a_delete_of_what_a_clock_that_was_ahead_made_holds_no_longer_than_any_other(
+async def test_a_deletion_of_a_record_from_the_future_lasts_no_longer_than_others(
     store_server: StoreServer, prefix: str
 ) -> None:
     """A play at the instant of the deletion is refused, one a millisecond later is stored."""
@@ -321,9 +328,9 @@ async def test_a_delete_of_what_a_clock_that_was_ahead_made_holds_no_longer_than
         assert (await learner.record())["seen"] == [[0, 5]]
 
 
-async def test_what_a_poisoned_page_may_still_say(server: Running, http: httpx.AsyncClient) -> None:
-    """A page whose first seq is the largest: what it says later adds seconds, and counts as no play and moves no
-    position back; every other page of the learner is as good as ever, for every video."""
+async def test_what_a_poisoned_page_can_still_report(server: Running, http: httpx.AsyncClient) -> None:
+    """A page whose first seq is the largest possible: its later reports add seconds, but count as no play and move no
+    position back. Every other page of the learner works as usual, for every video."""
     learner, elsewhere = (Learner(server, http, str(uuid4())) for _ in range(2))
     elsewhere.user = learner.user
     page = uuid4().hex
@@ -350,11 +357,11 @@ async def test_what_a_poisoned_page_may_still_say(server: Running, http: httpx.A
         pytest.param([{"session": f"s{n}", "played": [[242 * n, 900]]} for n in range(3)], 726, 726, True, id="pages"),
     ],
 )
-async def test_how_much_a_learner_can_pretend(
+async def test_how_much_a_learner_can_fake(
     server: Running, http: httpx.AsyncClient, beats: list[Beat], seen: int, played: int, capped: bool
 ) -> None:
-    """A page is believed 60 s × 4 + 2 s of media at first, or its span × 4; then what passes between its reports × 4;
-    and each page anew. So plays can be pretended, and SECURITY says so."""
+    """A page is believed 60 s × 4 + 2 s of media at first, or its span × 4, and then the time between its reports × 4;
+    each page anew. So plays can be faked, as SECURITY says."""
     mallory = Learner(server, http, str(uuid4()))
     acks = (await mallory.envelope(*beats))["acks"]
     assert any(ack.get("capped") for ack in acks) == capped

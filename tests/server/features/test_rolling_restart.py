@@ -1,7 +1,7 @@
-"""Two nodes on one store behind a balancer, replaced one after the other while learners watch: nobody loses a second.
+"""Two nodes on one store behind a balancer are replaced one after the other while learners watch: no second is lost.
 
-The balancer is the test's own, and does what those of the field do: it asks `/readyz` and sends new connections to who
-is ready. The players are the Python client, which knows nothing of any of this.
+The balancer is the test's own and does what real ones do: it polls `/readyz` and sends new connections to ready nodes.
+The players are the Python client, which knows nothing of this.
 """
 
 import asyncio
@@ -24,14 +24,17 @@ from tests.server.program import serve
 
 LEARNERS = 20
 LONGEST_S = 20_000
-"""Of video that is watched before the test has ended."""
+"""More seconds of video than are watched before the test ends."""
 LOOK_S = 0.05
 NOTICE_S = 1
-"""Many looks long."""
+"""Long enough for many polls."""
 
 
 class Balancer:
-    """TCP, round robin among who said 200 at the last look; a connection is tried on all of them before it fails."""
+    """A TCP balancer, round robin over the nodes that were ready at the last poll.
+
+    A connection is tried on all of them before it fails.
+    """
 
     def __init__(self) -> None:
         self.port = 0
@@ -103,7 +106,7 @@ async def balancer() -> AsyncIterator[Balancer]:
 
 
 class Learner:
-    """Watches on and on, from 0, until told to stop; every second once, dated as if in real time."""
+    """Watches continuously from 0 until stopped, every second once, dated as if in real time."""
 
     def __init__(self, player: Playhead, user: str) -> None:
         self.player, self.user, self.video = player, user, str(uuid4())
@@ -117,10 +120,10 @@ class Learner:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_two_nodes_are_replaced_and_nobody_notices_more_than_a_reconnect(
+async def test_two_nodes_are_replaced_at_the_cost_of_a_reconnect(
     workers: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Records are what was reported, to the second; no client ends, is refused, or finds no server."""
+    """The records are what was reported, to the second. No client ends, is refused, or finds no server."""
     caplog.set_level(logging.WARNING)
     env = {"PLAYHEAD_DRAIN_NOTICE_S": str(NOTICE_S)}
     with EmbeddedValkey(tmp_path / "store", fsync=False) as valkey:
@@ -151,7 +154,7 @@ async def test_two_nodes_are_replaced_and_nobody_notices_more_than_a_reconnect(
                 for each in learners:
                     await each.player.flush()
                     assert not each.player.rejected
-            assert front.failed == 0, "there was always a node that took connections"
+            assert front.failed == 0, "there was always a node that accepted connections"
         store = open_store(valkey.url, worker="w")
         for each in learners:
             assert each.watched < LONGEST_S

@@ -1,4 +1,4 @@
-"""What one learner may have waiting at once: reports during an outage of the store, and request bodies."""
+"""The shares of one learner: reports that wait during an outage of the store, and request bodies."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ ROOM = 100
 SHARE = ROOM // 4
 KIB = 1_024
 
-# Reports, while the store is away
+# Reports during an outage of the store
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 
 @contextlib.asynccontextmanager
 async def outage(valkey: EmbeddedValkey, api: httpx.AsyncClient) -> AsyncIterator[None]:
-    """The store answers nobody for the block. Both lanes have a batch on its way, so what comes now waits behind it."""
+    """Pause the store during the block. Both lanes have a batch on its way, so later reports wait behind it."""
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGSTOP)
     requests = [asyncio.create_task(update(api, str(uuid4()), path)) for path in ("update", "realtime")]
@@ -55,7 +55,7 @@ async def outage(valkey: EmbeddedValkey, api: httpx.AsyncClient) -> AsyncIterato
 
 
 async def reads(api: httpx.AsyncClient, name: str, at_least: float) -> None:
-    """Wait until a metric says so."""
+    """Wait until a metric has at least this value."""
     async with asyncio.timeout(PATIENCE_S):
         while (await scraped(api))[name] < at_least:  # noqa: ASYNC110 no event tells
             await asyncio.sleep(0.01)
@@ -69,8 +69,11 @@ async def update(api: httpx.AsyncClient, user: str, path: str = "update") -> htt
     return await api.post(f"/progress/{path}", json=report(user))
 
 
-async def test_one_learner_does_not_fill_the_room_that_all_share(valkey: EmbeddedValkey) -> None:
-    """By eight sockets at once: those are asked to come back. The others stay, and all is acked after the outage."""
+async def test_one_learner_does_not_fill_the_shared_memory(valkey: EmbeddedValkey) -> None:
+    """Eight sockets of one learner report at once: those over the share are asked to retry.
+
+    The others stay, and everything is acked after the outage.
+    """
     eager, users = str(uuid4()), [str(uuid4()) for _ in range(10)]
     settings: dict[str, Any] = {"redis_url": valkey.url, "store_timeout_s": 0.3, "max_pending_reports": ROOM}
     async with serving(**settings) as server, rest(server) as api, AsyncExitStack() as stack:
@@ -92,13 +95,13 @@ async def test_one_learner_does_not_fill_the_room_that_all_share(valkey: Embedde
         for other in others:
             assert (await other.acked())["rejected"] == []
         async with device(server, eager) as again:
-            assert len(again.records) == SHARE, "what was taken is stored"
+            assert len(again.records) == SHARE, "what was accepted is stored"
             assert (await again.play(V, 0, 1))["rejected"] == []
 
 
 @pytest.mark.parametrize("path", ["sync", "realtime"])
-async def test_requests_of_one_learner_do_not_fill_it_either(valkey: EmbeddedValkey, path: str) -> None:
-    """Whatever the lane: 503 with the time to wait, and nothing of it is taken. Others' requests wait for the store."""
+async def test_requests_of_one_learner_do_not_fill_the_shared_memory(valkey: EmbeddedValkey, path: str) -> None:
+    """On either lane: 503 with a retry delay, and no effect. Requests of others wait for the store."""
     eager, other = str(uuid4()), str(uuid4())
     settings: dict[str, Any] = {"redis_url": valkey.url, "store_timeout_s": 0.3, "max_pending_reports": ROOM}
     bodies: dict[str, dict[str, Any]] = {
@@ -131,8 +134,10 @@ JUNK = [n + 0.5 for n in range(50_000)]
 
 
 @pytest.mark.parametrize("envelope", [True, False], ids=["envelope", "documented-body"])
-async def test_no_body_stays_in_memory_while_the_store_is_waited_for(valkey: EmbeddedValkey, envelope: bool) -> None:
-    """Read, it takes many times its size, and a learner may have many requests waiting."""
+async def test_no_body_stays_in_memory_while_its_request_waits_for_the_store(
+    valkey: EmbeddedValkey, envelope: bool
+) -> None:
+    """A parsed body takes many times its size, and a learner may have many requests waiting."""
     users = [str(uuid4()) for _ in range(8)]
     async with serving(redis_url=valkey.url, store_timeout_s=0.3) as server, rest(server) as api:
         async with outage(valkey, api):
@@ -153,20 +158,21 @@ async def test_no_body_stays_in_memory_while_the_store_is_waited_for(valkey: Emb
 
 
 def sync(user: str, size: int) -> bytes:
-    """A body of so many bytes."""
+    """A sync with a body of this size."""
     body = json.dumps({"userId": user, "progressData": []}).encode()
     return body + b" " * (size - len(body))
 
 
 def beacon(user: str, size: int) -> bytes:
-    """The same with its token inside."""
+    """The same as a beacon, with its token inside."""
     beat = {"seq": 1, "videoId": V, "position": 1}
     body = json.dumps({"userId": user, "session": uuid4().hex, "heartbeats": [beat], "token": token(user)}).encode()
     return body + b" " * (size - len(body))
 
 
 async def half(server: Running, user: str | None, size: int, sent: int) -> Attacker:
-    """A request that declares `size` bytes, and of which `sent` come; without a user, one that has no token yet."""
+    """A request that declares `size` bytes, of which `sent` are sent; without a user, one whose token is in the unsent
+    part."""
     attacker = await Attacker.connect(server.port)
     path = "/progress/sync" if user is not None else "/progress/realtime"
     lines = [f"Authorization: Bearer {token(user)}"] if user is not None else []
@@ -182,7 +188,7 @@ async def posted(api: httpx.AsyncClient, user: str, size: int) -> httpx.Response
 
 
 async def answers(crowd: list[Attacker], at_least: int) -> list[bytes]:
-    """What the first so many of them are told."""
+    """The answers to the first of them that are answered."""
     asking = [asyncio.create_task(attacker.until(b"}")) for attacker in crowd]
     try:
         told: list[bytes] = []
@@ -197,10 +203,10 @@ async def answers(crowd: list[Attacker], at_least: int) -> list[bytes]:
         await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def test_half_bodies_of_one_learner_are_bounded_and_concern_nobody_else(
+async def test_half_bodies_of_one_learner_are_bounded_and_affect_nobody_else(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """Of 150, those that fit into the learner's share are waited for; the others are told so at once."""
+    """Of 150 requests, those that fit into the learner's share are awaited; the others are refused at once."""
     eager = str(uuid4())
     async with guarded(store_server, prefix, body_timeout_s=100) as server, rest(server) as api:
         crowd = [await half(server, eager, 1_024 * KIB, 512 * KIB) for _ in range(150)]
@@ -218,8 +224,8 @@ async def test_half_bodies_of_one_learner_are_bounded_and_concern_nobody_else(
                 await asyncio.sleep(0.02)
 
 
-async def test_half_bodies_of_strangers_keep_no_beacon_out(store_server: StoreServer, prefix: str) -> None:
-    """Whose they are is not known before they are read: of one address the one that began first gives way."""
+async def test_half_bodies_of_strangers_lock_out_no_beacon(store_server: StoreServer, prefix: str) -> None:
+    """The sender is unknown until a body is read. At the limit of an address, the body that began first is refused."""
     room = {"max_body_bytes": 128 * KIB, "max_arriving_bytes_per_address": 256 * KIB, "body_timeout_s": 100}
     async with guarded(store_server, prefix, **room) as server, rest(server) as api:
         crowd = [await half(server, None, 64 * KIB, 60 * KIB) for _ in range(20)]
@@ -234,8 +240,8 @@ async def test_half_bodies_of_strangers_keep_no_beacon_out(store_server: StoreSe
             attacker.close()
 
 
-async def test_bodies_of_many_learners_are_bounded_in_sum(store_server: StoreServer, prefix: str) -> None:
-    """The one that began first gives way, so half bodies keep out no whole one."""
+async def test_bodies_of_many_learners_are_bounded_in_total(store_server: StoreServer, prefix: str) -> None:
+    """The body that began first is refused, so half bodies lock out no complete one."""
     room = {"max_arriving_bytes": 1_024 * KIB, "body_timeout_s": 100}
     async with guarded(store_server, prefix, **room) as server, rest(server) as api:
         crowd = [await half(server, str(uuid4()), 512 * KIB, 256 * KIB) for _ in range(12)]
@@ -255,7 +261,7 @@ ENDS: dict[str, tuple[bytes, int, int]] = {
 
 
 @pytest.mark.parametrize(("body", "size", "code"), ENDS.values(), ids=ENDS)
-async def test_the_room_of_a_body_is_given_back_however_it_ends(
+async def test_the_memory_of_a_body_is_released_however_it_ends(
     store_server: StoreServer, prefix: str, body: bytes, size: int, code: int
 ) -> None:
     user = "7d1a0e7c-0b1f-4b7e-9f6e-3f0a52a4c001"
@@ -274,6 +280,6 @@ async def test_the_room_of_a_body_is_given_back_however_it_ends(
 
 
 async def endless() -> AsyncIterator[bytes]:
-    """A chunked body that is larger than any may be, by little."""
+    """A chunked body that is slightly larger than the limit."""
     for _ in range(9):
         yield b" " * 100 * KIB

@@ -1,5 +1,7 @@
-"""A connection to the store that stays open and carries nothing any more, as behind a firewall that has forgotten it: a
-lane that is silent is named by `/readyz`, given up within the timeout, and opened anew. Real servers, and a relay."""
+"""A connection to the store that stays open but carries nothing, as behind a firewall that has forgotten it:
+
+`/readyz` names the silent lane, which is closed within the timeout and reconnected. Real servers, and a relay.
+"""
 
 import asyncio
 import contextlib
@@ -42,7 +44,7 @@ PLACES = ["valkey", "redis7", "valkey in RESP2", "redis7 in RESP2", "sentinel", 
 
 
 class Place:
-    """A store, the relay that all of the one server's connections to it pass, and the way past the relay."""
+    """A store, the relay for all connections of one server to it, and a way past the relay."""
 
     def __init__(self, url: str, past: str, between: Relay, servers: ClusterServers | None = None) -> None:
         self.url = url
@@ -51,7 +53,7 @@ class Place:
         self.servers = servers
 
     def lane(self, name: str, user: str, prefix: str) -> str:
-        """What `/readyz` calls it where this learner's records are."""
+        """The name in `/readyz` of the lane with this learner's records."""
         if self.servers is None:
             return name
         primary = self.servers.primary_of(Keys(prefix).progress(user))
@@ -61,7 +63,7 @@ class Place:
         raise AssertionError("nobody has the slot")
 
     def neighbour(self, user: str, prefix: str) -> str:
-        """Another learner, whose records are at the same primary."""
+        """Another learner whose records are at the same primary."""
         while self.lane("", found := str(uuid4()), prefix) != self.lane("", user, prefix):
             pass
         return found
@@ -121,7 +123,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @contextlib.asynccontextmanager
 async def served(place: Place, prefix: str) -> AsyncIterator[tuple[Running, Running, httpx.AsyncClient]]:
-    """A server behind the relay and a client of it; another server, past the relay where there is a way."""
+    """A server behind the relay and a client of it, and another server that bypasses the relay if possible."""
     chosen: dict[str, Any] = {"key_prefix": prefix, "store_timeout_s": TIMEOUT_S, "flush_interval_s": 0.02}
     async with (
         serving(redis_url=place.url, **chosen) as here,
@@ -132,7 +134,7 @@ async def served(place: Place, prefix: str) -> AsyncIterator[tuple[Running, Runn
 
 
 async def readiness(api: httpx.AsyncClient, holds: Callable[[int, dict[str, Any]], bool]) -> dict[str, Any]:
-    """Wait until `/readyz` says what it should; its body."""
+    """Wait until `/readyz` has this status, and return its body."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             response = await api.get("/readyz")
@@ -143,7 +145,7 @@ async def readiness(api: httpx.AsyncClient, holds: Callable[[int, dict[str, Any]
 
 
 async def greeted(server: Running, user: str) -> str:
-    """What a device that says hello is answered first."""
+    """The first message to a device that says hello."""
     async with connect(server.ws) as socket, asyncio.timeout(PATIENCE_S):
         await socket.send(json.dumps({"type": "hello", "device": "test", "session": uuid4().hex, "userId": user}))
         answer = json.loads(await socket.recv())
@@ -152,11 +154,13 @@ async def greeted(server: Running, user: str) -> str:
 
 @pytest.mark.parametrize("place", PLACES, indirect=True)
 @pytest.mark.parametrize("directions", DIRECTIONS.values(), ids=DIRECTIONS)
-async def test_a_silent_subscription_is_given_up_and_pushes_come_again(
+async def test_a_silent_subscription_is_replaced_and_pushes_resume(
     place: Place, directions: dict[str, bool], prefix: str
 ) -> None:
-    """Nobody mends the connection that was silenced. A device that was there stays, and is told what another process
-    has stored meanwhile; one that comes is welcome."""
+    """The silenced connection is never repaired.
+
+    A connected device stays, and receives what another process has stored in the meantime; a new device is welcome.
+    """
     user, video = str(uuid4()), str(uuid4())
     async with served(place, prefix) as (here, there, api), device(here, user) as phone, device(there, user) as laptop:
         await laptop.play(video, 0, 5)
@@ -175,7 +179,10 @@ async def test_a_silent_subscription_is_given_up_and_pushes_come_again(
 async def test_readiness_names_the_silent_lane_while_learners_are_refused(
     place: Place, directions: dict[str, bool], prefix: str
 ) -> None:
-    """Each new subscription falls silent too. Commands still work and are shown so; 200 again when learners are."""
+    """Each new subscription falls silent too.
+
+    Commands still work and are shown as working; 200 again when learners are accepted.
+    """
     user = str(uuid4())
     async with served(place, prefix) as (here, _, api), device(here, user):
         lane, commands = (place.lane(name, user, prefix) for name in ("subscriptions", "commands"))
@@ -195,7 +202,7 @@ async def test_readiness_names_the_silent_lane_while_learners_are_refused(
 
 @pytest.mark.parametrize("place", ["valkey", "sentinel", "cluster"], indirect=True)
 async def test_readiness_names_the_silent_commands(place: Place, prefix: str) -> None:
-    """Connections that carry scripts fall silent, whoever opens them; subscriptions go on."""
+    """Connections that carry scripts fall silent, whoever opens them; subscriptions continue."""
     user = str(uuid4())
     async with served(place, prefix) as (here, _, api), device(here, user) as phone:
         lane, subscriptions = (place.lane(name, user, prefix) for name in ("commands", "subscriptions"))
@@ -210,10 +217,10 @@ async def test_readiness_names_the_silent_commands(place: Place, prefix: str) ->
 
 
 @pytest.mark.parametrize("place", ["valkey", "sentinel", "cluster"], indirect=True)
-async def test_a_long_outage_is_told_in_as_many_lines_as_a_short_one(
+async def test_a_long_outage_is_logged_in_as_many_lines_as_a_short_one(
     place: Place, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of each lane: when it was lost, and when it is back, after how long and how many failures."""
+    """For each lane: when it was lost, and when it is back, after how long and how many failures."""
     video, counts = str(uuid4()), []
     chosen: dict[str, Any] = {
         "redis_url": place.url,
@@ -241,15 +248,15 @@ async def test_a_long_outage_is_told_in_as_many_lines_as_a_short_one(
 
 
 def _has_failed(times: int, before: dict[str, float], now: dict[str, float]) -> bool:
-    """Each loop that tries again."""
+    """Whether each retry loop has failed."""
     loops = [f"playhead_retries_total{{{loop}}}" for loop in ("channels", "commit-heartbeats")]
     return all(now[loop] - before[loop] >= times for loop in loops)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_no_outage_of_the_program_repeats_a_line(tmp_path: Path, workers: int) -> None:
-    """Whoever says it, of each worker: the store is killed and started again, sooner and later, while players beat and
-    come, and somebody asks for its health."""
+    """From any logger and any worker: the store is killed and restarted, sooner and later, while players report and
+    connect, and health is checked."""
     (port,) = free_ports(1)
     words = (program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", tmp_path, "--save", "")
     options = ("--redis-url", f"redis://127.0.0.1:{port}", "--workers", str(workers))
@@ -282,7 +289,7 @@ async def test_no_outage_of_the_program_repeats_a_line(tmp_path: Path, workers: 
 
 
 def _is_over(lines: list[str]) -> bool:
-    """Whether all that was lost is back, by the log."""
+    """Whether the log says that everything lost is back."""
     told = [line for line in lines if " WARNING " in line]
     back = [line for line in told if re.search(r"\(after .* failures?\)$", line)]
     return 2 * len(back) == len(told) > 0

@@ -1,4 +1,4 @@
-"""Delta sync: what a device lacks is what it is told, whatever it knew, and however late its own reports come."""
+"""Delta sync: a device receives exactly what it lacks, whatever it knew and however late its own reports arrive."""
 
 import contextlib
 import json
@@ -40,8 +40,10 @@ def by_video(frames: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 class History:
-    """A learner of whom a device knew everything up to revision 3; then `moved` went on, `gone` was deleted, `new`
-    was begun, and only `same` is what it was."""
+    """A learner of whom a device knew everything up to revision 3.
+
+    After that `moved` went on, `gone` was deleted, `new` was begun, and only `same` stayed the same.
+    """
 
     def __init__(self) -> None:
         self.user = str(uuid4())
@@ -82,11 +84,11 @@ KNOWN = [
 @pytest.mark.parametrize(
     ("known", "with_epoch", "names"), [row[1:] for row in KNOWN], ids=[row[0].replace(" ", "-") for row in KNOWN]
 )
-async def test_a_hello_brings_what_the_device_lacks(
+async def test_hello_returns_what_the_device_is_missing(
     server: Running, history: History, known: dict[str, Any], with_epoch: bool, names: set[str]
 ) -> None:
-    """Exactly what changed after `since`, deletions too; everything where `since` is of another epoch or of a future
-    that never was. A reader by REST is told the same."""
+    """Exactly what changed after `since`, including deletions; everything if `since` belongs to another epoch or is in
+    the future. REST returns the same."""
     if with_epoch:
         known = {**known, "epoch": history.epoch}
     async with connected(server, history.user) as phone, rest(server) as http:
@@ -108,10 +110,10 @@ async def test_a_hello_brings_what_the_device_lacks(
     ("since", "names"),
     [(0, {"same", "moved", "gone", "new"}), (3, {"moved", "gone", "new"}), (6, set()), (99, {"same", "moved"})],
 )
-async def test_a_sync_message_brings_the_same_on_an_open_connection(
+async def test_a_sync_message_returns_the_same_on_an_open_connection(
     server: Running, history: History, since: int, names: set[str]
 ) -> None:
-    """Any time after hello, as often as asked, by the same rule; the connection goes on being pushed to."""
+    """At any time after the hello, as often as requested, by the same rule. Pushes continue."""
     async with device(server, history.user, since=6, epoch=history.epoch) as phone:
         for _ in range(2):
             phone.records.clear()
@@ -128,7 +130,7 @@ async def test_a_sync_message_brings_the_same_on_an_open_connection(
 
 
 async def post_many(server: Running, user: str, count: int) -> list[str]:
-    """Records of `count` videos, as a device brings them that was used for years without us."""
+    """Post records of `count` videos, as a device that was used offline for years."""
     videos = [str(uuid4()) for _ in range(count)]
     at = format_instant(START_MS - 1_000)
     async with rest(server) as http:
@@ -138,9 +140,11 @@ async def post_many(server: Running, user: str, count: int) -> list[str]:
     return videos
 
 
-async def test_thousands_of_records_come_in_pages_that_can_be_resumed(server: Running) -> None:
-    """At most 500 records a frame, by rising revision. A device that is cut off after any page says the `rev` of that
-    page when it comes back, and is told the rest and nothing twice."""
+async def test_thousands_of_records_arrive_in_pages_that_can_be_resumed(server: Running) -> None:
+    """At most 500 records in a frame, by rising revision.
+
+    A device that is cut off after any page sends the `rev` of that page when it reconnects, and receives the rest once.
+    """
     user = str(uuid4())
     videos = await post_many(server, user, MANY)
     async with connected(server, user) as phone:
@@ -159,8 +163,8 @@ async def test_thousands_of_records_come_in_pages_that_can_be_resumed(server: Ru
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["hello", "sync"])
-async def test_more_than_the_outgoing_queue_holds_still_comes(server: Running, again: bool) -> None:
-    """However many records a learner has, a device that reads gets them all: the bound is for slow readers."""
+async def test_more_than_the_outgoing_queue_holds_still_arrives(server: Running, again: bool) -> None:
+    """However many records a learner has, a device that reads receives them all; the bound is for slow readers."""
     user = str(uuid4())
     await post_many(server, user, 8_000)
     async with connected(server, user) as phone:
@@ -173,8 +177,8 @@ async def test_more_than_the_outgoing_queue_holds_still_comes(server: Running, a
             assert len(phone.records) == 8_000
 
 
-async def test_records_in_many_pieces_come_in_smaller_pages(server: Running) -> None:
-    """A page is bounded by its size too: records of learners who jump about are much larger than others."""
+async def test_records_of_many_intervals_arrive_in_smaller_pages(server: Running) -> None:
+    """A page is also bounded by its size, because records of learners who seek a lot are much larger than others."""
     user = str(uuid4())
     plays = [[2 * i, 2 * i + 1] for i in range(512)]
     async with rest(server) as http:
@@ -190,7 +194,7 @@ async def test_records_in_many_pieces_come_in_smaller_pages(server: Running) -> 
 
 
 def outbox(now: int) -> list[dict[str, Any]]:
-    """What a device kept of three evenings offline: each a session, days ago, in pieces of 5 s."""
+    """The heartbeats of three evenings offline: each a session, days ago, in intervals of 5 s."""
     return [
         {
             "session": f"evening-{evening}",
@@ -214,9 +218,9 @@ MOVED_ON: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("way", ["websocket", "rest"])
-async def test_it_does_not_matter_which_device_comes_first(server: Running, way: str) -> None:
-    """A device with an outbox of several old sessions, and one that moved on meanwhile: whichever arrives first, or
-    sends everything twice, the record is the same, and it is the right one."""
+async def test_it_does_not_matter_which_device_connects_first(server: Running, way: str) -> None:
+    """A device with an outbox of several old sessions, and one that moved on since: whichever connects first, or sends
+    everything twice, the record is the same, and it is correct."""
     now = server.clock.wall
     early, late = outbox(now), MOVED_ON
     records = []
@@ -249,7 +253,8 @@ async def test_it_does_not_matter_which_device_comes_first(server: Running, way:
 
 
 async def test_heartbeats_may_follow_hello_without_waiting(server: Running) -> None:
-    """A player that comes back sends its outbox right behind hello: all of it is taken and acked, after the welcome."""
+    """A player that reconnects sends its outbox right behind the hello: everything is accepted and acked after the
+    welcome."""
     user, video = str(uuid4()), str(uuid4())
     async with connected(server, user) as player, rest(server) as http:
         await player.send(type="hello", device="test", session=player.session, userId=user, since=0)

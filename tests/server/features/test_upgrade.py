@@ -1,5 +1,5 @@
-"""An Upgrade that is not taken is as if it were not there (RFC 9110, 7.8): its request keeps its body, and the next one
-its beginning, however the bytes arrive. One that is taken waits for the answers before it."""
+"""An Upgrade that the service does not take is ignored (RFC 9110, 7.8): its request keeps its body, and the next
+request its beginning, however the bytes arrive. One that is taken waits for the answers before it."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from tests.server.peer import head, peer, request
 from tests.serving import Running, serving
 
 pytestmark = [
-    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # nothing here depends on which it is
+    pytest.mark.parametrize("store_server", ["valkey"], indirect=True),  # independent of the store
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
@@ -87,8 +87,8 @@ LIVE = 200, b'{"status": "alive"}'
 async def test_an_upgrade_that_is_not_taken_changes_nothing(
     server: Running, read_apart: list[int], name: str, cuts: str
 ) -> None:
-    """Each method, with a length and in chunks, is answered as without it; so is the request right behind it, and one
-    that follows on the same connection."""
+    """For each method, with a length and in chunks, the request is answered as without it; so is the request right
+    behind it, and one that follows on the same connection."""
     async with rest(server) as api:
         ok(await api.post("/progress/update", content=update(60), headers={"Content-Type": "application/json"}))
     for method, target, body in REQUESTS if CUTS[cuts] < 2 else REQUESTS[::4]:
@@ -111,7 +111,7 @@ async def test_an_upgrade_that_is_not_taken_changes_nothing(
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 async def test_several_upgrades_on_one_connection(server: Running, framing: str) -> None:
-    """All sent at once, as one segment: as many answers, in their order."""
+    """All are sent at once, in one segment: there are as many answers, in order."""
     user = str(uuid4())
     sent = b"".join(
         b"".join(request("POST", "/progress/update", *lines, body=update(n, user), framing=framing))
@@ -127,7 +127,7 @@ async def test_several_upgrades_on_one_connection(server: Running, framing: str)
 @pytest.mark.parametrize("name", ["h2c", "a WebSocket elsewhere"])
 @pytest.mark.parametrize("cut", [False, True])
 async def test_no_body_is_read_as_a_request(server: Running, read_apart: list[int], name: str, cut: bool) -> None:
-    """What a proxy lets through as the body of a POST, and would refuse as a request, is not carried out."""
+    """What a proxy forwards as the body of a POST, but would refuse as a request, is not executed."""
     user = str(uuid4())
     async with rest(server) as api:
         ok(await api.post("/progress/update", content=update(60, user), headers={"Content-Type": "application/json"}))
@@ -143,8 +143,8 @@ async def test_no_body_is_read_as_a_request(server: Running, read_apart: list[in
 
 
 @pytest.mark.parametrize("lines", [(), *IGNORED.values()], ids=["none", *IGNORED])
-async def test_what_follows_a_last_request_is_not_read(server: Running, lines: tuple[str, ...]) -> None:
-    """RFC 9112, 9.6: after Connection: close one answer comes, and nothing else is carried out or judged."""
+async def test_data_after_a_last_request_is_not_read(server: Running, lines: tuple[str, ...]) -> None:
+    """RFC 9112, 9.6: after `Connection: close` there is one answer, and nothing else is executed or validated."""
     user = str(uuid4())
     async with rest(server) as api:
         ok(await api.post("/progress/update", content=update(60, user), headers={"Content-Type": "application/json"}))
@@ -156,8 +156,8 @@ async def test_what_follows_a_last_request_is_not_read(server: Running, lines: t
         assert ok(await api.get(f"/progress/{user}/{V}"))["watchedDuration"] == 60
 
 
-async def test_an_upgrade_by_an_old_http_is_ignored(server: Running) -> None:
-    """RFC 9110, 7.8: even a good handshake."""
+async def test_an_upgrade_in_http_1_0_is_ignored(server: Running) -> None:
+    """RFC 9110, 7.8: even a valid handshake."""
     async with peer(server) as opened:
         await opened.send(head("GET", "/ws", *HANDSHAKE).replace(b"HTTP/1.1", b"HTTP/1.0"))
         assert (await opened.answer())[0] == 426
@@ -165,7 +165,7 @@ async def test_an_upgrade_by_an_old_http_is_ignored(server: Running) -> None:
 
 
 async def test_expect_continue_with_an_upgrade(server: Running) -> None:
-    """The body is asked for, and read."""
+    """The body is asked for and read."""
     start, end = request("POST", "/progress/update", "Expect: 100-continue", *IGNORED["h2c"], body=update(60))
     async with peer(server) as opened:
         await opened.send(start)
@@ -178,8 +178,8 @@ async def test_expect_continue_with_an_upgrade(server: Running) -> None:
 
 
 @pytest.mark.parametrize("name", [*(name for name in IGNORED if name != "a WebSocket elsewhere"), "none", "a body"])
-async def test_the_sockets_path_asks_for_a_handshake(server: Running, name: str) -> None:
-    """RFC 9110, 15.5.22: 426, with the protocol and its version; and the connection stands."""
+async def test_the_websocket_path_requires_a_handshake(server: Running, name: str) -> None:
+    """RFC 9110, 15.5.22: 426, with the protocol and its version. The connection stays open."""
     lines = {"none": (), "a body": (*HANDSHAKE, "Content-Length: 5")}.get(name) or IGNORED.get(name, ())
     async with peer(server) as opened:
         await opened.send(head("GET", "/ws", *lines) + (b"hello" if name == "a body" else b""))
@@ -220,10 +220,11 @@ SOCKET = head("GET", "/ws", *HANDSHAKE, f"Sec-WebSocket-Protocol: {JSON}")
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("before", BEFORE)
-async def test_a_handshake_behind_requests_becomes_a_socket_that_stays(
+async def test_a_handshake_behind_requests_becomes_a_lasting_websocket(
     server: Running, before: str, together: bool
 ) -> None:
-    """In one segment with them, or after their answers: those come first, and none of HTTP's timers ends the socket."""
+    """In one segment with the requests, or after their answers: those come first, and none of HTTP's timers ends the
+    socket."""
     requests, count = BEFORE[before]
     async with peer(server) as opened:
         await opened.send(*((requests + SOCKET,) if together else (requests,)))
@@ -236,7 +237,7 @@ async def test_a_handshake_behind_requests_becomes_a_socket_that_stays(
         await opened.message("synced")
         loop = asyncio.get_running_loop()
         until = loop.time() + 3 * KEEP_ALIVE_S
-        while loop.time() < until:  # long past any timer of HTTP that was armed before
+        while loop.time() < until:  # long after any HTTP timer that was armed before
             await opened.send(said(type="ping"))
             await opened.message("pong")
             await asyncio.sleep(KEEP_ALIVE_S / 4)
@@ -244,10 +245,8 @@ async def test_a_handshake_behind_requests_becomes_a_socket_that_stays(
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("before", ["nothing", "several"])
-async def test_frames_right_behind_the_handshake_are_heard(
-    store_server: StoreServer, direct: bool, before: str
-) -> None:
-    """A client should wait for the 101 (RFC 6455, 4.1); what it says without waiting is not lost."""
+async def test_frames_right_behind_the_handshake_are_read(store_server: StoreServer, direct: bool, before: str) -> None:
+    """A client should wait for the 101 (RFC 6455, 4.1); frames that it sends without waiting are not lost."""
     requests, count = BEFORE[before]
     async with serving(redis_url=store_server.url, key_prefix=f"t{uuid4().hex}", direct=direct) as server:
         for cut in (0, 1, 5):
@@ -262,7 +261,7 @@ async def test_frames_right_behind_the_handshake_are_heard(
 
 
 async def test_more_than_a_frame_behind_the_handshake_is_cut_off(server: Running) -> None:
-    """What is kept for after the 101 has a bound."""
+    """The data that is kept until the 101 is bounded."""
     async with peer(server) as opened:
         await opened.send(SOCKET + b"\x81" + bytes(server.settings.max_frame_bytes))
         with contextlib.suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""A learner who is at the limit of videos is told so by name, by each way in; what there is goes on."""
+"""A learner at the limit on videos gets an error of its own on each endpoint; existing records continue."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ async def api(server: Running) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def with_videos(api: httpx.AsyncClient, count: int) -> tuple[str, list[str]]:
-    """A learner with so many videos, and those."""
+    """A learner with this many videos, and the videos."""
     user, videos = uuid(), [uuid() for _ in range(count)]
     ok(await api.post("/progress/sync", json={"userId": user, "progressData": list(map(item, videos))}))
     return user, videos
@@ -53,7 +53,7 @@ async def videos_of(api: httpx.AsyncClient, user: str) -> set[str]:
 
 
 async def test_rest_answers_with_a_problem_of_its_own(api: httpx.AsyncClient) -> None:
-    """The same for update and realtime: the setting and its value are named, and nothing is stored."""
+    """The same for update and realtime: the problem names the setting and its value, and nothing is stored."""
     user, videos = await with_videos(api, LIMIT)
     for path in ("/progress/update", "/progress/realtime"):
         problem = refused(await api.post(path, json=update(user, uuid())), "too_many_videos")
@@ -63,7 +63,7 @@ async def test_rest_answers_with_a_problem_of_its_own(api: httpx.AsyncClient) ->
     assert await videos_of(api, user) == set(videos)
 
 
-async def test_a_heartbeat_is_rejected_and_the_connection_stands(server: Running, api: httpx.AsyncClient) -> None:
+async def test_a_heartbeat_is_rejected_and_the_connection_stays_open(server: Running, api: httpx.AsyncClient) -> None:
     user, videos = await with_videos(api, LIMIT)
     async with device(server, user) as player:
         (rejection,) = (await player.play(uuid(), 0, 5))["rejected"]
@@ -72,7 +72,7 @@ async def test_a_heartbeat_is_rejected_and_the_connection_stands(server: Running
         assert (await player.play(videos[0], 0, 5))["rejected"] == []
 
 
-async def test_an_envelope_is_taken_but_for_what_is_too_much(api: httpx.AsyncClient) -> None:
+async def test_an_envelope_is_accepted_except_for_new_videos(api: httpx.AsyncClient) -> None:
     user, videos = await with_videos(api, LIMIT)
     beats = [
         {"seq": seq, "videoId": video, "played": [[0, 5]], "state": "playing"}
@@ -88,8 +88,8 @@ async def test_an_envelope_is_taken_but_for_what_is_too_much(api: httpx.AsyncCli
     assert await videos_of(api, user) == set(videos)
 
 
-async def test_a_sync_that_would_pass_the_limit_stores_nothing(api: httpx.AsyncClient) -> None:
-    """Not the items for videos that there are, either: sent without the new ones it is stored."""
+async def test_a_sync_that_would_exceed_the_limit_stores_nothing(api: httpx.AsyncClient) -> None:
+    """Not even its items for existing videos; sent without the new ones it is stored."""
     user, videos = await with_videos(api, LIMIT - 1)
     known, new = item(videos[0], 500), [item(uuid()), item(uuid())]
     problem = refused(
@@ -102,14 +102,14 @@ async def test_a_sync_that_would_pass_the_limit_stores_nothing(api: httpx.AsyncC
     assert len(body["progressData"]) == LIMIT
 
 
-async def test_a_deletion_makes_no_room(api: httpx.AsyncClient) -> None:
+async def test_a_deletion_does_not_free_a_place(api: httpx.AsyncClient) -> None:
     user, videos = await with_videos(api, LIMIT)
     assert (await api.delete(f"/progress/{user}/{videos[0]}")).status_code == 200
     refused(await api.post("/progress/update", json=update(user, uuid())), "too_many_videos")
 
 
-async def test_long_syncs_near_the_limit_are_whole_too(store_server: StoreServer, prefix: str) -> None:
-    """More than one call of the script would take by itself, from an almost empty start."""
+async def test_long_syncs_near_the_limit_are_atomic(store_server: StoreServer, prefix: str) -> None:
+    """They are longer than one script call would be otherwise, and begin with few records."""
     store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with serving(**store, max_videos_per_user=600) as server, rest(server) as api:
         user, videos = await with_videos(api, 400)
@@ -120,7 +120,7 @@ async def test_long_syncs_near_the_limit_are_whole_too(store_server: StoreServer
 
 
 async def test_syncs_by_several_processes_race_for_the_last_places(store_server: StoreServer, prefix: str) -> None:
-    """Whoever is answered 200 is stored whole, whoever is refused not at all."""
+    """A sync that gets 200 is stored completely, a refused one not at all."""
     store: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "max_videos_per_user": 10}
     async with serving(**store) as one, serving(**store) as two, rest(one) as here, rest(two) as there:
         user, _ = await with_videos(here, 3)

@@ -1,4 +1,4 @@
-"""Several worker processes behind one port are one service."""
+"""Several worker processes behind one port act as one service."""
 
 import asyncio
 import contextlib
@@ -27,14 +27,14 @@ async def program(tmp_path: Path) -> AsyncIterator[Program]:
 
 
 def connections(pid: int, port: int) -> int:
-    """How many accepted TCP connections to `port` a process holds, by the kernel's word."""
+    """How many accepted TCP connections to `port` a process has, according to the kernel."""
     inodes = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, *_, inode = line.split()[:10]
         if state == "01" and int(local.partition(":")[2], 16) == port:
             inodes.add(f"socket:[{inode}]")
     held = 0
-    with contextlib.suppress(OSError):  # it has ended meanwhile
+    with contextlib.suppress(OSError):  # the process has ended in the meantime
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 held += os.readlink(entry) in inodes
@@ -42,18 +42,18 @@ def connections(pid: int, port: int) -> int:
 
 
 def workers(program: Program) -> dict[int, int]:
-    """Processes that hold connections, and how many."""
+    """The processes that have connections, and how many."""
     held = {pid: connections(pid, program.port) for pid in descendants(program.process.pid)}
     return {pid: count for pid, count in held.items() if count}
 
 
-async def test_devices_on_both_workers_see_what_any_of_them_changes(program: Program) -> None:
+async def test_devices_on_both_workers_receive_all_changes(program: Program) -> None:
     """One learner's devices are spread over the workers: a change by any device, or by REST, reaches all the others."""
     user, by_device, by_rest = (str(uuid4()) for _ in range(3))
     async with contextlib.AsyncExitStack() as stack:
         devices: list[Device] = []
         while len(devices) < DEVICES or len(workers(program)) < 2:
-            assert len(devices) < 20 * DEVICES, "one worker takes all connections"
+            assert len(devices) < 20 * DEVICES, "one worker accepts all connections"
             devices.append(await stack.enter_async_context(device(program.running, user)))
         for end, player in ((10, devices[0]), (20, devices[-1])):
             await player.play(by_device, end - 10, end)
@@ -69,8 +69,8 @@ async def test_devices_on_both_workers_see_what_any_of_them_changes(program: Pro
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-async def test_a_signal_ends_all_of_it(program: Program, number: int) -> None:
-    """With connections open: exit code 0 within a bound, and neither a worker nor the store is left."""
+async def test_a_signal_ends_all_processes(program: Program, number: int) -> None:
+    """With connections open: exit code 0 in time, and neither a worker nor the store is left."""
     below = descendants(program.process.pid)
     assert len(below) >= 3
     async with contextlib.AsyncExitStack() as stack:
@@ -82,8 +82,8 @@ async def test_a_signal_ends_all_of_it(program: Program, number: int) -> None:
         assert not any(alive(pid) for pid in below)
 
 
-async def test_a_killed_worker_is_replaced_and_its_devices_come_back(program: Program) -> None:
-    """kill -9 of one worker: a new one takes its place, what was acked is there, and pushes work as before."""
+async def test_a_killed_worker_is_replaced_and_its_devices_reconnect(program: Program) -> None:
+    """kill -9 of one worker: a new one takes its place, what was acked is stored, and pushes work as before."""
     user, video = str(uuid4()), str(uuid4())
     async with device(program.running, user) as player:
         await player.play(video, 0, 10)
@@ -101,10 +101,8 @@ async def test_a_killed_worker_is_replaced_and_its_devices_come_back(program: Pr
 
 
 @pytest.mark.parametrize(("victim", "loop"), [(b"valkey-server", "embedded-store"), (b"spawn_main", "workers")])
-async def test_whichever_worker_answers_tells_what_was_started_again(
-    program: Program, victim: bytes, loop: str
-) -> None:
-    """Their parent does that, and counts it for all: for those that lived and for one that has come since."""
+async def test_every_worker_reports_all_restarts(program: Program, victim: bytes, loop: str) -> None:
+    """The parent restarts workers and the store, and counts for all: for workers that lived on and for new ones."""
     killed = next(pid for pid in descendants(program.process.pid) if victim in command_line(pid))
     os.kill(killed, signal.SIGKILL)
     await gone([killed])

@@ -1,8 +1,6 @@
-"""A server whose clock was ahead, and one whose clock is right: what the first has stored binds nobody at the second.
-
-A clock of a test is that of a whole process. Two on one store are what the store's own clock makes of them when it is
-set: the one has not noticed yet.
-"""
+"""A server whose clock was ahead, and one whose clock is right: instants stored by the first do not outrank those of
+the second. A test's clock is that of a whole process. Two processes on one store differ when the store's clock is set
+and one of them has not noticed yet."""
 
 import asyncio
 import contextlib
@@ -46,14 +44,14 @@ def fresh() -> tuple[str, str]:
     return str(uuid4()), str(uuid4())
 
 
-async def test_the_position_follows_who_plays_now(nodes: Nodes) -> None:
-    """To and fro between the two: whoever reports last, and no reader is told of a later moment than now."""
+async def test_the_position_follows_the_current_player(nodes: Nodes) -> None:
+    """Alternating between the two servers: the last report wins, and no reader gets an instant in the future."""
     user, video = fresh()
     async with device(nodes.fast, user) as tv, device(nodes.right, user) as phone, rest(nodes.right) as api:
         for turn, player in enumerate([tv, phone] * 3, 1):
             for clock in (nodes.fast.clock, nodes.right.clock):
                 clock.advance(30)
-            position = 600 - 30 * turn  # always further back: nothing but the time can decide for it
+            position = 600 - 30 * turn  # always further back, so that only the time can decide for it
             assert (await player.play(video, position - 30, position))["rejected"] == []
             record = ok(await api.get(f"/progress/{user}/{video}?detail=full"))
             assert record["position"] == position
@@ -64,8 +62,8 @@ async def test_the_position_follows_who_plays_now(nodes: Nodes) -> None:
             assert parse_instant(told["lastWatched"]) <= (nodes.right if other is phone else nodes.fast).clock.wall
 
 
-async def test_a_play_after_a_deletion_by_the_fast_one_is_taken(nodes: Nodes) -> None:
-    """At once, by heartbeat, update and sync; what was played before the deletion stays deleted."""
+async def test_a_play_after_a_deletion_by_the_fast_node_is_stored(nodes: Nodes) -> None:
+    """At once, by heartbeat, update and sync. Plays before the deletion stay deleted."""
     user, video = fresh()
     async with device(nodes.right, user) as player, rest(nodes.fast) as fast, rest(nodes.right) as right:
         for _ in range(2):
@@ -94,7 +92,7 @@ async def test_a_play_after_a_deletion_by_the_fast_one_is_taken(nodes: Nodes) ->
             assert [rejection["code"] for rejection in late["rejected"]] == ["deleted"]
 
 
-async def test_a_deletion_covers_what_the_fast_one_has_stored_and_no_moment_after_it(nodes: Nodes) -> None:
+async def test_a_deletion_covers_what_the_fast_node_has_stored_and_nothing_later(nodes: Nodes) -> None:
     user, video = fresh()
     async with device(nodes.fast, user) as tv, device(nodes.right, user) as phone, rest(nodes.right) as api:
         await tv.play(video, 0, 10)
@@ -106,8 +104,8 @@ async def test_a_deletion_covers_what_the_fast_one_has_stored_and_no_moment_afte
         assert (await phone.play(video, 20, 30))["rejected"] == []
 
 
-async def test_who_watched_by_the_fast_one_is_no_viewer_for_ever(nodes: Nodes) -> None:
-    """Not at the moment that it had shown, either, and somebody who watches now counts."""
+async def test_a_viewer_of_the_fast_node_is_not_counted_as_watching_for_ever(nodes: Nodes) -> None:
+    """Not at the instant that the fast node stored either, and a learner who watches now is counted."""
     user, other, video = str(uuid4()), *fresh()
     async with device(nodes.fast, user) as tv, device(nodes.right, other) as phone, rest(nodes.right) as api:
         await tv.play(video, 0, 10)
@@ -121,8 +119,8 @@ async def test_who_watched_by_the_fast_one_is_no_viewer_for_ever(nodes: Nodes) -
         assert (seen["viewers"], seen["retention"]) == (2, [2] * 10)
 
 
-async def test_a_new_duration_reaches_the_records_of_the_fast_one(nodes: Nodes) -> None:
-    """And does not make the flush that brings it believe theirs."""
+async def test_a_new_duration_reaches_the_records_of_the_fast_node(nodes: Nodes) -> None:
+    """It does not make the flush that writes it believe their instants."""
     user, video = fresh()
     async with device(nodes.fast, user) as tv, device(nodes.right, user) as phone, rest(nodes.right) as api:
         await tv.play(video, 0, 55)
@@ -134,10 +132,10 @@ async def test_a_new_duration_reaches_the_records_of_the_fast_one(nodes: Nodes) 
         assert parse_instant(record["completedAt"]) <= nodes.right.clock.wall
 
 
-async def test_a_process_that_was_idle_takes_the_first_play_after_such_a_deletion(
+async def test_an_idle_process_stores_the_first_play_after_such_a_deletion(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """Its last batch was long ago, and this one is as young as the play."""
+    """Its last batch was long ago, and this batch is as recent as the play."""
     user, video = fresh()
     chosen: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix}
     async with (
@@ -152,16 +150,16 @@ async def test_a_process_that_was_idle_takes_the_first_play_after_such_a_deletio
         right.clock.advance(600)
         at = right.clock.wall - 300_000
         late = await here.post("/progress/update", json={**update, "lastWatched": iso(at)})
-        assert late.status_code == 409, "it happened before all that is known of"
+        assert late.status_code == 409, "it happened before everything that is stored"
         ok(await here.post("/progress/update", json={**update, "lastWatched": iso(right.clock.wall)}))
 
 
 @pytest.mark.parametrize("steps_s", [(86_400, -86_400), (-86_400, 86_400), (60, -120, 60), (-3_600, -3_600, 7_200)])
-async def test_a_clock_that_is_set_to_and_fro(
+async def test_a_clock_that_is_set_forward_and_back(
     store_server: StoreServer, prefix: str, steps_s: tuple[float, ...]
 ) -> None:
-    """Between a report and its flush as well: what is sent is stored once, the newest position wins after each step,
-    and so do a deletion and the play after it."""
+    """Also between a report and its flush: reports are stored once, the newest position wins after each step, and so do
+    a deletion and the play after it."""
     user, video = fresh()
     settings: dict[str, Any] = {"redis_url": store_server.url, "key_prefix": prefix, "flush_interval_s": 0.2}
     async with serving(**settings) as server, rest(server) as api, device(server, user) as player:
@@ -186,15 +184,17 @@ async def test_a_clock_that_is_set_to_and_fro(
 
 
 async def ended(player: Device) -> int | None:
-    """The code that it is closed with."""
+    """The close code."""
     with pytest.raises(ConnectionClosed) as closed:
         await player.until("never")
     return closed.value.rcvd.code if closed.value.rcvd else None
 
 
 async def test_sessions_that_a_fast_clock_ended_are_ended_once(store_server: StoreServer, prefix: str) -> None:
-    """Each time that a process has its channels anew it looks what it has missed. What began after is left alone, and
-    an operator can end it as ever."""
+    """After each resubscription a process checks what it has missed.
+
+    Sessions that began later are not ended, and an operator can still end them.
+    """
     user, keys = str(uuid4()), Keys(prefix)
     async with (
         serving(redis_url=store_server.url, key_prefix=prefix) as server,
@@ -229,7 +229,7 @@ async def test_sessions_that_a_fast_clock_ended_are_ended_once(store_server: Sto
 async def test_sessions_that_began_before_the_clock_was_set_back_can_be_ended(
     store_server: StoreServer, prefix: str
 ) -> None:
-    """Also by a process that did not hear it."""
+    """Also by a process that missed the message."""
     user, keys = str(uuid4()), Keys(prefix)
     clock = FakeClock(START_MS + 86_400_000)
     async with (

@@ -1,4 +1,4 @@
-"""The user of examples/playhead.acl may do all that the service does to its store, and nothing else."""
+"""The user in examples/playhead.acl may run every command that the service needs, and nothing else."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ OF_SEVERAL_SERVERS = {"wait", "cluster|slots", "asking"}
 
 @dataclass(frozen=True)
 class Guarded:
-    """A store with the users of the example, and nobody else."""
+    """A store with the users of the example only."""
 
     url: str
     path: Path
@@ -52,7 +52,7 @@ class Guarded:
 
 @pytest.fixture(params=["redis7", "valkey", "valkey-fsync"])
 def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
-    """The file as it is on both stores; on Valkey also with what durability fsync needs."""
+    """The file as it is on both stores; on Valkey also with the permissions for durability fsync."""
     kind, _, fsync = request.param.partition("-")
     more = SINCE_7_2 if fsync else ""
     acl, path = written_acl(tmp_path, more), tmp_path / "store.sock"
@@ -63,10 +63,10 @@ def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]
         yield Guarded(url, path, fsync or "memory", allowed)
 
 
-async def test_the_user_of_the_example_may_do_all_that_we_do_and_nothing_more(guarded: Guarded) -> None:
-    """Every kind of request, on two processes: none of their commands is refused, and no command is allowed in vain."""
+async def test_the_user_of_the_example_has_exactly_the_permissions_it_needs(guarded: Guarded) -> None:
+    """Every kind of request, on two processes: no command is refused, and no permitted command is unused."""
     async with opened(guarded.url, durability=guarded.durability) as store:
-        by_the_server = await commands(store)  # Valkey asks itself for its configuration
+        by_the_server = await commands(store)  # Valkey reads its own configuration
         async with contextlib.AsyncExitStack() as stack:
             servers = [
                 await stack.enter_async_context(serving(redis_url=guarded.url, durability=guarded.durability))
@@ -76,21 +76,21 @@ async def test_the_user_of_the_example_may_do_all_that_we_do_and_nothing_more(gu
         await store.check()
         await unsubscribed(store)
         turned_away = {name for name, count in (await commands(store)).items() if count["rejected_calls"]}
-        assert turned_away <= {"client|setinfo"}, "redis-py names itself; it may not, without harm"
+        assert turned_away <= {"client|setinfo"}, "redis-py sends its name; a refusal does no harm"
         assert not [sentence for sentence in await concerns(parts_of(store).link) if "could not be checked" in sentence]
         used = {name for name, count in (await commands(store)).items() if count["calls"] and name not in by_the_server}
-    assert guarded.allowed - by_the_server.keys() - used - OF_SEVERAL_SERVERS == set(), "allowed in vain"
-    assert used <= guarded.allowed | {"auth", "hello"}, "these two are open to everybody"
+    assert guarded.allowed - by_the_server.keys() - used - OF_SEVERAL_SERVERS == set(), "permitted but unused"
+    assert used <= guarded.allowed | {"auth", "hello"}, "these two are permitted to everybody"
 
 
 async def commands(store: Store) -> dict[str, dict[str, int]]:
-    """What the server has been asked, by everybody and inside scripts."""
+    """The commands that the server has received, from all clients and in scripts."""
     (stats,) = await parts_of(store).run([("INFO", "commandstats")])
     return {name.removeprefix("cmdstat_"): count for name, count in stats.items()}
 
 
 async def conversation(here: Running, there: Running) -> None:
-    """What learners and pages do with the service."""
+    """Everything that learners and pages do with the service."""
     user, video, by_beacon = (str(uuid4()) for _ in range(3))
     async with rest(here) as http:
         ok(await http.put(f"/videos/{video}", json={"title": "A title", "duration": 60}))
@@ -119,7 +119,7 @@ async def conversation(here: Running, there: Running) -> None:
 
 
 async def unsubscribed(store: Store) -> None:
-    """As the hub does it when a learner has been gone for a while."""
+    """Unsubscribe, as the hub does some time after a learner has left."""
     channels = parts_of(store).listen(lambda name, data: None, lambda name: None)
     name = keys_of(store).push("u")
     task = asyncio.create_task(channels.run())
@@ -135,8 +135,8 @@ async def unsubscribed(store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey"])
-async def test_the_operators_user_may_do_all_that_their_commands_do(kind: str, tmp_path: Path) -> None:
-    """Rebuild with something to mend and learners who play on, export and import: nothing is refused."""
+async def test_the_operators_user_may_run_all_operators_commands(kind: str, tmp_path: Path) -> None:
+    """A rebuild with something to repair while learners play, an export and an import: nothing is refused."""
     options = ("--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path), "--appendonly", "yes")
     url = as_playhead(tmp_path / "s", db=1)
     with running(kind, tmp_path, url, *options):
@@ -146,8 +146,8 @@ async def test_the_operators_user_may_do_all_that_their_commands_do(kind: str, t
     assert {name for name, count in counts.items() if count["rejected_calls"]} <= {"client|setinfo"}
 
 
-async def test_the_operators_user_needs_each_of_its_rights(tmp_path: Path) -> None:
-    """Without any one of them something is refused, and the error names it."""
+async def test_the_operators_user_needs_each_of_its_permissions(tmp_path: Path) -> None:
+    """Without any one of them a command is refused, and the error names it."""
     acl = written_acl(tmp_path)
     acl.write_text(f"user admin on nopass ~* +@all\n{acl.read_text()}")
     url = as_playhead(tmp_path / "s", db=1)
@@ -165,13 +165,13 @@ async def test_the_operators_user_needs_each_of_its_rights(tmp_path: Path) -> No
                 with pytest.raises(StoreUnavailable) as refused:
                     await operate(as_operator(tmp_path / "s", db=1), server)
                 lacks, name = lacked_right(refused.value), right.upper().replace("|", " ")
-                if right != "script|load":  # then a script is not known
-                    assert lacks == name or "videos.lua" in str(lacks), "which calls it by a variable"
+                if right != "script|load":  # then a script is unknown
+                    assert lacks == name or "videos.lua" in str(lacks), "which calls it through a variable"
                 admin.acl_setuser("playhead-operator", enabled=True, commands=[f"+{right}"])
 
 
 async def operate(url: str, server: Running) -> None:
-    """All that operators do, by the user of this URL, while the service serves the same store."""
+    """Run all commands of operators with the user of this URL, while the service uses the same store."""
     async with opened(url) as store:
         await store.check()
         await StoreClock.of(store)
@@ -236,7 +236,7 @@ DENIED = [
 
 
 async def test_the_user_of_the_example_may_do_nothing_else(guarded: Guarded) -> None:
-    """Neither by command nor inside a script."""
+    """Neither directly nor in a script."""
     with redis.Redis.from_url(guarded.url) as client:
         for command in DENIED:
             with pytest.raises(redis.exceptions.NoPermissionError):
@@ -251,7 +251,7 @@ OPERATORS_TOO = {"SCAN 0", "DEL ph:epoch"}
 
 
 async def test_the_operators_user_may_do_nothing_else_either(guarded: Guarded) -> None:
-    """Beyond walking through all keys, and taking away those of ours."""
+    """Except for scanning all keys and deleting those of the service."""
     with redis.Redis.from_url(as_operator(guarded.path)) as client:
         for command in sorted({*DENIED} - OPERATORS_TOO):
             with pytest.raises(redis.exceptions.NoPermissionError):
@@ -267,8 +267,8 @@ STRANGERS = ["", ":@", ":x@", "default:@", "default:x@", f"default:{quote(PASSWO
 
 @pytest.mark.parametrize("given", STRANGERS)
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_the_default_user_has_rights_and_no_way_in(guarded: Guarded, given: str, protocol: int) -> None:
-    """Nobody can be that user, whatever password they try, by AUTH or by HELLO."""
+async def test_nobody_can_log_in_as_the_default_user(guarded: Guarded, given: str, protocol: int) -> None:
+    """With any password, by AUTH or by HELLO."""
     with redis.Redis.from_url(f"unix://{given}{guarded.path}", protocol=protocol) as stranger:
         for command in ("GET ph:epoch", "FLUSHALL", "ACL WHOAMI", "PING"):
             with pytest.raises((redis.AuthenticationError, redis.ResponseError), match=r"(?i)auth|WRONGPASS|invalid"):
@@ -276,8 +276,8 @@ async def test_the_default_user_has_rights_and_no_way_in(guarded: Guarded, given
 
 
 @pytest.mark.parametrize("kind", ["redis7", "valkey"])
-def test_a_password_in_the_configuration_opens_no_way_in(kind: str, tmp_path: Path) -> None:
-    """`requirepass` is the default user's; the file, which is read after it, takes that away."""
+def test_a_password_in_the_configuration_does_not_enable_the_default_user(kind: str, tmp_path: Path) -> None:
+    """`requirepass` is the default user's password; the ACL file, which is read after it, removes it."""
     options = ("--unixsocket", tmp_path / "s", "--requirepass", "secret", "--aclfile", written_acl(tmp_path))
     with running(kind, tmp_path, as_playhead(tmp_path / "s"), *options):
         for given in ("", ":secret@", "default:secret@"):
@@ -286,8 +286,8 @@ def test_a_password_in_the_configuration_opens_no_way_in(kind: str, tmp_path: Pa
                 stranger.get("ph:epoch")
 
 
-async def test_fsync_without_the_right_to_wait_for_the_disk_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    """The example as it is lacks WAITAOF; who asks for fsync is told at the start, not by a heartbeat."""
+async def test_fsync_without_permission_for_waitaof_is_refused_at_startup(tmp_path: Path) -> None:
+    """The example as it is does not permit WAITAOF. The error comes at startup, not with a heartbeat."""
     url = as_playhead(tmp_path / "s")
     options = ("--unixsocket", tmp_path / "s", "--aclfile", written_acl(tmp_path), "--appendonly", "yes")
     with running("valkey", tmp_path, url, *options):
@@ -298,7 +298,7 @@ async def test_fsync_without_the_right_to_wait_for_the_disk_is_refused_in_a_sent
 
 
 async def test_another_key_prefix_needs_other_patterns(tmp_path: Path) -> None:
-    """The keys and channels of the example are those of the prefix ph; with them replaced another prefix is served."""
+    """The keys and channels of the example have the prefix ph; another prefix needs its own."""
     url = as_playhead(tmp_path / "s")
     acl = written_acl(tmp_path)
     for path, prefix in ((acl, "mine"), (tmp_path / "other.acl", "ph")):

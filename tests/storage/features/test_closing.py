@@ -1,4 +1,4 @@
-"""Connections to the store end when they are ended, whatever is under way then; nothing is opened afterwards."""
+"""Closing a store ends its connections whatever is in progress, and nothing is opened afterwards."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ MEGABYTE = b"x" * 1_000_000
 
 @contextlib.asynccontextmanager
 async def deaf(*, greets: bool = False) -> AsyncIterator[tuple[int, list[asyncio.StreamWriter]]]:
-    """A port where connections are taken, and nothing is read or answered; or only a client's first words (RESP2)."""
+    """A port that accepts connections and reads nothing, or answers only a client's first commands (RESP2)."""
     taken: list[asyncio.StreamWriter] = []
     gone = asyncio.Event()
 
@@ -45,11 +45,11 @@ async def deaf(*, greets: bool = False) -> AsyncIterator[tuple[int, list[asyncio
             writer.transport.abort()
 
 
-async def test_closing_while_questions_are_under_way_leaves_nothing_open(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """At whatever step they are: waiting for a connection, connecting, in the handshake, or waiting for an answer. Each
-    ends, well or with StoreUnavailable; so does one that is put later."""
+async def test_closing_during_commands_leaves_nothing_open(store_server: StoreServer, prefix: str) -> None:
+    """At any step: waiting for a connection, connecting, in the handshake, or waiting for a reply.
+
+    Each command succeeds or raises StoreUnavailable; so does a later one.
+    """
     dice = random.Random(7)
     for _ in range(40):
         store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix, timeout_s=5.0)
@@ -68,7 +68,7 @@ async def test_closing_while_questions_are_under_way_leaves_nothing_open(
 
 
 async def test_a_node_that_leaves_a_cluster_leaves_no_connection(prefix: str) -> None:
-    """Nor does whoever waits for it open one anew: here one that is asked again as its pool is closed."""
+    """Nor does a caller that waits for the node open a new one: here a command is retried while its pool is closed."""
     async with deaf() as (port, taken):
         store = open_store(f"redis+cluster://127.0.0.1:{port}", worker="w", key_prefix=prefix, timeout_s=30.0)
         primary: Primary = parts_of(store).link.primary(f"127.0.0.1:{port}")  # type: ignore[attr-defined] # a cluster's
@@ -87,23 +87,25 @@ async def test_a_node_that_leaves_a_cluster_leaves_no_connection(prefix: str) ->
         await store.close()
 
 
-async def test_what_a_silent_store_did_not_take_does_not_wait_for_it(prefix: str) -> None:
-    """A connection that is given up is cut: else each attempt would leave a socket, and what it had to send, until the
-    kernel gives up on the peer."""
+async def test_unsent_data_for_a_silent_store_is_dropped(prefix: str) -> None:
+    """A connection that is given up is aborted.
+
+    Otherwise each attempt would leave a socket and its unsent data, until the kernel gives up on the peer.
+    """
     async with deaf(greets=True) as (port, taken):
         store = open_store(f"redis://127.0.0.1:{port}?protocol=2", worker="w", timeout_s=SILENT_S)
         before = descriptors()
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
                 await parts_of(store).run([("SET", f"{prefix}:{n}", MEGABYTE) for n in range(16)])
-        assert len(taken) == 4, "each was tried twice"
+        assert len(taken) == 4, "each attempt was made twice"
         await asyncio.sleep(0)
-        assert (descriptors() - before).total() == len(taken), "our ends are closed, and theirs open"
+        assert (descriptors() - before).total() == len(taken), "only the server's ends are open"
         await store.close()
 
 
 async def test_a_silent_sentinel_does_not_hide_the_others(prefix: str) -> None:
-    """Each has its share of the time, so that the last one is asked within the timeout of a question."""
+    """Each has a share of the timeout, so that the last one is asked within the timeout of a command."""
     async with deaf() as (first, asked), deaf() as (second, asked_too):
         ports = f"127.0.0.1:{first},127.0.0.1:{second},127.0.0.1:{free_port()}"
         store = open_store(f"redis+sentinel://{ports}/progress", worker="w", key_prefix=prefix, timeout_s=2.0)
@@ -119,8 +121,10 @@ async def test_a_silent_sentinel_does_not_hide_the_others(prefix: str) -> None:
 
 @pytest.mark.parametrize("store_server", ["cluster"], indirect=True)
 async def test_silent_nodes_do_not_hide_the_one_that_answers(prefix: str, store_server: StoreServer) -> None:
-    """A cluster's topology is asked of the next node while the one before is silent; a question is answered before the
-    first of them would have been given up."""
+    """The next node of a cluster is asked for the topology while the one before is silent.
+
+    A command is answered before the first node times out.
+    """
     async with contextlib.AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(deaf()) for _ in range(8)]
         ports = ",".join(f"127.0.0.1:{port}" for port, _ in silent)
@@ -129,15 +133,15 @@ async def test_silent_nodes_do_not_hide_the_one_that_answers(prefix: str, store_
         stack.push_async_callback(store.close)
         before = store.connection_retries
         assert set(await parts_of(store).run([("GET", f"{prefix}:none")])) == {None}
-        assert store.connection_retries == before, "nobody was given up and asked again"
+        assert store.connection_retries == before, "no node was given up and asked again"
 
 
-async def test_many_who_look_for_a_silent_cluster_are_told_together(prefix: str) -> None:
-    """And not one after another, each after a timeout of their own."""
+async def test_many_callers_of_a_silent_cluster_fail_together(prefix: str) -> None:
+    """They do not fail one after another, each after a timeout of its own."""
     async with deaf() as (port, _):
         store = open_store(f"redis+cluster://127.0.0.1:{port}", worker="w", key_prefix=prefix, timeout_s=SILENT_S)
         questions = [asyncio.create_task(parts_of(store).run([("GET", f"{prefix}:{n}")])) for n in range(200)]
-        async with asyncio.timeout(PATIENCE_S):  # 200 timeouts are 100 s
+        async with asyncio.timeout(PATIENCE_S):  # 200 timeouts would be 100 s
             answers = await asyncio.gather(*questions, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
         await store.close()

@@ -1,6 +1,6 @@
-"""Each store that our documents describe, with the files that we ship, keeps what was acked when it is restarted.
+"""Each documented store, with the configuration files that we ship, keeps what was acked when it is restarted.
 
-Under load, and by more faults than these, `make faults` does it.
+`make faults` tests the same under load, and with more faults.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.storage.own_store import opened
 
 LEARNERS = 5
 Played = dict[tuple[str, str], list[list[int]]]
-"""By learner and video, the seconds that were acked."""
+"""The acked seconds of each learner and video."""
 Move = Callable[[Member, Member, int], Iterator[None]]
 
 
@@ -45,9 +45,11 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
         yield stores
 
 
-async def test_what_was_acked_is_there_after_a_restart(stores: Stores) -> None:
-    """Of every server that takes writes, while the service goes on; what is acked afterwards is there, too. What
-    is warned of is what our documents say of this store."""
+async def test_acked_reports_survive_a_restart(stores: Stores) -> None:
+    """Every server that accepts writes is restarted while the service goes on.
+
+    Later acks are durable too. The warnings at startup are those that the documents describe for this store.
+    """
     durability = stores.configuration.durability(stores.kind)
     played: Played = {}
     async with served(stores, durability) as (server, http):
@@ -75,8 +77,9 @@ async def test_what_was_acked_is_there_after_a_restart(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize("move", [by_keys, at_once])
-async def test_slots_move_where_there_are_users(tmp_path: Path, move: Move) -> None:
-    """With the rights that our documents append, under way nothing is lost; without them Valkey moves none at once."""
+async def test_slots_move_on_a_cluster_with_users(tmp_path: Path, move: Move) -> None:
+    """With the permissions that the documents add, nothing is lost during the move; without them Valkey moves no slot
+    at once."""
     played: Played = {}
     with configured("cluster-users", "valkey", tmp_path) as stores:
         assert isinstance(stores, Cluster)
@@ -109,7 +112,7 @@ async def served(stores: Stores, durability: str) -> AsyncIterator[tuple[Running
 
 
 async def play(server: Running, played: Played, start: int) -> None:
-    """Each learner plays half a minute of a video that is theirs, and of one that all watch, until it is acked."""
+    """Each learner plays half a minute of a video of their own and of one that all watch, until it is acked."""
 
     async def one(number: int) -> None:
         user, videos, end = str(uuid4()), (str(uuid4()), f"00000000-0000-4000-8000-{start:012}"), start + 20 + number
@@ -124,7 +127,7 @@ async def play(server: Running, played: Played, start: int) -> None:
 
 
 async def held(http: httpx.AsyncClient, played: Played) -> Played:
-    """What the service tells of these."""
+    """What the service returns for these learners and videos."""
     answers = {key: await http.get(f"/progress/{'/'.join(key)}?detail=full") for key in played}
     return {key: ok(answer)["seen"] for key, answer in answers.items() if answer.status_code == 200}
 

@@ -1,7 +1,5 @@
-"""What a heartbeat and a flush cost, in counts: those don't depend on the machine, and rise when it gets dearer.
-
-Each bound is a little above what is true today. Who needs more raises it, and says why.
-"""
+"""The cost of a heartbeat and a flush, as counts, which do not depend on the machine and rise when the code gets
+slower. Each bound is slightly above the current value. A change that needs more raises it and says why."""
 
 import functools
 import sys
@@ -52,7 +50,7 @@ class Counting(Store):
 
 
 class Sender:
-    """Who hears nothing."""
+    """A connection whose messages are dropped."""
 
     since = 0
 
@@ -70,7 +68,7 @@ def speaking() -> Connection:
 
 
 def beat(connection: Connection, user_id: str, seq: int, pending: Pending, sender: Sender) -> None:
-    """From a frame to the batch, as the endpoint does it."""
+    """Pass a frame to the batch, as the endpoint does."""
     frame = HEARTBEAT % (seq, 5 * seq + 5, 5 * seq, 5 * seq + 5)
     for effect in connection.receive(frame, Now(NOW.wall + 5_000 * seq, NOW.mono + 5_000 * seq)):
         assert isinstance(effect, Take)
@@ -87,8 +85,10 @@ def batch_of(users: int, seq: int = 1) -> Batch:
 @pytest.mark.parametrize("users", [1, RECORDS])
 @pytest.mark.parametrize("seq", [1, 2])
 async def test_a_flush_is_two_round_trips_and_few_script_calls(new_store: NewStore, users: int, seq: int) -> None:
-    """Whatever the number of records; three the first time, when the videos' durations are asked for. Beside the
-    scripts: which store it is and how many commits it has counted, and in stage 2 that it still is and has."""
+    """For any number of records; three the first time, when the videos' durations are read.
+
+    Besides the scripts there are the epoch and the count of commits, and in stage 2 both again.
+    """
     store = new_store(Counting)
     assert isinstance(store, Counting)
     await store.commit(batch_of(1), NOW.wall, lambda user_id: False)
@@ -99,8 +99,8 @@ async def test_a_flush_is_two_round_trips_and_few_script_calls(new_store: NewSto
     assert store.commands == {"GET": 1, "EVALSHA": 2 * calls + 2}, "the count of each stage is the one more"
 
 
-async def test_a_device_that_comes_is_one_round_trip(new_store: NewStore) -> None:
-    """Its records, however many, and the store's identity."""
+async def test_a_connecting_device_costs_one_round_trip(new_store: NewStore) -> None:
+    """Its records, however many, and the store's epoch."""
     store = new_store(Counting)
     assert isinstance(store, Counting)
     await store.commit(batch_of(1), NOW.wall, lambda user_id: False)
@@ -110,7 +110,7 @@ async def test_a_device_that_comes_is_one_round_trip(new_store: NewStore) -> Non
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """Functions that `work` calls, of Python and of C."""
+    """The function calls that `work` makes, in Python and in C."""
     count = 0
 
     def on_event(frame: FrameType, event: str, arg: object) -> None:
@@ -126,7 +126,7 @@ def calls_of(work: Callable[[], object]) -> int:
 
 
 def test_calls_from_frame_to_batch() -> None:
-    """The way of a heartbeat is short: each call here is a tenth of a microsecond and more, at every heartbeat."""
+    """The path of a heartbeat is short: each call costs a tenth of a microsecond and more, for every heartbeat."""
     connection, sender, pending = speaking(), Sender(), Pending(1_000, NOW.wall)
     beat(connection, "user", 1, pending, sender)
     counts = [calls_of(lambda seq=seq: beat(connection, "user", seq, pending, sender)) for seq in range(2, 7)]  # type: ignore[misc]
@@ -134,7 +134,7 @@ def test_calls_from_frame_to_batch() -> None:
 
 
 def test_calls_of_an_ack() -> None:
-    """What follows a flush, for each connection: no model, no serializer."""
+    """What follows a flush, for each connection: no pydantic model, no serializer."""
     connections: Sequence[Connection] = [speaking() for _ in range(3)]
     pending = Pending(1_000, NOW.wall)
     for connection in connections:
@@ -144,8 +144,8 @@ def test_calls_of_an_ack() -> None:
     assert max(counts) <= 10, counts
 
 
-def test_memory_of_a_record_that_waits() -> None:
-    """Its key, its report, its place in the batch; the connection apart."""
+def test_memory_of_a_waiting_record() -> None:
+    """Its key, its report and its place in the batch, without the connection."""
     connections = [speaking() for _ in range(RECORDS)]
     senders = [Sender() for _ in range(RECORDS)]
     pending = Pending(RECORDS, NOW.wall)

@@ -1,4 +1,4 @@
-"""A store that sentinels name: whoever is the primary is committed to and listened to, and a loss is noticed."""
+"""A store that sentinels name: commits and subscriptions go to the current primary, and a loss is detected."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,7 @@ class Watched:
         return int(port) == self.replica and self.ask(self.replica, "INFO", "replication")["role"] == "master"
 
     def is_whole(self) -> bool:
-        """Each sentinel sees a primary and its replica, and the other sentinels."""
+        """Whether each sentinel sees a primary, its replica, and the other sentinels."""
         return all(self._sees_all(port) for port in self.sentinels)
 
     def ask(self, port: int, *command: str) -> Any:
@@ -90,7 +90,7 @@ class Watched:
             self.kill(port)
 
     def start(self, port: int, replica_of: int | None = None) -> None:
-        """One of the two; after a kill, of the other."""
+        """Start one of the two; after a kill, as the replica of the other."""
         directory, path = self._directory / str(port), self._directory / f"{port}.conf"
         directory.mkdir(exist_ok=True)
         of = f"replicaof 127.0.0.1 {replica_of}\n" if replica_of else ""
@@ -128,7 +128,7 @@ async def store(watched: Watched) -> AsyncIterator[Store]:
 
 
 async def commit(store: Store, second: int) -> Committed:
-    """As a flusher does: the same batch until it is stored."""
+    """Commit as a flusher does: the same batch until it is stored."""
     made = Batch()
     played = Report(NOW, NOW, "s", second + 1, second + 1, [second, second + 1], [], 1_000)
     made.deltas.setdefault(("u", "v"), Delta()).ops.append(played)
@@ -140,8 +140,8 @@ async def commit(store: Store, second: int) -> Committed:
                 await asyncio.sleep(0.05)
 
 
-async def test_a_primary_that_is_killed_is_followed_by_its_replica(watched: Watched, store: Store) -> None:
-    """What the replica had is there, and so is what came after; nobody is sent home for it."""
+async def test_a_killed_primary_is_replaced_by_its_replica(watched: Watched, store: Store) -> None:
+    """What the replica had is there, and so are later commits. No connection is closed."""
     before = await commit(store, 0)
     assert (await parts_of(store).run([("WAIT", 1, 5_000)])) == [1]
     watched.kill(watched.primary)
@@ -151,8 +151,8 @@ async def test_a_primary_that_is_killed_is_followed_by_its_replica(watched: Watc
     assert intact(await store.record("u", "v")).seen == [0, 2]
 
 
-async def test_a_primary_that_is_killed_under_load_loses_nothing_that_a_replica_had_to_have(tmp_path: Path) -> None:
-    """replicas:1: acks wait from the kill until the old primary is back, as a replica."""
+async def test_a_primary_killed_under_load_loses_no_replicated_commit(tmp_path: Path) -> None:
+    """replicas:1: acks wait from the kill until the old primary is back as a replica."""
     watched = Watched(tmp_path, "appendonly yes\nappendfsync always\n")
     durable = open_store(watched.url, worker=uuid4().hex, durability="replicas:1", timeout_s=2.0)
     try:
@@ -173,8 +173,8 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_that_a_replica_
         watched.end()
 
 
-async def test_sentinels_and_their_store_speak_tls(tmp_path: Path) -> None:
-    """All of them; in the clear nobody says where the store is."""
+async def test_sentinels_and_their_store_use_tls(tmp_path: Path) -> None:
+    """All of them; without TLS no sentinel answers."""
     authority = Authority(tmp_path, "authority")
     watched = Watched(tmp_path, secure=Secure(binary("redis7"), authority.path, tls(authority, 0, "127.0.0.1")[2:]))
     try:
@@ -196,7 +196,7 @@ async def test_sentinels_and_their_store_speak_tls(tmp_path: Path) -> None:
 
 
 async def test_a_failover_to_a_lagging_replica_starts_a_new_epoch(watched: Watched, store: Store) -> None:
-    """The process whose commit is lost notices with its next one, though another has committed meanwhile."""
+    """The process whose commit is lost detects it with its next one, although another has committed since."""
     before = await commit(store, 0)
     assert (await parts_of(store).run([("WAIT", 1, 5_000)])) == [1]
     with redis.Redis(port=watched.replica) as replica:
@@ -214,8 +214,8 @@ async def test_a_failover_to_a_lagging_replica_starts_a_new_epoch(watched: Watch
     assert (await commit(store, 3)).epoch == after.epoch
 
 
-async def test_a_primary_that_is_demoted_is_written_to_no_more(watched: Watched, store: Store) -> None:
-    """A planned failover: it lives, as a replica; commits and pushes go to its successor."""
+async def test_a_demoted_primary_is_no_longer_written_to(watched: Watched, store: Store) -> None:
+    """A planned failover: the old primary lives on as a replica; commits and pushes go to its successor."""
     user, video = str(uuid4()), str(uuid4())
     chosen: dict[str, Any] = {"redis_url": watched.url, "flush_interval_s": 0.02, "store_timeout_s": 2.0}
     async with contextlib.AsyncExitStack() as stack:
@@ -233,8 +233,8 @@ async def test_a_primary_that_is_demoted_is_written_to_no_more(watched: Watched,
         assert successor.hexists(Keys().progress(user), video)
 
 
-async def test_what_is_said_at_the_start(watched: Watched, store: Store) -> None:
-    """Of the primary, what is said of any store; of a service that no sentinel knows, its name."""
+async def test_warnings_at_startup(watched: Watched, store: Store) -> None:
+    """For the primary, the same as for any store; for a service that no sentinel knows, its name."""
     assert await concerns(parts_of(store).link) == [
         "The store keeps nothing on disk, so all progress is lost when it ends: turn its appendonly on."
     ]

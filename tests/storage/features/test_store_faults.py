@@ -1,4 +1,4 @@
-"""Stores that forget, that don't write, or that hold what nobody of us wrote."""
+"""Stores that forget, that refuse writes, or that hold values that the service did not write."""
 
 import asyncio
 import subprocess
@@ -25,11 +25,11 @@ from tests.stages import BetweenStages
 
 pytestmark = pytest.mark.stores("valkey", "redis7", "cluster")
 NOW = 1_764_000_000_000
-uvloop.new_event_loop().close()  # its first opens a pipe for the signals of the process, which stays
+uvloop.new_event_loop().close()  # the first loop opens a pipe for the process's signals, which stays open
 
 
 class PrivateValkey:
-    """A server of the test's own, with options of its own."""
+    """A server for one test, with options of its own."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self._directory, self._options = directory, options
@@ -65,8 +65,8 @@ def batch(*reports: tuple[str, str, Report]) -> Batch:
     return made
 
 
-async def test_what_a_store_that_is_away_is_asked_again_is_counted(tmp_path: Path) -> None:
-    """Of all connections together. A pipeline is tried once more, and each time its connection."""
+async def test_retries_of_an_unavailable_store_are_counted(tmp_path: Path) -> None:
+    """Over all connections. A pipeline is retried once, and with each attempt its connection."""
     valkey = PrivateValkey(tmp_path)
     store = open_store(valkey.url, worker=uuid4().hex)
     try:
@@ -87,9 +87,12 @@ async def test_what_a_store_that_is_away_is_asked_again_is_counted(tmp_path: Pat
         valkey.kill()
 
 
-async def test_an_unchanged_commit_does_not_pass_for_one_on_disk(tmp_path: Path) -> None:
-    """WAITAOF waits for its own connection's writes. A repeat writes nothing, perhaps on another connection, and must
-    still not be told "stored" while the first attempt is on no disk."""
+async def test_an_unchanged_commit_does_not_count_as_synced(tmp_path: Path) -> None:
+    """WAITAOF waits for the writes of its own connection.
+
+    A repeated commit writes nothing, perhaps on another connection, and must not be acknowledged while the first
+    attempt is not on disk.
+    """
     valkey = PrivateValkey(tmp_path, "--appendonly", "yes", "--appendfsync", "no")
     try:
         stores = [open_store(valkey.url, worker=uuid4().hex, durability="fsync", timeout_s=1.5) for _ in range(2)]
@@ -104,8 +107,9 @@ async def test_an_unchanged_commit_does_not_pass_for_one_on_disk(tmp_path: Path)
         valkey.kill()
 
 
-async def test_a_store_that_went_back_in_time_gets_another_epoch(tmp_path: Path) -> None:
-    """Restored from a snapshot it has its old epoch and counts revisions again: who knows of the lost must notice."""
+async def test_a_store_that_went_back_in_time_gets_a_new_epoch(tmp_path: Path) -> None:
+    """A store restored from a snapshot has its old epoch and counts revisions again; devices that know lost revisions
+    must notice."""
     valkey = PrivateValkey(tmp_path)
     store = open_store(valkey.url, worker=uuid4().hex)
     try:
@@ -128,14 +132,14 @@ async def test_a_store_that_went_back_in_time_gets_another_epoch(tmp_path: Path)
 
 
 def resetting_next(pool: ConnectionPool) -> list[bool]:
-    """The next connection that is taken is reset before it is used; what is returned then is no longer empty."""
+    """The next connection taken from the pool is reset before it is used; the returned list is then no longer empty."""
     get, done = pool.get_connection, list[bool]()
 
     async def reset(*args: Any) -> Any:
         pool.get_connection = get  # type: ignore[method-assign]
         connection = await get(*args)  # type: ignore[no-untyped-call]
         connection._writer.transport.abort()
-        await asyncio.sleep(0.01)  # for the loop to close it
+        await asyncio.sleep(0.01)  # so that the loop closes it
         done.append(True)
         return connection
 
@@ -143,10 +147,8 @@ def resetting_next(pool: ConnectionPool) -> list[bool]:
     return done
 
 
-def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """uvloop raises RuntimeError where asyncio raises OSError: the flusher died of it, and the process with it."""
+def test_a_connection_reset_during_a_command_is_an_outage_on_uvloop_too(store_server: StoreServer, prefix: str) -> None:
+    """uvloop raises RuntimeError where asyncio raises OSError, which ended the flusher, and the process with it."""
 
     async def story() -> None:
         store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix, timeout_s=1.0)
@@ -155,8 +157,8 @@ def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
             resets = [resetting_next(primary.pool) for primary in await parts_of(store).link.primaries()]
             committed = await store.commit(batch(("u", "v", play(1))), NOW, lambda _: False)
             assert committed.results["u", "v"].outcomes == ()
-            assert any(resets), "what was reset is asked again"
-            assert store.connection_retries == sum(map(len, resets)), "and that is counted"
+            assert any(resets), "the reset command is sent again"
+            assert store.connection_retries == sum(map(len, resets)), "and the retry is counted"
         finally:
             await store.close()
 
@@ -165,7 +167,7 @@ def test_a_connection_that_is_reset_under_a_command_is_an_outage_on_uvloop_too(
 
 
 class LosesItsData(BetweenStages):
-    """Once, when stage 1 of a commit is stored and stage 2 is not, the store behind it is emptied."""
+    """Empties the store behind it once, when stage 1 of a commit is stored and stage 2 is not."""
 
     loses = False
 
@@ -176,11 +178,11 @@ class LosesItsData(BetweenStages):
 
 
 @pytest.mark.parametrize("durability", ["memory", "fsync"])
-async def test_a_commit_whose_stage_1_is_lost_before_stage_2_is_not_told_stored(
+async def test_a_commit_whose_stage_1_is_lost_before_stage_2_is_not_acknowledged(
     tmp_path: Path, durability: str
 ) -> None:
-    """A store that came back empty, or older, between the two stages took stage 2, and a batch was acked of which
-    nothing was left; and the totals kept to the revisions that were lost."""
+    """A store that came back empty, or older, between the two stages executed stage 2, so a batch was acked of which
+    nothing was left, and the totals kept the lost revisions."""
     valkey = PrivateValkey(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
     store = LosesItsData(valkey.url, worker=uuid4().hex, durability=durability)
     try:
@@ -198,10 +200,8 @@ async def test_a_commit_whose_stage_1_is_lost_before_stage_2_is_not_told_stored(
         valkey.kill()
 
 
-async def test_two_lanes_of_one_process_don_t_mistake_each_other_for_a_store_that_went_back(
-    store_server: StoreServer, prefix: str
-) -> None:
-    """Answers of concurrent commits may be read in any order; the epoch stays."""
+async def test_concurrent_commits_of_one_process_keep_the_epoch(store_server: StoreServer, prefix: str) -> None:
+    """The replies to concurrent commits may be read in any order."""
     store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix)
     try:
         commits = [store.commit(batch(("u", "v", play(second))), NOW, lambda _: False) for second in range(100)]
@@ -211,10 +211,8 @@ async def test_two_lanes_of_one_process_don_t_mistake_each_other_for_a_store_tha
 
 
 @pytest.mark.parametrize("damage", [b"\xc1", b"\x01", b"", b"\x01\x93\x01\x02\x03"])
-async def test_a_damaged_value_costs_itself_and_nobody_else(
-    store_server: StoreServer, prefix: str, damage: bytes
-) -> None:
-    """An entry of an audience, or a record, that can't be read: others in the same batch are stored and counted."""
+async def test_a_damaged_value_affects_no_other(store_server: StoreServer, prefix: str, damage: bytes) -> None:
+    """A damaged audience entry or record: others in the same batch are stored and counted."""
     store = open_store(store_server.url, worker=uuid4().hex, key_prefix=prefix)
     try:
         await parts_of(store).run([("HSET", keys_of(store).audience("v"), "damaged", damage)])

@@ -1,4 +1,4 @@
-"""A store that is reached by TLS only, alone and as a cluster; sentinels are in test_sentinel.py."""
+"""A store that accepts TLS only, as one server and as a cluster; test_sentinel.py has sentinels."""
 
 import asyncio
 from pathlib import Path
@@ -22,8 +22,11 @@ from tests.storage.connection.test_cluster import LEARNERS, batch, commit
 from tests.storage.own_store import PASSWORD, PATIENCE_S, as_playhead, opened, running, written_acl
 
 
-async def test_a_heartbeat_goes_to_a_store_that_speaks_only_tls(tmp_path: Path) -> None:
-    """rediss:// with the authority's certificate: played, acked, read back; in the clear nothing is answered."""
+async def test_a_heartbeat_is_stored_over_tls(tmp_path: Path) -> None:
+    """rediss:// with the authority's certificate: played, acked and read back.
+
+    Without TLS the store does not answer.
+    """
     authority, port = Authority(tmp_path, "authority"), free_port()
     url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={quote(str(authority.path))}"
     with running("redis7", tmp_path, url, *tls(authority, port, "127.0.0.1")):
@@ -39,8 +42,8 @@ async def test_a_heartbeat_goes_to_a_store_that_speaks_only_tls(tmp_path: Path) 
                 await store.check()
 
 
-async def test_a_store_may_ask_for_our_certificate_too(tmp_path: Path) -> None:
-    """With ssl_certfile and ssl_keyfile it lets us in, without them not."""
+async def test_a_store_may_require_a_client_certificate(tmp_path: Path) -> None:
+    """With ssl_certfile and ssl_keyfile the store accepts the connection, without them it does not."""
     authority, port = Authority(tmp_path, "authority"), free_port()
     certificate, key = authority.issue("client")
     without = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={quote(str(authority.path))}"
@@ -54,8 +57,8 @@ async def test_a_store_may_ask_for_our_certificate_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["authority", "host"])
-async def test_a_certificate_that_proves_nothing_is_refused_in_a_sentence(tmp_path: Path, wrong: str) -> None:
-    """Of an authority that is not ours, or for another host: the program says so and ends, and tells no password."""
+async def test_an_untrusted_certificate_is_refused_in_a_sentence(tmp_path: Path, wrong: str) -> None:
+    """From an unknown authority, or for another host: the program reports it without a password, and exits."""
     authority, port = Authority(tmp_path, "authority"), free_port()
     ours = Authority(tmp_path, "stranger") if wrong == "authority" else authority
     hosts = ["127.0.0.1"] if wrong == "authority" else ["store.example"]
@@ -75,9 +78,11 @@ async def test_a_certificate_that_proves_nothing_is_refused_in_a_sentence(tmp_pa
     assert quote(PASSWORD, safe="") not in err
 
 
-async def test_a_cluster_speaks_tls_at_every_node_that_it_names(tmp_path: Path) -> None:
-    """Commits, pushes, a slot that moves and a primary that is killed; in the clear nothing is answered, and a
-    stranger's certificate is refused."""
+async def test_a_cluster_uses_tls_at_every_node(tmp_path: Path) -> None:
+    """Commits, pushes, a slot that moves and a killed primary.
+
+    Without TLS no node answers, and a stranger's certificate is refused.
+    """
     authority = Authority(tmp_path, "authority")
     certificates = tls(authority, 0, "127.0.0.1")[2:]
     secure = Secure(binary("redis7"), authority.path, certificates)
@@ -102,7 +107,7 @@ async def test_a_cluster_speaks_tls_at_every_node_that_it_names(tmp_path: Path) 
             while not heard.empty():
                 heard.get_nowait()
             async with asyncio.timeout(PATIENCE_S):
-                while heard.empty():  # until it is subscribed again
+                while heard.empty():  # until the channel is subscribed again
                     await parts_of(store).events(lambda event: None).announce(LEARNERS[0])
                     await asyncio.sleep(0.05)
             assert heard.get_nowait() == channel

@@ -1,7 +1,6 @@
-"""What changed after a revision is found by the trail of the newest ones, or by looking at all: the answer is the same.
-
-And it costs by what changed, not by what there is; the trail itself is written only when another video is watched.
-"""
+"""Changes after a revision are found through the trail of the newest ones, or by reading all records, with the same
+result. The cost depends on the number of changes, not of records; the trail itself is written only when another video
+is watched."""
 
 import random
 
@@ -15,7 +14,7 @@ from tests.inside import keys_of, parts_of, records_in
 from tests.intact import intact
 
 VIDEOS = [f"7c9e6679-7425-40de-944b-{n:012d}" for n in range(60)]
-"""More than a trail tells of."""
+"""More videos than a trail holds."""
 NOW = 5_000
 
 
@@ -28,7 +27,7 @@ def play(seq: int) -> Report:
 
 
 async def watch(store: Store, *videos: str, seq: int) -> int:
-    """One commit of plays of these; the user's revision after it."""
+    """Commit plays of these videos, and return the user's revision."""
     batch = Batch({("u", video): Delta([play(seq)]) for video in videos})
     return (await store.commit(batch, NOW, nobody)).revs["u"][1]
 
@@ -39,8 +38,8 @@ async def calls(store: Store, command: str) -> int:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_every_revision_is_answered_as_by_a_look_at_all(store: Store, seed: int) -> None:
-    """Runs of one video, returns to older ones, many at once, beyond the trail's end."""
+async def test_the_trail_gives_the_same_result_as_reading_all_records(store: Store, seed: int) -> None:
+    """Runs of one video, returns to older ones, many at once, and beyond the trail's end."""
     dice = random.Random(seed)
     newest: dict[str, int] = {}
     for step in range(1, 121):
@@ -65,8 +64,8 @@ async def test_a_batch_of_many_leaves_a_trail_of_its_last(store: Store) -> None:
         assert {video for video, _ in records_in(intact(await store.changes("u", since)))} == set(VIDEOS[since:])
 
 
-async def test_few_changes_are_found_without_a_look_at_all(store: Store) -> None:
-    """Also after a hundred heartbeats of one video; what is older than the trail still costs a look."""
+async def test_few_changes_are_found_without_reading_all_records(store: Store) -> None:
+    """Also after a hundred heartbeats of one video; revisions older than the trail still need all records."""
     rev = await watch(store, *VIDEOS, seq=1)
     for seq in range(2, 102):
         await watch(store, VIDEOS[3], seq=seq)
@@ -87,7 +86,7 @@ async def test_heartbeats_of_one_video_leave_the_trail_as_it_is(store: Store) ->
     assert await parts_of(store).run([("HGET", key, "trail")]) == [f"{VIDEOS[1]},6;{VIDEOS[0]},1;".encode()]
 
 
-async def test_a_learner_from_before_there_were_trails_lacks_nothing(store: Store) -> None:
+async def test_a_learner_without_a_trail_gets_all_changes(store: Store) -> None:
     await watch(store, *VIDEOS[:5], seq=1)
     await parts_of(store).run([("HDEL", keys_of(store).progress("u"), "trail")])
     rev = await watch(store, VIDEOS[1], seq=2)

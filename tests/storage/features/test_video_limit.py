@@ -1,4 +1,4 @@
-"""How many videos one learner may have records of: enforced where a new record would begin, whoever else writes."""
+"""The limit on the videos of a learner is enforced when a record is created, whoever else writes."""
 
 import asyncio
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def sync_of(*videos: str) -> Batch:
 
 
 def refused(committed: Committed) -> set[str]:
-    """Videos of which a report was refused."""
+    """The videos whose reports were refused."""
     return {
         video for (_, video), result in committed.results.items() if Outcome.TOO_MANY_VIDEOS in result.outcomes[1::2]
     }
@@ -56,24 +56,24 @@ async def videos(store: Store) -> set[str]:
 
 
 async def filled(new_store: NewStore, count: int = LIMIT) -> Store:
-    """A store whose learner has so many videos."""
+    """A store whose learner has this many videos."""
     store: Store = new_store(max_videos=LIMIT)
     await commit(store, *((("u", f"v{n}"), play()) for n in range(count)))
     return store
 
 
-async def test_no_more_records_begin_than_may_be(new_store: NewStore) -> None:
-    """In one batch and after it; other learners are as they were."""
+async def test_no_more_records_are_created_than_permitted(new_store: NewStore) -> None:
+    """In one batch and after it; other learners are not affected."""
     store = new_store(max_videos=LIMIT)
     committed = await commit(store, *((("u", f"v{n}"), play()) for n in range(LIMIT + 3)), (("other", "v"), play()))
     assert refused(committed) == {f"v{n}" for n in range(LIMIT, LIMIT + 3)}
     assert await videos(store) == {f"v{n}" for n in range(LIMIT)}
     assert refused(await commit(store, (("u", "late"), play()), (("other", "w"), play()))) == {"late"}
-    assert intact(await store.changes("u")).rev == LIMIT, "what was refused has no revision"
+    assert intact(await store.changes("u")).rev == LIMIT, "a refused report has no revision"
 
 
-async def test_what_there_is_goes_on(new_store: NewStore) -> None:
-    """Also where there is more than may be: from an import, or a larger limit."""
+async def test_existing_records_are_still_updated(new_store: NewStore) -> None:
+    """Also beyond the limit, after an import or with a limit that was lowered."""
     store = await filled(new_store)
     smaller = new_store(max_videos=3)
     committed = await commit(smaller, *((("u", f"v{n}"), play(2, 200)) for n in range(LIMIT)), (("u", "new"), play()))
@@ -82,7 +82,7 @@ async def test_what_there_is_goes_on(new_store: NewStore) -> None:
 
 
 async def test_a_deleted_video_still_counts(new_store: NewStore) -> None:
-    """Its tombstone must be kept; but its place is its own, for plays after the deletion."""
+    """Its tombstone must be kept, but plays after the deletion may reuse its place."""
     store = await filled(new_store)
     await commit(store, (("u", "v0"), 150))
     assert refused(await commit(store, (("u", "new"), play()))) == {"new"}
@@ -90,13 +90,13 @@ async def test_a_deleted_video_still_counts(new_store: NewStore) -> None:
     assert intact(await store.record("u", "v0")).exists
 
 
-async def test_to_delete_what_was_never_there_is_no_matter_of_room(new_store: NewStore) -> None:
+async def test_deleting_a_missing_record_needs_no_place(new_store: NewStore) -> None:
     store = await filled(new_store)
     assert (await commit(store, (("u", "new"), 150))).results["u", "new"].outcomes == (0, Outcome.NOTHING_TO_DELETE)
 
 
 async def test_writers_that_race_for_the_last_places(new_store: NewStore) -> None:
-    """Each place is given once, and who was not refused has it."""
+    """Each place is given once, to a report that was not refused."""
     await filled(new_store, LIMIT - 3)
     writers = [new_store(max_videos=LIMIT) for _ in range(4)]
     done = await asyncio.gather(
@@ -109,23 +109,23 @@ async def test_writers_that_race_for_the_last_places(new_store: NewStore) -> Non
 
 
 async def test_a_sync_is_stored_whole_or_not_at_all(new_store: NewStore) -> None:
-    """Its items for records that there are among it; other reports of the same batch have what room is left."""
+    """Including its items for existing records. Other reports of the same batch may use the places that are left."""
     store = await filled(new_store, LIMIT - 2)
     batch = sync_of("v0", "x", "y", "z")
     batch.deltas["u", "alone"] = Delta([play()])
     batch.deltas["u", "v0"].ops.append(play(2, 200))
     committed = await store.commit(batch, NOW, nobody)
     assert refused(committed) == {"v0", "x", "y", "z"}
-    assert committed.results["u", "v0"].outcomes == (0, Outcome.TOO_MANY_VIDEOS), "the play beside it is joined"
+    assert committed.results["u", "v0"].outcomes == (0, Outcome.TOO_MANY_VIDEOS), "the other play is stored"
     assert await videos(store) == {f"v{n}" for n in range(LIMIT - 2)} | {"alone"}
     assert intact(await store.record("u", "v0")).claimed == 0
     assert refused(await store.commit(sync_of("v0", "x"), NOW, nobody)) == set()
     assert len(await videos(store)) == LIMIT
-    assert refused(await store.commit(sync_of("v0", "x"), NOW, nobody)) == set(), "the same again changes nothing"
+    assert refused(await store.commit(sync_of("v0", "x"), NOW, nobody)) == set(), "a repetition changes nothing"
 
 
-async def test_a_long_sync_goes_before_what_else_has_come(new_store: NewStore) -> None:
-    """One call of the script, however long, and before it what would take its places."""
+async def test_a_long_sync_comes_before_other_reports(new_store: NewStore) -> None:
+    """In one script call, however long, before other reports that would take its places."""
     store = new_store(max_videos=1_000)
     batch = Batch()
     batch.deltas["u", "alone"] = Delta([play()])
@@ -149,7 +149,7 @@ async def test_syncs_that_race_for_the_last_places(new_store: NewStore) -> None:
 
 
 async def test_an_import_is_not_held_to_the_limit(new_store: NewStore) -> None:
-    """A backup must fit where it came from; what it brought above the limit is updated as ever."""
+    """A backup must fit where it was made; records beyond the limit are updated as usual."""
     store = new_store(max_videos=1)
     user = "0f8fad5b-d9cb-469f-a165-70867728950e"
     line = (
@@ -167,8 +167,8 @@ async def test_an_import_is_not_held_to_the_limit(new_store: NewStore) -> None:
 
 
 @pytest.mark.parametrize("max_videos", [1, 10_000])
-async def test_a_heartbeat_of_a_record_that_there_is_asks_for_no_count(new_store: NewStore, max_videos: int) -> None:
-    """It would be one command more for each; only a new record is counted."""
+async def test_a_heartbeat_for_an_existing_record_counts_no_videos(new_store: NewStore, max_videos: int) -> None:
+    """That would be another command for each heartbeat; only a new record is counted."""
     store = new_store(max_videos=max_videos)
     await commit(store, (("u", "v"), play()))
 
