@@ -188,7 +188,7 @@ class Record:
         return at
 
 
-def believed(record: Record, latest: int, before: int) -> Record:
+def clamp_instants(record: Record, latest: int, before: int) -> Record:
     """Return the record without instants after `latest`, which only a wrong clock can have produced.
 
     Each such instant becomes `before`, or 1 ms less where the order among them would be lost. This is applied to the
@@ -237,15 +237,15 @@ def join(
     if video:
         report = _clip(report, video, catalogue_ms)
     guards = [g for g in record.guards if g is not guard]
-    news = False
+    is_new = False
     settled = False
     if report.session:
         partial = guard is not None and not repeat and report.first_seq <= guard.seq
         forgotten = guard is None and len(guards) >= MAX_SESSIONS and (report.at, report.session) <= _age(guards[0])
-        news = not (repeat or partial or forgotten)
+        is_new = not (repeat or partial or forgotten)
         if not forgotten:
             settle_ms = guard.settle_ms if guard else 0
-            if news:
+            if is_new:
                 settle_ms = SETTLE_MS if report.seek else min(SETTLE_MS, settle_ms + report.played_ms)
             settled = settle_ms == SETTLE_MS and not repeat
             seq, at = (max(guard.seq, report.seq), max(guard.at, report.at)) if guard else (report.seq, report.at)
@@ -253,9 +253,9 @@ def join(
             guards.sort(key=_age)
             del guards[:-MAX_SESSIONS]
     joined = replace(record, guards=guards)
-    capped = _join_seconds(joined, report, news, video)
+    capped = _join_seconds(joined, report, is_new, video)
     _join_position(joined, report, settled)
-    joined.played_ms += report.played_ms if news else 0
+    joined.played_ms += report.played_ms if is_new else 0
     joined.claimed = max(record.claimed, report.claimed)
     joined.last_watched = max(record.last_watched, report.at)
     joined.duration_ms = catalogue_ms or max(record.duration_ms, report.duration_ms)
@@ -300,16 +300,16 @@ def _age(guard: Guard) -> tuple[int, str]:
     return guard.at, guard.session
 
 
-def _join_seconds(record: Record, report: Report, news: bool, video: list[int]) -> bool:
+def _join_seconds(record: Record, report: Report, is_new: bool, video: list[int]) -> bool:
     """Join the sets in place; True where one of them stays unchanged because it would exceed MAX_INTERVALS.
 
     Seconds beyond the end of the video, stored before the catalogue had its duration, are removed only when their room
     is needed: a mistyped duration must not delete what was watched.
     """
-    seen, again = _joined(record, report, news)
+    seen, again = _joined(record, report, is_new)
     if video and max(len(seen), len(again)) > 2 * MAX_INTERVALS:
         record.seen, record.again = intersection(record.seen, video), intersection(record.again, video)
-        seen, again = _joined(record, report, news)
+        seen, again = _joined(record, report, is_new)
     if len(seen) > 2 * MAX_INTERVALS:
         return True
     record.seen = seen
@@ -319,10 +319,10 @@ def _join_seconds(record: Record, report: Report, news: bool, video: list[int]) 
     return False
 
 
-def _joined(record: Record, report: Report, news: bool) -> tuple[list[int], list[int]]:
+def _joined(record: Record, report: Report, is_new: bool) -> tuple[list[int], list[int]]:
     """Return `seen` and `again` after the join."""
     seen = union(record.seen, report.seen)
-    if not news:
+    if not is_new:
         return seen, record.again
     return seen, union(union(record.again, report.again), intersection(record.seen, report.seen))
 

@@ -8,7 +8,7 @@ On a cluster the store's time is that of the primary which has the epoch key. Af
 primary, as if the store's clock had been set: the next sample follows it in either direction. If the readings are ahead
 by at most SLEW_MS they advance at half speed until they agree. If further ahead they step back at once, because new
 nodes, and devices that send their own instants, already have the new time. Instants stored in the meantime are then in
-the future and do not outrank new reports (`protocol.record.believed`).
+the future and do not outrank new reports (`protocol.record.clamp_instants`).
 
 Only tokens go by this machine's clock, so that a store with a wrong clock cannot extend the life of an expired token.
 """

@@ -29,7 +29,7 @@ class ChangeReader:
         return self._clock().wall
 
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` and whatever is started, for ever; cancel it to stop."""
+        """Run `work` and whatever is started, forever; cancel it to stop."""
         async with asyncio.TaskGroup() as self._tasks:
             try:
                 await work

@@ -70,7 +70,7 @@ class Hub:
         return learner is None or len(learner.devices) != 1 or not _is_only(learner.devices[0], origins)
 
     async def run(self) -> None:
-        """Receive events for ever; cancel it to stop."""
+        """Receive events forever; cancel it to stop."""
         await self._reader.run(self._events.run())
 
     # Devices

@@ -28,7 +28,8 @@ from playhead.storage.store import Committed
 class SocketChannel:
     """A device of the hub, an origin of the flusher and a socket of admission.
 
-    Whether it is closed is the connection's state: once that is CLOSED only the close, and what it says, is written.
+    The connection's state is the only place that knows whether the channel is closed. Once it is CLOSED nothing is
+    written except the close and the error or goodbye before it.
 
     Args:
         send: ASGI's `send`.

@@ -27,7 +27,7 @@ local function watched(r)
   return seconds
 end
 
-local function believed(r, latest, before)
+local function clamp_instants(r, latest, before)
   local guards = r[GUARDS]
   if r[LAST_WATCHED] <= latest and r[DELETED_AT] <= latest and r[COMPLETED_AT] <= latest and r[POSITION_AT] <= latest
     and r[UNSETTLED_AT] <= latest and (guards[#guards - GUARD_FIELDS + 1 + GUARD_AT] or 0) <= latest then

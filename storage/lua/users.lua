@@ -10,7 +10,7 @@
 --          subscribed: 1 if the calling worker itself is subscribed to this user    wanted: 1 if it wants the value
 -- ARGV[4]  every new revision is higher than this; a record at or below it gets a new one (storage/guarantees/epoch.py)
 -- ARGV[5]  ms since 1970: a stored instant after this was made by a clock that was wrong
--- ARGV[6]  ms since 1970: what such an instant becomes (`believed`)
+-- ARGV[6]  ms since 1970: what such an instant becomes (`clamp_instants`)
 -- ARGV[7]  records that a user may have, tombstones included; a report that would create one more is not joined
 -- ARGV[8]  "", or msgpack of the videoIds of a sync. Then everything in ARGV[3] is of one user, the sync's records come
 --          first, and its items (`seq` IN_SYNC, no session) are joined only if there is room for all of its new records
@@ -59,7 +59,7 @@ local function apply(value, user_rev, catalogue_ms, at, count)
   unchecked = value and value ~= ''
   if unchecked then
     r, rev, rev_length = unpack_record(value)
-    believed(r, latest, before)
+    clamp_instants(r, latest, before)
   else
     r = { EMPTY_RECORD }
   end

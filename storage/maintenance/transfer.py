@@ -11,7 +11,7 @@ records:
   existed before a new entry take its duration over with their next report, or when another entry is put.
 - Of two instants at which a user's sessions were ended, the later one is kept, while it matters.
 
-An instant later than now comes from a wrong clock, or was written by hand, and is not believed (`believed` in
+An instant later than now comes from a wrong clock, or was written by hand, and is not believed (`clamp_instants` in
 `protocol/record.py`). In a file it is replaced by the instant of the export, at most by now, so that a second import
 changes nothing.
 
@@ -36,7 +36,7 @@ from playhead.protocol.export import (
     write_line,
 )
 from playhead.protocol.merge import merge
-from playhead.protocol.record import Record, believed
+from playhead.protocol.record import Record, clamp_instants
 from playhead.protocol.scalars import format_instant
 from playhead.storage.backoff import Backoff
 from playhead.storage.errors import StoreUnavailable
@@ -216,7 +216,7 @@ class Import:
                 if key in records:
                     refused += await self._take_records(records)
                     records = {}
-                records[key] = number, believed(line.record(), latest, before)
+                records[key] = number, clamp_instants(line.record(), latest, before)
             elif isinstance(line, VideoLine):
                 damaged = await self._take_video(line)
                 refused += [f"line {number}: the catalogue entry that is stored can't be read"] if damaged else []
@@ -263,7 +263,7 @@ class Import:
                     refused.append(f"line {number}: the record that is stored can't be read")
                     del records[user, video]
                     continue
-                known = believed(stored, now + CLOCKS_APART_MS, now - RECEIPT_MS)
+                known = clamp_instants(stored, now + CLOCKS_APART_MS, now - RECEIPT_MS)
                 merged = _body(merge(known, record, durations[video], self._threshold_permille))
                 if merged != _body(stored):
                     swaps.setdefault(user, []).append((video, value or b"", merged))

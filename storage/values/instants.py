@@ -9,7 +9,7 @@ RECEIPT_MS = 1_000
 
 
 class Instants(NamedTuple):
-    """The bounds that a commit applies to instants in stored records: the arguments of `protocol.record.believed`."""
+    """The bounds for instants in stored records during a commit: the arguments of `protocol.record.clamp_instants`."""
 
     latest: int
     before: int

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
 
 from playhead.protocol.intervals import MAX_INTERVALS
-from playhead.protocol.record import IN_SYNC, MAX_SESSIONS, Outcome, Record, Report, believed, delete, join
+from playhead.protocol.record import IN_SYNC, MAX_SESSIONS, Outcome, Record, Report, clamp_instants, delete, join
 from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
 from playhead.storage.read.catalogue import Video
 from playhead.storage.read.totals import Curve, Totals
@@ -173,7 +173,7 @@ class Reference:
     ) -> tuple[bytes, tuple[int, ...]]:
         """The expected stored value after `ops`, and the outcomes that the script must return."""
         before = self.records[key]
-        record, room = believed(before, *instants), self.room(key[0]) > 0
+        record, room = clamp_instants(before, *instants), self.room(key[0]) > 0
         outcomes: list[int] = []
         for index, op in enumerate(ops):
             if isinstance(op, Report) and not sync_fits and not op.session and op.seq == IN_SYNC:

@@ -80,19 +80,21 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), BAD, ids=[said for _, said in BAD])
-def test_an_invalid_line_is_an_error(text: bytes, said: str) -> None:
+@pytest.mark.parametrize(("text", "detail"), BAD, ids=[detail for _, detail in BAD])
+def test_an_invalid_line_is_an_error(text: bytes, detail: str) -> None:
     """The message says what is wrong and repeats no value."""
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=detail):
         read_line(text)
 
 
-@pytest.mark.parametrize(("name", "value", "said"), FIELDS, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(FIELDS)])
-def test_an_invalid_field_is_named(name: str, value: object, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "detail"), FIELDS, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(FIELDS)]
+)
+def test_an_invalid_field_is_named(name: str, value: object, detail: str) -> None:
     """Each kind of field."""
     tree = json.loads(record_line(USER, VIDEO, Record(last_watched=1_764_000_000_000, seen=[0, 5])))
     tree[name] = value
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=detail):
         read_line(json.dumps(tree).encode())
 
 

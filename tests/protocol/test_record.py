@@ -437,7 +437,7 @@ def unsettled(session: str, at: int, position_ms: int, seq: int = 1) -> Report:
 @pytest.mark.parametrize(
     ("history", "position"),
     [
-        pytest.param([], None, id="nobody has said anything"),
+        pytest.param([], None, id="no reports"),
         pytest.param([report_of("a", 1, 1, [(0, 20_000)])], None, id="played, but no position reported"),
         pytest.param([unsettled("a", 1, 3_000)], 3_000, id="a first open counts at once"),
         pytest.param(

@@ -76,7 +76,7 @@ def test_a_report_has_the_values_of_the_heartbeat() -> None:
         pytest.param({"watched_duration": 5, "state": "paused"}, False, id="only claims"),
         pytest.param({"state": "paused"}, None, id="is paused"),
         pytest.param({"state": "ended"}, None, id="stands at the end"),
-        pytest.param({"seek": False}, None, id="says nothing"),
+        pytest.param({"seek": False}, None, id="no change"),
         pytest.param({"played": []}, None, id="played nothing"),
         pytest.param({"played": [(5, 5)]}, None, id="played an empty interval"),
         pytest.param({"watched_duration": 0}, None, id="claims nothing"),
@@ -98,7 +98,7 @@ def test_only_playing_or_a_seek_moves_the_position(fields: dict[str, Any], takes
 @pytest.mark.parametrize(
     ("fields", "at"),
     [
-        pytest.param({}, WALL, id="nothing said: now"),
+        pytest.param({}, WALL, id="no instant: now"),
         pytest.param({"age": 1_500}, WALL - 1_500, id="age"),
         pytest.param({"age": 0, "lastWatched": "2020-01-01"}, WALL, id="age wins over lastWatched"),
         pytest.param({"lastWatched": "2020-01-01T00:00:00.250Z"}, 1_577_836_800_250, id="lastWatched"),

@@ -62,11 +62,11 @@ async def devices_of(stack: contextlib.AsyncExitStack, running: Program, size: i
 
 async def until_closed(socket: ClientConnection) -> Goodbye:
     """Return every message until the server closes, and the close code."""
-    said = []
+    messages = []
     with contextlib.suppress(ConnectionClosed):
         while True:
-            said.append(json.loads(await socket.recv()))
-    return said, socket.close_code
+            messages.append(json.loads(await socket.recv()))
+    return messages, socket.close_code
 
 
 async def connect_unreading(stack: contextlib.AsyncExitStack, running: Program, segment: int | None = None) -> None:
@@ -126,24 +126,24 @@ async def test_a_thousand_devices_get_their_acks_beside_one_that_reads_nothing(w
             await each.send(type="ping")
         for each in devices:
             await each.until("pong")
-        words = [asyncio.create_task(until_closed(each.socket)) for each in devices]
+        closes = [asyncio.create_task(until_closed(each.socket)) for each in devices]
 
         assert unread_bytes(running.port) > 100_000
         running.kill(signal.SIGTERM)
         async with rest(running.running) as fresh:
             assert await unready_reason(fresh) == "the process is shutting down"
-        assert not any(task.done() for task in words), "the notice comes before the goodbyes"
+        assert not any(task.done() for task in closes), "the notice comes before the goodbyes"
         async with connect(running.running.ws) as late:
-            said, code = await until_closed(late)
-        assert ([message["type"] for message in said], code) == (["goodbye"], 4001)
+            messages, code = await until_closed(late)
+        assert ([message["type"] for message in messages], code) == (["goodbye"], 4001)
 
         retries = set()
-        for said, code in await asyncio.gather(*words):
+        for messages, code in await asyncio.gather(*closes):
             assert code == 4001
-            assert [message["type"] for message in said] == ["ack", "goodbye"]
-            assert said[0]["seq"] == 1
-            assert said[1]["code"] == "restarting"
-            retries.add(said[1]["retryAfter"])
+            assert [message["type"] for message in messages] == ["ack", "goodbye"]
+            assert messages[0]["seq"] == 1
+            assert messages[1]["code"] == "restarting"
+            retries.add(messages[1]["retryAfter"])
         assert min(retries) >= 2
         assert len(retries) > 100, "they do not all reconnect at once"
         assert ok(await under_way)["watchedDuration"] == 9
@@ -224,9 +224,9 @@ async def test_exactly_the_acked_reports_are_stored(tmp_path: Path) -> None:
             with contextlib.suppress(ConnectionClosed):
                 await player.beat(video, played=[[n, n + 1]], position=n + 1, state="playing")
             await asyncio.wait({hearing}, timeout=0.02)
-        said, code = await hearing
+        messages, code = await hearing
         assert code == 4001
-        last = max(message["seq"] for message in said if message["type"] == "ack")
+        last = max(message["seq"] for message in messages if message["type"] == "ack")
         acked[player.user_id, video] = [0, last]
 
     async with contextlib.AsyncExitStack() as stack:
@@ -255,8 +255,8 @@ async def test_a_second_signal_exits_at_once(workers: int, tmp_path: Path) -> No
         if workers > 1:  # the parent handles nothing else until it has signalled all workers
             await asyncio.gather(*(until_not_ready(running) for _ in range(8)))
         assert await running.stop(signal.SIGTERM) == 128 + signal.SIGTERM
-        said, code = await until_closed(player.socket)
-        assert [message["type"] for message in said] == []
+        messages, code = await until_closed(player.socket)
+        assert [message["type"] for message in messages] == []
         assert code != 4001
         await gone(below)
         assert not any(alive(pid) for pid in below)
@@ -284,8 +284,8 @@ async def test_a_worker_that_receives_two_signals_drains(tmp_path: Path) -> None
                 await asyncio.sleep(0.01)  # the other one may still import its modules
         for pid in (*workers, running.process.pid):
             os.kill(pid, signal.SIGINT)
-        said, code = await until_closed(player.socket)
-        assert ([message["type"] for message in said], code) == (["ack", "goodbye"], 4001)
+        messages, code = await until_closed(player.socket)
+        assert ([message["type"] for message in messages], code) == (["ack", "goodbye"], 4001)
         assert await running.ended() == 0
 
 
@@ -313,8 +313,8 @@ async def test_an_unavailable_store_does_not_delay_the_exit(tmp_path: Path) -> N
             os.kill(valkey.pid, signal.SIGSTOP)
             try:
                 running.kill(signal.SIGTERM)
-                said, code = await until_closed(player.socket)
-                assert ([message["type"] for message in said], code) == (["goodbye"], 4001)
+                messages, code = await until_closed(player.socket)
+                assert ([message["type"] for message in messages], code) == (["goodbye"], 4001)
                 async with asyncio.timeout(4 + 2):  # what was promised, and a slow machine
                     assert await running.ended() == 0
             finally:

@@ -25,14 +25,14 @@ DEVICES = 2_000
 
 async def goodbye(socket: ClientConnection) -> tuple[dict[str, Any], int | None]:
     """Return the goodbye that ends a connection, and the close code."""
-    said: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     async with asyncio.timeout(PATIENCE_S):
         try:
             while True:
-                said.append(json.loads(await socket.recv()))
+                messages.append(json.loads(await socket.recv()))
         except ConnectionClosed:
-            assert said[-1]["type"] == "goodbye", said
-            return said[-1], socket.close_code
+            assert messages[-1]["type"] == "goodbye", messages
+            return messages[-1], socket.close_code
 
 
 def hello(user_id: str) -> str:
@@ -50,7 +50,7 @@ def connected(server: Running, **headers: str) -> connect:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said", "code", "own_user"),
+    ("setting", "problem", "code", "own_user"),
     [
         ("max_connections", "busy", 4001, False),
         ("max_connections_per_address", "rate", 4003, False),
@@ -58,7 +58,7 @@ def connected(server: Running, **headers: str) -> connect:
     ],
 )
 async def test_a_connection_beyond_a_limit_is_refused_until_another_leaves(
-    store_server: StoreServer, prefix: str, setting: str, said: str, code: int, own_user: bool
+    store_server: StoreServer, prefix: str, setting: str, problem: str, code: int, own_user: bool
 ) -> None:
     """The goodbye has a retry delay. Health checks, REST, connected devices and other users are not affected."""
     user = str(uuid4())
@@ -73,7 +73,7 @@ async def test_a_connection_beyond_a_limit_is_refused_until_another_leaves(
         async with connected(server) as third:
             await send(third, hello(user))
             message, closed = await goodbye(third)
-            assert (message["code"], closed) == (said, code)
+            assert (message["code"], closed) == (problem, code)
             assert message["retryAfter"] > 0
         assert (await api.get("/livez")).status_code == (await api.get("/readyz")).status_code == 200
         ok(await api.get(f"/progress/{user}"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playhead.protocol.record import ABSENT, MAX_SESSIONS, Guard, Outcome, Record, Report, believed, delete, join
+from playhead.protocol.record import ABSENT, MAX_SESSIONS, Guard, Outcome, Record, Report, clamp_instants, delete, join
 from playhead.protocol.scalars import MAX_INSTANT
 
 NOW, BEFORE = 1_764_000_000_000, 1_763_999_999_000
@@ -48,7 +48,7 @@ def records(draw: st.DrawFn) -> Record:
 @given(record=records())
 def test_no_later_instant_is_left_and_the_order_stays(record: Record) -> None:
     """Sessions stay ordered by age, none is lost, correct instants are unchanged, and a second call changes nothing."""
-    got = believed(record, NOW, BEFORE)
+    got = clamp_instants(record, NOW, BEFORE)
     assert max(got.deleted_at, got.completed_at, got.position_at, got.unsettled_at) <= NOW
     assert got.last_watched <= NOW + (record.deleted_at == NOW), "1 ms after a deletion of this very moment"
     assert (got.last_watched > 0, got.deleted_at > 0) == (record.last_watched > 0, record.deleted_at > 0)
@@ -58,7 +58,7 @@ def test_no_later_instant_is_left_and_the_order_stays(record: Record) -> None:
     assert sorted(guard.session for guard in got.guards) == sorted(guard.session for guard in record.guards)
     assert got.guards == sorted(got.guards, key=lambda guard: (guard.at, guard.session))
     assert all(guard.at <= NOW for guard in got.guards)
-    assert believed(got, NOW, BEFORE) == got
+    assert clamp_instants(got, NOW, BEFORE) == got
     for name in ("deleted_at", "last_watched", "completed_at", "position_at", "unsettled_at"):
         if getattr(record, name) <= NOW:
             assert getattr(got, name) == getattr(record, name)
@@ -69,7 +69,7 @@ TOUCHED = ("deleted_at", "last_watched", "completed_at", "position_at", "unsettl
 
 
 def test_a_record_of_correct_clocks_is_unchanged() -> None:
-    assert believed(WATCHED, NOW, BEFORE) is WATCHED
+    assert clamp_instants(WATCHED, NOW, BEFORE) is WATCHED
 
 
 @pytest.mark.parametrize("ahead", [1, 60_000, 86_400_000, MAX_INSTANT - NOW])
@@ -77,7 +77,7 @@ def test_a_position_now_wins_over_one_of_the_future(ahead: int) -> None:
     at = NOW + ahead
     record = replace(WATCHED, last_watched=at, position_at=at, guards=[Guard("a", 12, at, 10_000)], completed_at=at)
     record, _ = join(
-        believed(record, NOW, BEFORE), Report(NOW, NOW, "b", 1, 1, [0, 10], [], 10_000, 10_000, NOW), 0, 900
+        clamp_instants(record, NOW, BEFORE), Report(NOW, NOW, "b", 1, 1, [0, 10], [], 10_000, 10_000, NOW), 0, 900
     )
     assert (record.position, record.last_watched, record.played_ms) == (10_000, NOW, 70_000)
     assert record.completed_at < NOW
@@ -85,7 +85,7 @@ def test_a_position_now_wins_over_one_of_the_future(ahead: int) -> None:
 
 @pytest.mark.parametrize("ahead", [1, 60_000, 86_400_000, MAX_INSTANT - NOW])
 def test_after_a_deletion_of_the_future_plays_of_now_count_and_older_ones_do_not(ahead: int) -> None:
-    record = believed(Record(deleted_at=NOW + ahead, guards=[Guard("a", 12, NOW + ahead, 0, 12)]), NOW, BEFORE)
+    record = clamp_instants(Record(deleted_at=NOW + ahead, guards=[Guard("a", 12, NOW + ahead, 0, 12)]), NOW, BEFORE)
     assert join(record, Report(NOW, NOW, "b", 1, 1, [0, 9]), 0, 900)[1] is Outcome.JOINED
     assert join(record, Report(BEFORE - 1, BEFORE - 1, "c", 1, 1, [0, 9]), 0, 900)[1] is Outcome.DELETED
     assert join(record, Report(NOW, NOW, "a", 12, 12, [0, 9]), 0, 900)[1] is Outcome.DELETED, "what it had deleted"
@@ -93,5 +93,5 @@ def test_after_a_deletion_of_the_future_plays_of_now_count_and_older_ones_do_not
 
 def test_a_deletion_now_is_not_extended_by_a_play_of_the_future() -> None:
     record = replace(WATCHED, last_watched=FUTURE, position_at=FUTURE)
-    tombstone, _ = delete(believed(record, NOW, BEFORE), NOW)
+    tombstone, _ = delete(clamp_instants(record, NOW, BEFORE), NOW)
     assert tombstone.deleted_at == NOW
