@@ -1,4 +1,4 @@
-"""A cluster on loopback: three primaries with a replica each, real servers that may be stopped and killed."""
+"""A cluster on loopback: three primaries with a replica each. Tests can stop and kill these real servers."""
 
 import contextlib
 import os
@@ -28,14 +28,14 @@ SLOTS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Secure:
-    """Servers that speak nothing but TLS, to each other as well."""
+    """How to start servers that accept TLS connections only, from each other as well."""
 
     binary: str
-    """One that can; the embedded Valkey can't."""
+    """A server that is built with TLS; the embedded Valkey is not."""
     authority: Path
-    """The certificate of who has signed theirs."""
+    """The certificate of the authority that has signed the servers' certificates."""
     options: tuple[str | Path, ...]
-    """That name it, theirs and its key."""
+    """Server options that name both certificates and the key."""
 
 
 class Member:
@@ -69,7 +69,7 @@ class Member:
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.environment: Mapping[str, str] = {}
-        """More in that of its process, from its next start on."""
+        """Variables that are added to the environment of its process when it is next started."""
         self.start()
 
     @property
@@ -77,10 +77,10 @@ class Member:
         return f"127.0.0.1:{self.announced}"
 
     def announce(self, port: int) -> None:
-        """Tell everybody to come there instead, where something carries to us; but for the other nodes' own talk."""
+        """Announce the port of a relay to clients; the other nodes still use the server's own bus port."""
         self.announced = port
-        said = {"cluster-announce-port": port, "cluster-announce-bus-port": self.port + BUS}
-        for name, value in said.items():
+        announcements = {"cluster-announce-port": port, "cluster-announce-bus-port": self.port + BUS}
+        for name, value in announcements.items():
             self.ask("CONFIG", "SET", name, value)
             self._command += [f"--{name}", str(value)]
 
@@ -94,18 +94,19 @@ class Member:
         return self._process.pid
 
     def start(self) -> None:
-        """As Python ignores it, so does it: SIGXFSZ, that a write beyond RLIMIT_FSIZE fails and does not kill."""
+        """Start the process. It inherits that SIGXFSZ is ignored, as Python does: a write beyond RLIMIT_FSIZE then fails
+        and does not kill the server."""
         env = os.environ | self.environment
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, restore_signals=False, env=env)
 
     def kill(self) -> None:
-        """At once, as kill -9 does it."""
+        """End it as kill -9 does."""
         self.end(signal.SIGKILL)
 
     def end(self, number: int) -> None:
-        """By a signal. Returns when it is gone. One that writes its first append-only file, as a replica does once it
-        is in sync, would not end by SIGTERM."""
+        """End it by a signal, and wait until the process is gone. SIGTERM is sent only after a rewrite of the
+        append-only file, because a server ignores it during its first one, as a replica makes after its sync."""
         if self._process is not None:
             if number == signal.SIGTERM:
                 until(lambda: not rewriting(self.ask("INFO", "persistence")))
@@ -114,7 +115,7 @@ class Member:
             self._process = None
 
     def stop(self) -> None:
-        """It takes connections and answers nobody."""
+        """Suspend it: it accepts connections and answers nothing."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -126,12 +127,12 @@ class Member:
             return client.execute_command(*command)
 
     def login(self) -> tuple[str, ...]:
-        """What MIGRATE needs to be let in where there are users."""
+        """The arguments by which MIGRATE authenticates where the servers have users."""
         user = self._reached.get("username")
         return () if user is None else ("AUTH2", user, self._reached["password"])
 
     def replication(self) -> dict[str, Any]:
-        """What it says of its role."""
+        """Its role, and the state of its replication, by INFO."""
         return dict(self.ask("INFO", "replication"))
 
     def id(self) -> str:
@@ -144,7 +145,7 @@ class Member:
 
 
 class ClusterServers:
-    """The members; the first three are primaries when it begins."""
+    """The servers of a cluster; at first the first three are the primaries."""
 
     def __init__(
         self,
@@ -155,8 +156,8 @@ class ClusterServers:
         login: Mapping[str, str] | None = None,
     ) -> None:
         """Args:
-        binary: of the servers, where it is not the embedded Valkey.
-        login: user and password of who forms the cluster.
+        binary: the server to run instead of the embedded Valkey.
+        login: user and password of the connections that form the cluster.
         """
         ports = free_ports(2 * PRIMARIES)
         more: dict[str, Any] = {"secure": secure, "binary": binary, "login": login}
@@ -164,11 +165,11 @@ class ClusterServers:
 
     @property
     def url(self) -> str:
-        """In the clear."""
+        """The address without TLS."""
         return f"redis+cluster://{','.join(member.name for member in self.members)}"
 
     def form(self, announced: Mapping[int, int] | None = None) -> None:
-        """Make one cluster of them, and wait until it is whole. `announced`: by port, where each is to be come to."""
+        """Make one cluster of them, and wait until it is whole. `announced`: by port, the port that it announces."""
         for number, member in enumerate(self.members):
             until(lambda member=member: bool(member.ask("PING")))  # type: ignore[misc]
             if announced is not None:
@@ -182,12 +183,12 @@ class ClusterServers:
             primaries[0].ask("CLUSTER", "MEET", "127.0.0.1", member.port)
         for primary, replica in zip(primaries, replicas, strict=True):
             identity = primary.id()
-            until(lambda: identity in str(replica.ask("CLUSTER", "NODES")))  # noqa: B023 called at once
+            until(lambda: identity in str(replica.ask("CLUSTER", "NODES")))  # noqa: B023 it is called in this iteration
             replica.ask("CLUSTER", "REPLICATE", identity)
         self.heal()
 
     def heal(self) -> None:
-        """Start whatever was killed, and wait until every primary has its replica again."""
+        """Start the servers that were killed, and wait until every primary has its replica again."""
         for member in self.members:
             if not member.is_running:
                 member.start()
@@ -202,11 +203,11 @@ class ClusterServers:
         return [member for member in self.members if member.is_running and member not in primaries]
 
     def primary_of(self, key: str) -> Member:
-        slot = int(self._anybody().ask("CLUSTER", "KEYSLOT", key))
-        for start, end, (_, port, *_), *_ in self._anybody().ask("CLUSTER", "SLOTS"):
+        slot = int(self._running_member().ask("CLUSTER", "KEYSLOT", key))
+        for start, end, (_, port, *_), *_ in self._running_member().ask("CLUSTER", "SLOTS"):
             if start <= slot <= end:
                 return next(member for member in self.members if member.announced == port)
-        raise AssertionError("nobody has the slot")
+        raise AssertionError(f"no member has slot {slot}")
 
     def replica_of(self, member: Member) -> Member:
         identity = member.id()
@@ -214,30 +215,30 @@ class ClusterServers:
             for other in self.members:
                 if f":{other.announced}@" in line:
                     return other
-        raise AssertionError("it has no replica")
+        raise AssertionError(f"{member.name} has no replica")
 
     def end(self) -> None:
         for member in self.members:
             member.kill()
 
     def is_covered(self) -> bool:
-        """Whether each that runs takes every slot for served."""
+        """Whether every running server considers all slots served."""
         running = [member for member in self.members if member.is_running]
         return all(b"cluster_state:ok" in member.ask("CLUSTER", "INFO") for member in running)
 
-    def _anybody(self) -> Member:
+    def _running_member(self) -> Member:
         return next(member for member in self.members if member.is_running)
 
     def _is_whole(self) -> bool:
         roles = [member.replication() for member in self.members]
-        tied = [role["role"] == "master" or role["master_link_status"] == "up" for role in roles]
+        linked = [role["role"] == "master" or role["master_link_status"] == "up" for role in roles]
         primaries = [role for role in roles if role["role"] == "master"]
-        followed = [role.get("slave0", {}).get("state") == "online" for role in primaries]
-        return self.is_covered() and len(primaries) == PRIMARIES and all(tied) and all(followed)
+        replicated = [role.get("slave0", {}).get("state") == "online" for role in primaries]
+        return self.is_covered() and len(primaries) == PRIMARIES and all(linked) and all(replicated)
 
 
 def rewriting(persistence: Mapping[str, Any]) -> bool:
-    """Whether a server writes its append-only file anew, by what it says of its persistence."""
+    """Whether a server is rewriting its append-only file, or is about to, by INFO persistence."""
     return bool(persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"])
 
 
@@ -247,13 +248,13 @@ def until(holds: Callable[[], bool]) -> None:
         with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError, redis.ResponseError):
             if holds():
                 return
-        assert time.monotonic() < deadline, "it does not come to that"
+        assert time.monotonic() < deadline, f"the condition did not hold within {PATIENCE_S:g} s"
         time.sleep(0.02)
 
 
 @contextlib.contextmanager
 def clustered(directory: Path, *options: str, secure: Secure | None = None) -> Iterator[ClusterServers]:
-    """A cluster; `options` are those of each server."""
+    """Run a cluster; `options` are those of each server."""
     servers = ClusterServers(directory, *options, secure=secure)
     try:
         servers.form()
@@ -263,7 +264,7 @@ def clustered(directory: Path, *options: str, secure: Secure | None = None) -> I
 
 
 def by_keys(source: Member, target: Member, slot: int) -> Iterator[None]:
-    """As `redis-cli --cluster reshard` moves one: key by key, while it is served."""
+    """Move a slot as `redis-cli --cluster reshard` does: key by key, while it is served. Yields after each step."""
     target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id())
     source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id())
     yield
@@ -276,12 +277,12 @@ def by_keys(source: Member, target: Member, slot: int) -> Iterator[None]:
 
 
 def at_once(source: Member, target: Member, slot: int) -> Iterator[None]:
-    """As Valkey 9 moves one."""
+    """Move a slot as a whole, as Valkey 9 can."""
     source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id())
     yield
 
 
 async def everywhere(store: Store, *command: str) -> list[Any]:
-    """A command to each primary of a store, of whatever kind it is."""
+    """Send a command to each primary of a store; a store without a cluster has one."""
     primaries = await parts_of(store).link.primaries()
     return [await primary.redis.execute_command(*command) for primary in primaries]  # type: ignore[no-untyped-call] # redis-py has no types here

@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 EMBEDDED = "embedded"
-"""The service's own store, which is run by the service alone."""
+"""The service's own store. It is not in the table, because only the service runs it."""
 Kind = Literal["redis7", "valkey"]
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What a document says that a store may be."""
+    """A store as a document describes it."""
 
     name: str
     topology: Literal["one", "replica", "sentinels", "cluster"] = "one"
     users: bool = False
-    """Those of examples/*.acl."""
+    """Whether it has the users of examples/*.acl."""
     socket: bool = False
-    """A unix socket in the place of a port."""
+    """Whether it listens on a unix socket instead of a port."""
     tls: Literal["", "server", "mutual"] = ""
     file: Literal["always", "everysec", "no"] = "always"
-    """appendfsync; "no": snapshots alone."""
+    """appendfsync; "no" means snapshots only."""
     kinds: tuple[Kind, ...] = ("redis7", "valkey")
 
     def durability(self, kind: Kind) -> str:
-        """The strongest that this store can keep."""
+        """The strongest level that this store supports."""
         if self.topology != "one":
             return "replicas:1"
         if self.file == "no" or (kind == "redis7" and (self.users or self.file != "always")):

@@ -1,4 +1,4 @@
-"""Stores as our documents describe them, with the files that we ship: real servers that are ended and started."""
+"""Stores as the documents describe them, with the ACL files of examples/: real servers that tests stop and start."""
 
 import contextlib
 import functools
@@ -23,12 +23,12 @@ from tests.storage.own_store import read_example
 PATIENCE_S = 30.0
 DOWN_AFTER_MS = 2_000
 SINCE_7_2 = " +waitaof +client|setinfo"
-"""What SECURITY.md says to append where the store knows it; Redis 7.0 does not, and would refuse to start."""
+"""Rules that SECURITY.md says to append for newer stores; Redis 7.0 does not know them and would refuse to start."""
 SERVICE = "sentinels-name-it"
 ADMIN = "admin"
-"""Of the tests, beside the users that we ship: who promotes, rewrites and looks."""
+"""The tests' own user, besides the users of examples/: it promotes replicas, rewrites files and reads states."""
 SHIPPED = ("playhead", "playhead-operator", "playhead-replica", "playhead-sentinel")
-"""The files of examples/ that make the one of a server; one of sentinels is made of sentinel.acl."""
+"""The files of examples/ that a server's ACL file is made of; a sentinel's is made of sentinel.acl."""
 PASSWORDS = {
     "playhead": "a-Pass:w0rd@/%",
     "playhead-operator": "operators-password",
@@ -36,19 +36,19 @@ PASSWORDS = {
     "playhead-sentinel": "sentinels-password",
     ADMIN: "admins-password",
 }
-MOVES = " ~* +@write +select +multi +exec +cluster|syncslots"
-"""And for the user of replicas where Valkey moves slots."""
+SLOT_MIGRATION_RULES = " ~* +@write +select +multi +exec +cluster|syncslots"
+"""Rules that SECURITY.md says to append to the replicas' user where Valkey migrates slots."""
 
 
 class Server:
-    """One process, reached by its unix socket by whoever tests it."""
+    """One server process. Tests reach it by its unix socket."""
 
-    def __init__(self, kind: Kind, directory: Path, words: list[str | Path], users: bool) -> None:
+    def __init__(self, kind: Kind, directory: Path, arguments: list[str | Path], users: bool) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         login = f"{ADMIN}:{PASSWORDS[ADMIN]}@" if users else ""
         self.socket = f"unix://{login}{directory}/s"
-        self._words = [binary(kind), *words]
+        self._command = [binary(kind), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,14 +61,13 @@ class Server:
         return self._process is not None
 
     def start(self) -> None:
-        """Returns when it has loaded its data and answers. SIGXFSZ is ignored, as in Python: see tests/faults."""
+        """Start it, and wait until it has loaded its data and answers. It ignores SIGXFSZ, as `Member.start` says."""
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(self._words, stdout=log, stderr=log, restore_signals=False)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, restore_signals=False)
         self.until(lambda client: bool(client.ping()))
 
     def end(self, number: int = signal.SIGKILL) -> None:
-        """By a signal. One that writes its first append-only file, as a replica does once it is in sync, would not end
-        by SIGTERM."""
+        """End it by a signal; SIGTERM waits for a rewrite of the append-only file, as in `Member.end`."""
         if self._process is not None:
             if number == signal.SIGTERM:
                 self.until(lambda client: not rewriting(client.info("persistence")))
@@ -87,9 +86,12 @@ class Server:
                     if holds(client):
                         return
                 assert self._process is not None
-                assert self._process.poll() is None, f"it ended: {(self.directory / 'log').read_text()[-2_000:]}"
-                assert time.monotonic() < deadline, f"not in time: {(self.directory / 'log').read_text()[-2_000:]}"
+                assert self._process.poll() is None, f"the server ended: {self._log_tail()}"
+                assert time.monotonic() < deadline, f"the condition did not hold in time: {self._log_tail()}"
                 time.sleep(0.01)
+
+    def _log_tail(self) -> str:
+        return (self.directory / "log").read_text()[-2_000:]
 
 
 def _has_rewritten(member: Member) -> bool:
@@ -97,7 +99,7 @@ def _has_rewritten(member: Member) -> bool:
 
 
 class Nodes:
-    """One server, or a primary and its replica; and where they are asked for, three sentinels that watch them."""
+    """One server, or a primary and its replica, with three sentinels if the configuration has them."""
 
     def __init__(self, configuration: Configuration, kind: Kind, directory: Path) -> None:
         self.configuration, self.kind = configuration, kind
@@ -105,19 +107,19 @@ class Nodes:
         count = 1 if configuration.topology == "one" else 2
         self.ports = free_ports(count)
         self._sentinels = free_ports(3) if configuration.topology == "sentinels" else []
-        self._watching: list[subprocess.Popen[bytes]] = []
+        self._sentinel_processes: list[subprocess.Popen[bytes]] = []
         self._authority = Authority(directory, "authority") if configuration.tls else None
-        self._speech = self._tls()
+        self._tls_lines = self._tls()
         self.servers = [self._server(number) for number in range(count)]
         for server in self.servers:
             server.start()
         if self._sentinels:
-            self._watch()
+            self._start_sentinels()
         self.until_whole()
 
     @functools.cached_property
     def url(self) -> str:
-        """As the service is given it."""
+        """The address that the service is given."""
         scheme = "rediss" if self._authority else "redis"
         login = f"playhead:{quote(PASSWORDS['playhead'], safe='')}@" if self.configuration.users else ""
         options = {}
@@ -135,11 +137,11 @@ class Nodes:
             scheme += "+sentinel"
         else:
             hosts, path = f"127.0.0.1:{self.ports[0]}", "0"
-        asked = "&".join(f"{name}={quote(value, safe='')}" for name, value in options.items())
-        return f"{scheme}://{login}{hosts}/{path}" + (f"?{asked}" if asked else "")
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in options.items())
+        return f"{scheme}://{login}{hosts}/{path}" + (f"?{query}" if query else "")
 
     def primary(self) -> Server:
-        """Who takes the writes."""
+        """The server that accepts writes."""
         if len(self.servers) == 1:
             return self.servers[0]
         for server in self.servers:
@@ -147,26 +149,25 @@ class Nodes:
                 with contextlib.suppress(redis.ConnectionError), server.admin() as client:
                     if client.info("replication")["role"] == "master":
                         return server
-        raise AssertionError("nobody is the primary")
+        raise AssertionError("no server is the primary")
 
     def replica(self) -> Server | None:
-        """Its replica, where it has one."""
+        """The primary's replica, or None."""
         primary = self.primary()
         return next((server for server in self.servers if server is not primary), None)
 
-    def restart(self, number: int, everybody: bool = True) -> None:
+    def restart(self, number: int, replicas_too: bool = True) -> None:
         """End the primary by a signal and start it again, before sentinels would replace it; then its replica. Returns
-        when both are there and in sync."""
-        for victim in (self.primary(), *([self.replica()] if everybody else [])):
+        when both run and are in sync."""
+        for victim in (self.primary(), *([self.replica()] if replicas_too else [])):
             if victim is not None:
                 victim.end(number)
                 victim.start()
                 self.until_whole()
 
     def fail_over(self, number: int) -> None:
-        """End the primary by a signal; it comes back when sentinels have given its place to the replica, as that one's
-        replica."""
-        assert self._sentinels, "nobody would give its place to another"
+        """End the primary by a signal, and start it again as a replica when sentinels have promoted its replica."""
+        assert self._sentinels, "without sentinels no replica is promoted"
         victim = self.primary()
         victim.end(number)
         until(self._has_a_primary)
@@ -174,50 +175,50 @@ class Nodes:
         self.until_whole()
 
     def rewrite(self) -> None:
-        """Write the append-only files anew."""
+        """Rewrite the append-only files."""
         for server in self.servers:
             with server.admin() as client:
                 client.bgrewriteaof()
             server.until(lambda client: not rewriting(client.info("persistence")))
 
     def resync(self) -> None:
-        """The replica loses all that it has, and fetches it again."""
+        """Restart the replica without its data, and wait until it has fetched them again."""
         replica = self.replica()
-        assert replica is not None, "there is none"
+        assert replica is not None, "the configuration has no replica"
         replica.end()
         shutil.rmtree(replica.directory / "appendonlydir", ignore_errors=True)
         replica.start()
         self.until_whole()
 
     def until_whole(self) -> None:
-        """A primary, its replica in sync with it, and three sentinels that see both."""
+        """Wait for a primary, a replica in sync with it, and three sentinels that see both."""
         until(self._is_whole)
 
     def end(self) -> None:
-        for process in self._watching:
+        for process in self._sentinel_processes:
             process.kill()
             process.wait(PATIENCE_S)
         for server in self.servers:
             server.end()
 
     def _server(self, number: int) -> Server:
-        of, port = self.configuration, self.ports[number]
+        configuration, port = self.configuration, self.ports[number]
         directory = self._directory / f"node{number}"
         directory.mkdir(parents=True)
         lines = ["bind 127.0.0.1", f"unixsocket {directory}/s", f"dir {directory}", "repl-diskless-sync-delay 0"]
-        lines += [f"{'port 0' + chr(10) + 'tls-port' if of.tls else 'port'} {port}", *self._speech]
-        if of.file == "no":
+        lines += [f"{'port 0' + chr(10) + 'tls-port' if configuration.tls else 'port'} {port}", *self._tls_lines]
+        if configuration.file == "no":
             lines += ["appendonly no", "save 3600 1"]
         else:
-            lines += ["appendonly yes", f"appendfsync {of.file}", 'save ""']
-        if of.users:
-            lines += [f"aclfile {written_users(directory, self.kind)}"]
+            lines += ["appendonly yes", f"appendfsync {configuration.file}", 'save ""']
+        if configuration.users:
+            lines += [f"aclfile {write_acl_file(directory, self.kind)}"]
             lines += ["masteruser playhead-replica", f"masterauth {PASSWORDS['playhead-replica']}"]
         if number:
             lines += [f"replicaof 127.0.0.1 {self.ports[0]}"]
         path = directory / "node.conf"
         path.write_text("\n".join(lines) + "\n")
-        return Server(self.kind, directory, [path], of.users)
+        return Server(self.kind, directory, [path], configuration.users)
 
     def _tls(self) -> list[str]:
         if self._authority is None:
@@ -226,12 +227,12 @@ class Nodes:
         words = iter(map(str, tls(self._authority, 0, "127.0.0.1", clients=clients)[2:]))
         return [f"{name[2:]} {value}" for name, value in zip(words, words, strict=True)] + ["tls-replication yes"]
 
-    def _watch(self) -> None:
+    def _start_sentinels(self) -> None:
         for port in self._sentinels:
             directory = self._directory / f"sentinel{port}"
             directory.mkdir()
             lines = ["bind 127.0.0.1", f"{'port 0' + chr(10) + 'tls-port' if self._authority else 'port'} {port}"]
-            lines += [f"dir {directory}", f"unixsocket {directory}/s", *self._speech]
+            lines += [f"dir {directory}", f"unixsocket {directory}/s", *self._tls_lines]
             lines += [f"sentinel monitor {SERVICE} 127.0.0.1 {self.ports[0]} 2"]
             lines += [f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}"]
             lines += [f"sentinel failover-timeout {SERVICE} 2000"]
@@ -245,8 +246,8 @@ class Nodes:
                 lines += [f"sentinel sentinel-user {ADMIN}", f"sentinel sentinel-pass {PASSWORDS[ADMIN]}"]
             (directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
             with (directory / "log").open("ab") as log:
-                words = [str(binary(self.kind)), str(directory / "sentinel.conf"), "--sentinel"]
-                self._watching.append(subprocess.Popen(words, stdout=log, stderr=log))
+                command = [str(binary(self.kind)), str(directory / "sentinel.conf"), "--sentinel"]
+                self._sentinel_processes.append(subprocess.Popen(command, stdout=log, stderr=log))
 
     def _is_whole(self) -> bool:
         for server in self.servers:
@@ -266,8 +267,8 @@ class Nodes:
     def _sees_all(self, port: int) -> bool:
         state = self._sentinel(port)
         (primary,) = [number for number, server in enumerate(self.servers) if server is self.primary()]
-        right = state["port"] == self.ports[primary] and state["num-other-sentinels"] == 2
-        return bool(right and state["num-slaves"] == 1 and not state["is_sdown"] and not state["is_odown"])
+        agrees = state["port"] == self.ports[primary] and state["num-other-sentinels"] == 2
+        return bool(agrees and state["num-slaves"] == 1 and not state["is_sdown"] and not state["is_odown"])
 
     def _has_a_primary(self) -> bool:
         running = [number for number, server in enumerate(self.servers) if server.is_running]
@@ -292,7 +293,7 @@ class Cluster:
             secure = Secure(binary(kind), self._authority.path, tls(self._authority, 0, "127.0.0.1")[2:])
         login = {}
         if configuration.users:
-            options += ["--aclfile", str(written_users(directory, kind)), "--masteruser", "playhead-replica"]
+            options += ["--aclfile", str(write_acl_file(directory, kind)), "--masteruser", "playhead-replica"]
             options += ["--masterauth", PASSWORDS["playhead-replica"]]
             login = {"username": ADMIN, "password": PASSWORDS[ADMIN]}
         self.members = ClusterServers(directory, *options, secure=secure, binary=binary(kind), login=login)
@@ -307,20 +308,20 @@ class Cluster:
             url = f"{url.replace('redis+', 'rediss+')}?ssl_ca_certs={quote(str(self._authority.path), safe='')}"
         return url
 
-    def restart(self, number: int, everybody: bool = True) -> None:
+    def restart(self, number: int, replicas_too: bool = True) -> None:
         """End each primary by a signal and start it again, one after another; then each replica."""
-        for member in [*self.members.primaries(), *(self.members.replicas() if everybody else [])]:
+        for member in [*self.members.primaries(), *(self.members.replicas() if replicas_too else [])]:
             member.end(number)
             member.start()
             self.members.heal()
 
-    def let_slots_move(self) -> None:
-        """Append what our documents say for that."""
+    def allow_slot_migration(self) -> None:
+        """Give the replicas' user the rules that the documents name for slot migration."""
         for member in self.members.members:
-            member.ask("ACL", "SETUSER", "playhead-replica", *MOVES.split())
+            member.ask("ACL", "SETUSER", "playhead-replica", *SLOT_MIGRATION_RULES.split())
 
     def fail_over(self, number: int) -> None:
-        """End a primary by a signal; it comes back when its replica has taken over."""
+        """End a primary by a signal, and start it again when its replica has taken over."""
         victim = self.members.primaries()[0]
         victim.end(number)
         others = [member for member in self.members.members if member is not victim]
@@ -349,9 +350,9 @@ class Cluster:
 Stores = Nodes | Cluster
 
 
-def written_users(directory: Path, kind: Kind) -> Path:
-    """The files that we ship, one behind the other, with passwords; what our documents say to append on a store that
-    has WAITAOF; and the tests' own user."""
+def write_acl_file(directory: Path, kind: Kind) -> Path:
+    """Write an ACL file of the files in examples/, with passwords, the rules that the documents add for a store with
+    WAITAOF, and the tests' own user."""
     lines = []
     for name in SHIPPED:
         text = read_example(name).replace("CHANGE-ME", PASSWORDS[name]).rstrip("\n")
@@ -368,13 +369,13 @@ def until(holds: Callable[[], bool]) -> None:
         with contextlib.suppress(redis.ConnectionError, redis.TimeoutError, redis.ResponseError, AssertionError):
             if holds():
                 return
-        assert time.monotonic() < deadline, "it does not come to that"
+        assert time.monotonic() < deadline, f"the condition did not hold within {PATIENCE_S:g} s"
         time.sleep(0.02)
 
 
 @contextlib.contextmanager
 def configured(name: str, kind: Kind, directory: Path) -> Iterator[Stores]:
-    """A store of this configuration, running and whole."""
+    """Run a store of this configuration, and wait until it is whole."""
     configuration = CONFIGURATIONS[name]
     make = Cluster if configuration.topology == "cluster" else Nodes
     stores: Stores = make(configuration, kind, directory)

@@ -1,6 +1,6 @@
-"""A machine's wall clock as a test wants it, for processes that are started with it: Debian's libfaketime.
+"""A wall clock that a test can set, for processes that are started with it: Debian's libfaketime.
 
-It stands in for the wall clock alone. The monotonic clock stays the real one, as on a machine whose clock is set.
+Only the wall clock is replaced. The monotonic clock stays real, as on a machine whose clock is set.
 """
 
 from pathlib import Path
@@ -10,10 +10,10 @@ WITHOUT = "libfaketime is not installed (apt-get install faketime)"
 
 
 class WallClock:
-    """One machine's.
+    """The wall clock of one machine.
 
     Args:
-        file: where the processes look, at each reading, how far they are off.
+        file: holds the offset; the processes read it at each reading of the clock.
     """
 
     def __init__(self, file: Path, offset_s: int = 0) -> None:
@@ -21,17 +21,17 @@ class WallClock:
         self.set(offset_s)
 
     def set(self, offset_s: int) -> None:
-        """So far ahead of the real time from now on; whole at each moment, for somebody is always reading."""
+        """Set how far it is ahead of the real time. The file is replaced, because processes read it at any moment."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{offset_s:+d}s\n")
         new.replace(self._file)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a process that goes by it, and of its children.
+        """The environment of a process that uses this clock, and of its children.
 
-        The C library stands before jemalloc, which Debian's redis-server brings along: that reads the clock before
-        libfaketime can have it read.
+        The C library is preloaded too, ahead of jemalloc, which Debian's redis-server links: jemalloc reads the clock
+        before libfaketime is ready.
         """
         return {
             "LD_PRELOAD": f"{LIBRARY} libc.so.6",

@@ -1,4 +1,4 @@
-"""Stored values as no process of ours writes them: made at random, for one learner and one video."""
+"""Random stored values that Playhead never writes, for one learner and one video."""
 
 import random
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ SOUND = pack_record(Record(3, 0, 400, 2, 9_000, 0, 0, -1, 0, -1, 0, [0, 5, 8, 12
 
 
 class Harm:
-    """Random damage to all that is stored of one learner, and of one video.
+    """Random damage to everything that is stored about one learner and about one video.
 
     Args:
-        users: the learner, and others who watch the video: of them, what it knows is damaged.
-        videos: the video, and another one that the learner watches alone.
-        kinds: of KINDS; by default all.
+        users: the learner, and others who watch the video. Only the video's entries of the others are damaged.
+        videos: the video, and another one that only the learner watches.
+        kinds: which of KINDS; by default all.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Harm:
         self._kinds = kinds or KINDS
 
     def __call__(self, round_: int) -> list[list[Command]]:
-        """Three kinds of it a round, each as commands that go together."""
+        """Return damage of three random kinds, each as the commands that cause it."""
         return [getattr(self, self._random.choice(self._kinds))() for _ in range(3)]
 
     def record(self) -> list[Command]:

@@ -1,4 +1,4 @@
-"""Strategies for the histories of a record: what players may report, in what orders, and how often it may arrive."""
+"""Strategies for the histories of a record: reports that players may send, their orders and their repeats."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from playhead.protocol.record import ABSENT, SETTLE_MS, Report
 from playhead.protocol.scalars import MAX_MEDIA_S, MAX_SEQ
 
 Op = Report | int
-"""A report, or a deletion by its instant."""
+"""A report, or the instant of a deletion."""
 Play = tuple[int, int]
 
 DURATION_MS = 60_500
-"""The one duration of histories that must not depend on order: a video of a minute, so that random plays fill it."""
+"""The duration in histories whose order must not matter: a minute, so that random plays fill the video."""
 LAST_INSTANT = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z: no effective time is later."""
+"""9999-12-31T23:59:59.999Z, the last effective time."""
 
 media_ms = st.one_of(
     st.integers(0, DURATION_MS),
@@ -25,15 +25,15 @@ positions_ms = st.one_of(
     st.sampled_from([ABSENT, 0, 1, SETTLE_MS - 1, SETTLE_MS, SETTLE_MS + 1, MAX_MEDIA_S * 1_000]), media_ms
 )
 near_ms = st.integers(0, DURATION_MS)
-"""Media time inside the minute's video."""
+"""Media time within DURATION_MS."""
 instants = st.one_of(st.integers(1, 60), st.sampled_from([1_764_000_000_000, LAST_INSTANT]))
-"""Effective times; mostly a few ms, so that ties and neighbours abound."""
+"""Effective times, mostly a few ms, so that ties and neighbours are frequent."""
 near_instants = st.integers(1, 60)
 
 
 @st.composite
 def plays(draw: st.DrawFn, at: st.SearchStrategy[int] = media_ms, most: int = 4) -> list[Play]:
-    """What a heartbeat says was played; overlapping, empty and unordered plays among it."""
+    """The plays of a heartbeat; some overlap, are empty or are out of order."""
     edges = draw(st.lists(st.tuples(at, at), max_size=most))
     return [(min(edge), max(edge)) for edge in edges]
 
@@ -69,7 +69,7 @@ def report_of(
 
 @st.composite
 def reports(draw: st.DrawFn, session: str, seq: int, durations: Sequence[int] = (0, DURATION_MS)) -> Report:
-    """One heartbeat of a minute's video."""
+    """One heartbeat of a video of DURATION_MS."""
     return report_of(
         session,
         seq,
@@ -84,13 +84,13 @@ def reports(draw: st.DrawFn, session: str, seq: int, durations: Sequence[int] = 
 
 @st.composite
 def rest_reports(draw: st.DrawFn) -> Report:
-    """What the documented REST body says: no session, no plays."""
+    """The report of a documented REST body, which has neither session nor plays."""
     return report_of("", 0, draw(near_instants), claimed=draw(st.integers(0, 70)))
 
 
 @st.composite
 def wild_ops(draw: st.DrawFn, sessions: Sequence[str]) -> Op:
-    """Anything the store may be given, in no order at all, corner values included."""
+    """Any operation that the store may be given, in any order, with the extreme values of each field."""
     kind = draw(st.integers(0, 15))
     if kind == 0:
         return draw(instants)
@@ -107,7 +107,7 @@ def wild_ops(draw: st.DrawFn, sessions: Sequence[str]) -> Op:
         claimed=draw(st.sampled_from([0, 0, 1, 54, MAX_MEDIA_S])),
         duration_ms=draw(st.sampled_from([0, 1, 999, 1_000, DURATION_MS, MAX_MEDIA_S * 1_000])),
     )
-    if kind == 2:  # a run of neighbours, some of which the record may know already
+    if kind == 2:  # several seqs in one report, some of which the record may have already
         report.first_seq = max(1, last - draw(st.integers(0, 3)))
         report.first_at = max(1, report.at - draw(st.integers(0, 20)))
     return report
@@ -117,7 +117,7 @@ def wild_ops(draw: st.DrawFn, sessions: Sequence[str]) -> Op:
 def sessions_of(
     draw: st.DrawFn, most: int, longest: int = 5, durations: Sequence[int] = (0, DURATION_MS)
 ) -> list[list[Report]]:
-    """Each session's own reports in its order, by rising seq, with gaps."""
+    """The reports of each session by increasing seq, with gaps."""
     out = []
     for number in range(draw(st.integers(1, most))):
         seqs = sorted(draw(st.sets(st.integers(1, 50), min_size=1, max_size=longest)))
@@ -127,7 +127,7 @@ def sessions_of(
 
 @st.composite
 def with_repeats(draw: st.DrawFn, reports_in_order: Sequence[Report]) -> list[Report]:
-    """The same, with replays of parts already given: a player that was not told "stored" sends again, in order."""
+    """The same reports with repeats: a player without an ack sends again, in order."""
     out: list[Report] = []
     for index, report in enumerate(reports_in_order):
         out.append(report)
@@ -138,7 +138,7 @@ def with_repeats(draw: st.DrawFn, reports_in_order: Sequence[Report]) -> list[Re
 
 @st.composite
 def interleaved(draw: st.DrawFn, streams: Sequence[Sequence[Report]]) -> list[Report]:
-    """One of the orders that keep each stream's own."""
+    """The reports of all streams in an order that keeps that of each stream."""
     turns = draw(st.permutations([number for number, stream in enumerate(streams) for _ in stream]))
     heads = [iter(stream) for stream in streams]
     return [next(heads[turn]) for turn in turns]
@@ -146,7 +146,7 @@ def interleaved(draw: st.DrawFn, streams: Sequence[Sequence[Report]]) -> list[Re
 
 @st.composite
 def batched(draw: st.DrawFn, ops: Sequence[Report], most: int = 4) -> list[list[Report]]:
-    """Cut into flushes."""
+    """The operations divided into batches, one per flush."""
     out = []
     start = 0
     while start < len(ops):

@@ -1,4 +1,4 @@
-"""What is inside a store, for tests that look past its facade."""
+"""Access to the parts of a store, for tests that look behind its facade."""
 
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +19,7 @@ from playhead.storage.values.damage import FOREIGN, Damaged
 
 
 def parts_of(store: Store) -> Parts:
-    """The parts that a store was made of."""
+    """The parts that a store is made of."""
     return store._parts
 
 
@@ -29,21 +29,21 @@ def keys_of(store: Store) -> Keys:
 
 
 def redis_of(store: Store | Parts) -> Redis:
-    """The client of the one server; a cluster has several (`link.primaries`)."""
+    """The client of a store's only server; a cluster has several (`link.primaries`)."""
     link = (store if isinstance(store, Parts) else parts_of(store)).link
-    assert isinstance(link, Single), "a cluster has no one server"
+    assert isinstance(link, Single), "a cluster has several servers"
     return link.primary.redis
 
 
 def records_in(changes: Changes | Damaged) -> list[tuple[str, Record]]:
-    """(videoId, record) of all changes, in no order; for a few, which are all in memory."""
+    """(videoId, record) of all changes, unordered; only for changes that are all in memory."""
     assert isinstance(changes, Changes)
     return changes._decoded(changes._values.items())
 
 
 async def recounted(store: Store | Parts, video_id: str) -> tuple[Totals, Curve]:
-    """A video's totals and curve from nothing but its audience, of entries that can be read: what the stored totals
-    must always equal."""
+    """A video's totals and curve, computed from the readable entries of its audience. The stored totals must always
+    equal them."""
     parts = store if isinstance(store, Parts) else parts_of(store)
     audiences = await parts.run_each([("HGETALL", parts.keys.audience(shard)) for shard in parts.keys.shards(video_id)])
     duration_ms = (await parts.catalogue.durations({video_id}))[video_id]

@@ -1,4 +1,4 @@
-"""What tests read of a store that has no damaged values."""
+"""Reads of a store in tests where no value is damaged."""
 
 from typing import TypeVar
 
@@ -8,6 +8,6 @@ T = TypeVar("T")
 
 
 def intact(value: T | Damaged) -> T:
-    """The value, which must be readable."""
+    """Return the value, which must be readable."""
     assert not isinstance(value, Damaged), value
     return value

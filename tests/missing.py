@@ -1,5 +1,5 @@
-"""What a machine lacks that can be installed: a test that needs it skips and says so. Where CI is set it fails instead,
-for a suite that quietly leaves tests out proves nothing."""
+"""Skips tests whose tools are not installed. With CI set they fail instead, because a suite that silently leaves out
+tests proves nothing."""
 
 import os
 import shutil
@@ -15,7 +15,10 @@ def missing(reason: str) -> NoReturn:
 
 
 def program(*names: str) -> str:
-    """The path of the first of these programs that is there; else the test ends. The first is Debian's package."""
+    """The path of the first of these programs that is installed. The first is also the name of Debian's package.
+
+    If none is installed, the test is skipped or fails, as `missing` says.
+    """
     for name in names:
         if (found := shutil.which(name)) is not None:
             return found

@@ -46,12 +46,16 @@ http {{
     }}
 }}
 """
-"""DELETE is refused: a request that reaches the server all the same has been smuggled."""
+"""DELETE is refused: one that reaches the server nevertheless was smuggled."""
 
 
 @contextlib.asynccontextmanager
 async def nginx(directory: Path, upstream: int, kept: str = "60s") -> AsyncIterator[int]:
-    """Its port. Args: kept: how long it keeps a connection to the server that nobody uses."""
+    """Run nginx, and yield its port.
+
+    Args:
+        kept: how long it keeps an idle connection to the server.
+    """
     port, path = free_port(), directory / "nginx.conf"
     user = "user root;" if os.geteuid() == 0 else ""
     path.write_text(CONFIG.format(directory=directory, upstream=upstream, port=port, kept=kept, user=user))

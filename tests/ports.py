@@ -1,6 +1,6 @@
-"""Ports for servers of the tests, kept apart from those that the kernel gives to whoever connects.
+"""Ports for the tests' servers, outside the range that the kernel assigns to outgoing connections.
 
-A server that is killed and started again finds its port free, however many connections were made meanwhile.
+So a server that is killed and started again finds its port free, however many connections were opened meanwhile.
 """
 
 import contextlib
@@ -8,21 +8,21 @@ import random
 import socket
 
 LOWEST, HIGHEST = 12_000, 21_999
-"""Below what Linux gives out (net.ipv4.ip_local_port_range); so are the ports 10,000 above."""
+"""Below the range of Linux (net.ipv4.ip_local_port_range); so are the ports 10,000 above."""
 BUS = 10_000
-"""What a node of a cluster talks to the others by, above its port."""
+"""How far a cluster node's bus port is above its own port."""
 
 _chance = random.SystemRandom()
-"""Of its own: other processes must not draw the same, whatever seeds the tests are given."""
+"""Not the seeded generator: other processes must not draw the same ports, whatever seed the tests are given."""
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that no process listens on."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; nor on their bus ports."""
+    """Ports that no process listens on, nor on their bus ports."""
     with contextlib.ExitStack() as probes:
         found: list[int] = []
         while len(found) < count:

@@ -1,4 +1,4 @@
-"""A store with replicas, of one test: real servers on loopback, each of which may be stopped, continued and killed."""
+"""A primary and a replica for one test: real servers on loopback that it can stop, continue and kill."""
 
 import contextlib
 import signal
@@ -17,12 +17,12 @@ PATIENCE_S = 20.0
 
 
 def binary(kind: str) -> str:
-    """Of `valkey`, which has WAITAOF, or of `redis7`, Debian's, which has WAIT alone."""
+    """The server of a kind: `valkey`, which has WAITAOF, or Debian's `redis7`, which has only WAIT."""
     return str(server_binary()) if kind == "valkey" else program("redis-server")
 
 
 class Node:
-    """One server; options are those of its configuration file."""
+    """One server; `options` are its command-line options."""
 
     def __init__(self, kind: str, directory: Path, *options: str | Path) -> None:
         directory.mkdir()
@@ -52,7 +52,7 @@ class Node:
                 with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
                     if holds(client):
                         return
-                assert time.monotonic() < deadline, "it does not come to that"
+                assert time.monotonic() < deadline, f"the condition did not hold within {PATIENCE_S:g} s"
                 time.sleep(0.01)
 
 
@@ -72,7 +72,7 @@ class Replicated:
         return self.primary.url
 
     def follow(self) -> Node:
-        """Start the replica; it has all in memory when this returns, and soon on its disk."""
+        """Start the replica. When this returns it has everything in memory, and soon on its disk."""
         file = ("--appendonly", self._disk, "--appendfsync", "always")
         source = ("--port", "0", "--replicaof", f"127.0.0.1 {self.port}")
         self.replica = Node(self._kind, self._directory / "replica", *source, *file)
@@ -99,7 +99,7 @@ def _has_a_replica(client: "redis.Redis") -> bool:
 
 @contextlib.contextmanager
 def replicated(kind: str, directory: Path, disk: str = "yes") -> Iterator[Replicated]:
-    """A primary alone; `follow` gives it its replica."""
+    """Run a primary; `follow` starts its replica."""
     store = Replicated(kind, directory, disk)
     try:
         yield store

@@ -1,4 +1,4 @@
-"""A client of the REST contract, and what every refusal must look like."""
+"""A client of the REST contract, and checks of its answers."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -34,28 +34,28 @@ TITLES = {
     "restarting": (503, "The service is restarting; reconnect after the given delay"),
     "keys": (503, "Tokens cannot be verified at the moment; try again later"),
 }
-"""Status and title by the code of a problem: promised to clients, so written down here once more."""
+"""Status and title by the code of a problem. Clients rely on them, so they are repeated here."""
 
-KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
-"""Idle connections are given up long before the server does it: a request sent at that moment would be reset."""
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
+"""Idle connections are closed long before the server closes them: a request sent at that moment would be reset."""
 
 
 @contextlib.asynccontextmanager
 async def rest(server: Running) -> AsyncIterator[httpx.AsyncClient]:
-    """A client; it goes straight to the server, whatever proxy the environment names."""
-    async with httpx.AsyncClient(base_url=server.http, timeout=PATIENCE_S, trust_env=False, limits=KEPT) as client:
+    """A client that ignores the environment's proxy."""
+    async with httpx.AsyncClient(base_url=server.http, timeout=PATIENCE_S, trust_env=False, limits=LIMITS) as client:
         yield client
 
 
 def ok(response: httpx.Response) -> Any:
-    """The body of a 200."""
+    """Check for status 200, and return the body."""
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
     return response.json()
 
 
 async def scraped(api: httpx.AsyncClient) -> dict[str, float]:
-    """What `/metrics` says: samples by name and labels, as `name{label}`; the format is checked by the parser."""
+    """Read `/metrics`: samples by name and labels, as `name{label}`. The parser checks the format."""
     response = await api.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=")
@@ -67,7 +67,7 @@ async def scraped(api: httpx.AsyncClient) -> dict[str, float]:
 
 
 def refused(response: httpx.Response, code: str, *pointers: str, where: str = "body") -> dict[str, Any]:
-    """The problem details of a refusal, after a look at every member that is promised."""
+    """Check every member of a problem (RFC 9457), and return it."""
     status, title = TITLES[code]
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
@@ -84,14 +84,14 @@ def refused(response: httpx.Response, code: str, *pointers: str, where: str = "b
 
 
 def iso(ms: int) -> str:
-    """ms since 1970 as the wire writes it."""
+    """Format ms since 1970 as the protocol does."""
     return datetime.fromtimestamp(ms // 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1_000:03d}Z"
 
 
 async def dump(store: "redis.asyncio.Redis", prefix: str) -> dict[bytes, bytes]:
-    """Everything under a prefix, serialised: what two moments of a store can be compared by.
+    """Everything under a prefix, serialised, to compare the store at two moments.
 
-    But for the counts of commits, which one that changes nothing raises too.
+    The counts of commits are left out, because commits that change nothing increase them too.
     """
     keys = [key async for key in store.scan_iter(match=f"{prefix}:*", count=1_000) if b":fence:" not in key]
     dumped = {key: await store.dump(key) for key in sorted(keys)}

@@ -1,4 +1,4 @@
-"""A store in whose commits something happens after stage 1 and before stage 2."""
+"""Stores that tests interrupt between stage 1 and stage 2 of a commit."""
 
 import asyncio
 from abc import abstractmethod
@@ -9,7 +9,7 @@ from playhead.storage.store import Store
 
 
 class BetweenStages(Store):
-    """What happens is up to the kind of store."""
+    """A store that calls `between_stages` in each commit."""
 
     def __init__(self, *args: Any, kind: type[Parts] = Parts, **more: Any) -> None:
         super().__init__(kind(*args, **more))
@@ -27,7 +27,7 @@ class BetweenStages(Store):
 
 
 class WaitsBetweenStages(BetweenStages):
-    """Waits there until it may go on."""
+    """A store whose commits wait between the stages until the test sets `go_on`."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)

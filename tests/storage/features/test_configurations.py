@@ -54,7 +54,7 @@ async def test_acked_reports_survive_a_restart(stores: Stores) -> None:
     played: Played = {}
     async with served(stores, durability) as (server, http):
         await play(server, played, 0)
-        await asyncio.to_thread(stores.restart, signal.SIGTERM, everybody=False)
+        await asyncio.to_thread(stores.restart, signal.SIGTERM, replicas_too=False)
         await answers(http)
         await play(server, played, 40)
         assert await held(http, played) == played
@@ -94,7 +94,7 @@ async def test_slots_move_on_a_cluster_with_users(tmp_path: Path, move: Move) ->
                 await asyncio.to_thread(list, at_once(source, target, slot))
                 await asyncio.to_thread(until, lambda: "failed" in str(source.ask("CLUSTER", "GETSLOTMIGRATIONS")))
                 assert servers.primary_of(key) is source
-                stores.let_slots_move()
+                stores.allow_slot_migration()
             for _ in move(source, target, slot):
                 await play(server, played, 40)
             await asyncio.to_thread(until, lambda: servers.primary_of(key) is target)
