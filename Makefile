@@ -12,7 +12,7 @@ PIP := -m pip -qq --disable-pip-version-check
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Install into .venv what requirements.lock pins, and this project on top
+setup: $(STAMP) ## Install the packages that requirements.lock pins, and this project, into .venv
 
 run: setup ## Serve http://127.0.0.1:8000 with the embedded store in data/
 	@$(BIN)/playhead serve --data-dir data
@@ -20,14 +20,14 @@ run: setup ## Serve http://127.0.0.1:8000 with the embedded store in data/
 test: setup ## Run the tests, TESTS_AT_ONCE files at a time (3): most of a test is waiting
 	@$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
-check: setup ## Lint, check the format, the types and the layers
+check: setup ## Lint, and check format, types and layers
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.browser.check_types
 
-format: setup ## Format the code and repair what ruff can
+format: setup ## Format the code, and apply ruff's fixes
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
@@ -37,21 +37,21 @@ wheel: setup ## Build the wheel into dist/
 	@$(BIN)/python $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@rm -rf build
 
-fuzz: setup ## Search for inputs that break a promise, FUZZ_SECONDS long (600)
+fuzz: setup ## Search for inputs that break a promise, for FUZZ_SECONDS (600)
 	@$(BIN)/python -m tests.fuzz
 
-soak: setup ## Clients that come and go, SOAK_SECONDS long (1800): nothing of them may be left
+soak: setup ## Connect and disconnect clients for SOAK_SECONDS (1800), and check that nothing is left behind
 	@$(BIN)/python -m tests.soak
 
-faults: setup ## Kill, stop, cut off and lie to real processes, half an hour or more; FAULTS="--short", "--only <case>", "--out <file>"
+faults: setup ## Inject faults into real processes, half an hour or more; FAULTS="--short", "--only <case>", "--out <file>"
 	@$(BIN)/python -m tests.faults $(FAULTS)
 
-bench: setup ## Measure, about twelve minutes, into bench/RESULTS.md; BENCH="--quick" or "--only <case>"
+bench: setup ## Measure for about twelve minutes, and write bench/RESULTS.md; BENCH="--quick" or "--only <case>"
 	@$(BIN)/python $(PIP) install --require-hashes -r bench/requirements.lock
 	@$(BIN)/python -m bench $(BENCH)
 
 # Without an index address or a path in it, the lock serves any mirror and any machine.
-lock: ## Pin anew every dependency, with hashes, for each platform and python >= 3.11
+lock: ## Update requirements.lock and bench/requirements.lock, with hashes, for each platform and python >= 3.11
 	@$(PYTHON) -m venv .cache/lock
 	@.cache/lock/bin/python $(PIP) install uv
 	@.cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev \
@@ -62,12 +62,12 @@ lock: ## Pin anew every dependency, with hashes, for each platform and python >=
 		--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file bench/requirements.lock pyproject.toml
 
-# --strict: what the database does not know is a failure, not a pass; a mirror of the index may have no database.
-audit: ## Look for known vulnerabilities in what requirements.lock pins
+# --strict: a package that the database does not know is a failure; a mirror of the index may have no database.
+audit: ## Look up known vulnerabilities of the packages that requirements.lock pins
 	@$(PYTHON) -m venv .cache/audit
 	@.cache/audit/bin/python $(PIP) install pip-audit
 	@.cache/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock \
-		|| { echo 'make audit: vulnerable, or not looked up; see above' >&2; exit 1; }
+		|| { echo 'make audit: a package is vulnerable or could not be looked up; see above' >&2; exit 1; }
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

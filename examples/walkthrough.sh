@@ -4,7 +4,7 @@
 #   examples/walkthrough.sh [base URL]        default: $BASE_URL, or http://127.0.0.1:8000
 #
 # If the service requires tokens, TOKEN must be one with the scopes progress:any and analytics.
-# It exits with an error at the first answer that has not the expected status.
+# It exits with an error at the first answer whose status is not the expected one.
 set -euo pipefail
 
 base=${1:-${BASE_URL:-http://127.0.0.1:8000}}

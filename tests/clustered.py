@@ -94,7 +94,7 @@ class Member:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process. It inherits that SIGXFSZ is ignored, as Python does: a write beyond RLIMIT_FSIZE then fails
+        """Start the process. Like Python, it ignores SIGXFSZ: a write beyond RLIMIT_FSIZE then fails
         and does not kill the server."""
         env = os.environ | self.environment
         with self._log.open("ab") as log:

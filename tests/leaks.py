@@ -1,6 +1,7 @@
-"""What no test may leave behind: a task on its loop, a descriptor of the process, an error that nobody took.
+"""Fails tests that leave something behind: a task on the loop, an open descriptor, or an unhandled error.
 
-Checked after each test, when all that it started should have ended. Warnings are errors by pytest's own settings.
+These are checked after each test, when everything that it started should have ended. Warnings are errors by pytest's
+own settings.
 """
 
 import asyncio
@@ -17,53 +18,53 @@ import pytest
 import pytest_asyncio
 
 DESCRIPTORS = Path("/proc/self/fd")
-WATCHERS = (__name__, "pytest_asyncio.plugin")
-"""Where fixtures of a module come from that serve nobody: ours, and the loop that its tests share."""
-TURNS = 20
-"""Of the loop, for a task that was told to end to do so."""
+PASSIVE = (__name__, "pytest_asyncio.plugin")
+"""Modules whose module-scoped fixtures open no connections: this one, and the one with the loop that tests share."""
+LOOP_ITERATIONS = 20
+"""Iterations of the loop in which cancelled tasks must end."""
 
 
-class _Untaken(logging.Handler):
-    """What asyncio can tell nobody but its logger: a task destroyed while pending, an exception never retrieved."""
+class _UnhandledErrors(logging.Handler):
+    """Errors that asyncio only logs: a task destroyed while pending, an exception never retrieved."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(self.format(record))
+        self.messages.append(self.format(record))
 
-    def taken(self) -> list[str]:
-        told, self.told = self.told, []
-        return told
+    def pop_all(self) -> list[str]:
+        messages, self.messages = self.messages, []
+        return messages
 
 
-_untaken = _Untaken()
-logging.getLogger("asyncio").addHandler(_untaken)
+_unhandled = _UnhandledErrors()
+logging.getLogger("asyncio").addHandler(_unhandled)
 
 
 def descriptors() -> Counter[str]:
-    """What the open descriptors of this process are; none where the system does not say so."""
-    found: Counter[str] = Counter()
+    """What each open descriptor of this process refers to; empty on systems without /proc."""
+    targets: Counter[str] = Counter()
     for name in os.listdir(DESCRIPTORS) if DESCRIPTORS.is_dir() else ():
         try:
-            found[os.readlink(DESCRIPTORS / name)] += 1
-        except OSError:  # the one of the listing
+            targets[os.readlink(DESCRIPTORS / name)] += 1
+        except OSError:  # the descriptor of the listing itself
             continue
-    return found
+    return targets
 
 
 _known: Counter[str] = Counter()
-"""Of fixtures of the whole run, and leaks that were told: each once."""
+"""Descriptors of session fixtures, and leaks that have been reported, so that each is reported once."""
 _of_module: set[str] = set()
-"""Fixtures of a module that are set up just now, such as a server that looks at its store every few seconds."""
+"""Module-scoped fixtures that are set up at the moment, such as a server that checks its store every few seconds."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[object]") -> Iterator[None]:
-    """What a fixture of the whole run opens may be first asked for in the middle of a module, and stays."""
+    """Note what session fixtures open: they may first be requested in the middle of a module, and stay open."""
     before = descriptors() if fixturedef.scope == "session" else None
-    if fixturedef.scope == "module" and fixturedef.func.__module__ not in WATCHERS:
+    if fixturedef.scope == "module" and fixturedef.func.__module__ not in PASSIVE:
         _of_module.add(fixturedef.argname)
         fixturedef.addfinalizer(lambda: _of_module.discard(fixturedef.argname))
     try:
@@ -75,10 +76,10 @@ def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[object]") -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def no_descriptor_left() -> Iterator[None]:
-    """Those that a fixture of a wider scope opens are there before, for it is set up first.
+    """Compare the descriptors before and after the test. Fixtures of a wider scope have opened theirs before.
 
-    Not while the module has a server or a client, whether this test asks for it or not: on the loop that they share it
-    opens and closes connections during any test. Then the module is compared as a whole.
+    While the module has a server or a client nothing is compared, even for tests that do not request it: on the shared
+    loop it opens and closes connections during any test. Instead, the module is compared as a whole.
     """
     before = descriptors()
     yield
@@ -88,7 +89,7 @@ def no_descriptor_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_descriptor_left_by_module() -> Iterator[None]:
-    """Where tests share a server, or a client, its connections come and go with none of them."""
+    """Compare before and after the module: the connections of a shared server or client belong to no single test."""
     before = descriptors()
     yield
     _compare(before)
@@ -96,14 +97,14 @@ def no_descriptor_left_by_module() -> Iterator[None]:
 
 def _compare(before: Counter[str]) -> None:
     if descriptors() - before:
-        gc.collect()  # what only a cycle holds warns by itself when it goes
-        left = descriptors() - before - _known
-        _known.update(left)
-        assert not left, f"descriptors that are left open: {', '.join(map(_named, sorted(left.elements())))}"
+        gc.collect()  # objects that only a cycle keeps alive warn by themselves when they are collected
+        leaked = descriptors() - before - _known
+        _known.update(leaked)
+        assert not leaked, f"descriptors are still open: {', '.join(map(_described, sorted(leaked.elements())))}"
 
 
-def _named(descriptor: str) -> str:
-    """With the two ends of a TCP socket, which the kernel lists by its number."""
+def _described(descriptor: str) -> str:
+    """The descriptor; for a TCP socket with both ports, which the kernel lists by the socket's number."""
     number = descriptor.removeprefix("socket:[").removesuffix("]")
     for table in (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6")):
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
@@ -120,55 +121,56 @@ def _shares_a_loop(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def no_error_untaken() -> Iterator[None]:
+def no_unhandled_error() -> Iterator[None]:
     yield
-    assert not (told := _untaken.taken()), "\n".join(told)
+    assert not (messages := _unhandled.pop_all()), "\n".join(messages)
 
 
 @pytest.fixture
 async def no_task_left() -> AsyncIterator[None]:
-    """Of every test that is a coroutine, and set up before all else of it."""
+    """Check that no task is left by a test that is a coroutine; set up before the test's other fixtures."""
     yield
-    await _ended()
+    await _check_tasks()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def no_task_left_by_module() -> AsyncIterator[None]:
     yield
-    await _ended()
+    await _check_tasks()
 
 
-async def _ended() -> None:
-    for _ in range(TURNS):
-        left = {task for task in asyncio.all_tasks() if not task.done()} - {asyncio.current_task()}
-        if not left:
+async def _check_tasks() -> None:
+    for _ in range(LOOP_ITERATIONS):
+        running = {task for task in asyncio.all_tasks() if not task.done()} - {asyncio.current_task()}
+        if not running:
             return
         await asyncio.sleep(0)
-    pytest.fail("tasks that are left: " + "; ".join(sorted(map(repr, left))))
+    pytest.fail("tasks are still running: " + "; ".join(sorted(map(repr, running))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Not of the others: they would each make a loop for it."""
+    """Add the check for tasks to coroutines only; for any other test it would make a loop."""
     for item in items:
         if isinstance(item, pytest.Function) and iscoroutinefunction(getattr(item.obj, "hypothesis", item.obj)):
             item.fixturenames.insert(0, "no_task_left_by_module" if _shares_a_loop(item) else "no_task_left")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What only the search for cycles finds after the last test; of a run in several processes, what each has found."""
+    """Fail the run for errors that only a garbage collection after the last test finds, in any of its processes."""
     gc.collect()
-    told = _untaken.taken()
+    messages = _unhandled.pop_all()
     if (output := getattr(session.config, "workeroutput", None)) is not None:
-        output["untaken"] = told
-    elif told := [*told, *_elsewhere]:
+        output["unhandled"] = messages
+    elif messages := [*messages, *_of_workers]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print("\n".join(["", "Nobody took:", *told]))
+        print("\n".join(["", "Unhandled errors:", *messages]))
 
 
-_elsewhere: list[str] = []
+_of_workers: list[str] = []
+"""Unhandled errors of the processes of pytest-xdist."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """xdist's, of a process that has ended; one that crashed has no output, and fails by itself."""
-    _elsewhere.extend(getattr(node, "workeroutput", {}).get("untaken", ()))
+    """Collect the errors of an xdist process that has ended. One that crashed fails the run anyway."""
+    _of_workers.extend(getattr(node, "workeroutput", {}).get("unhandled", ()))

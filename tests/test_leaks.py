@@ -1,4 +1,4 @@
-"""The watch over leaks finds them, names them by the test that leaks, and leaves who leaks nothing alone."""
+"""tests/leaks.py fails each test that leaks, and no other test."""
 
 import os
 import re
@@ -24,9 +24,9 @@ async def test_clean():
     socket.socket().close()
 """
 LEAKS = {
-    "a_task": ("kept.append(asyncio.create_task(asyncio.sleep(100)))", r"tasks that are left: .*sleep\(\)"),
-    "a_socket": ("kept.append(socket.socket())", r"descriptors that are left open: .*socket:\["),
-    "a_file": ("kept.append(open('/dev/null'))", r"descriptors that are left open: .*/dev/null"),
+    "a_task": ("kept.append(asyncio.create_task(asyncio.sleep(100)))", r"tasks are still running: .*sleep\(\)"),
+    "a_socket": ("kept.append(socket.socket())", r"descriptors are still open: .*socket:\["),
+    "a_file": ("kept.append(open('/dev/null'))", r"descriptors are still open: .*/dev/null"),
     "an_exception": (
         "task = asyncio.create_task(failing()); await asyncio.sleep(0); del task",
         r"was never retrieved\s(.*\s)*?.*coro=<failing\(\)",
@@ -34,7 +34,7 @@ LEAKS = {
     "a_coroutine": ("failing()", r"coroutine 'failing' was never awaited"),
     "a_task_in_a_cycle": (
         "knot = []; knot.append(asyncio.create_task(waiting(knot))); await asyncio.sleep(0)",
-        r"tasks that are left: .*waiting\(\)",
+        r"tasks are still running: .*waiting\(\)",
     ),
 }
 SHARED = """
@@ -46,7 +46,7 @@ kept = []
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server():
-    opened = socket.socket()  # as a server's connection to its store, once it looks there
+    opened = socket.socket()  # such as a server's connection to its store
     asyncio.get_running_loop().call_later(0.05, lambda: kept.append(socket.socket()))
     yield
     opened.close()
@@ -65,7 +65,7 @@ async def test_beside_it():
             await asyncio.sleep(0.01)
 """
 LAST = """
-async def test_of_what_only_the_end_finds():
+async def test_leak_that_only_the_last_collection_finds():
     gc.disable()
     knot = [asyncio.create_task(failing())]
     knot.append(knot)
@@ -74,7 +74,7 @@ async def test_of_what_only_the_end_finds():
 
 
 def run(tmp_path: Path, tests: str, processes: list[str]) -> "subprocess.CompletedProcess[str]":
-    """pytest over these tests, with the settings of this project and its watch."""
+    """Run pytest on these tests with this project's settings and tests/leaks.py."""
     (tmp_path / "test_it.py").write_text(tests)
     words = [
         "-q",
@@ -99,45 +99,45 @@ def run(tmp_path: Path, tests: str, processes: list[str]) -> "subprocess.Complet
 
 @pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["one-process", "a-process-for-the-tests"])
 def test_each_leak_fails_the_test_that_leaks_and_no_other(tmp_path: Path, processes: list[str]) -> None:
-    """pytest over one file, with the settings of this project and its watch; each leak is told, and who leaked it."""
+    """The report has each leak, by the test that leaked."""
     tests = [f"async def test_{name}():\n    {line}\n" for name, (line, _) in LEAKS.items()]
     done = run(tmp_path, "\n".join([HEAD, *tests, "async def test_clean_too(): pass\n"]), processes)
     assert done.returncode == 1, done.stdout
-    told = set(re.findall(r"^(?:ERROR|FAILED) \S*::test_(\w+)", done.stdout, re.MULTILINE))
-    assert told == set(LEAKS), done.stdout
-    for name, (_, words_of_it) in LEAKS.items():
-        assert re.search(words_of_it, done.stdout), (name, done.stdout)
+    failed = set(re.findall(r"^(?:ERROR|FAILED) \S*::test_(\w+)", done.stdout, re.MULTILINE))
+    assert failed == set(LEAKS), done.stdout
+    for name, (_, pattern) in LEAKS.items():
+        assert re.search(pattern, done.stdout), (name, done.stdout)
 
 
 @pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["one-process", "a-process-for-the-tests"])
-def test_a_leak_that_only_the_end_finds_fails_the_run(tmp_path: Path, processes: list[str]) -> None:
-    """No test fails, the run does."""
+def test_a_leak_that_only_the_last_collection_finds_fails_the_run(tmp_path: Path, processes: list[str]) -> None:
+    """No single test fails."""
     done = run(tmp_path, HEAD + LAST, processes)
     assert done.returncode == 1, done.stdout
     assert "1 failed" not in done.stdout
-    assert re.search(r"Nobody took:\s(.*\s)*?.*coro=<failing\(\)", done.stdout), done.stdout
+    assert re.search(r"Unhandled errors:\s(.*\s)*?.*coro=<failing\(\)", done.stdout), done.stdout
 
 
-def test_what_a_server_of_the_module_opens_is_no_leak_of_a_test_beside_it(tmp_path: Path) -> None:
-    """One that does not ask for the server shares its loop all the same."""
+def test_a_connection_of_the_modules_server_is_not_a_leak_of_another_test(tmp_path: Path) -> None:
+    """A test that does not request the server shares its loop nevertheless."""
     done = run(tmp_path, SHARED, [])
     assert done.returncode == 0, done.stdout
 
 
-def test_what_a_server_of_the_module_leaves_is_a_leak_of_the_module(tmp_path: Path) -> None:
+def test_a_connection_that_the_modules_server_leaves_open_is_a_leak_of_the_module(tmp_path: Path) -> None:
     done = run(tmp_path, SHARED.replace("        each.close()", "        pass"), [])
     assert done.returncode == 1, done.stdout
     assert re.search(LEAKS["a_socket"][1], done.stdout), done.stdout
 
 
-def test_a_loop_that_tests_share_excuses_no_leak(tmp_path: Path) -> None:
+def test_leaks_are_also_found_in_modules_whose_tests_share_a_loop(tmp_path: Path) -> None:
     leak = "async def test_before():\n    kept.append(socket.socket())"
     done = run(tmp_path, SHARED.replace("async def test_before():\n    socket.socket().close()", leak), [])
     assert re.findall(r"^ERROR \S*::test_(\w+)", done.stdout, re.MULTILINE) == ["before"], done.stdout
 
 
-def test_a_leaked_connection_is_named_by_its_ports(tmp_path: Path) -> None:
-    """So that it can be seen whose it is."""
+def test_a_leaked_connection_is_reported_with_its_ports(tmp_path: Path) -> None:
+    """They tell whose connection it is."""
     leak = "kept.append(listener := socket.create_server(('127.0.0.1', 0)))"
     leak += "; kept.append(socket.create_connection(listener.getsockname()))"
     done = run(tmp_path, f"{HEAD}\nasync def test_leak():\n    {leak}\n", [])

@@ -18,7 +18,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_ARGS = [
-    "--no-sandbox",  # as root in a container there is none to be had
+    "--no-sandbox",  # Chromium's sandbox does not work for root in a container
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -35,21 +35,21 @@ T = TypeVar("T")
 
 
 def until(ask: Callable[[], T], why: str, within_s: float = STEP_WITHIN_S) -> T:
-    """The first true answer; a failure that names what was awaited when there is none in time."""
+    """Return the first true answer; fail with `why`, the awaited condition, if there is none in time."""
     deadline = time.monotonic() + within_s
     while not (answer := ask()):
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {within_s} s: {why}")
+            pytest.fail(f"timed out after {within_s} s: {why}")
         time.sleep(0.05)
     return answer
 
 
 class Server:
-    """`playhead serve` on a port of its own, over one data directory that outlives a kill.
+    """`playhead serve` on a port of its own. It can be started again on the same data directory after a kill.
 
     Args:
-        program: the command line of `playhead`, where it is not the checkout's.
-        cwd: where it is run.
+        program: the command line of another `playhead` than that of the checkout.
+        cwd: the working directory of the process.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Server:
         until(ready, f"the server's ready line; see {self._log}", READY_WITHIN_S)
 
     def kill(self) -> None:
-        """As power or the kernel would: no warning, nothing flushed."""
+        """Kill it without warning, before it can flush."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
     def progress(self, user: str, video: str) -> dict[str, Any]:
-        """The whole record, or nothing where there is none."""
+        """The record with all details, or an empty dict if there is none."""
         answer = httpx.get(f"{self.url}/progress/{user}/{video}", params={"detail": "full"}, timeout=STEP_WITHIN_S)
         return {} if answer.status_code == httpx.codes.NOT_FOUND else answer.raise_for_status().json()
 
@@ -99,12 +99,12 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            pytest.fail(f"the server was still there {STOPPED_WITHIN_S} s after {how.name}; see {self._log}")
+            pytest.fail(f"the server was still running {STOPPED_WITHIN_S} s after {how.name}; see {self._log}")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for a module: its event loop must be gone before asynchronous tests elsewhere run."""
+    """One Chromium per module: Playwright's event loop must have ended before asynchronous tests of other modules."""
     executable = program(*BROWSERS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGS)
@@ -138,4 +138,4 @@ def new_page(browser: Browser) -> Iterator[Callable[[], Page]]:
     yield open_page
     for context in contexts:
         context.close()
-    assert not errors, "the page's own script failed"
+    assert not errors, "a script of the page failed"

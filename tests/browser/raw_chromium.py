@@ -1,4 +1,4 @@
-"""Chromium as a learner has it: Playwright's keeps every tab visible and has no back/forward cache."""
+"""Chromium as learners use it; Playwright keeps every tab visible and disables the back/forward cache."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from tests.missing import program
 
 
 class Tab:
-    """A tab, by the DevTools protocol; of Playwright's `Page` what the tests here need."""
+    """A tab, controlled by the DevTools protocol, with those methods of Playwright's `Page` that the tests need."""
 
     def __init__(self, port: int) -> None:
         target = httpx.put(f"http://127.0.0.1:{port}/json/new?about:blank", timeout=STEP_WITHIN_S).json()
@@ -48,14 +48,14 @@ class Tab:
         self.wait_for_function(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     def on(self, event: str, handler: Callable[..., None]) -> None:
-        """Nothing is told."""
+        """Ignore the handler: no event is reported."""
 
     def close(self) -> None:
         self._ends.close()
 
 
 class Chromium:
-    """A process with a profile of its own, which outlives a kill."""
+    """Chromium with a profile of its own. It can be started again with the same profile after a kill."""
 
     def __init__(self, profile: Path) -> None:
         self._profile = profile
@@ -64,23 +64,23 @@ class Chromium:
 
     def start(self) -> None:
         executable = program(*BROWSERS)
-        told = self._profile / "DevToolsActivePort"
-        told.unlink(missing_ok=True)
+        port_file = self._profile / "DevToolsActivePort"
+        port_file.unlink(missing_ok=True)
         command = [executable, "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={self._profile}"]
         with self._profile.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *BROWSER_ARGS, "about:blank"], stdout=log, stderr=log, start_new_session=True
             )
-        until(lambda: told.exists() and told.read_text().count("\n"), "the browser's port")
-        self._port = int(told.read_text().split()[0])
+        until(lambda: port_file.exists() and port_file.read_text().count("\n"), "the browser's port")
+        self._port = int(port_file.read_text().split()[0])
 
     def tab(self) -> Tab:
-        """A new tab, in front of all others."""
+        """Open a tab in the foreground."""
         self._tabs.append(Tab(self._port))
         return self._tabs[-1]
 
     def kill(self) -> None:
-        """All of its processes, at once."""
+        """Kill all of its processes at the same time."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(STOPPED_WITHIN_S)
