@@ -67,6 +67,17 @@ Event = RecordsChanged | RecordsMissed | Subscribed | SessionsEnded | EndingsMis
 Listen = Callable[[Callable[[str, bytes], None], Callable[[str], None]], Subscriptions]
 
 
+class _Followed:
+    """A learner whose channel is subscribed, or about to be."""
+
+    __slots__ = ("channel", "confirmed")
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.confirmed = False
+        """Whether the subscription has been confirmed at least once."""
+
+
 class EventStream:
     """The events of one process.
 
@@ -102,12 +113,8 @@ class EventStream:
         self._worker = worker
         self._timeout_s = timeout_s
         self._channels = listen(self._received, self._confirmed)
-        self._users: dict[str, str] = {}
-        """userIds by channel name."""
-        self._names: dict[str, str] = {}
-        """Channel names by userId."""
-        self._confirmed_users: set[str] = set()
-        """userIds whose subscription has been confirmed at least once."""
+        self._followed: dict[str, _Followed] = {}
+        """By userId."""
 
     @property
     def resubscriptions(self) -> int:
@@ -126,25 +133,23 @@ class EventStream:
         Raises:
             StoreUnavailable: there was none in time. The subscription is still attempted.
         """
-        name = self._keys.push(user_id)
-        self._users[name], self._names[user_id] = user_id, name
+        followed = self._followed.get(user_id)
+        if followed is None:
+            followed = self._followed[user_id] = _Followed(self._keys.push(user_id))
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._channels.subscribe(name).wait()
+                await self._channels.subscribe(followed.channel).wait()
         except TimeoutError:
             raise StoreUnavailable("the store confirms no subscription") from None
 
     def unfollow(self, user_id: str) -> None:
         """Unsubscribe from the channel of a learner who was followed."""
-        self._confirmed_users.discard(user_id)
-        name = self._names.pop(user_id)
-        del self._users[name]
-        self._channels.unsubscribe(name)
+        self._channels.unsubscribe(self._followed.pop(user_id).channel)
 
     def is_following(self, user_id: str) -> bool:
         """Whether the subscription to the learner's channel is confirmed."""
-        name = self._names.get(user_id)
-        return name is not None and self._channels.is_confirmed(name)
+        followed = self._followed.get(user_id)
+        return followed is not None and self._channels.is_confirmed(followed.channel)
 
     async def announce(self, user_id: str) -> None:
         """Publish the learner's revision without records: a process that is missing some reads them.
@@ -180,7 +185,7 @@ class EventStream:
                 self._damage.found("ended", "its channel", ending)
             else:
                 self._on_event(SessionsEnded(ending[0]))
-        elif (user_id := self._users.get(name)) is not None:
+        elif (user_id := _user_of(name)) in self._followed:
             push = unpack_push(data)
             if isinstance(push, Damaged):
                 self._damage.found("push", f"user {user_id!r}", push)
@@ -199,7 +204,11 @@ class EventStream:
             self._catalogue.forget_all()
         elif name == self._keys.ended:
             self._on_event(EndingsMissed())
-        elif (user_id := self._users.get(name)) is not None:
-            again = user_id in self._confirmed_users
-            self._confirmed_users.add(user_id)
+        elif (followed := self._followed.get(user_id := _user_of(name))) is not None:
+            again, followed.confirmed = followed.confirmed, True
             self._on_event(Subscribed(user_id, again))
+
+
+def _user_of(channel: str) -> str:
+    """Return the userId at the end of a learner's channel name; no userId for any other channel."""
+    return channel.split(":", 3)[-1]

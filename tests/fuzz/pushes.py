@@ -9,6 +9,7 @@ from playhead.protocol.messages import Message, Progress
 from playhead.server.limits.large_reads import LargeRead
 from playhead.server.push.hub import Hub
 from playhead.server.push.learner import Learner
+from playhead.storage.events import _Followed
 from playhead.storage.keys import Keys
 from playhead.storage.store import open_store
 from tests.serving import FakeClock
@@ -66,7 +67,7 @@ def _hub() -> tuple[Hub, str]:
     keys = Keys("fuzz")
     hub = Hub(open_store("unix:///nowhere", worker="w", key_prefix=keys.prefix), FakeClock())
     name = keys.push(USER)
-    hub._events._users[name] = USER
+    hub._events._followed[USER] = _Followed(name)
     hub._learners[USER] = Learner(USER, hub._reader)
     hub._reader._stopped, hub._reader._tasks = True, _NO_TASKS
     return hub, name
