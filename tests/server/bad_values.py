@@ -1,4 +1,4 @@
-"""What is wrong for each scalar of the wire, as JSON text, so that also what Python can't say is said."""
+"""Invalid values for each scalar of the wire format, as JSON text, because Python cannot express all of them."""
 
 import json
 
@@ -27,7 +27,7 @@ IDS = [
         UUID.replace("-", ""),
         UUID.replace("-", "_"),
         "g" + UUID[1:],
-        "０" + UUID[1:],  # a digit in Unicode, not in hex
+        "０" + UUID[1:],  # a Unicode digit, but not a hexadecimal one
         UUID[:-1] + "é",
         "0" * 36,
         "-" * 36,
@@ -151,7 +151,7 @@ PLAYED = [
     "[" + ", ".join(["[0, 1]"] * 513) + "]",
 ]
 
-# What is no number to JSON, or no value at all, and must not pass as one.
+# Not numbers in JSON, or not values at all; they must not be accepted.
 NOT_JSON = {
     "empty": b"",
     "blank": b" \n",

@@ -20,7 +20,7 @@ async def server(store_server: StoreServer, direct: bool, prefix: str) -> AsyncI
 
 @pytest.fixture
 def read_apart(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each read of the server has brought."""
+    """The sizes of the server's reads, in bytes."""
     reads: list[int] = []
 
     for kind in (BoundedHttp, BoundedWebSocket):

@@ -1,4 +1,4 @@
-"""A client that writes its requests by hand: any bytes, cut anywhere, and the answers one by one."""
+"""A client that sends handwritten requests: any bytes, split anywhere, with the answers read one by one."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,13 @@ Answer = tuple[int, bytes]
 
 
 class Peer:
-    """A connection by hand."""
+    """A connection for handwritten requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     async def send(self, *segments: bytes, reads: list[int] | None = None) -> None:
-        """Each is read by the server before the next is sent, where its `reads` are given."""
+        """Send pieces; with `reads` given, the server reads each piece before the next is sent."""
         for segment in segments:
             before = sum(reads or ())
             self.writer.write(segment)
@@ -37,12 +37,12 @@ class Peer:
             return int(head[9:12]), await self.reader.readexactly(expected)
 
     async def rest(self) -> bytes:
-        """Until the server closes."""
+        """Everything until the server closes."""
         async with asyncio.timeout(PATIENCE_S):
             return await self.reader.read()
 
     async def message(self, kind: str) -> dict[str, Any]:
-        """The next WebSocket message of a type; all of them here are short of 64 KiB."""
+        """The next WebSocket message of a type; all messages in these tests are shorter than 64 KiB."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 _, length = await self.reader.readexactly(2)
@@ -69,7 +69,7 @@ def head(method: str, target: str, *lines: str) -> bytes:
 
 
 def request(method: str, target: str, *lines: str, body: bytes = b"", framing: str = "length") -> tuple[bytes, bytes]:
-    """Its head, and what follows."""
+    """A request's head and the bytes after it."""
     if not body:
         return head(method, target, *lines), b""
     typed = "Content-Type: application/json"

@@ -1,4 +1,4 @@
-"""Poisons: what a hostile learner may report of a video, all of it valid on the wire."""
+"""Poisons: what a hostile learner may report about a video, all of it valid on the wire."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ from tests.rest import ok
 from tests.serving import Running
 
 DURATION = 90
-"""s of the video that is poisoned, as the catalogue has it when it has it."""
+"""Duration of the poisoned video in seconds, in the catalogue if it is there."""
 FAR = "9999-12-31T23:59:59.999Z"
 HONEST = "honest-page"
-"""The session name of the honest devices: names are no secret, and anybody may use another's."""
+"""The session name of the honest devices: names are not secret, and anyone may use another's."""
 Beat = dict[str, Any]
 
 
 @dataclass
 class Learner:
-    """A learner and the video; what they may say, over each transport."""
+    """A learner and the video, with the reports that they may send over each transport."""
 
     server: Running
     http: httpx.AsyncClient
@@ -31,7 +31,7 @@ class Learner:
     user: str = field(default_factory=lambda: str(uuid4()))
 
     async def socket(self, *beats: Beat, session: str | None = None) -> list[dict[str, Any]]:
-        """A page load that sends heartbeats one by one, each acked before the next; the acks."""
+        """A page load that sends heartbeats one by one, each acked before the next; returns the acks."""
         async with device(self.server, self.user, session) as page:
             acks = []
             for beat in beats:
@@ -40,13 +40,13 @@ class Learner:
             return acks
 
     async def envelope(self, *beats: Beat, session: str | None = None) -> dict[str, Any]:
-        """The same heartbeats by POST, all at once; the acks."""
+        """The same heartbeats in one POST; returns the acks."""
         numbered = [{"seq": n, "videoId": self.video, **beat} for n, beat in enumerate(beats, 1)]
         body = {"userId": self.user, "session": session or uuid4().hex, "heartbeats": numbered}
         return dict(ok(await self.http.post("/progress/realtime", json=body)))
 
     async def document(self, watched: int, last_watched: str, *paths: str) -> None:
-        """The documented bodies."""
+        """Send the documented bodies."""
         item = {"videoId": self.video, "watchedDuration": watched, "lastWatched": last_watched}
         for path in paths or ("update", "sync", "realtime"):
             body = {"userId": self.user, **({"progressData": [item]} if path == "sync" else item)}
@@ -64,7 +64,7 @@ class Learner:
 
 
 def every_other(first: int, count: int) -> list[list[int]]:
-    """Single seconds, none touching another."""
+    """Single seconds, none adjacent to another."""
     return [[first + 2 * n, first + 2 * n + 1] for n in range(count)]
 
 

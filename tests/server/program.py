@@ -1,4 +1,4 @@
-"""The real program as a process of its own: started, waited for, and ended by its own pid whatever the test does."""
+"""The real program as a separate process: started, awaited, and ended by its own pid whatever the test does."""
 
 import asyncio
 import contextlib
@@ -16,16 +16,16 @@ from tests.serving import Running
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
-"""Bound on a start; a test that gets here has failed."""
+"""Bound on a start; a test that reaches it has failed."""
 END_S = 30.0
 UNTAKEN = re.compile(r".*(?:was never (?:retrieved|awaited)|was destroyed but it is pending|Warning: (?!.*name=0)).*")
-"""What Python says of a bug of ours that nobody else would notice; but uvicorn leaves its workers' stdin open."""
+"""Python's warnings about bugs that would go unnoticed; uvicorn leaves its workers' stdin open, which is exempt."""
 READY = re.compile(r"Playhead is ready on http://(127\.0\.0\.1|\[::1\]):(\d+)(;.*)?\n")
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, without settings that somebody's shell may hold."""
-    ours = {"PLAYHEAD_DRAIN_NOTICE_S": "0", "PYTHONWARNINGS": "error"}  # no balancer waits for the notice
+    """The environment of this process, without settings from the developer's shell."""
+    ours = {"PLAYHEAD_DRAIN_NOTICE_S": "0", "PYTHONWARNINGS": "error"}  # there is no balancer that needs the notice
     return {k: v for k, v in os.environ.items() if not k.startswith("PLAYHEAD_")} | ours | extra
 
 
@@ -40,7 +40,7 @@ class Program:
     log: "Log | None" = None
 
     async def logged(self, words: str) -> None:
-        """Wait until its log has this."""
+        """Wait until the log has these words."""
         assert self.log is not None
         async with asyncio.timeout(END_S):
             while words not in self.log.text:
@@ -49,14 +49,14 @@ class Program:
 
     @property
     def running(self) -> Running:
-        """As the other helpers want it; the clock in it is not this server's."""
+        """The server as the other helpers expect it; its clock is not that of this server."""
         return Running(self.port, Settings(port=self.port))
 
     def kill(self, number: int) -> None:
         self.process.send_signal(number)
 
     async def ended(self) -> int:
-        """The exit code."""
+        """Wait for the exit, and return the exit code."""
         async with asyncio.timeout(END_S):
             return await self.process.wait()
 
@@ -67,7 +67,7 @@ class Program:
 
 @dataclass
 class Log:
-    """What a program says on stderr, as it comes."""
+    """The lines that a program writes to stderr, as they arrive."""
 
     text: str = ""
     more: asyncio.Event = field(default_factory=asyncio.Event)
@@ -103,7 +103,7 @@ async def launched(*options: str, through: Sequence[str] = (), **env: str) -> As
 
 @contextlib.asynccontextmanager
 async def serve(port: int, *options: str, through: Sequence[str] = (), **env: str) -> AsyncIterator[Program]:
-    """`playhead serve`, once it says that it is ready; `through` as for `launched`."""
+    """Run `playhead serve` until the block ends, once it reports that it is ready; `through` as for `launched`."""
     async with launched("--port", str(port), *options, through=through, **env) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -121,7 +121,7 @@ async def serve(port: int, *options: str, through: Sequence[str] = (), **env: st
 
 
 async def refused(*options: str, **env: str) -> tuple[int, str, str]:
-    """A `playhead serve` that must not start: exit code, stdout, stderr."""
+    """Run a `playhead serve` that must not start: exit code, stdout, stderr."""
     async with launched(*options, **env) as process, asyncio.timeout(START_S):
         out, err = await process.communicate()
         assert process.returncode is not None
@@ -129,7 +129,7 @@ async def refused(*options: str, **env: str) -> tuple[int, str, str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes below a process, without itself."""
+    """The processes below a process, without itself."""
     found: list[int] = []
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
@@ -137,12 +137,12 @@ def descendants(pid: int) -> list[int]:
             for child in (task / "children").read_text().split():
                 found += (int(child), *descendants(int(child)))
     except OSError:
-        pass  # it has ended meanwhile
+        pass  # the process has ended in the meantime
     return found
 
 
 def alive(pid: int) -> bool:
-    """A process that ended and was not yet reaped by its parent is not alive."""
+    """Whether a process runs; one that has ended but was not reaped does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -158,7 +158,7 @@ async def gone(pids: list[int]) -> None:
 
 
 async def end_tree(pid: int) -> None:
-    """SIGKILL to a process and all below it."""
+    """SIGKILL a process and all processes below it."""
     for each in (pid, *descendants(pid)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(each, signal.SIGKILL)

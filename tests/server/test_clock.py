@@ -139,8 +139,8 @@ async def test_a_reading_that_is_far_ahead_steps_back(
     line.ahead_ms -= by_ms
     await clock.sample()
     assert clock().wall == line.ahead_ms + machine.mono
-    (told,) = (record for record in caplog.records if "The time of new records steps back" in record.message)
-    assert f"{by_ms / 1_000:.3f} s" in told.message
+    (warning,) = (record for record in caplog.records if "The time of new records steps back" in record.message)
+    assert f"{by_ms / 1_000:.3f} s" in warning.message
 
 
 async def test_the_time_continues_during_an_outage(machine: FakeClock, line: Line) -> None:

@@ -350,7 +350,7 @@ FORWARDED = (
 )
 
 
-@pytest.mark.parametrize("trusted", [True, False], ids=["from a trusted proxy", "from anybody"])
+@pytest.mark.parametrize("trusted", [True, False], ids=["from a trusted proxy", "from another peer"])
 async def test_the_scheme_that_a_proxy_saw_counts_if_the_proxy_is_trusted(
     store_server: StoreServer, prefix: str, trusted: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""Certificates of a test's own, and how a store is told to speak nothing but TLS."""
+"""Certificates for tests, and the options of a store that accepts TLS only."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Issues certificates that a day later are worth nothing."""
+    """Issues certificates that expire after a day."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
@@ -22,7 +22,7 @@ class Authority:
         self.path.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
-        """Paths of a certificate and its key."""
+        """The paths of a new certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host) for host in hosts]
@@ -58,7 +58,7 @@ class Authority:
 
 
 def tls(authority: Authority, port: int, *hosts: str, clients: str = "no") -> tuple[str | Path, ...]:
-    """Options of a server that speaks nothing but TLS."""
+    """The options of a server that accepts TLS only."""
     certificate, key = authority.issue("server", *hosts)
     return (
         *("--tls-port", str(port)),

@@ -1,4 +1,4 @@
-"""Stores on the real servers, and servers that a test may kill."""
+"""Stores on real servers, and servers that a test may kill."""
 
 import contextlib
 import itertools
@@ -48,7 +48,7 @@ def store(new_store: NewStore) -> Store:
 
 
 class PrivateServer:
-    """A Valkey of one test, on a fixed socket: it can be stopped, paused and started again."""
+    """A Valkey for one test, on a fixed socket: it can be stopped, paused and restarted."""
 
     def __init__(self, directory: Path) -> None:
         self.url = f"unix://{directory}/private.sock"

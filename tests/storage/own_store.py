@@ -1,4 +1,4 @@
-"""A store of the operator's own, with the users of examples/playhead.acl or as a test wants it."""
+"""A store that an operator runs, with the users of examples/playhead.acl or others."""
 
 import contextlib
 import subprocess
@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @contextlib.contextmanager
 def running(kind: str, directory: Path, url: str, *options: str | Path) -> Iterator[None]:
-    """A server of the test's own, from when `url` is answered."""
+    """A server for one test, started once `url` answers."""
     command = [binary(kind), "--port", "0", "--dir", directory, *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -41,7 +41,7 @@ async def opened(url: str, **more: Any) -> AsyncIterator[Store]:
 
 
 def written_acl(directory: Path, more: str = "") -> Path:
-    """The examples with passwords, and whatever is added to the line of the service's user."""
+    """The example files with passwords, and with an addition to the line of the service's user."""
     service, operator = (read_example(name) for name in ("playhead", "playhead-operator"))
     path = directory / "users.acl"
     path.write_text(
@@ -54,7 +54,7 @@ def written_acl(directory: Path, more: str = "") -> Path:
 
 
 def read_example(name: str, user: str | None = None) -> str:
-    """An ACL file as it is shipped: the last line is a user's, with a password to be changed."""
+    """An ACL file as it is shipped: its last line is a user, with a password to be changed."""
     text = (EXAMPLES / f"{name}.acl").read_text()
     assert text.count("CHANGE-ME") == 1
     assert text.splitlines()[-1].startswith(f"user {user or name} ")
@@ -62,7 +62,7 @@ def read_example(name: str, user: str | None = None) -> str:
 
 
 def rights(name: str) -> set[str]:
-    """The commands that the user of an example may use."""
+    """The commands that the user of an example may run."""
     return {word[1:] for word in read_example(name).splitlines()[-1].split() if word.startswith("+")}
 
 

@@ -286,12 +286,12 @@ async def test_any_message_before_hello_ends_the_connection(
 
 async def test_no_hello_in_time_ends_the_connection(store_server: StoreServer, prefix: str) -> None:
     """A socket that stays silent, or only sends pings of the transport, is closed."""
-    async with serving(redis_url=store_server.url, key_prefix=prefix, hello_timeout_s=0.1) as hasty:
-        async with opened(hasty) as silent, opened(hasty, MSGPACK) as pinging:
+    async with serving(redis_url=store_server.url, key_prefix=prefix, hello_timeout_s=0.1) as impatient:
+        async with opened(impatient) as silent, opened(impatient, MSGPACK) as pinging:
             await pinging.ping()
             await ended(silent, "no_hello", 4008)
             await ended(pinging, "no_hello", 4008)
-        async with device(hasty, str(uuid4())) as player:
+        async with device(impatient, str(uuid4())) as player:
             assert (await player.play(V, 0, 5))["rejected"] == []
 
 

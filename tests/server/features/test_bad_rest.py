@@ -473,9 +473,9 @@ async def test_a_body_that_never_ends_is_408(store_server: StoreServer, prefix: 
     """Also one that trickles in: the deadline is for the whole body."""
     body = json.dumps(target.body).encode()
     head = f"{target.method} {target.path}"
-    async with serving(redis_url=store_server.url, key_prefix=prefix, body_timeout_s=0.1) as hasty:
-        answer = await exchange(hasty, request(f"Content-Length: {len(body) + 1}\r\n", body, head))
+    async with serving(redis_url=store_server.url, key_prefix=prefix, body_timeout_s=0.1) as impatient:
+        answer = await exchange(impatient, request(f"Content-Length: {len(body) + 1}\r\n", body, head))
         assert answer.startswith(b"HTTP/1.1 408"), answer
-        answer = await exchange(hasty, request("Transfer-Encoding: chunked\r\n", b"1\r\n{\r\n", head))
+        answer = await exchange(impatient, request("Transfer-Encoding: chunked\r\n", b"1\r\n{\r\n", head))
         assert answer.startswith(b"HTTP/1.1 408"), answer
         assert b"application/problem+json" in answer

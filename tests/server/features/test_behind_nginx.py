@@ -40,11 +40,11 @@ async def test_no_request_is_smuggled_past_nginx(
     A DELETE in the body of a POST with an Upgrade, sent separately from its head, is not executed. The POST is answered
     once both have arrived, as a busy server would: nginx sends no body after an answer.
     """
-    user, come, tree = str(uuid4()), asyncio.Event(), BodyReader.tree
+    user, both_arrived, tree = str(uuid4()), asyncio.Event(), BodyReader.tree
 
     async def busy(*args: Any, **options: Any) -> Any:
         async with asyncio.timeout(PATIENCE_S):
-            await come.wait()
+            await both_arrived.wait()
         return await tree(*args, **options)
 
     async def read_more() -> None:
@@ -70,7 +70,7 @@ async def test_no_request_is_smuggled_past_nginx(
                 await asyncio.sleep(0)
                 await opened.send(segment)
                 await reading
-            come.set()
+            both_arrived.set()
             assert (await opened.answer())[0] == 400
         async with rest(proxied) as outside:
             assert ok(await outside.get(f"/progress/{user}/{V}"))["watchedDuration"] == 60

@@ -174,17 +174,17 @@ async def killed_and_not(opened: Service, victim: str, seed: int, window: int) -
     assert await records(server, unlucky) == expected
     async with rest(server) as http:
         for video in videos:
-            told = ok(await http.get(f"/analytics/videos/{video}"))
+            analytics = ok(await http.get(f"/analytics/videos/{video}"))
             watched = {second for start, end in expected[video]["seen"] for second in range(start, end)}
             replayed = {second for start, end in expected[video]["again"] for second in range(start, end)}
             length = max(watched) + 1
-            assert told["viewers"] == 2
-            assert told["averageWatchedDuration"] == len(watched)
-            assert told["retention"] == [2 * (second in watched) for second in range(length)]
-            assert told["replays"] == [2 * (second in replayed) for second in range(length)]
+            assert analytics["viewers"] == 2
+            assert analytics["averageWatchedDuration"] == len(watched)
+            assert analytics["retention"] == [2 * (second in watched) for second in range(length)]
+            assert analytics["replays"] == [2 * (second in replayed) for second in range(length)]
 
 
-@pytest.mark.parametrize("window", [4, 40], ids=["as-they-come", "in-bursts"])
+@pytest.mark.parametrize("window", [4, 40], ids=["one-by-one", "in-bursts"])
 @pytest.mark.parametrize("seed", range(2))
 async def test_the_server_is_killed_and_the_store_is_not(tmp_path: Path, seed: int, window: int) -> None:
     """The server is killed in the middle of a flush, and the player resends.

@@ -191,12 +191,12 @@ async def answers(crowd: list[Attacker], at_least: int) -> list[bytes]:
     """The answers to the first of them that are answered."""
     asking = [asyncio.create_task(attacker.until(b"}")) for attacker in crowd]
     try:
-        told: list[bytes] = []
+        answered: list[bytes] = []
         for answer in asyncio.as_completed(asking):
-            told.append(await answer)
-            if len(told) == at_least:
+            answered.append(await answer)
+            if len(answered) == at_least:
                 break
-        return told
+        return answered
     finally:
         for task in asking:
             task.cancel()
@@ -210,9 +210,9 @@ async def test_half_bodies_of_one_learner_are_bounded_and_affect_nobody_else(
     eager = str(uuid4())
     async with guarded(store_server, prefix, body_timeout_s=100) as server, rest(server) as api:
         crowd = [await half(server, eager, 1_024 * KIB, 512 * KIB) for _ in range(150)]
-        told = await answers(crowd, 150 - 4)
-        assert {status(answer) for answer in told} == {429}
-        assert all(b"retry-after: " in answer.lower() for answer in told)
+        answered = await answers(crowd, 150 - 4)
+        assert {status(answer) for answer in answered} == {429}
+        assert all(b"retry-after: " in answer.lower() for answer in answered)
         refused = await posted(api, eager, 1_024 * KIB)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) > 0
@@ -229,9 +229,9 @@ async def test_half_bodies_of_strangers_lock_out_no_beacon(store_server: StoreSe
     room = {"max_body_bytes": 128 * KIB, "max_arriving_bytes_per_address": 256 * KIB, "body_timeout_s": 100}
     async with guarded(store_server, prefix, **room) as server, rest(server) as api:
         crowd = [await half(server, None, 64 * KIB, 60 * KIB) for _ in range(20)]
-        told = await answers(crowd, 16)
-        assert {status(answer) for answer in told} == {503}
-        assert all(b"retry-after: " in answer.lower() for answer in told)
+        answered = await answers(crowd, 16)
+        assert {status(answer) for answer in answered} == {503}
+        assert all(b"retry-after: " in answer.lower() for answer in answered)
         for _ in range(3):
             user = str(uuid4())
             body = beacon(user, 60 * KIB)

@@ -290,6 +290,6 @@ async def test_no_outage_of_the_program_repeats_a_line(tmp_path: Path, workers: 
 
 def _is_over(lines: list[str]) -> bool:
     """Whether the log says that everything lost is back."""
-    told = [line for line in lines if " WARNING " in line]
-    back = [line for line in told if re.search(r"\(after .* failures?\)$", line)]
-    return 2 * len(back) == len(told) > 0
+    warnings = [line for line in lines if " WARNING " in line]
+    back = [line for line in warnings if re.search(r"\(after .* failures?\)$", line)]
+    return 2 * len(back) == len(warnings) > 0

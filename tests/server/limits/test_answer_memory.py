@@ -53,7 +53,7 @@ def get(user: str) -> bytes:
     return head("GET", f"/progress/{user}?detail=full", f"Authorization: Bearer {token(user)}")
 
 
-async def come(stack: AsyncExitStack, server: Running, count: int, request: bytes) -> list[Attacker]:
+async def connect_unread(stack: AsyncExitStack, server: Running, count: int, request: bytes) -> list[Attacker]:
     """Open a number of connections that send a request and read nothing."""
     crowd = []
     for _ in range(count):
@@ -84,7 +84,7 @@ async def test_a_user_who_exceeds_their_share_affects_nobody_else(store_server: 
     """
     limit = 8 * MIB
     async with greedy(store_server, prefix, USER, max_unread_bytes_per_user=limit) as server, AsyncExitStack() as stack:
-        crowd = await come(stack, server, 30, get(USER))
+        crowd = await connect_unread(stack, server, 30, get(USER))
         codes = await status_lines(crowd)
         assert codes.count(200) in range(1, 4)
         assert codes.count(429) == 30 - codes.count(200)
@@ -108,7 +108,7 @@ async def test_unread_answers_are_dropped_in_time(
         greedy(store_server, prefix, USER, write_timeout_s=0.5) as server,
         AsyncExitStack() as stack,
     ):
-        await come(stack, server, 2, get(USER))
+        await connect_unread(stack, server, 2, get(USER))
         await unread(server, lambda size: size > MIB)
         await unread(server, lambda size: size == 0)
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
@@ -121,7 +121,7 @@ async def test_unread_answers_of_all_users_are_bounded(store_server: StoreServer
         AsyncExitStack() as stack,
         rest(server) as api,
     ):
-        await come(stack, server, 1, get(USER))
+        await connect_unread(stack, server, 1, get(USER))
         await unread(server, lambda size: size > MIB)
         answer = await api.get(f"/progress/{OTHER}", headers=bearer(token(OTHER)))
         assert answer.status_code == 503
@@ -143,7 +143,7 @@ async def test_sockets_share_the_users_bound(store_server: StoreServer, prefix: 
         greedy(store_server, prefix, USER, max_unread_bytes_per_user=limit, write_timeout_s=2.0) as server,
         AsyncExitStack() as stack,
     ):
-        crowd = await come(stack, server, 20, request)
+        crowd = await connect_unread(stack, server, 20, request)
         assert await unread(server, lambda size: size > 2 * MIB) <= limit
         reading = [asyncio.create_task(attacker.until(b'"goodbye","code":"rate"')) for attacker in crowd]
         refused, _ = await asyncio.wait(reading, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)

@@ -149,11 +149,11 @@ async def test_hello_and_sync_send_all_records_in_frames_with_their_revisions(se
             pages = [frame for frame in frames if frame["type"] == "progress"]
             assert len(pages) > 2
             assert all(len(page["records"]) <= PAGE for page in pages)
-            told: set[int] = set()
+            revisions: set[int] = set()
             for page in pages:
-                told |= {record["rev"] for record in page["records"]}
-                assert set(range(1, page["rev"] + 1)) <= told
-            assert told == set(range(1, MANY + 1))
+                revisions |= {record["rev"] for record in page["records"]}
+                assert set(range(1, page["rev"] + 1)) <= revisions
+            assert revisions == set(range(1, MANY + 1))
             assert frames[-1] == {"type": "synced", "rev": MANY}
 
 

@@ -162,18 +162,18 @@ async def test_commands_that_change_a_store_are_logged(store_server: StoreServer
     """The actor is the user who runs them on this machine."""
     operator = Operator(REDIS_URL=store_server.url, KEY_PREFIX=f"t{uuid4().hex}")
     backup = tmp_path / "backup"
-    who = f"actor=uid:{os.getuid()}"
+    actor = f"actor=uid:{os.getuid()}"
     code, _, err = await operator.run("export", backup)
     assert (code, "playhead.audit" in err) == (0, False)
     code, _, err = await operator.run("import", backup)
     assert (code, err.count("playhead.audit")) == (0, 1)
-    assert f"INFO playhead.audit: event=import {who} file={backup} outcome=done\n" in err
+    assert f"INFO playhead.audit: event=import {actor} file={backup} outcome=done\n" in err
     with backup.open("r+b") as file:
         file.truncate(backup.read_bytes().index(b"\n") + 1)
     code, _, err = await operator.run("import", backup)
     assert code == 1
-    assert f"event=import {who} file={backup} outcome=incomplete\n" in err
+    assert f"event=import {actor} file={backup} outcome=incomplete\n" in err
     code, _, err = await operator.run("rebuild")
     assert (code, err.count("playhead.audit")) == (0, 1)
-    assert f"event=rebuild {who} outcome=done\n" in err
+    assert f"event=rebuild {actor} outcome=done\n" in err
     assert "playhead.audit" not in (await operator.run("rebuild", "--check"))[2]

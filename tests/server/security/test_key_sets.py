@@ -178,7 +178,7 @@ async def test_changes_of_the_key_set_are_followed(store_server: StoreServer) ->
         server.keys = [jwk("RS256", "new", "another")]
         assert await problem_of(keys, "new") is None, "however short a time ago the set was fetched"
         assert await problem_of(keys, "old") is Problem.UNAUTHORIZED
-        assert server.fetches == 3, "a retired id may be one that has come back"
+        assert server.fetches == 3, "a retired id may have been rotated in again"
 
         server.keys = [jwk("RS256", "newer", "third")]
         clock.now += REFRESH_S + 1

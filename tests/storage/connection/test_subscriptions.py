@@ -18,11 +18,11 @@ class Listener:
     """Subscriptions, with the messages and confirmations received."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self.heard: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
         self.confirmed: list[str] = []
         self.channels = ServerSubscriptions(
             client.connection_pool,
-            lambda name, data: self.heard.append((name, data)),
+            lambda name, data: self.received.append((name, data)),
             self.confirmed.append,
         )
 
@@ -62,8 +62,8 @@ async def test_a_channel_counts_as_subscribed_only_when_the_store_has_confirmed_
         await asyncio.wait_for(event.wait(), PATIENCE_S)
         for number in range(3):
             assert await client.spublish(name, str(number)) == 1
-        await until(lambda: len(listener.heard) == 3)
-        assert listener.heard == [(name, b"0"), (name, b"1"), (name, b"2")]
+        await until(lambda: len(listener.received) == 3)
+        assert listener.received == [(name, b"0"), (name, b"1"), (name, b"2")]
         listener.channels.unsubscribe(name)
         assert not listener.channels.is_confirmed(name)
         async with asyncio.timeout(PATIENCE_S):
@@ -83,7 +83,7 @@ async def test_an_immediate_resubscription_needs_a_confirmation_of_its_own(clien
             event = listener.channels.subscribe(name)
             await asyncio.wait_for(event.wait(), PATIENCE_S)
             assert await client.spublish(name, str(turn)) == 1
-            await until(lambda turn=turn: (f"{prefix}:b", str(turn).encode()) in listener.heard)  # type: ignore[misc]
+            await until(lambda turn=turn: (f"{prefix}:b", str(turn).encode()) in listener.received)  # type: ignore[misc]
             listener.channels.unsubscribe(name)
 
 
@@ -105,7 +105,7 @@ async def test_subscribing_while_the_connection_breaks_repeatedly(client: redis.
         assert len(listener.confirmed) > len(names)
         for name in names:
             assert await client.spublish(name, "x") == 1
-        await until(lambda: {name for name, _ in listener.heard} == set(names))
+        await until(lambda: {name for name, _ in listener.received} == set(names))
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -122,7 +122,7 @@ async def test_a_user_without_permission_for_ping_can_subscribe(
             await asyncio.wait_for(event.wait(), PATIENCE_S)
             assert await listener.channels.probe()
             assert await admin.spublish(f"{prefix}:a", "x") == 1
-            await until(lambda: listener.heard == [(f"{prefix}:a", b"x")])
+            await until(lambda: listener.received == [(f"{prefix}:a", b"x")])
         await admin.execute_command("ACL", "DELUSER", prefix)  # type: ignore[no-untyped-call] # redis-py has no types here
 
 
