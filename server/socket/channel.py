@@ -154,7 +154,7 @@ class SocketChannel:
 
     async def drained(self) -> None:
         """Wait until everything queued is written or dropped. The writer's own deadlines bound the wait."""
-        while self._writer is not None:
+        while self._writer is not None and not self._writer.done():  # done: it was cancelled before it began
             await asyncio.wait({self._writer})
 
     def cancel(self) -> None:

@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 
 from playhead.client import Deleted, Denied, Invalid, NotFound, RestError, TooFast, TooManyVideos, playhead_client
-from tests.client.features.test_watching import NOWHERE
 from tests.client.line import client
+from tests.client.test_playhead import NOWHERE
 from tests.conftest import StoreServer
 from tests.security.callers import OTHER, USER, VIDEO, guarded
 from tests.security.issuer import token

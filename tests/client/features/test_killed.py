@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 
 from playhead.server.clock import system_clock
-from tests.client.features.test_watching import NOWHERE, stored
 from tests.client.line import PATIENCE_S, client
+from tests.client.test_playhead import NOWHERE, stored
 from tests.conftest import StoreServer
 from tests.server.program import ROOT, environment
 from tests.serving import serving

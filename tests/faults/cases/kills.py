@@ -12,7 +12,7 @@ from tests.faults.damage import CUT_BYTES, cut, held, tear, wipe
 from tests.faults.effort import Effort
 from tests.faults.place import Change
 from tests.faults.scene import Row, Scene, Service, scene
-from tests.server.features.test_workers import connections
+from tests.server.commands.test_workers import connections
 from tests.server.program import descendants, gone
 
 STAGES = {"stage 1": Script("users").sha.encode(), "stage 2": Script("videos").sha.encode()}

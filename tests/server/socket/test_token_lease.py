@@ -37,7 +37,7 @@ from tests.security.callers import (
     socket,
 )
 from tests.security.issuer import SECRET, token
-from tests.server.features.test_workers import workers
+from tests.server.commands.test_workers import workers
 from tests.server.program import Program, serve
 from tests.serving import Running, serving
 
