@@ -14,7 +14,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from playhead.storage.embedded.valkey import EmbeddedValkey
-from tests import leaks, schedule
+from tests import leaks, measured, schedule
 from tests.clustered import clustered
 from tests.missing import program
 
@@ -48,6 +48,7 @@ class StoreServer:
 def pytest_configure(config: pytest.Config) -> None:
     """As a plugin, for the hooks of a conftest file are not asked about fixtures of the whole run."""
     config.pluginmanager.register(leaks)
+    config.pluginmanager.register(measured)
     config.pluginmanager.register(schedule)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so in a shell's background, and in all that we start
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,7 +1,9 @@
-"""The order of test files names only files that exist."""
+"""The tables of test files name only files that exist."""
 
+from tests.measured import OTHER_STORES, UNMEASURED
 from tests.schedule import LONGEST, TESTS
 
 
-def test_each_file_of_the_schedule_exists() -> None:
-    assert [name for name in LONGEST if not (TESTS / name).is_file()] == []
+def test_each_named_file_exists() -> None:
+    named = (*LONGEST, *UNMEASURED, *OTHER_STORES)
+    assert [name for name in named if not (TESTS / name).exists()] == []
