@@ -1,7 +1,7 @@
-"""`make faults`: every case in full, on every store; the table, and exit code 1 if anything was lost or wrong.
+"""`make faults`: run every case in full on every store, and print a table. Exit code 1 if anything was lost or wrong.
 
-Real processes, killed, stopped, cut off and lied to, while many players watch; afterwards every record, summary and
-curve is compared with what the pure rules of protocol/ make of the heartbeats that were sent.
+Faults are injected into real processes while many players watch. Afterwards every record, summary and curve is
+compared with a model that applies the pure rules of protocol/ to the heartbeats that were sent.
 """
 
 import argparse
@@ -18,16 +18,18 @@ from tests.faults.report import table
 from tests.faults.scene import Row
 
 SHOWN = 5
-"""Of what is lost or wrong, in words."""
+"""Lines about lost or wrong values that are printed for each fault."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--only", action="append", choices=[case.name for case in CASES], help="this case; repeatable")
+    parser.add_argument(
+        "--only", action="append", choices=[case.name for case in CASES], help="run this case only; repeatable"
+    )
     parser.add_argument("--place", action="append", choices=sorted({p for case in CASES for p in case.places}))
-    parser.add_argument("--short", action="store_true", help="as `make test` runs them, on every place")
-    parser.add_argument("--at-once", type=int, default=2, help="cases at a time: they wait more than they work (2)")
-    parser.add_argument("--out", type=Path, help="write the table into this file, too")
+    parser.add_argument("--short", action="store_true", help="run the short form of `make test`, on every place")
+    parser.add_argument("--at-once", type=int, default=2, help="cases that run at the same time (2)")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     logging.getLogger("client").setLevel(logging.CRITICAL)
     chosen = [
@@ -46,7 +48,7 @@ def main() -> int:
 
 
 async def _all(chosen: list[tuple[Case, str]], effort: Effort, at_once: int) -> list[Row]:
-    """In the order of `chosen`, however they end."""
+    """Run all, and return their rows in the order of `chosen`."""
     turns = asyncio.Semaphore(at_once)
 
     async def one(case: Case, place: str) -> list[Row]:
@@ -68,7 +70,7 @@ async def _run(case: Case, place: str, effort: Effort) -> list[Row]:
     except Missing as missing:
         return [Row(case.name, place, wrong=[f"not run: {missing}"])]
     except Exception as error:  # the table says so, and the other cases are run
-        return [Row(case.name, place, wrong=[f"the case ended by {type(error).__name__}: {error}"])]
+        return [Row(case.name, place, wrong=[f"the case raised {type(error).__name__}: {error}"])]
 
 
 if __name__ == "__main__":

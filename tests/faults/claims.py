@@ -1,4 +1,4 @@
-"""Services that tell by the documented REST body how much was watched, and ask again until they are answered."""
+"""Backends that report watched durations by the documented REST body, and retry until they get an answer."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ AGAIN_S = 0.2
 
 
 class Claimant:
-    """One learner of a backend that has no heartbeats."""
+    """One learner of a backend without heartbeats."""
 
     def __init__(self, url: str, video: str, ledger: Ledger) -> None:
         self._rest = Rest(url, Credentials(None, None), str(uuid4()))
@@ -25,10 +25,10 @@ class Claimant:
         while True:
             await gate.wait()
             watched_s += 7
-            await self._tell(watched_s)
+            await self._update(watched_s)
             await asyncio.sleep(AGAIN_S)
 
-    async def _tell(self, watched_s: int) -> None:
+    async def _update(self, watched_s: int) -> None:
         assert self._rest.user_id is not None
         claim = self._ledger.claim(self._rest.user_id, self._video, watched_s, round(wall_ms()))
         when = datetime.fromtimestamp(claim.at_ms / 1_000, UTC)

@@ -17,9 +17,9 @@ from tests.faults.relay import Relay, relay
 
 
 class Clustered:
-    """Three primaries with a replica each; an ack waits for the disk of the primary and that of its replica.
+    """Three primaries with a replica each; an ack waits for the disks of the primary and of its replica.
 
-    The relay is in front of each of them, for all who ask a node where another one is: its replica is one of these.
+    The relay is in front of every server, because the nodes announce the relay's ports to each other and to clients.
     """
 
     name = "cluster"
@@ -41,12 +41,12 @@ class Clustered:
         return self.relay
 
     async def answers(self) -> None:
-        """As a whole: every slot has a primary, and every primary its replica."""
+        """Wait until every slot has a primary, and every primary its replica."""
         await asyncio.to_thread(self.servers.heal)
 
     async def kill(self, change: Change | None = None) -> None:
-        """One primary of a cluster that is whole; it comes back when its replica has taken over."""
-        assert change is None, "a cluster has no one directory: see lose"
+        """Kill one primary of the complete cluster, and start it again when its replica has taken over."""
+        assert change is None, "a cluster has several directories: see lose"
         await self.answers()
         victim = random.choice(self.servers.primaries())
         victim.kill()
@@ -54,26 +54,26 @@ class Clustered:
         victim.start()
 
     async def lose(self, shards: Mapping[Member, Member], change: Callable[[list[Path]], Awaitable[None]]) -> None:
-        """SIGKILL to these primaries, and to the replica of each; and back again, each with what `change` has left of
-        the primary's directory. It is told these."""
+        """Kill these primaries and their replicas, call `change` with the directories of the primaries, and start all
+        again; the replicas are empty."""
         for member in (*shards, *shards.values()):
             member.kill()
         await change([primary.directory for primary in shards])
         for primary, replica in shards.items():
             wipe(replica.directory)
             primary.start()
-        await asyncio.to_thread(until, self.servers.is_covered)  # else a replica might take over, with nothing
+        await asyncio.to_thread(until, self.servers.is_covered)  # otherwise an empty replica might take over
         await self.answers()
 
     async def taken_over(self, victim: Member) -> None:
-        """Wait until another one has all slots of a primary that is gone or silent."""
+        """Wait until another server has all slots of a primary that has ended or is silent."""
         others = [member for member in self.servers.members if member is not victim and member.is_running]
         await asyncio.to_thread(until, lambda: sum(m.replication()["role"] == "master" for m in others) == PRIMARIES)
 
 
 @contextlib.asynccontextmanager
 async def cluster() -> AsyncIterator[Clustered]:
-    """Formed in a thread, for other cases may be under way."""
+    """Run a cluster. It is formed in a thread, because other cases may be running."""
     with TemporaryDirectory(prefix="faults-") as directory:
         servers = ClusterServers(Path(directory), "--appendonly", "yes", "--appendfsync", "always")
         try:

@@ -1,4 +1,4 @@
-"""Each store that our documents describe, as a place: the files that we ship, no relay."""
+"""Each store that the documents describe, as a place: with the ACL files of examples/, and without a relay."""
 
 import asyncio
 import contextlib
@@ -35,13 +35,13 @@ class Configured:
         return [self.stores.primary().admin]
 
     async def aiming(self) -> Relay:
-        raise AssertionError("it has no relay")
+        raise AssertionError("this place has no relay")
 
     async def answers(self) -> None:
         await asyncio.to_thread(self.stores.until_whole)
 
     async def kill(self, change: Change | None = None) -> None:
-        """Of one server: SIGKILL, and back again, its files changed meanwhile."""
+        """Kill one server, change its files, and start it again."""
         assert isinstance(self.stores, Nodes)
         victim = self.stores.primary()
         victim.end()
@@ -53,7 +53,7 @@ class Configured:
 
 @contextlib.asynccontextmanager
 async def _opened(name: str, configuration: str, kind: Kind) -> AsyncIterator[Configured]:
-    """Formed in a thread, for other cases may be under way."""
+    """Run a store. It is started in a thread, because other cases may be running."""
     with TemporaryDirectory(prefix="faults-") as directory:
         stores = configured(configuration, kind, Path(directory))
         running = await asyncio.to_thread(stores.__enter__)

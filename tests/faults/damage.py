@@ -1,4 +1,4 @@
-"""What befalls the files of a store that is down, and what they hold."""
+"""Damage to the files of a store that is down, and the records that they still hold."""
 
 import contextlib
 import os
@@ -29,24 +29,24 @@ def aof(directory: Path) -> Path:
 
 
 def wipe(directory: Path) -> None:
-    """All data gone."""
+    """Delete all data."""
     shutil.rmtree(directory / FOLDER)
 
 
 def tear(directory: Path) -> None:
-    """Power lost in the middle of a write: the head of a command follows what was written."""
+    """Append an incomplete command, as a power cut in the middle of a write leaves it."""
     with aof(directory).open("ab") as file:
         file.write(TORN)
 
 
 def cut(directory: Path) -> None:
-    """A damaged disk: the last bytes of what was written are gone, in the middle of a command."""
+    """Remove the last bytes of the file, as a damaged disk might; it then ends in the middle of a command."""
     path = aof(directory)
     os.truncate(path, max(0, path.stat().st_size - CUT_BYTES))
 
 
 def held(directory: Path) -> dict[Key, Record]:
-    """All records of a store that is down: asked of a second one, on a copy of its files."""
+    """All records of a store that is down, read by a second server from a copy of its files."""
     with TemporaryDirectory(prefix="faults-") as copy:
         appends = (directory / FOLDER).exists()
         if appends:

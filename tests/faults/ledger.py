@@ -1,7 +1,7 @@
-"""What the players have sent, what was acked, and what the store must then hold by the pure rules of protocol/.
+"""The heartbeats that players have sent, their acks, and the records that the store must hold then.
 
-The model knows nothing of batches, stores or faults: it joins each heartbeat that was sent once, in the order of its
-session, with `protocol.record.join`. When all of them are acked, every record, summary and curve must be the model's.
+The model has no batches, stores or faults: it joins each heartbeat once, in the order of its session, with
+`protocol.record.join`. When all of them are acked, every record, summary and curve must equal the model's.
 """
 
 import time
@@ -14,7 +14,7 @@ from playhead.protocol.record import ABSENT, Record, Report, join
 from playhead.protocol.session import Now, Plausibility, Sessions
 
 CLOCKS_MS = 150
-"""How far two clocks of one machine may seem to lie apart, and a frame of a connection that was cut may be late."""
+"""How far two clocks of one machine may appear to differ, and how late a frame of a closed connection may arrive."""
 THRESHOLD_PERMILLE = 900
 Key = tuple[str, str]
 """(userId, videoId)"""
@@ -26,7 +26,7 @@ def wall_ms() -> float:
 
 @dataclass(slots=True)
 class Sent:
-    """One heartbeat, and when (ms since 1970) it was first sent, and first and last acked; 0: not yet."""
+    """One heartbeat, and the times (ms since 1970) when it was first sent, first acked and last acked; 0 if not yet."""
 
     user: str
     entry: Entry
@@ -37,7 +37,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Claim:
-    """What a REST update says: so many s watched, at `at_ms`; the rest as in Sent."""
+    """A REST update: `watched_s` seconds were watched until `at_ms`. The other fields are those of Sent."""
 
     user: str
     video: str
@@ -49,25 +49,26 @@ class Claim:
 
 @dataclass(slots=True)
 class Expected:
-    """One record of the model. The server stamps a heartbeat between its sending and its ack: instants are bounds."""
+    """One record of the model. Its instants have bounds, because the server stamps a heartbeat between its sending and
+    its ack."""
 
     record: Record = field(default_factory=Record)
     earliest: float = 0
     latest: float = 0
     """lastWatched lies between these, ms since 1970."""
-    told: list[tuple[float, float, int]] = field(default_factory=list)
-    """(earliest, latest, position ms) of all that told one."""
+    reported: list[tuple[float, float, int]] = field(default_factory=list)
+    """(earliest, latest, position ms) of all heartbeats with a position."""
 
     @property
     def positions(self) -> set[float | None]:
-        """Those that can be the newest; s of media time. One, unless two were sent at almost the same time.
+        """The positions (s of media time) that can be the newest: one, unless two were sent almost at the same time.
 
-        Where all that tell one came late and out of order, it counts as what no session has settled: see Record.
+        If all heartbeats with a position came late and out of order, no session has settled it: see Record.
         """
-        if not self.told:
+        if not self.reported:
             return {None}
-        newest = max(earliest for earliest, _, _ in self.told)
-        found: set[int | None] = {position for _, latest, position in self.told if latest >= newest}
+        newest = max(earliest for earliest, _, _ in self.reported)
+        found: set[int | None] = {position for _, latest, position in self.reported if latest >= newest}
         if self.record.position_ms == ABSENT:
             found = {
                 replace(self.record, unsettled_ms=ABSENT if position is None else position).position
@@ -77,11 +78,11 @@ class Expected:
 
 
 class Ledger:
-    """Of one run.
+    """The heartbeats and updates of one run.
 
     Attributes:
-        base: what the store held when it was last known to have lost something; by default nothing.
-        order: by session, where its heartbeats did not arrive once each and in order: what arrived.
+        base: the records that the store held after its last known loss; by default none.
+        order: by session, the heartbeats in their order of arrival, if they did not arrive once each and in order.
     """
 
     def __init__(self) -> None:
@@ -90,25 +91,25 @@ class Ledger:
         self.base: dict[Key, Record] = {}
         self.order: dict[str, list[Entry]] = {}
         self.count = self.acks = 0
-        """Heartbeats and claims, sent and acked since the beginning, also those that the store has lost since."""
+        """Heartbeats and claims sent and acked since the beginning, including those that the store has lost since."""
 
     def keeper(self, user: str) -> "Keeper":
         return Keeper(self, user)
 
     def send(self, user: str, entry: Entry) -> Sent:
-        """It is about to be sent for the first time."""
+        """Note a heartbeat that is about to be sent for the first time."""
         self.count += 1
         sent = self.sent[entry.session, entry.seq] = Sent(user, entry, wall_ms())
         return sent
 
     def claim(self, user: str, video: str, watched_s: int, at_ms: int) -> Claim:
-        """It is about to be told for the first time."""
+        """Note an update that is about to be sent for the first time."""
         self.count += 1
         self.claims.append(Claim(user, video, watched_s, at_ms))
         return self.claims[-1]
 
     def ack(self, sent: Sent | Claim) -> None:
-        """It is told to be stored; once more, where it was sent by two ways."""
+        """Note an ack. There may be several, if it was sent by two transports."""
         sent.until_ms = wall_ms()
         if not sent.acked_ms:
             self.acks += 1
@@ -119,8 +120,8 @@ class Ledger:
         return [each for each in everything if not each.acked_ms]
 
     def rebase(self, held: dict[Key, Record], users: Container[str] | None = None) -> int:
-        """The store is known to hold this of these users, by default of all, by an act that is no fault of the service:
-        what was acked to them before counts only as far as it is in `held`. How many heartbeats that are."""
+        """Forget what was acked to these users (by default all), because the test has damaged the store: from now on
+        their records are expected as in `held`. Returns how many heartbeats and updates were forgotten."""
 
         def counts(user: str) -> bool:
             return users is not None and user not in users
@@ -134,20 +135,20 @@ class Ledger:
         return len(settled) + before - len(self.claims)
 
     def expected(self) -> dict[Key, Expected]:
-        """By learner and video, of all that was sent."""
+        """The model's records of everything that was sent, by learner and video."""
         found: defaultdict[Key, Expected] = defaultdict(Expected)
         for key, record in self.base.items():
             position = record.position
             at = max(record.position_at, record.unsettled_at)
-            told: list[tuple[float, float, int]] = [] if position is None else [(at, at, position)]
-            found[key] = Expected(record, record.last_watched, record.last_watched, told)
+            reported: list[tuple[float, float, int]] = [] if position is None else [(at, at, position)]
+            found[key] = Expected(record, record.last_watched, record.last_watched, reported)
         for sent in self._in_order():
             expected = found[sent.user, sent.entry.beat.video_id]
             expected.record = joined(expected.record, sent.entry)
             earliest, latest = self._bounds(sent)
             expected.earliest, expected.latest = max(expected.earliest, earliest), max(expected.latest, latest)
             if (position_s := sent.entry.beat.position) is not None:
-                expected.told.append((earliest, latest, round(position_s * 1_000)))
+                expected.reported.append((earliest, latest, round(position_s * 1_000)))
         for claim in self.claims:
             expected = found[claim.user, claim.video]
             report = Report(claim.at_ms, claim.at_ms, claimed=claim.watched_s)
@@ -169,7 +170,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class Keeper:
-    """One client's outbox tells it each change (`client.outbox.Keeper`): what is sent, and what an ack took out."""
+    """Notes in the ledger what one client's outbox adds and what acks remove (`client.outbox.Keeper`)."""
 
     ledger: Ledger
     user: str
@@ -185,7 +186,7 @@ class Keeper:
 
 
 def joined(record: Record, entry: Entry) -> Record:
-    """The record with one heartbeat in it: believed in full, for players here play in real time."""
+    """Join a heartbeat with the record. No play is capped, because these players play in real time."""
     now = Now(max(1, entry.at_ms), 0)
     sessions = Sessions(entry.session, Plausibility())
     report = sessions.heartbeat(heartbeat(entry, entry.session, entry.at_ms), now)

@@ -1,7 +1,7 @@
-"""Where the records are kept, as a parameter of a case.
+"""The store of a case, as a parameter.
 
-A place can be killed, paused, restarted empty, and asked directly, past the relay. One more kind of store needs a class
-with the same methods, and a line in PLACES (`places.py`).
+A place can be killed, paused, restarted empty, and reached directly, without the relay. A further kind of store needs a
+class with the same methods, and a line in PLACES (`places.py`).
 """
 
 from collections.abc import Callable
@@ -13,46 +13,46 @@ import redis
 from tests.faults.relay import Relay
 
 Change = Callable[[Path], None]
-"""What happens to the store's directory while it is down."""
+"""Changes the store's directory while it is down."""
 Admin = Callable[..., "redis.Redis"]
-"""Makes clients of one server, past the relay."""
+"""Makes clients of one server that do not use the relay."""
 
 
 class Missing(Exception):
-    """This machine has no such store."""
+    """The store is not installed on this machine."""
 
 
 class Place(Protocol):
     name: str
     options: tuple[str, ...]
-    """Of `playhead serve`."""
+    """Command-line options of `playhead serve`."""
     relay: Relay | None
-    """Between the service and the store, where one is possible."""
+    """The relay between the service and the store, if the place can have one."""
     url: str
-    """Straight to the store, past the relay."""
+    """The store's address without the relay."""
 
     def pids(self) -> list[int]:
         """The store's processes."""
         ...
 
     def writers(self) -> list[Admin]:
-        """The servers that take writes."""
+        """Clients of the servers that accept writes."""
         ...
 
     async def aiming(self) -> Relay:
-        """The relay that all requests of the service go through from now on."""
+        """Route all requests of the service through the relay from now on, and return it."""
         ...
 
     async def answers(self) -> None:
-        """Wait until it does."""
+        """Wait until the store answers."""
         ...
 
     async def kill(self, change: Change | None = None) -> None:
-        """SIGKILL, and back again, its files changed meanwhile. Returns when it answers."""
+        """Kill the store, change its files, start it again, and wait until it answers."""
         ...
 
 
 def throw_out(client: "redis.Redis") -> None:
-    """All clients but this one, and servers."""
+    """Close the connections of all clients except this one; replicas keep theirs."""
     for kind in ("pubsub", "normal"):
         client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")  # type: ignore[no-untyped-call] # redis-py has no types here

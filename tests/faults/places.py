@@ -1,4 +1,4 @@
-"""The places: the service's own store, one server of ours behind a relay, or a cluster."""
+"""The places: the embedded store, a single server behind a relay, a cluster, and the documented configurations."""
 
 import asyncio
 import contextlib
@@ -23,11 +23,11 @@ from tests.ports import free_port
 from tests.server.program import END_S, START_S, gone
 
 NOTHING: Mapping[str, str] = {}
-"""More in the environment of a store's process."""
+"""Additions to the environment of a store's process: none."""
 
 
-class _Reached:
-    """What is the same for all of one server: a client that goes past the relay, and the wait for an answer."""
+class _OneServer:
+    """A place of one server, with a client that does not use the relay."""
 
     url: str
 
@@ -46,7 +46,7 @@ class _Reached:
                 await asyncio.sleep(0.02)
 
 
-class Embedded(_Reached):
+class Embedded(_OneServer):
     """The service's own Valkey, which the service restarts when it dies."""
 
     name = "embedded"
@@ -58,10 +58,11 @@ class Embedded(_Reached):
         self._directory = directory
         self._between = between
         self._behind: list[int] = []
-        """The process that our relay stands in for."""
+        """The processes behind the relay."""
 
     async def aiming(self) -> Relay:
-        """Until the store is started again it listens elsewhere, and the relay where it did; all have to come anew."""
+        """Move the store's socket, put the relay in its place, and close all connections, so that clients reconnect
+        through the relay. It stays so until the store is started again."""
         if (pids := self.pids()) != self._behind:
             store = await self._between.stand_in(self._directory / SOCKET_NAME)
             self._behind = pids
@@ -70,7 +71,7 @@ class Embedded(_Reached):
         return self._between
 
     def pids(self) -> list[int]:
-        """Of whoever has our socket in its command line, as the kernel tells it; empty while it is being restarted."""
+        """The valkey-server processes with our directory in their command line; none while it is being restarted."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -80,7 +81,7 @@ class Embedded(_Reached):
         return found
 
     def owner(self) -> int:
-        """The server, whose child the store is."""
+        """The server, which is the store's parent process."""
         (store,) = self.pids()
         return int(Path(f"/proc/{store}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -97,11 +98,11 @@ class Embedded(_Reached):
         await self.answers()
 
 
-class Server(_Reached):
-    """A redis-server or valkey-server of our own, on a port of its own behind a relay, every write synced.
+class Server(_OneServer):
+    """A redis-server or valkey-server on a port behind a relay. It syncs every write.
 
     Args:
-        repairs: whether it has a file that was torn repaired when it has started; else its operator does that.
+        repairs: whether it needs no rewrite of an incomplete file after its start.
     """
 
     def __init__(
@@ -142,11 +143,11 @@ class Server(_Reached):
             await self._rewrite()
 
     async def _rewrite(self) -> None:
-        """Its append-only file, from what it has in memory."""
+        """Rewrite its append-only file from memory."""
         with self.admin() as client:
             client.bgrewriteaof()
             async with asyncio.timeout(START_S):
-                while rewriting(client.info("persistence")):  # noqa: ASYNC110 no event tells
+                while rewriting(client.info("persistence")):  # noqa: ASYNC110 there is no event
                     await asyncio.sleep(0.01)
 
     def end(self) -> None:
@@ -186,12 +187,12 @@ async def valkey(env: Mapping[str, str] = NOTHING) -> AsyncIterator[Server]:
 
 @contextlib.asynccontextmanager
 async def redis7(env: Mapping[str, str] = NOTHING) -> AsyncIterator[Server]:
-    """It has no WAITAOF: each write is synced before it is answered (appendfsync always), and durability is memory.
+    """Redis 7, which has no WAITAOF: each write is synced before its answer (appendfsync always); durability is memory.
 
-    What a script has written stands in its file between MULTI and EXEC. One that is torn in there it cuts behind the
-    last whole command, MULTI and all, and the start after next carries that half of a script out (Valkey's issue 4342,
-    which Valkey 9.1.2 has mended). So its file is written anew after a repair, as docs/operations.md
-    asks of its operator.
+    The writes of a script are between MULTI and EXEC in its file. Redis truncates a file that is incomplete in between
+    after the last complete command, and keeps the MULTI; the start after the next one then applies half of the script
+    (Valkey's issue 4342, fixed in Valkey 9.1.2). So its file is rewritten after such a truncation, as
+    docs/operations.md asks of operators.
     """
     binary = shutil.which("redis-server")
     if binary is None:
@@ -201,7 +202,7 @@ async def redis7(env: Mapping[str, str] = NOTHING) -> AsyncIterator[Server]:
 
 
 def _spawned(words: list[str | Path], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """As Python ignores it, so does the child: SIGXFSZ, that a write beyond RLIMIT_FSIZE fails instead of killing."""
+    """Start a process that ignores SIGXFSZ, as Python does: a write beyond RLIMIT_FSIZE fails instead of killing it."""
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, restore_signals=False, env=env)
 
 

@@ -1,7 +1,7 @@
-"""Many learners who watch, each with the Python client, whatever happens to the service.
+"""Many learners who watch with the Python client while faults happen.
 
-Some are live; some tell, a report at a time, of an evening hours ago, so that two devices of one learner never report
-on the same moment; some have no WebSocket. All report as long as the gate is open.
+Some watch live. Others report an evening some hours ago, one report at a time, so that two devices of one learner never
+report on the same moment. Some use HTTP only. All report while the gate is open.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.faults.ledger import Claim, Ledger, Sent, wall_ms
 STEP_S = 5.0
 EVENING_AGO_S = 12 * 3_600
 PATIENCE_S = 90.0
-"""Bound on every wait for acks; a fault from which nobody recovers in this time is not survived."""
+"""Bound on every wait for acks; a fault that takes longer to recover from fails its case."""
 CLAIMANTS = 3
 DURATIONS_S = (45, 600, 600, 1_800, 3_600, 7_200)
 FAST = {"backoff_s": (0.05, 0.5), "websocket_retry_s": 1.0, "poll_s": 5.0, "close_timeout_s": 0.05}
@@ -45,7 +45,7 @@ class Player:
         self._happened_s += by_s
 
     def report(self, video: str | None = None) -> None:
-        """What was watched since the last report; now and then, or if `video` says so, from somewhere else."""
+        """Report what was watched since the last report; sometimes, or if `video` is given, after a seek."""
         if video is not None:
             self._report(video)
         elif not self._video or self._dice.random() < 0.12:
@@ -58,7 +58,7 @@ class Player:
             self._report(video)
 
     def _report(self, seek: str | None) -> None:
-        """Args: seek: the video to go to, somewhere; None plays on."""
+        """Report a play; `seek` is the video to seek in, and None continues the current one."""
         if seek is not None:
             self._video = seek
             self._at[self._video] = self._dice.randrange(self.videos[self._video])
@@ -70,7 +70,7 @@ class Player:
         if not self._live:
             self._happened_s += STEP_S
             more = {"age_s": wall_ms() / 1_000 - self._happened_s, "span_s": STEP_S}
-        with contextlib.suppress(OutboxFull):  # more waits than a player keeps: it stops to report
+        with contextlib.suppress(OutboxFull):  # the outbox is full: the player stops reporting
             self.client.report(self._video, [(start, end)], end, duration=duration, seek=seek is not None, **more)
 
     async def play(self, gate: asyncio.Event) -> None:
@@ -99,14 +99,14 @@ class Fleet:
         transports: Sequence[str] = ("ws", "http"),
         videos: dict[str, int] | None = None,
     ) -> Player:
-        """One more device, of three of our videos; the caller enters its client, and then calls `follow`."""
+        """Add a device with three of the fleet's videos. The caller enters its client, and then calls `follow`."""
         client = playhead_client(url, device="player", user_id=user, transports=transports, **FAST)  # type: ignore[arg-type]
         player = Player(url, client, user, videos or dict(dice.sample(sorted(self.videos.items()), 3)), dice, live)
         self.players.append(player)
         return player
 
     def follow(self, player: Player) -> None:
-        """Keep account of what its outbox sends."""
+        """Note in the ledger what its outbox sends."""
         engine = player.client._engine
         assert engine is not None
         engine.outbox._keeper = self.ledger.keeper(player.user)
@@ -117,20 +117,20 @@ class Fleet:
             player.report_all()
 
     async def acked(self, sent: "list[Sent | Claim]") -> None:
-        """Wait until all of these are. Raises TimeoutError."""
+        """Wait until all of these are acked. Raises TimeoutError."""
         async with asyncio.timeout(PATIENCE_S):
             while not all(each.acked_ms for each in sent):  # noqa: ASYNC110 an ack of any of many players
                 await asyncio.sleep(0.01)
 
     async def more(self, heartbeats: int) -> None:
-        """Wait until so many more are acked."""
+        """Wait until this many more heartbeats are acked. Raises TimeoutError."""
         goal = self.ledger.acks + heartbeats
         async with asyncio.timeout(PATIENCE_S):
             while self.ledger.acks < goal:  # noqa: ASYNC110 an ack of any of many players
                 await asyncio.sleep(0.01)
 
     async def quiet(self, seconds: float) -> None:
-        """Wait until for so long nothing was acked: what was on its way has come. Raises TimeoutError."""
+        """Wait until nothing has been acked for `seconds`. Raises TimeoutError."""
         acks = -1
         async with asyncio.timeout(PATIENCE_S):
             while acks != self.ledger.acks:
@@ -138,7 +138,7 @@ class Fleet:
                 await asyncio.sleep(seconds)
 
     async def settle(self) -> list[str]:
-        """Stop to report, let all that was reported be stored, and sync; what went wrong by that."""
+        """Stop reporting, wait until every report is acked, and sync. Returns a line for each failure."""
         self.gate.clear()
         wrong = []
         try:
@@ -158,8 +158,8 @@ class Fleet:
 async def fleet(
     urls: Sequence[str], ledger: Ledger, size: int, dice: random.Random, http: bool = True, live: bool = False
 ) -> AsyncIterator[Fleet]:
-    """`size` devices at the nodes of the service, one after another: of six two are one learner's, three are live, one
-    of these has no WebSocket."""
+    """Connect `size` devices to the nodes of the service in turn. Of each six, two belong to one learner and three are
+    live; one of these uses HTTP only."""
     opened = Fleet(ledger)
     async with contextlib.AsyncExitStack() as stack:
         for number in range(size):

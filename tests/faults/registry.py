@@ -1,4 +1,4 @@
-"""Every case, and the places where it is run: in full, and in short."""
+"""Every case, and the places where its full form and its short form run."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ CONFIGURATION_OF = {
     "cluster": "cluster",
     **{f"{of.name}-{kind}": of.name for of in CONFIGURATIONS.values() for kind in of.kinds},
 }
-"""By place, the store of the documents that it is: the first four have relays of ours, for what needs them."""
+"""By place, the documented configuration of its store. The first four have relays, which some cases need."""
 EVERYWHERE = ("embedded", "valkey", "redis")
 ONE_SERVER = ("valkey", "redis")
-"""Stores whose files are one server's, with a relay of ours between the service and it."""
+"""Stores of one server, with a relay between the service and the server."""
 BEHIND_A_RELAY = (*ONE_SERVER, "cluster")
 CONFIGURED = tuple(name for name in CONFIGURATION_OF if name not in (*EVERYWHERE, "cluster"))
-"""With no relay, as a document says it, on each kind of server that can be it."""
+"""Stores without a relay, as the documents describe them, on each kind of server that supports them."""
 REPLICATED = tuple(name for name in CONFIGURED if CONFIGURATIONS[CONFIGURATION_OF[name]].topology != "one")
 
 ORDER = "Reports may arrive late, twice"
@@ -55,7 +55,7 @@ class Case:
     run: Callable[[str, Effort], Awaitable[list[Row]]]
     places: tuple[str, ...]
     short: str
-    """The one place of the short form."""
+    """The place of the short form."""
     promises: tuple[str, ...] = (ALL,)
     """The promises it proves; docs/promises.md names the stores for each promise."""
 

@@ -1,7 +1,7 @@
 """A TCP relay that fails on demand: between the service and its store, or between the players and the service.
 
-What networks and stores do and no program can be asked to do: be slow, carry nothing, reset, forget a connection on one
-side only, lose an answer to what was carried out, or stop right before a chosen request.
+It causes faults that a program cannot be asked for: delays, silence, resets, connections that are forgotten on one side
+only, lost answers to requests that were executed, and a stop right before a chosen request.
 """
 
 import asyncio
@@ -17,26 +17,26 @@ from pathlib import Path
 
 CHUNK = 65_536
 HEAD = 4_096
-"""Bytes that a connection is known by."""
+"""Bytes at the beginning of a connection by which `silence` finds it."""
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-"""To what somebody wanted."""
+"""Connects to a target."""
 
 
 @dataclass(eq=False)
 class _Link:
-    """One connection: `near` is who connected, `far` what it wanted."""
+    """One connection: `near` is the peer that connected, `far` the target."""
 
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter | None = None
     forgotten: bool = False
     asked: bytes = b""
-    """How its requests began."""
+    """The first bytes of its requests."""
     silence: "Silence | None" = None
     awaited: "Catch | None" = None
-    """Whose answer comes next."""
+    """The catch that waits for the next answer."""
 
     def abort(self) -> None:
-        """RST to both, whatever was under way."""
+        """Send RST to both sides."""
         for writer in (self.near, self.far):
             if writer is not None and not writer.is_closing():
                 end = writer.get_extra_info("socket")
@@ -46,19 +46,18 @@ class _Link:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """What becomes of connections by whose requests these bytes have been seen: both ends stay open, and are told
-    nothing."""
+    """Connections whose requests have contained these bytes stay open and carry no more data in these directions."""
 
     needle: bytes
     asked: bool
-    """What is asked is swallowed."""
+    """Whether requests are dropped."""
     answered: bool
-    """What is answered is swallowed."""
+    """Whether answers are dropped."""
 
 
 @dataclass(eq=False)
 class Catch:
-    """One request that is waited for, known by bytes that it holds, or the `answer` to it: held until `let_go`."""
+    """Holds back the next request that contains the needle, or its answer, until `let_go`."""
 
     needle: bytes
     answer: bool
@@ -67,23 +66,23 @@ class Catch:
     _drop: bool = False
 
     def let_go(self, *, drop: bool) -> None:
-        """It goes its way, late; or is dropped, and both sides are reset."""
+        """Forward it now; or drop it, and reset both sides."""
         self._drop = drop
         self._gone.set()
 
     async def hold(self) -> bool:
-        """Whether it is to be dropped."""
+        """Wait for `let_go`. Returns whether to drop it."""
         self.caught.set()
         await self._gone.wait()
         return self._drop
 
 
 class Relay:
-    """Listens on ports of 127.0.0.1 and carries to others, as long as the block of `relay` lasts.
+    """Listens on ports of 127.0.0.1 and forwards to other ports, for the duration of the block of `relay`.
 
     Attributes:
-        ports: by target, where one listens for it.
-        delay_s: how long each answer is held back.
+        ports: by target port, the port that forwards to it.
+        delay_s: the delay of each answer.
     """
 
     def __init__(self) -> None:
@@ -98,18 +97,18 @@ class Relay:
 
     @property
     def port(self) -> int:
-        """For the one target."""
+        """The port of the only target."""
         (port,) = self.ports.values()
         return port
 
     async def listen(self, target: int) -> None:
-        """For this port."""
+        """Listen on a port of its own for this target port."""
         carry = functools.partial(self._carry, functools.partial(asyncio.open_connection, "127.0.0.1", target))
         self._listeners.append(await asyncio.start_server(carry, "127.0.0.1", 0))
         self.ports[target] = self._listeners[-1].sockets[0].getsockname()[1]
 
     async def stand_in(self, path: Path) -> Path:
-        """For the unix socket that was here; where it is now."""
+        """Take the place of a unix socket. Returns the path to which that socket was moved."""
         behind = path.with_suffix(".behind")
         os.rename(path, behind)
         carry = functools.partial(self._carry, functools.partial(asyncio.open_unix_connection, behind))
@@ -117,7 +116,7 @@ class Relay:
         return behind
 
     def darken(self) -> None:
-        """Carry nothing, and tell nobody; what is sent meanwhile is carried afterwards, as by a network that heals."""
+        """Carry no data, and leave connections open. What is sent meanwhile is delivered afterwards."""
         self._light.clear()
 
     def lighten(self) -> None:
@@ -125,11 +124,11 @@ class Relay:
         self._coming = None
 
     def silence(self, needle: bytes, *, asked: bool = True, answered: bool = True, coming: bool = False) -> int:
-        """Have the connections of this kind carry nothing in these directions, for ever; how many.
+        """Silence connections in these directions for ever. Returns how many.
 
         Args:
-            needle: in what they have asked for.
-            coming: those that connect from now on, too, until `lighten`.
+            needle: bytes that their requests have contained.
+            coming: also silence such connections that are opened later, until `lighten`.
         """
         silence = Silence(needle, asked, answered)
         chosen = [link for link in self._links if link.silence is None and needle in link.asked]
@@ -139,21 +138,21 @@ class Relay:
         return len(chosen)
 
     def reset(self, share: float = 1.0, dice: random.Random | None = None) -> int:
-        """RST to both sides of all connections, or of some; how many."""
+        """Reset all connections, or a random share of them, on both sides. Returns how many."""
         chosen = [link for link in self._links if dice is None or dice.random() < share]
         for link in chosen:
             link.abort()
         return len(chosen)
 
     def forget(self, share: float, dice: random.Random) -> int:
-        """From now on these connections carry nothing, for ever, and neither side is told; how many."""
+        """Carry no more data on a random share of the connections, and leave them open. Returns how many."""
         chosen = [link for link in self._links if not link.forgotten and dice.random() < share]
         for link in chosen:
             link.forgotten = True
         return len(chosen)
 
     def catch(self, needle: bytes, *, answer: bool = False) -> Catch:
-        """The next request that holds these bytes, or its answer."""
+        """Hold back the next request that contains these bytes, or its answer."""
         catch = Catch(needle, answer)
         self._catches.append(catch)
         return catch
@@ -234,7 +233,7 @@ class Relay:
 
 @contextlib.asynccontextmanager
 async def relay(*targets: int) -> AsyncIterator[Relay]:
-    """One that carries to these ports until the block ends, and fails to all of them alike."""
+    """Run a relay to these ports until the block ends. Its faults affect all of them."""
     opened = Relay()
     try:
         for target in targets:

@@ -1,4 +1,4 @@
-"""One run: a place, the real program on it, a fleet of players, and the comparison at the end with the model."""
+"""One run: a place, the real program on it, a fleet of players, and the comparison with the model at the end."""
 
 import asyncio
 import contextlib
@@ -23,16 +23,16 @@ ENV = {
     "PLAYHEAD_ADDRESS_REQUESTS_PER_S": "100000",
     "PLAYHEAD_ADDRESS_REQUESTS_BURST": "100000",
 }
-"""All players come from one address; flushes come often, so that a fault meets one."""
-LAST_WORDS = 3_000
-"""Characters of its log."""
+"""All players have one address. Flushes are frequent, so that faults happen during flushes."""
+LOG_TAIL = 3_000
+"""Characters of the log that are shown if the server has ended."""
 WARM = 60
 """Heartbeats that are acked before a fault."""
 Act = Callable[[], Awaitable[None]]
 
 
 class Service:
-    """`playhead serve`, started again on the same port whenever it was killed."""
+    """`playhead serve`, which is started again on the same port after each kill."""
 
     def __init__(self, options: tuple[str, ...], env: dict[str, str], stack: contextlib.AsyncExitStack) -> None:
         self.port = free_port()
@@ -50,17 +50,17 @@ class Service:
         return self.program.process.pid
 
     def died(self) -> str:
-        """What it said last, where it ended by itself; else nothing."""
+        """The end of its log if it has ended by itself, else an empty string."""
         assert self.program is not None
         code, log = self.program.process.returncode, self.program.log
         assert log is not None
-        return "" if code is None else f"the server ended with {code}: {log.text[-LAST_WORDS:]}"
+        return "" if code is None else f"the server ended with {code}: {log.text[-LOG_TAIL:]}"
 
     async def start(self) -> None:
         self.program = await self._stack.enter_async_context(serve(self.port, *self._options, **self._env))
 
     async def kill(self, also: list[int] | None = None) -> None:
-        """SIGKILL to the server, workers and all, and to `also`; then a start."""
+        """Kill the server with its workers, and `also`, and start it again."""
         assert self.program is not None
         pids = [*(also or ()), self.pid, *descendants(self.pid)]
         for pid in pids:
@@ -71,7 +71,7 @@ class Service:
         await self.start()
 
     async def stop(self) -> None:
-        """SIGTERM, and a start."""
+        """Stop it by SIGTERM, and start it again."""
         assert self.program is not None
         await self.program.stop()
         await self.start()
@@ -79,7 +79,8 @@ class Service:
 
 @dataclass
 class Row:
-    """What became of one fault at one place. Times in s: from the end of the fault until all that waited is acked."""
+    """The result of one fault at one place. `recovered_s`: s from the end of a fault until all waiting reports are
+    acked."""
 
     fault: str
     place: str
@@ -104,21 +105,21 @@ class Row:
 class Scene:
     place: Place
     services: list[Service]
-    """Nodes of one service, on one store."""
+    """The nodes of the service, on one store."""
     fleet: Fleet
     ledger: Ledger
     dice: random.Random
     line: Relay | None
-    """Between the players and the service, where it was asked for."""
+    """The relay between the players and the service, if requested."""
 
     @property
     def service(self) -> Service:
-        """The first, mostly the only one."""
+        """The first node, which is usually the only one."""
         return self.services[0]
 
     async def under(self, row: Row, fault: Act, runs: int = 1, afterwards: Act | None = None) -> Row:
-        """Let the fault happen while all play, wait until it is overcome, and compare; so many times. `afterwards`
-        comes before each comparison, and may raise TimeoutError as well."""
+        """Cause the fault while all play, wait until all waiting reports are acked, and compare; repeat this `runs`
+        times. `afterwards` is called before each comparison, and may raise TimeoutError as well."""
         loop = asyncio.get_running_loop()
         for _ in range(runs):
             self.fleet.gate.set()
@@ -132,7 +133,7 @@ class Scene:
                 if afterwards is not None:
                     await afterwards()
             except TimeoutError:
-                row.wrong.append(f"not overcome in {PATIENCE_S:g} s")
+                row.wrong.append(f"not recovered within {PATIENCE_S:g} s")
             await self.judge(row)
             row.runs += 1
             row.sent += self.ledger.count - sent
@@ -142,9 +143,9 @@ class Scene:
         return row
 
     async def judge(self, row: Row) -> None:
-        """All stop, all is stored; then compare what each node tells."""
-        if last_words := [words for service in self.services if (words := service.died())]:
-            row.wrong += last_words
+        """Let all players stop and every report be stored; then compare each node with the model."""
+        if ended := [log for service in self.services if (log := service.died())]:
+            row.wrong += ended
             return
         row.wrong += await self.fleet.settle()
         for service in self.services:
@@ -166,15 +167,17 @@ async def scene(
     store_env: Mapping[str, str] | None = None,
     **env: str,
 ) -> AsyncIterator[Scene]:
-    """Args:
-    workers: of each node.
-    nodes: so many `playhead serve` on the one store; the players are spread over them.
-    line: put a relay between the players and the service, of one node.
-    http: some players have no WebSocket.
-    live: no player tells of an evening hours ago.
-    own: environment of each node alone, beside that of all.
-    store_env: environment of the store's process, where it is one of ours.
-    env: settings by their names in the environment, without the prefix; other variables behind a `_`.
+    """Run the service on a place, with players.
+
+    Args:
+        workers: workers of each node.
+        nodes: number of `playhead serve` on the store; the players are spread over them.
+        line: put a relay between the players and the service, which then has one node.
+        http: some players use HTTP only.
+        live: no player reports an evening some hours ago.
+        own: additional environment of each node.
+        store_env: environment of the store's process, for the places that start one.
+        env: settings by their names in the environment, without the prefix; other variables after a `_`.
     """
     dice, ledger = random.Random(f"{seed} {place}"), Ledger()
     async with contextlib.AsyncExitStack() as stack:

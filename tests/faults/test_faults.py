@@ -1,5 +1,5 @@
-"""Each fault, in short: whatever is killed, stopped, cut off or refused, no acked heartbeat is lost, and every record,
-summary and curve is what the pure model makes of the heartbeats that were sent. `make faults` runs them in full."""
+"""The short form of each fault: no acked heartbeat is lost, and every record, summary and curve equals the model of the
+heartbeats that were sent. `make faults` runs the full form."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from tests.missing import missing
 
 
 @contextlib.contextmanager
-def missing_is_told() -> Iterator[None]:
-    """A store that this machine has not skips a test; with CI it fails it."""
+def missing_store_skips() -> Iterator[None]:
+    """Skip the test if its store is not installed; with CI set it fails."""
     try:
         yield
     except Missing as store:
@@ -23,7 +23,7 @@ def missing_is_told() -> Iterator[None]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_nothing_is_lost_and_nothing_is_wrong(case: Case) -> None:
-    with missing_is_told():
+    with missing_store_skips():
         rows = await case.run(case.short, Effort(short=True))
     assert rows
     for row in rows:

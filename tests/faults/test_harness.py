@@ -1,5 +1,5 @@
-"""The harness sees what it is there to see: a record that is lost or changed, a total that is off; its relays carry,
-and fail, as they are told; its stores are repaired as their operator would."""
+"""The harness finds lost and changed records and wrong totals, its relays forward and fail as requested, and its stores
+are repaired as their operators would."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.places import PLACES
 from tests.faults.relay import Relay, relay
 from tests.faults.scene import Row, Scene, scene
-from tests.faults.test_faults import missing_is_told
+from tests.faults.test_faults import missing_store_skips
 from tests.inside import keys_of, parts_of
 from tests.intact import intact
 
@@ -27,7 +27,7 @@ Damage = Callable[[Store, Scene], Awaitable[object]]
 
 
 def somebody(s: Scene) -> tuple[str, str]:
-    """A user and a video, of a heartbeat that was acked."""
+    """A user and a video of an acked heartbeat."""
     sent = next(iter(s.ledger.sent.values()))
     return sent.user, sent.entry.beat.video_id
 
@@ -64,9 +64,9 @@ async def _by_hand(url: str) -> AsyncIterator[Store]:
 
 
 @pytest.mark.parametrize("place", ["embedded", "cluster"])
-async def test_what_is_lost_or_wrong_is_seen(place: str) -> None:
-    """Nothing at first; then each damage is told by what it damaged, and a record that is lost as lost; at last, that
-    the server has ended."""
+async def test_lost_and_wrong_values_are_found(place: str) -> None:
+    """At first there are none. Then each damage is reported by the value that it changed, a removed record as lost, and
+    a server that has ended with its exit code."""
     async with scene(place, players=6) as s, _by_hand(s.place.url) as store:
         await s.fleet.more(30)
         sound = Row("none", place)
@@ -78,11 +78,11 @@ async def test_what_is_lost_or_wrong_is_seen(place: str) -> None:
             (bend_the_curve, "replays is"),
             (drop_record, "missing"),
         ]
-        for damage, told in damages:
+        for damage, message in damages:
             row = Row("damage", place)
             await damage(store, s)
             await s.judge(row)
-            assert any(told in line for line in row.wrong), told
+            assert any(message in line for line in row.wrong), message
             assert bool(row.lost) == (damage is drop_record)
             assert not row.passed
         assert s.service.program is not None
@@ -93,14 +93,14 @@ async def test_what_is_lost_or_wrong_is_seen(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["valkey", "redis"])
-async def test_a_store_whose_file_was_torn_in_a_script_never_carries_out_half_of_it(place: str) -> None:
-    """Not at the start that repairs the file, and not at a later one."""
+async def test_a_store_whose_file_ends_within_a_script_never_applies_half_of_it(place: str) -> None:
+    """Neither at the start that repairs the file nor at a later one."""
     script = "for field = 1, 9 do redis.call('HSET', KEYS[1], field, ARGV[1]) end"
 
     def tear(directory: Path) -> None:
         os.truncate(aof(directory), aof(directory).stat().st_size - 100)
 
-    with missing_is_told():
+    with missing_store_skips():
         async with PLACES[place]() as store:
             (admin,) = store.writers()
             with admin() as client:
@@ -115,8 +115,8 @@ async def test_a_store_whose_file_was_torn_in_a_script_never_carries_out_half_of
                 assert client.hlen("another") == 9
 
 
-async def test_a_cluster_is_reached_through_its_relays_alone() -> None:
-    """While they carry nothing nobody gets an ack."""
+async def test_a_cluster_is_reached_only_through_its_relays() -> None:
+    """While they carry nothing, no report is acked."""
     async with scene("cluster", players=6) as s:
         await s.fleet.more(30)
         assert s.place.relay is not None
@@ -129,8 +129,8 @@ async def test_a_cluster_is_reached_through_its_relays_alone() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_position_that_was_told_late_is_expected_where_it_counts(late: bool) -> None:
-    """The newest is from far behind the others, and comes before them or after: alone, no session has settled by it."""
+def test_a_late_position_is_expected_only_where_it_counts(late: bool) -> None:
+    """The newest position is far behind the others. If it arrives before them, no session has settled it."""
     ledger, at_ms, video = Ledger(), 1_764_000_000_000, str(uuid4())
     plays = [*range(0, 40, 5), 5]
     entries = [
@@ -151,9 +151,9 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def test_the_relay_carries_and_fails_as_it_is_told() -> None:
-    """Held requests and answers go on or are dropped; what was dark comes late; a reset is seen; a forgotten connection
-    is silent."""
+async def test_the_relay_forwards_and_fails_as_requested() -> None:
+    """Held requests and answers are forwarded or dropped, data sent in the dark arrive late, a reset reaches the peer,
+    and a forgotten connection is silent."""
     echo = await asyncio.start_server(_echo, "127.0.0.1", 0)
     async with echo, relay(echo.sockets[0].getsockname()[1]) as between:
         for answer in (False, True):
@@ -189,7 +189,7 @@ async def test_the_relay_carries_and_fails_as_it_is_told() -> None:
 
 
 async def test_the_relay_stands_in_for_a_unix_socket(tmp_path: Path) -> None:
-    """Who comes to the old name goes by the relay; the new one leads past it."""
+    """Connections to the old path go through the relay, and those to the new path do not."""
 
     async def said(path: Path, words: bytes) -> bytes:
         reader, writer = await asyncio.open_unix_connection(path)
@@ -210,8 +210,8 @@ async def test_the_relay_stands_in_for_a_unix_socket(tmp_path: Path) -> None:
         assert await asking == b"stop"
 
 
-def test_who_lost_nothing_is_owed_all_of_it() -> None:
-    """What the ledger forgets with a shard is what was acked to its learners, and nothing else."""
+def test_a_lost_shard_affects_only_the_learners_whose_records_it_had() -> None:
+    """The ledger forgets what was acked to them, and nothing else."""
     ledger, video = Ledger(), str(uuid4())
     for user in "ab":
         for seq in (1, 2):
@@ -227,7 +227,7 @@ def test_who_lost_nothing_is_owed_all_of_it() -> None:
 
 
 async def _said(between: Relay, words: bytes) -> bytes:
-    """What comes back."""
+    """Send `words`, and return the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", between.port)
     try:
         writer.write(words)

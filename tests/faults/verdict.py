@@ -1,4 +1,4 @@
-"""The comparison: what the service tells, by its public endpoints, with what the model says must be there."""
+"""Compares the answers of the service's public endpoints with the model."""
 
 import asyncio
 from collections import defaultdict
@@ -17,16 +17,16 @@ READS_AT_ONCE = 8
 
 @dataclass(slots=True)
 class Verdict:
-    """One line for each heartbeat, or each thing told, that is not as it must be."""
+    """One line for each lost heartbeat and for each wrong value."""
 
     lost: list[str] = field(default_factory=list)
-    """Acked, and not in the store."""
+    """Acked heartbeats that are not in the store."""
     wrong: list[str] = field(default_factory=list)
-    """A record, a summary or a curve that differs from the model."""
+    """Values of records, summaries and curves that differ from the model."""
 
 
 async def compared(url: str, ledger: Ledger, fleet: Fleet) -> Verdict:
-    """When nothing is under way."""
+    """Compare one node with the model. No report may be waiting."""
     verdict, expected = Verdict(), ledger.expected()
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, trust_env=False) as http:
         users = sorted({user for user, _ in expected} | {player.user for player in fleet.players})
@@ -70,9 +70,9 @@ def _find_lost(ledger: Ledger, held: dict[Any, dict[str, Any]], verdict: Verdict
 def _compare_records(expected: dict[Any, Expected], held: dict[Any, dict[str, Any]], verdict: Verdict) -> None:
     for key in sorted(expected.keys() | held.keys()):
         if key not in held or key not in expected:
-            verdict.wrong.append(f"record {key}: {'missing' if key not in held else 'nobody reported it'}")
+            verdict.wrong.append(f"record {key}: {'missing' if key not in held else 'no player reported it'}")
             continue
-        model, told = expected[key].record, held[key]
+        model, answer = expected[key].record, held[key]
         must = {
             "watchedDuration": model.watched,
             "playedDuration": model.played_ms / 1_000,
@@ -82,25 +82,25 @@ def _compare_records(expected: dict[Any, Expected], held: dict[Any, dict[str, An
             "again": [list(pair) for pair in pairs(model.again)],
         }
         for name, value in must.items():
-            if told.get(name) != value:
-                verdict.wrong.append(f"record {key}: {name} is {told.get(name)}, not {value}")
-        if told.get("position") not in expected[key].positions:
-            verdict.wrong.append(f"record {key}: position {told.get('position')}, not {expected[key].positions}")
-        at = parse_instant(told["lastWatched"])
+            if answer.get(name) != value:
+                verdict.wrong.append(f"record {key}: {name} is {answer.get(name)}, not {value}")
+        if answer.get("position") not in expected[key].positions:
+            verdict.wrong.append(f"record {key}: position is {answer.get('position')}, not {expected[key].positions}")
+        at = parse_instant(answer["lastWatched"])
         if not expected[key].earliest <= at <= expected[key].latest:
             bounds = f"{expected[key].earliest:.0f} to {expected[key].latest:.0f}"
-            verdict.wrong.append(f"record {key}: lastWatched {at}, not {bounds}")
+            verdict.wrong.append(f"record {key}: lastWatched is {at}, not {bounds}")
 
 
 def _compare_devices(fleet: Fleet, held: dict[Any, dict[str, Any]], verdict: Verdict) -> None:
-    """What a device that has synced knows is what the service holds."""
+    """Compare what each device knows after its sync with the service's records."""
     for player in fleet.players:
         for video in fleet.videos:
             known, record = player.client.record(video), held.get((player.user, video))
-            knows = None if known is None else (known.rev, known.watched_duration, known.played_duration)
-            told = None if record is None else (record["rev"], record["watchedDuration"], record["playedDuration"])
-            if knows != told:
-                verdict.wrong.append(f"a device of {player.user} knows of video {video} {knows}, not {told}")
+            on_device = None if known is None else (known.rev, known.watched_duration, known.played_duration)
+            stored = None if record is None else (record["rev"], record["watchedDuration"], record["playedDuration"])
+            if on_device != stored:
+                verdict.wrong.append(f"a device of {player.user} has {on_device} for video {video}, not {stored}")
 
 
 async def _compare_videos(
@@ -128,10 +128,10 @@ async def _compare_videos(
             "retention": _counts([record.seen for record in records], length),
             "replays": _counts([record.again for record in records], length),
         }
-        for what, told, model in (("summary", summary, must), ("curve", curve, curve_must)):
+        for kind, answer, model in (("summary", summary, must), ("curve", curve, curve_must)):
             for name, value in model.items():
-                if told[name] != value:
-                    verdict.wrong.append(f"{what} of video {video}: {name} is {told[name]}, not {value}")
+                if answer[name] != value:
+                    verdict.wrong.append(f"{kind} of video {video}: {name} is {answer[name]}, not {value}")
 
 
 def _counts(sets: list[list[int]], length: int) -> list[int]:

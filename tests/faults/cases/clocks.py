@@ -1,4 +1,4 @@
-"""Clocks that are wrong, and set: of a node, of its store, of the one machine that both are on."""
+"""Wall clocks that are wrong or are set: of a node, of the store, and of the machine that runs both."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from tests.faults.scene import Row, Scene, scene
 
 DAY_S = 86_400
 NEAR_MS = 1_000
-"""A node's time is the store's: how far they may seem to lie apart, on a busy machine."""
+"""How much a node's measurement of its clock's offset may be off on a busy machine."""
 
 
 @contextlib.contextmanager
@@ -29,8 +29,10 @@ def wall_clock() -> Iterator[WallClock]:
 
 
 async def of_a_node(place: str, effort: Effort) -> list[Row]:
-    """Two nodes on one store, the devices of a learner at both, and the wall clock of one node is wrong. It decides
-    nothing: all is as if it were right, also what was played before a deletion by the other node, and after it."""
+    """Two nodes on one store, with devices of the same learner on both; the wall clock of one node is wrong.
+
+    It has no effect, not even on what was played before or after a deletion by the other node.
+    """
     with wall_clock() as wall:
         async with scene(place, nodes=2, own=({}, wall.environment)) as s:
             rows = []
@@ -44,7 +46,7 @@ async def of_a_node(place: str, effort: Effort) -> list[Row]:
                 async def fault(row: Row = row, offsets_s: Sequence[int] = offsets_s) -> None:
                     for offset_s in offsets_s:
                         wall.set(offset_s)
-                        await _told(s, -1, 1_000 * offset_s)
+                        await _wait_for_offset(s, -1, 1_000 * offset_s)
                         await s.fleet.more(effort.either(120, 40))
                         await _deletions(s, row)
 
@@ -53,8 +55,10 @@ async def of_a_node(place: str, effort: Effort) -> list[Row]:
 
 
 async def of_the_store(place: str, effort: Effort) -> list[Row]:
-    """The clock that all nodes go by is set while all play: on and back again, back and on again. The nodes follow.
-    What was seen, and how often, does not depend on it; when it is right again, so is what is reported from then on."""
+    """The store's clock, which all nodes use, is set while all play: ahead and back, then back and ahead.
+
+    The nodes follow it. Coverage and played time do not depend on it. When it is right again, so are new reports.
+    """
     embedded = place == "embedded"
     with wall_clock() as wall:
         faked = {"own": (wall.environment,)} if embedded else {"store_env": wall.environment, "nodes": 2}
@@ -69,7 +73,7 @@ async def of_the_store(place: str, effort: Effort) -> list[Row]:
                     for offset_s in (by_s, 0):
                         wall.set(offset_s)
                         for node in range(len(s.services)):
-                            await _told(s, node, 0 if embedded else -1_000 * offset_s)
+                            await _wait_for_offset(s, node, 0 if embedded else -1_000 * offset_s)
                         await s.fleet.more(effort.either(120, 40))
                         await _deletions(s, row)
                     s.fleet.lap()
@@ -78,7 +82,7 @@ async def of_the_store(place: str, effort: Effort) -> list[Row]:
             return rows
 
 
-async def _told(s: Scene, node: int, offset_ms: int) -> None:
+async def _wait_for_offset(s: Scene, node: int, offset_ms: int) -> None:
     """Wait until the node knows how far its machine's clock is ahead of the store's. Raises TimeoutError."""
     async with _rest(s, node) as http, asyncio.timeout(PATIENCE_S):
         while True:
@@ -89,7 +93,7 @@ async def _told(s: Scene, node: int, offset_ms: int) -> None:
 
 
 async def _deletions(s: Scene, row: Row) -> None:
-    """A learner plays, deletes and plays on, each by another node than the one before: to and fro."""
+    """A learner plays, deletes and plays again, by alternating nodes."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = [await stack.enter_async_context(_rest(s, node)) for node in range(len(s.services))]
         for first, second in zip(nodes, reversed(nodes), strict=True):

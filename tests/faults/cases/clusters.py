@@ -18,13 +18,15 @@ from tests.faults.scene import Row, Scene, scene
 
 KEYS = Keys(video_shards=VIDEO_SHARDS)
 TIMEOUT_S = 2.0
-"""Of the service, for the store's answers."""
+"""The service's timeout for the store's answers."""
 
 
 async def changes(place: str, effort: Effort) -> list[Row]:
-    """Of who has which slot: a primary ends; one is silent for longer than the node timeout, and then back, still
-    taking itself for a primary; a slot moves, a learner's or a video's, key by key or all at once. An ack waits for
-    disk and replica, so nothing is lost."""
+    """Slots change their primary. Nothing is lost, because an ack waits for disk and replica.
+
+    A primary is killed; another one is silent for longer than the node timeout, and returns in the belief that it is
+    still a primary; the slot of a learner or of a video moves, key by key or as a whole.
+    """
     async with scene(place, STORE_TIMEOUT_S=str(TIMEOUT_S)) as s:
         cluster = s.place
         assert isinstance(cluster, Clustered)
@@ -59,7 +61,7 @@ async def changes(place: str, effort: Effort) -> list[Row]:
 
 
 def _move(servers: ClusterServers, key: str, dice: random.Random) -> None:
-    """The slot of this key."""
+    """Move the slot of this key."""
     source = servers.primary_of(key)
     target = dice.choice([member for member in servers.primaries() if member is not source])
     move = dice.choice([by_keys, at_once])
@@ -69,10 +71,12 @@ def _move(servers: ClusterServers, key: str, dice: random.Random) -> None:
 
 
 async def lost(place: str, effort: Effort) -> list[Row]:
-    """Whole shards, the primary and its replica, come back without their last bytes, or empty: more than replicas:1
-    survives. What was acked to the learners who have their records there counts only as far as it is still held; all
-    that others have must be there. The epoch changes, and after one more report of each record all is right again,
-    also the totals that other shards have of records that are gone; whichever of two nodes it is reported to."""
+    """Whole shards, primary and replica, return without their last bytes or empty, which replicas:1 cannot survive.
+
+    Of the reports acked to learners whose records were on these shards, only those that are still stored are expected;
+    everything of other learners must be there. The epoch changes, and one more report for each record, to either of two
+    nodes, makes everything right again, including the totals on other shards of records that are gone.
+    """
     rows = []
     async with scene(place, nodes=2, STORE_TIMEOUT_S=str(TIMEOUT_S)) as s:
         for name, change, count, full, short in (
@@ -84,7 +88,7 @@ async def lost(place: str, effort: Effort) -> list[Row]:
 
             async def fault(row: Row = row, change: Change = change, count: int = count) -> None:
                 given_up = await _lose(s, change, count)
-                row.remark = f"acked before to its learners: as it still has it ({given_up:,} in the last run)"
+                row.remark = f"earlier acks of its learners are expected as stored ({given_up:,} in the last run)"
                 s.fleet.lap()
 
             if times := effort.times(full, short):
@@ -93,8 +97,10 @@ async def lost(place: str, effort: Effort) -> list[Row]:
 
 
 async def _lose(s: Scene, change: Change, count: int) -> int:
-    """Kill so many shards, change their files, start them. How many heartbeats were acked before to the learners who
-    have their records there: the ledger forgets them."""
+    """Kill `count` shards, change their files, and start them again.
+
+    The ledger forgets the heartbeats that were acked to learners whose records are there. Returns their number.
+    """
     cluster, given_up = s.place, 0
     assert isinstance(cluster, Clustered)
     await cluster.answers()
@@ -120,8 +126,11 @@ async def _lose(s: Scene, change: Change, count: int) -> int:
 
 
 async def nodes(place: str, effort: Effort) -> list[Row]:
-    """Two nodes of two workers each, the players spread over both, the two devices of a learner on different ones. All
-    that each node tells is what the model says, as of one process; and what a device plays, its other one is told."""
+    """Two nodes of two workers each; a learner's two devices are connected to different nodes.
+
+    The answers of each node equal the model, as with a single process, and the plays of one device are pushed to the
+    other.
+    """
     rows = []
     async with scene(place, workers=2, nodes=2, STORE_TIMEOUT_S=str(TIMEOUT_S)) as s:
 
@@ -145,19 +154,23 @@ async def nodes(place: str, effort: Effort) -> list[Row]:
             row = Row(name, place)
 
             async def across(row: Row = row) -> None:
-                row.remark = f"pushes across nodes after it: {await _told_across(s)}, all came"
+                row.remark = f"pushes across nodes afterwards: {await _push_across_nodes(s)}, all arrived"
 
             if times := effort.times(full, short):
                 rows.append(await s.under(row, fault, times, across))
         return rows
 
 
-async def _told_across(s: Scene) -> int:
-    """One device of each pair reports once, and the other, at another node, is told of it; and the other way round. How
-    many were. All else is silent meanwhile: a device that reports itself is told by the answer to that.
+async def _push_across_nodes(s: Scene) -> int:
+    """Let each device of each pair report once, and wait until it is pushed to the other, at the other node.
+
+    No other device reports meanwhile, because a device that reports learns of changes by the answer.
+
+    Returns:
+        The number of pushes.
 
     Raises:
-        TimeoutError: somebody is not told.
+        TimeoutError: a device was not sent the change.
     """
     s.fleet.gate.clear()
     await s.fleet.acked(s.ledger.unacked())
@@ -165,12 +178,12 @@ async def _told_across(s: Scene) -> int:
         await each.client.flush()
     pairs = [(a, b) for a, b in pairwise(s.fleet.players) if a.user == b.user]
     assert all(a.url != b.url for a, b in pairs)
-    await asyncio.gather(*(_told(a, b) for a, b in pairs))
-    await asyncio.gather(*(_told(b, a) for a, b in pairs))
+    await asyncio.gather(*(_push(a, b) for a, b in pairs))
+    await asyncio.gather(*(_push(b, a) for a, b in pairs))
     return 2 * len(pairs)
 
 
-async def _told(other: Player, player: Player) -> None:
+async def _push(other: Player, player: Player) -> None:
     player.report(max(player.videos, key=lambda video: player.videos[video]))
     beat = player.client.pending[-1].beat
     seconds, _ = coverage([(round(start * 1_000), round(end * 1_000)) for start, end in beat.played])
@@ -180,6 +193,6 @@ async def _told(other: Player, player: Player) -> None:
 
 
 def _known(player: Player, video: str) -> list[int]:
-    """The seconds that a device knows to be seen."""
+    """The seconds that are seen according to a device."""
     record = player.client.record(video)
     return [] if record is None else [edge for pair in record.seen or () for edge in pair]

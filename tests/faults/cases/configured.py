@@ -1,5 +1,7 @@
-"""The stores that our documents describe: restarted, killed, their files written anew, their replicas emptied. Whatever
-of this comes, what was acked is there, on whoever takes the writes then."""
+"""The stores that the documents describe are restarted and killed, their files rewritten, their replicas emptied.
+
+Everything that was acked is on the server that accepts writes afterwards.
+"""
 
 import asyncio
 import functools
@@ -17,11 +19,11 @@ from tests.faults.players import PATIENCE_S
 from tests.faults.scene import Act, Row, Scene, scene
 
 TIMEOUT_S = "2"
-"""Of the service, for the store's answers."""
+"""The service's timeout for the store's answers."""
 
 
 async def restarts(place: str, effort: Effort) -> list[Row]:
-    """Of every server of the store, one after another: SIGTERM, kill -9, and kill -9 behind a rewrite of the file."""
+    """Restart every server of the store in turn: by SIGTERM, by kill -9, and by kill -9 after a rewrite of its file."""
     async with scene(place, STORE_TIMEOUT_S=TIMEOUT_S) as s:
         stores = _stores(s)
 
@@ -40,13 +42,13 @@ async def restarts(place: str, effort: Effort) -> list[Row]:
         if stores.configuration.file == "no":
             return [*rows, await _since_the_snapshot(s, effort)]
         rows.append(await row("kill -9 of each server of the store", functools.partial(ended, signal.SIGKILL)))
-        rows.append(await row("the same, its files written anew before", rewritten))
+        rows.append(await row("the same after a rewrite of its files", rewritten))
         return rows
 
 
 async def resyncs(place: str, effort: Effort) -> list[Row]:
-    """A replica that has lost all fetches all, and is then as good as its primary: it takes over where something gives
-    it the place, else the two are compared."""
+    """A replica that has lost its data fetches them again and equals its primary: it takes over where sentinels or a
+    cluster promote it; elsewhere the two are compared."""
     async with scene(place, STORE_TIMEOUT_S=TIMEOUT_S) as s:
         stores = _stores(s)
         takes_over = stores.configuration.topology != "replica"
@@ -66,8 +68,9 @@ async def resyncs(place: str, effort: Effort) -> list[Row]:
 
 
 async def _since_the_snapshot(s: Scene, effort: Effort) -> Row:
-    """Snapshots promise no more: what is acked after the last one goes with the store, and that is noticed."""
-    row = Row("kill -9 of a store that keeps snapshots alone", s.place.name)
+    """Reports acked after the last snapshot are lost with the store, and the service notices. Snapshots promise no
+    more."""
+    row = Row("kill -9 of a store with snapshots only", s.place.name)
 
     async def fault() -> None:
         (admin,) = s.place.writers()
@@ -75,19 +78,19 @@ async def _since_the_snapshot(s: Scene, effort: Effort) -> Row:
             client.bgsave()
             await _until_saved(client)
         await s.fleet.more(20)
-        row.remark = f"acked before: as the snapshot has it ({await damaged(s, _nothing):,} in the last run)"
+        row.remark = f"earlier acks are expected as in the snapshot ({await damaged(s, _unchanged):,} in the last run)"
         s.fleet.lap()
 
     return await s.under(row, fault, effort.times(3, 1))
 
 
-def _nothing(directory: Path) -> None:
-    """Happens to the store's files."""
+def _unchanged(directory: Path) -> None:
+    """Leave the store's files as they are."""
 
 
 async def _until_saved(client: "redis.Redis") -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while client.info("persistence")["rdb_bgsave_in_progress"]:  # noqa: ASYNC110 no event tells
+        while client.info("persistence")["rdb_bgsave_in_progress"]:  # noqa: ASYNC110 there is no event
             await asyncio.sleep(0.01)
 
 
@@ -99,7 +102,7 @@ async def _same_on_both(s: Scene, stores: Nodes) -> None:
     assert replica is not None
     with stores.primary().admin() as one, replica.admin() as other:
         async with asyncio.timeout(PATIENCE_S):
-            while _records(one) != _records(other):  # noqa: ASYNC110 no event tells
+            while _records(one) != _records(other):  # noqa: ASYNC110 there is no event
                 await asyncio.sleep(0.1)
 
 

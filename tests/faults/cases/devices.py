@@ -1,4 +1,4 @@
-"""On the players' side of the service: connections that half die, storms, and heartbeats by two ways at once."""
+"""Faults between players and service: half-open connections, reconnect storms, heartbeats sent by two transports."""
 
 import asyncio
 from unittest.mock import patch
@@ -9,11 +9,11 @@ from tests.faults.effort import Effort
 from tests.faults.scene import Row, scene
 
 STUCK_S = 0.5
-"""For every player to have something on its way."""
+"""Time in which every player has sent something."""
 
 
 async def half_open(place: str, effort: Effort) -> list[Row]:
-    """Half of the connections carry nothing any more, and neither side is told. The clients notice by their pings."""
+    """Half of the connections stop carrying data, and stay open on both sides. The clients notice by their pings."""
     patience_s = effort.either((connection.PING_S, exchange.TIMEOUT_S), (1.0, 2.0))
     with patch.object(connection, "PING_S", patience_s[0]), patch.object(exchange, "TIMEOUT_S", patience_s[1]):
         async with scene(place, line=True) as s:
@@ -27,7 +27,7 @@ async def half_open(place: str, effort: Effort) -> list[Row]:
 
 
 async def storm(place: str, effort: Effort) -> list[Row]:
-    """All players are cut off at once, again and again while they come back, to two workers."""
+    """All players of two workers are disconnected repeatedly while they reconnect."""
     async with scene(place, players=effort.either(150, 36), workers=2, line=True) as s:
 
         async def fault() -> None:
@@ -45,7 +45,7 @@ async def storm(place: str, effort: Effort) -> list[Row]:
 
 
 async def dark(place: str, effort: Effort) -> list[Row]:
-    """A tunnel: nothing passes, and then all of it, late."""
+    """A tunnel: nothing passes for a while, then everything, late."""
     seconds = effort.either(10, 1)
     async with scene(place, line=True) as s:
 
@@ -55,13 +55,13 @@ async def dark(place: str, effort: Effort) -> list[Row]:
             await asyncio.sleep(seconds)
             s.line.lighten()
 
-        name = f"nothing passes to the players for {seconds} s, then all of it"
+        name = f"nothing passes to the players for {seconds} s, then everything"
         return [await s.under(Row(name, place), fault, effort.times(3, 1))]
 
 
 async def beacons(place: str, effort: Effort) -> list[Row]:
-    """Each player sends what it has not seen acked by POST as well, as a page does that unloads; the socket goes on, is
-    cut right then, or comes back later."""
+    """Each player also sends its unacked heartbeats by POST, as a page does when it unloads. The socket stays open, or
+    is reset at the same time and reconnects."""
     async with scene(place, line=True, FLUSH_INTERVAL_S="0.2") as s, straight(s) as http:
 
         async def fault() -> None:
@@ -78,4 +78,4 @@ async def beacons(place: str, effort: Effort) -> list[Row]:
                     for entry in acked:
                         s.ledger.ack(s.ledger.sent[entry.session, entry.seq])
 
-        return [await s.under(Row("beacon and socket bring the same heartbeats", place), fault, effort.times(5, 1))]
+        return [await s.under(Row("the same heartbeats by beacon and socket", place), fault, effort.times(5, 1))]

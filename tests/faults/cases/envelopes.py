@@ -1,4 +1,4 @@
-"""Heartbeats of one session that come twice, late, and in another order: in envelopes by POST, and by WebSocket."""
+"""Heartbeats of one session that arrive twice, late or in another order, in envelopes by POST and by WebSocket."""
 
 import asyncio
 import random
@@ -20,8 +20,11 @@ VIDEO_S = 3_600
 
 
 async def envelopes(place: str, effort: Effort) -> list[Row]:
-    """Cut anywhere; sent twice, in another order, and late. What comes behind its session's newer heartbeats counts as
-    seen, and not as played again: the model joins them in the order of arrival."""
+    """Envelopes of random size are sent twice, in another order, and late.
+
+    A heartbeat that arrives after newer ones of its session counts as seen and not as played again; the model joins
+    them in the order of arrival.
+    """
     rows = []
     async with scene(place, players=12) as s, straight(s) as http:
         for name, session in (
@@ -34,14 +37,14 @@ async def envelopes(place: str, effort: Effort) -> list[Row]:
 
             async def fault(session: Callable[[], Awaitable[None]] = session) -> None:
                 sessions = (session() for _ in range(effort.times(40, 3)))
-                await asyncio.gather(*sessions)  # of as many learners, for an ack may take a second
+                await asyncio.gather(*sessions)  # each is another learner's, because an ack may take a second
 
             rows.append(await s.under(Row(name, place), fault))
         return rows
 
 
 async def _by_post(s: Scene, http: httpx.AsyncClient, *, shuffled: bool = False, at_once: bool = False) -> None:
-    """One learner's evening in envelopes; ages are those of the first sending, so that what is late seems younger."""
+    """Send one learner's evening in envelopes. Ages are those of the first sending, so late ones seem younger."""
     user, entries = str(uuid4()), _evening(s, s.dice)
     envelopes = []
     while entries:
@@ -63,8 +66,8 @@ async def _by_post(s: Scene, http: httpx.AsyncClient, *, shuffled: bool = False,
 
 
 async def _by_sockets(s: Scene, *, shuffled: bool = False) -> None:
-    """One learner's evening by two connections, all of it by each: a client that is cut off sends all again, and what
-    was on its way by the first may come as well. Side by side; or each in an order of its own, one behind the other."""
+    """Send one learner's whole evening by each of two connections, as if a client was disconnected, sent everything
+    again, and the first transmission arrived too: both at the same time, or one after the other in different orders."""
     user, entries, now_ms = str(uuid4()), _evening(s, s.dice), round(wall_ms())
     for entry in entries:
         s.ledger.send(user, entry)
@@ -73,7 +76,7 @@ async def _by_sockets(s: Scene, *, shuffled: bool = False) -> None:
         return
     arrived = s.ledger.order[entries[0].session] = []
     for _ in range(2):
-        # The newest comes last, for the ack that names it says that all before it is stored.
+        # The newest is sent last, because its ack means that all before it are stored.
         some = [*s.dice.sample(entries[:-1], len(entries) - 1), entries[-1]]
         arrived += some
         await _by_socket(s, user, some, now_ms)
@@ -83,7 +86,7 @@ async def _by_socket(s: Scene, user: str, entries: list[Entry], now_ms: int) -> 
     session = entries[0].session
     async with device(s.service.running, user, session) as opened:
         for entry in entries:
-            await opened.send(**_said(entry, now_ms))
+            await opened.send(**_message(entry, now_ms))
         ack = await opened.acked(entries[-1].seq)
     assert not ack["rejected"], ack
     assert not ack["capped"], ack
@@ -92,7 +95,7 @@ async def _by_socket(s: Scene, user: str, entries: list[Entry], now_ms: int) -> 
 
 
 def _evening(s: Scene, dice: random.Random) -> list[Entry]:
-    """Heartbeats of one session on two videos, hours ago; the last of each was long after the one before."""
+    """Heartbeats of one session on two videos, some hours ago."""
     session, videos = str(uuid4()), dice.sample(sorted(s.fleet.videos), 2)
     ended_ms, entries, at = round(wall_ms()) - 7_200_000, [], 0.0
     for seq in range(1, BEATS + 1):
@@ -108,10 +111,10 @@ def _evening(s: Scene, dice: random.Random) -> list[Entry]:
 async def post(
     http: httpx.AsyncClient, user: str, entries: list[Entry], *, now_ms: int | None = None, as_beacon: bool = False
 ) -> list[Entry]:
-    """One envelope; those that its acks cover, none where it was cut off."""
+    """Send one envelope, and return the entries that its acks cover."""
     now_ms = round(wall_ms()) if now_ms is None else now_ms
-    said = [_said(entry, now_ms) for entry in entries]
-    body = httpx.Request("POST", "http://x", json={"userId": user, "session": entries[0].session, "heartbeats": said})
+    beats = [_message(entry, now_ms) for entry in entries]
+    body = httpx.Request("POST", "http://x", json={"userId": user, "session": entries[0].session, "heartbeats": beats})
     kind = "text/plain" if as_beacon else "application/json"
     answer = await http.post("/progress/realtime", content=body.content, headers={"Content-Type": kind})
     assert answer.status_code == 200, answer.text
@@ -119,10 +122,10 @@ async def post(
     return [entry for entry in entries if entry.seq <= acks.get(entry.session, 0)]
 
 
-def _said(entry: Entry, now_ms: int) -> dict[str, Any]:
+def _message(entry: Entry, now_ms: int) -> dict[str, Any]:
     return heartbeat(entry, "", now_ms).model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def straight(s: Scene) -> httpx.AsyncClient:
-    """To the service, past the relay."""
+    """A client that connects to the service directly, without the relay."""
     return httpx.AsyncClient(base_url=s.service.running.http, timeout=60, trust_env=False)

@@ -1,4 +1,4 @@
-"""kill -9 of whatever runs: the server at random instants and at each step of a commit, a worker, the store."""
+"""kill -9 of the server, at random times and at each step of a commit, of a worker, and of the store."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from tests.server.program import descendants, gone
 
 STAGES = {"stage 1": Script("users").sha.encode(), "stage 2": Script("videos").sha.encode()}
 QUIET_S = 0.3
-"""For acks on their way to arrive, when the store makes no more."""
+"""Time for the last acks to arrive when the store has stopped."""
 
 
 async def server(place: str, effort: Effort) -> list[Row]:
-    """At any instant of a flush, or between two. The embedded store follows its owner; another one lives on."""
+    """Kill the server during a flush or between two. The embedded store ends with its owner; others continue."""
     async with scene(place) as s:
 
         async def fault() -> None:
@@ -34,15 +34,15 @@ async def server(place: str, effort: Effort) -> list[Row]:
             async def both() -> None:
                 await s.service.kill(also=s.place.pids())
 
-            rows.append(
-                await s.under(Row("kill -9 of the server and its store at once", place), both, effort.times(5, 1))
-            )
+            rows.append(await s.under(Row("kill -9 of the server and its store", place), both, effort.times(5, 1)))
         return rows
 
 
 async def between_the_stages(place: str, effort: Effort) -> list[Row]:
-    """Held by the relay right before a stage's script, or right before its answer; the server is killed there. What was
-    held is dropped, or comes to the store late, after the next server has gone on; an embedded store has ended too."""
+    """Kill the server while the relay holds back a stage's script or its answer.
+
+    The relay then drops it, or delivers it late, when the next server is running. An embedded store has ended too.
+    """
     rows = []
     async with scene(place) as s:
         for stage in STAGES:
@@ -60,7 +60,7 @@ async def between_the_stages(place: str, effort: Effort) -> list[Row]:
 
 
 async def worker(place: str, effort: Effort) -> list[Row]:
-    """One of two; it is replaced, and the other goes on."""
+    """Kill one of two workers; it is replaced, and the other continues."""
     async with scene(place, workers=2) as s:
 
         async def fault() -> None:
@@ -72,8 +72,8 @@ async def worker(place: str, effort: Effort) -> list[Row]:
 
 
 async def kill_a_worker(service: Service, dice: random.Random) -> None:
-    """One that has players."""
-    while not (serving := _workers(service)):  # noqa: ASYNC110 no event tells of another's child
+    """Kill a worker that has players."""
+    while not (serving := _workers(service)):  # noqa: ASYNC110 there is no event for another process's children
         await asyncio.sleep(0.01)
     victim = dice.choice(serving)
     os.kill(victim, signal.SIGKILL)
@@ -81,7 +81,7 @@ async def kill_a_worker(service: Service, dice: random.Random) -> None:
 
 
 def _workers(service: Service) -> list[int]:
-    """Children that hold players' connections."""
+    """Child processes that hold connections of players."""
     found = []
     for pid in descendants(service.pid):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -91,7 +91,7 @@ def _workers(service: Service) -> list[int]:
 
 
 async def store(place: str, effort: Effort) -> list[Row]:
-    """At any instant; then with the head of a command behind the last one in its file, as a power cut leaves it."""
+    """Kill the store at any time; then also with an incomplete command at the end of its file, as after a power cut."""
     async with scene(place) as s:
 
         async def fault() -> None:
@@ -108,16 +108,17 @@ async def store(place: str, effort: Effort) -> list[Row]:
 
 
 async def data(place: str, effort: Effort) -> list[Row]:
-    """All of the data, or their last bytes, are lost while the store is down.
+    """All of the data, or the last bytes of its file, are lost while the store is down.
 
-    What was acked before counts only as far as the damaged files still hold it. All else must be there, every device
-    must know exactly what is there, and after one more report of each record the totals are right again.
+    Of the reports acked before, only those that the damaged files still hold are expected. Everything else must be
+    there, every device must know exactly the stored records, and one more report for each record makes the totals right
+    again.
     """
     rows = []
     async with scene(place) as s:
         for name, change, remark in (
-            (f"the store's file cut by {CUT_BYTES:,} bytes", cut, "acked before the cut: as the file still has it"),
-            ("the store starts empty", wipe, "acked before it was emptied: not compared"),
+            (f"the store's file cut by {CUT_BYTES:,} bytes", cut, "earlier acks are expected as in the file"),
+            ("the store starts empty", wipe, "earlier acks are not expected"),
         ):
             row = Row(name, place)
 
@@ -130,7 +131,7 @@ async def data(place: str, effort: Effort) -> list[Row]:
 
 
 async def between(place: str, effort: Effort) -> list[Row]:
-    """The data are lost after stage 1 and before stage 2 of one commit: its heartbeats must not be acked for that."""
+    """The data are lost between stage 1 and stage 2 of a commit, so its heartbeats must not be acked."""
     rows = []
     async with scene(place) as s:
         damages = ((wipe, "its data gone"), (cut, "its file cut"))
@@ -153,7 +154,8 @@ async def between(place: str, effort: Effort) -> list[Row]:
 
 
 async def damaged(s: Scene, change: Change) -> int:
-    """Kill the store, change its files, start it. How many heartbeats were acked before: the ledger forgets them."""
+    """Kill the store, change its files, and start it again. The ledger forgets the heartbeats acked before; returns
+    their number."""
     given_up = 0
 
     def damage(directory: Path) -> None:

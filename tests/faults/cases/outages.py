@@ -1,4 +1,4 @@
-"""The store is there and does not answer, late, or not to everybody; or its answer is lost on the way."""
+"""The store runs, but does not answer, answers late, or its answers are lost."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from tests.faults.scene import Row, scene
 
 
 async def stopped(place: str, effort: Effort) -> list[Row]:
-    """SIGSTOP: it takes connections and bytes, and answers nobody."""
+    """SIGSTOP: the store accepts connections and data, and answers nothing."""
     rows = []
     async with scene(place) as s:
         for seconds in effort.either((1, 10, 60), (1, 3)):
@@ -29,7 +29,7 @@ async def stopped(place: str, effort: Effort) -> list[Row]:
 
 
 async def line(place: str, effort: Effort) -> list[Row]:
-    """What a network does between the service and its store."""
+    """Faults of the network between the service and its store."""
     timeout_s = effort.either(5.0, 1.0)
     async with scene(place, STORE_TIMEOUT_S=str(timeout_s)) as s:
         relay = s.place.relay
@@ -52,9 +52,9 @@ async def line(place: str, effort: Effort) -> list[Row]:
             relay.lighten()
 
         rows = [
-            await s.under(Row("each answer of the store 200 ms late", place), slow),
+            await s.under(Row("each answer of the store is 200 ms late", place), slow),
             await s.under(Row("all connections to the store reset, ten times", place), resets, effort.times(10, 1)),
-            await s.under(Row(f"nothing passes for {timeout_s * 2.5:g} s, then all of it", place), dark),
+            await s.under(Row(f"nothing passes for {timeout_s * 2.5:g} s, then everything", place), dark),
         ]
         for stage, needle in STAGES.items():
 
@@ -63,21 +63,21 @@ async def line(place: str, effort: Effort) -> list[Row]:
                 await catch.caught.wait()
                 catch.let_go(drop=True)
 
-            name = f"the answer to {stage} lost, its script having run"
+            name = f"the answer to {stage} is lost after its script has run"
             rows.append(await s.under(Row(name, place), lost, effort.times(10, 1)))
         return rows
 
 
 async def silent(place: str, effort: Effort) -> list[Row]:
-    """The connections that the service is subscribed by stay open and carry nothing any more: whoever comes is taken as
-    soon as they are given up, and those that are there stay."""
+    """The service's subscription connections stay open and stop carrying data. Connected players are unaffected, and
+    new ones are accepted as soon as the service has given up these connections."""
     ways = {"either way": (True, True), "towards the store": (True, False), "towards the service": (False, True)}
     rows = []
     async with scene(place, nodes=2, STORE_TIMEOUT_S=str(effort.either(5.0, 1.0))) as s:
         relay = s.place.relay
         assert relay is not None
         for way, (asked, answered) in ways.items():
-            row = Row(f"the subscriptions carry nothing {way}", place)
+            row = Row(f"the subscriptions carry no data {way}", place)
 
             async def fault(row: Row = row, asked: bool = asked, answered: bool = answered) -> None:
                 if not relay.silence(b"SSUBSCRIBE", asked=asked, answered=answered):

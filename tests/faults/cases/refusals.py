@@ -1,4 +1,4 @@
-"""The store answers, and refuses: scripts forgotten, clients thrown out, read-only, no memory, no disk, no password."""
+"""The store answers with errors: no scripts, killed clients, read-only, no memory, no disk space, a new password."""
 
 import contextlib
 import resource
@@ -11,14 +11,14 @@ from tests.faults.scene import Row, Scene, scene
 
 PASSWORD = "not-known-to-the-service"
 Refusal = Callable[[Place, Admin], contextlib.AbstractContextManager[None]]
-"""Of one server that takes writes, as long as its block lasts."""
+"""Makes one server refuse, for the duration of its block."""
 SOME = ((", at one primary", 1), (", at each primary", None))
 ALL = (("", None),)
-"""At how many servers; None: all."""
+"""How many servers refuse; None means all."""
 
 
 async def refusals(place: str, effort: Effort) -> list[Row]:
-    """Each for a while, under load. On a cluster at one of its primaries, and at all."""
+    """Each refusal for a while, under load; on a cluster at one primary, and at all of them."""
     rows = []
     async with scene(place) as s:
         for name, refusal, more in (
@@ -44,7 +44,7 @@ async def _refused(s: Scene, refusal: Refusal, some: int | None, seconds: float)
     with contextlib.ExitStack() as stack:
         for admin in s.dice.sample(writers, some or len(writers)):
             stack.enter_context(refusal(s.place, admin))
-        if refusal not in AT_ONCE:
+        if refusal not in MOMENTARY:
             await s.fleet.quiet(seconds)
     await s.place.answers()
 
@@ -63,29 +63,29 @@ def clients_thrown_out(_: Place, admin: Admin) -> Iterator[None]:
     yield
 
 
-AT_ONCE: tuple[Refusal, ...] = forget_scripts, clients_thrown_out
-"""Over when they have happened."""
+MOMENTARY: tuple[Refusal, ...] = forget_scripts, clients_thrown_out
+"""Refusals without a duration."""
 
 
 @contextlib.contextmanager
 def read_only(_: Place, admin: Admin) -> Iterator[None]:
     """A failover that went the wrong way."""
     with admin() as client:
-        client.replicaof("127.0.0.1", 1)  # where nobody is
+        client.replicaof("127.0.0.1", 1)  # nothing listens there
         yield
         client.replicaof("NO", "ONE")
 
 
 @contextlib.contextmanager
 def too_few_replicas(_: Place, admin: Admin) -> Iterator[None]:
-    """Of a cluster no node can be told to be a replica of nobody; but to want more of its own than there are."""
+    """A cluster node cannot be made a replica of nothing; but it can require more replicas than it has."""
     with _set(admin, "min-replicas-to-write", 9, 0):
         yield
 
 
 IS_READ_ONLY: tuple[str, Refusal] = "the store is a replica and read-only (READONLY)", read_only
 HAS_TOO_FEW_REPLICAS: tuple[str, Refusal] = (
-    "the store misses replicas and takes no writes (NOREPLICAS)",
+    "the store lacks replicas and refuses writes (NOREPLICAS)",
     too_few_replicas,
 )
 
@@ -98,7 +98,7 @@ def out_of_memory(_: Place, admin: Admin) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(_: Place, admin: Admin) -> Iterator[None]:
-    """requirepass, and every connection thrown out, for those that there are stay in."""
+    """Set requirepass, and close every connection, because open ones would stay authenticated."""
     with admin() as client:
         client.config_set("requirepass", PASSWORD)
     with admin(password=PASSWORD) as client:
@@ -109,24 +109,24 @@ def locked(_: Place, admin: Admin) -> Iterator[None]:
 
 @contextlib.contextmanager
 def disk_full(place: Place, admin: Admin) -> Iterator[None]:
-    """By a limit on the size of files. The embedded store dies of it, again and again; one that syncs each second
-    refuses to write (MISCONF)."""
+    """Limit the size of files. The embedded store exits each time; a store that syncs each second refuses to write
+    (MISCONF)."""
     if isinstance(place, Embedded):
         pids = [place.owner(), *place.pids()]  # the next store inherits it
-        with _no_files(pids):
+        with _no_file_growth(pids):
             yield
             pids += place.pids()
     else:
         with _set(admin, "appendfsync", "everysec", "always"):
             with admin() as client:
                 pid = client.info("server")["process_id"]
-            with _no_files([pid]):
+            with _no_file_growth([pid]):
                 yield
 
 
 @contextlib.contextmanager
-def _no_files(pids: list[int]) -> Iterator[None]:
-    """That grow. `pids` may become more meanwhile."""
+def _no_file_growth(pids: list[int]) -> Iterator[None]:
+    """Keep the files of these processes from growing. The caller may add to `pids` in the block."""
     for pid in pids:
         _limit(pid, 1)
     yield

@@ -1,4 +1,4 @@
-"""The server itself: told to end in the middle of a flush, stopped, full, asked for too much."""
+"""Faults of the server: SIGTERM during a flush, SIGSTOP, full buffers, and learners who send too much."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,14 @@ from tests.faults.scene import Row, scene
 
 VIDEO_S = 600
 WAITING = 200
-"""Reports that one player holds back at most."""
+"""Reports that a player may have waiting before it pauses."""
 
 
 async def cancelled(place: str, effort: Effort) -> list[Row]:
-    """SIGTERM while a stage is on its way: the flush is cut off, and made again before the server ends. No player waits
-    by HTTP, for a request that is being answered holds the end up until the flush is done."""
+    """SIGTERM during a stage: the flush is cancelled, and repeated before the server ends.
+
+    No player uses HTTP, because a pending request would delay the end until the flush is done.
+    """
     rows = []
     async with scene(place, http=False) as s:
         for stage, needle in list(STAGES.items())[effort.times(0, 1) :]:
@@ -30,13 +32,13 @@ async def cancelled(place: str, effort: Effort) -> list[Row]:
                 await s.service.stop()
                 catch.let_go(drop=False)
 
-            name = f"SIGTERM, {stage} of a flush being held up"
+            name = f"SIGTERM while {stage} of a flush is held back"
             rows.append(await s.under(Row(name, place), fault, effort.times(5, 1)))
     return rows
 
 
 async def stopped(place: str, effort: Effort) -> list[Row]:
-    """SIGSTOP of the server, as a machine that swaps, or a container that is moved."""
+    """SIGSTOP of the server, like a machine that swaps or a container that is moved."""
     async with scene(place) as s:
         seconds = effort.either(10, 1)
 
@@ -49,14 +51,15 @@ async def stopped(place: str, effort: Effort) -> list[Row]:
 
 
 async def full(place: str, effort: Effort) -> list[Row]:
-    """No room for what waits while the store is away: players are sent away, and come back with all of it.
+    """More reports wait than the server may hold while the store is unavailable: players are disconnected, and send all
+    of their reports again later.
 
-    A learner's share, a quarter of the room, holds what a client sends without an ack (48 reports), or a client that
-    comes back with more would be sent away again and again. A cluster's ack takes a second, so there must be room for
-    what comes in one.
+    A learner's share is a quarter of the bound. It must hold what a client sends without an ack (48 reports), or a
+    client with more would be disconnected again and again. A cluster's ack takes a second, so the bound must also hold
+    the reports of one second.
     """
     room, seconds = 250, effort.either(5, 4)
-    row = Row(f"more waits than {room} reports, the store being away", place)
+    row = Row(f"more than {room} reports wait while the store is unavailable", place)
     async with scene(place, MAX_PENDING_REPORTS=str(room)) as s:
 
         def came_back() -> int:
@@ -69,18 +72,18 @@ async def full(place: str, effort: Effort) -> list[Row]:
             await asyncio.sleep(seconds)
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
-            row.remark = f"players sent away {came_back() - before} times in the last run"
+            row.remark = f"players disconnected {came_back() - before} times in the last run"
             if came_back() == before:
-                row.wrong.append("there was room for all")
+                row.wrong.append("no player was disconnected")
 
         return [await s.under(row, fault, effort.times(3, 1))]
 
 
 async def share(place: str, effort: Effort) -> list[Row]:
-    """One learner with four devices reports on more videos than there is room for, the store being away: these devices
-    are sent away and come back with all of it, and no other is."""
+    """One learner with four devices reports on more videos than may wait while the store is unavailable: only these
+    devices are disconnected, and they send all of their reports again later."""
     room, seconds = 320, effort.either(3, 1)
-    row = Row(f"one learner alone would fill the room for {room} reports, the store being away", place)
+    row = Row(f"one learner has more than {room} reports waiting while the store is unavailable", place)
     async with (
         scene(place, players=6, http=False, MAX_PENDING_REPORTS=str(room), MAX_PENDING_VIDEOS="5000") as s,
         contextlib.AsyncExitStack() as stack,
@@ -103,9 +106,9 @@ async def share(place: str, effort: Effort) -> list[Row]:
                 player.report_all()
             await asyncio.sleep(seconds)
             if came_back(others) != calm:
-                row.wrong.append("other learners were sent away")
+                row.wrong.append("other learners were disconnected")
             if came_back(eager) == before:
-                row.wrong.append("there was room for all")
+                row.wrong.append("no device of the learner was disconnected")
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
 
@@ -113,19 +116,21 @@ async def share(place: str, effort: Effort) -> list[Row]:
 
 
 async def many_videos(place: str, effort: Effort) -> list[Row]:
-    """One learner on thousands of videos, while 12 others watch. A connection may have a few of them waiting here:
-    beyond it is sent away, and comes back slower."""
+    """One learner reports on thousands of videos while 12 others watch. A connection may have 20 videos waiting here;
+    beyond that it is disconnected, and reconnects later."""
     rows = []
     async with scene(place, players=12, MAX_PENDING_VIDEOS="20") as s:
         for transport, count in (("ws", effort.either(2_000, 40)), ("http", effort.either(3_000, 150))):
             videos = {str(uuid4()): VIDEO_S for _ in range(count)}
             where, user = s.service.running.http, str(uuid4())
             eager = s.fleet.join(where, user, s.dice, transports=(transport,), videos=videos)
-            eager.wait_s = 0.02  # of many videos at once nobody can have seen much: more would be cut, and rightly
+            eager.wait_s = (
+                0.02  # plays of many videos at the same time are short; longer ones would be capped, and rightly so
+            )
 
             async def fault(eager: Player = eager, videos: dict[str, int] = videos) -> None:
                 for video in videos:
-                    while len(eager.client.pending) > WAITING:  # noqa: ASYNC110 as a player that waits for its acks
+                    while len(eager.client.pending) > WAITING:  # noqa: ASYNC110 a player that waits for its acks
                         await asyncio.sleep(0.01)
                     eager.report(video)
 

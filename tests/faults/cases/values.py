@@ -1,4 +1,4 @@
-"""Values in the store that no process of ours has written: by hand, by another program, or by a disk."""
+"""Stored values that Playhead did not write: by hand, by another program, or by a damaged disk."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,15 @@ from tests.harm import KINDS, Harm
 
 PLAYS = 40
 WHOLE = "learner", "revision"
-"""Of these no report would be stored any more; what is refused by the record is of more kinds."""
+"""Kinds of damage that are left out: with them no report of the learner would be stored at all."""
 
 
 async def damaged(place: str, effort: Effort) -> list[Row]:
-    """All that is stored of a learner who plays on two devices, and of a video that nobody else watches; their reports
-    are in the same flushes as all others. The learner is told what became of each report, and is not sent away."""
+    """Damage the values of a learner with two devices, and of a video that only this learner watches.
+
+    Their reports are in the same flushes as all others. The learner gets an ack or a rejection for each report, and is
+    not disconnected.
+    """
     row = Row("values of one learner and one video are damaged", place)
     async with scene(place) as s:
 
@@ -41,13 +44,13 @@ async def damaged(place: str, effort: Effort) -> list[Row]:
                     for n in range(PLAYS):
                         for commands in harm(n):
                             for command in commands:
-                                with contextlib.suppress(redis.ResponseError):  # what it is of another type already
+                                with contextlib.suppress(redis.ResponseError):  # the key already has another type
                                     await asyncio.to_thread(client.execute_command, *command)
 
             async with device(s.service.running, learner) as one, device(s.service.running, learner) as other:
                 await asyncio.gather(plays(one), plays(other), does_harm())
             row.remark = f"{refused} reports of that learner were refused in the last run"
             if not refused:
-                row.wrong.append("no damage was met")
+                row.wrong.append("no report met a damaged value")
 
         return [await s.under(row, fault, effort.times(10, 1))]
