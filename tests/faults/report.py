@@ -7,8 +7,8 @@ from tests.faults.scene import Row
 
 HEAD = ["fault", "store", "runs", "sent", "acked", "lost", "wrong", "recovered, s: median (most)", "remark"]
 LEGEND = """\
-sent, acked: heartbeats of all players. lost: acked, but not in the store. wrong: records, summaries, curves and copies on
-devices that differ from the model. recovered: from the end of the fault until all reports waiting then were acked.
+sent, acked: heartbeats of all players. lost: acked, but not in the store. wrong: records, summaries, curves and devices
+that differ from the model. recovered: from the end of the fault until all reports waiting then were acked.
 """
 
 
