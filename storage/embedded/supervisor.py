@@ -109,7 +109,7 @@ class Supervisor:
             logger.warning("valkey (pid %d) did not stop within %.0f s, killing it", self._process.pid, STOP_TIMEOUT_S)
             self._process.kill()
             self._thread.join(JOIN_S)
-            if self._thread.is_alive():  # blocked in the kernel, by a disk that does not respond
+            if self._thread.is_alive():  # pragma: no cover - only a disk that hangs blocks a killed process
                 logger.error("valkey (pid %d) was killed but has not ended", self._process.pid)
 
     def _run(self) -> None:

@@ -58,3 +58,16 @@ def test_tls_files_are_read_at_startup(tmp_path: Path) -> None:
             check_tls(bad)
     with pytest.raises(ValueError, match="ssl_ca_certs"):
         open_store(f"rediss://host?ssl_ca_certs={quote(str(tmp_path / 'text'))}", worker="w")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("ssl_cert_reqs=maybe", "required"),
+        ("ssl_min_version=770", "771"),
+        ("ssl_min_version=TLSv1.2", "771"),
+    ],
+)
+def test_a_value_that_is_none_of_the_possible_ones_is_refused_with_them(query: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_options(query, "rediss")

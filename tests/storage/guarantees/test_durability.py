@@ -15,11 +15,13 @@ import redis.asyncio
 from playhead.protocol.record import Report
 from playhead.storage.errors import NotDurable
 from playhead.storage.guarantees.durability import Level
+from playhead.storage.parts import Parts
 from playhead.storage.store import Store, StoreUnavailable, open_store
 from playhead.storage.write.pending import Batch, Delta
 from tests.inside import keys_of, parts_of
 from tests.intact import intact
 from tests.replicated import PATIENCE_S, Node, Replicated, replicated
+from tests.storage.own_store import running
 
 NOW = 1_764_000_000_000
 
@@ -188,3 +190,22 @@ async def test_a_user_without_permission_to_wait_gets_a_clear_error(kind: str, t
                 await store.check()
     finally:
         node.kill()
+
+
+@pytest.mark.parametrize("named", ["memory", "replicas:1"])
+async def test_without_permission_to_ask_for_replicas_nothing_is_said_about_them(tmp_path: Path, named: str) -> None:
+    """`INFO` is no right that the service needs; acks still wait for the replicas."""
+    path, acl = tmp_path / "store.sock", tmp_path / "users.acl"
+    acl.write_text("user default on nopass ~* &* +@all\nuser few on >secret ~* &* +@all -info\n")
+    with running("valkey", tmp_path, f"unix://{path}", "--unixsocket", path, "--aclfile", acl):
+        everything, few = (
+            Parts(url, worker="w", durability=named) for url in (f"unix://{path}", f"unix://few:secret@{path}")
+        )
+        said = await everything.durability.missing(everything.run)
+        assert said is None if named == "memory" else "the store has 0 of 1 replicas" in str(said)
+        assert await few.durability.missing(few.run) is None
+        await few.link.aclose()
+        if named != "memory":
+            with pytest.raises(StoreUnavailable):
+                await few.durability.missing(few.run)
+        await everything.link.aclose()

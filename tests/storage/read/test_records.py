@@ -120,6 +120,19 @@ async def test_a_refused_command_fails_its_reader_only(tmp_path: Path) -> None:
                 await each.link.aclose()
 
 
+async def test_a_refused_epoch_fails_all_reads_of_changes(tmp_path: Path) -> None:
+    """Without it nobody knows which store the records are of."""
+    path, acl = tmp_path / "store.sock", tmp_path / "users.acl"
+    acl.write_text("user default on nopass ~* &* +@all\nuser few on >secret ~*:good &* +@all\n")
+    with running("valkey", tmp_path, f"unix://{path}", "--unixsocket", path, "--aclfile", acl):
+        parts = Parts(f"unix://few:secret@{path}", worker="w")
+        try:
+            with pytest.raises(StoreUnavailable, match="permission"):
+                await parts.reader.changes("good", None, None, lambda records: None)
+        finally:
+            await parts.link.aclose()
+
+
 def test_readers_share_calls_of_a_bounded_size() -> None:
     users = [f"user{n}" for n in range(2 * READERS_PER_CALL + 1)]
     calls = list(reader_calls(users, None))

@@ -552,3 +552,14 @@ async def test_a_refusal_of_the_store_fails_the_commit_and_no_record(store: Stor
     finally:
         await limited.close()
         await admin.execute_command("ACL", "DELUSER", user)  # type: ignore[no-untyped-call] # redis-py has no types here
+
+
+def test_the_logged_values_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten, so it is logged once more if it is found again."""
+    monkeypatch.setattr("playhead.storage.values.damage.MAX_KNOWN", 3)
+    now = itertools.count(0.0, 3_600.0)
+    log = DamageLog(lambda: next(now))
+    for number in range(5):
+        log.found("record", str(number), Damaged("why"))
+    assert [what for _, what in log._known] == ["2", "3", "4"]
+    assert log.counts["record"] == 5

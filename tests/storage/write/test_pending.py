@@ -10,9 +10,10 @@ from msgspec.structs import replace as replaced
 
 from playhead.protocol.record import Outcome, Record, Report, delete, join
 from playhead.server.lifecycle.waiters import Waiter
+from playhead.storage.values.damage import Damaged
 from playhead.storage.values.instants import Instants
 from playhead.storage.values.packing import pack_record
-from playhead.storage.write.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Origin, Pending
+from playhead.storage.write.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Origin, Pending, Result
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000
@@ -329,3 +330,11 @@ def test_a_batch_has_its_latest_instant_and_the_arrival_of_its_first_report() ->
 )
 def test_which_stored_instants_a_commit_accepts(since: int, latest: int, now: int, want: tuple[int, int]) -> None:
     assert Instants.of(since, latest, now) == want
+
+
+def test_a_damaged_value_of_a_commit_is_counted_once_however_often_it_is_read() -> None:
+    committed = Committed("epoch", {("u", "v"): Result(b"\xc1", ())})
+    first, second = (committed.record(("u", "v")) for _ in range(2))
+    assert isinstance(first, Damaged)
+    assert first is second
+    assert committed.damage.counts["record"] == 1
