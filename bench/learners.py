@@ -14,11 +14,11 @@ AT_ONCE = 10_000
 
 
 class Nobody:
-    """An origin that ignores its notifications."""
+    """A reporter that ignores its notifications."""
 
     since = 0
 
-    def taken(self) -> None: ...
+    def committing(self) -> None: ...
 
     def outcome(self, op: Report | int, outcome: object) -> None: ...
 

@@ -163,10 +163,10 @@ class Connection:
         """Report an error and close; no effects if the connection is already closed."""
         return () if self.state is State.CLOSED else self._end(error)
 
-    def taken(self) -> None:
+    def committing(self) -> None:
         """Note that the running batch is being committed."""
         if self._sessions is not None:
-            self._sessions.taken()
+            self._sessions.committing()
 
     def outcome(self, session: str, seqs: Sequence[int], outcome: Outcome) -> None:
         """Note that the store dropped or capped a report of the batch being committed."""

@@ -135,7 +135,7 @@ class Sessions:
         _reject(pending, error.seq, error.detail)
         return True
 
-    def taken(self) -> None:
+    def committing(self) -> None:
         """Note that the batch with every report so far is being committed."""
         for session in self._sessions.values():
             if session.flushing is None:

@@ -115,7 +115,7 @@ def create_app(
                 subscribed=hub.subscribed,
                 after=hub.committed,
                 timed=metrics.flush(lane),
-                wanted=hub.wanted,
+                needs_value=hub.needs_value,
             )
 
         admission = Admission(settings, machine)

@@ -50,7 +50,7 @@ from playhead.storage.read.store_time import store_time
 from playhead.storage.read.totals import Totals, VideoAnalytics
 from playhead.storage.values.damage import Damaged
 from playhead.storage.write.flusher import Flusher
-from playhead.storage.write.pending import Batch, Committed, Delta, Full, Key, Origin, Wanted
+from playhead.storage.write.pending import Batch, Committed, Delta, Full, Key, NeedsValue, Reporter
 from playhead.storage.write.script_calls import WEIGHT_PER_CALL
 
 __all__ = [
@@ -84,11 +84,11 @@ __all__ = [
     "Latch",
     "Level",
     "NotDurable",
-    "Origin",
     "Outage",
     "RecordPage",
     "RecordsChanged",
     "RecordsMissed",
+    "Reporter",
     "SessionsEnded",
     "Store",
     "StoreUnavailable",
@@ -238,19 +238,19 @@ class Store:
         batch: Batch,
         now: int,
         subscribed: Callable[[str], bool],
-        wanted: Wanted = lambda user_id, origins: True,
+        needs_value: NeedsValue = lambda user_id, reporters: True,
     ) -> Committed:
         """Store a batch.
 
         Args:
             now: ms since 1970.
             subscribed: whether this worker is subscribed to a user's channel.
-            wanted: whether a record's value is needed in the reply.
+            needs_value: whether a record's value is needed in the reply.
 
         Raises:
             StoreUnavailable: the batch is not stored, or that is uncertain. Commit the same batch again.
         """
-        return await self._parts.commits.commit(batch, now, subscribed, wanted)
+        return await self._parts.commits.commit(batch, now, subscribed, needs_value)
 
     async def record(self, user_id: str, video_id: str) -> Record | Damaged:
         """Read one record; the empty record if there is none."""

@@ -2,11 +2,11 @@
 blocks the event loop, and the memory of a pending record.
 
 It runs in this process, with the service's own Flusher and Store and a store of its own: 20,000 learners with one
-pending heartbeat each, whose records exist already. The origins ignore their notifications, so making and writing acks
-is not included. The CPU time of the process is the kernel's account (getrusage). The event loop is blocked between two
-turns of a ticker; that is measured in CPU time of the thread, which is independent of other processes, and in flushes
-of its own, since the ticker never sleeps. Python's garbage collector is off as in the service, and a full collection,
-which the service makes when its memory has grown, is not included.
+pending heartbeat each, whose records exist already. The reporters ignore their notifications, so making and writing
+acks is not included. The CPU time of the process is the kernel's account (getrusage). The event loop is blocked between
+two turns of a ticker; that is measured in CPU time of the thread, which is independent of other processes, and in
+flushes of its own, since the ticker never sleeps. Python's garbage collector is off as in the service, and a full
+collection, which the service makes when its memory has grown, is not included.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ async def _run(valkey: EmbeddedValkey, say: Callable[[str], None]) -> Section:
             Row("longest script, by the store's own clock", [scripts[-1]], "ms", 5, f"of {calls}"),
             Row("median script", [scripts[-calls // 2 :][0]], "ms"),
             Row("longest that the loop is held up (CPU)", stalls, "ms", 10),
-            Row("memory of a record that waits", [waiting], "B", note="its origin apart"),
+            Row("memory of a record that waits", [waiting], "B", note="without its reporter"),
         ],
         ["The store measures its scripts by the wall clock, which includes waiting for a core."],
     )
@@ -105,16 +105,16 @@ class _Flushes:
             now=lambda: Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000),
             subscribed=lambda _: True,
             after=_nothing,
-            wanted=lambda user_id, origins: False,  # no learner has another device
+            needs_value=lambda user_id, reporters: False,  # no learner has another device
         )
         self._records = [(learner(1, i), video(videos, i % videos)) for i in range(RECORDS)]
-        self._origins = [Nobody() for _ in range(RECORDS)]
+        self._reporters = [Nobody() for _ in range(RECORDS)]
         self._seq = 0
 
     def fill(self) -> None:
         self._seq += 1
-        for (user_id, video_id), origin in zip(self._records, self._origins, strict=True):
-            self._flusher.add(user_id, video_id, heartbeat((user_id, video_id), self._seq), origin)
+        for (user_id, video_id), reporter in zip(self._records, self._reporters, strict=True):
+            self._flusher.add(user_id, video_id, heartbeat((user_id, video_id), self._seq), reporter)
 
     async def drain(self) -> None:
         if not await self._flusher.drain(120):

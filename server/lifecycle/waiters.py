@@ -16,14 +16,14 @@ LATER = 1 << 62
 
 
 class Waiter:
-    """A flusher's origin that a request awaits."""
+    """A flusher's reporter that a request awaits."""
 
     since = LATER
 
     def __init__(self) -> None:
         self._stored: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
 
-    def taken(self) -> None:
+    def committing(self) -> None:
         """Called when the batch with this request's ops is sent to the store."""
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
@@ -84,8 +84,8 @@ class EnvelopeWaiter(Waiter):
         self._sessions = sessions
         self.acks: list[Ack] = []
 
-    def taken(self) -> None:
-        self._sessions.taken()
+    def committing(self) -> None:
+        self._sessions.committing()
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
         if isinstance(op, Report):

@@ -25,9 +25,9 @@ from playhead.storage.store import (
     Event,
     Key,
     Lane,
-    Origin,
     RecordsChanged,
     RecordsMissed,
+    Reporter,
     SessionsEnded,
     Store,
     StoreUnavailable,
@@ -64,10 +64,10 @@ class Hub:
         """Whether the store sends this process what others publish about the learner."""
         return self._events.is_following(user_id)
 
-    def wanted(self, user_id: str, origins: list[Origin]) -> bool:
+    def needs_value(self, user_id: str, reporters: list[Reporter]) -> bool:
         """Whether a device or a request reads the records that these have changed: a device gets no echo."""
         learner = self._learners.get(user_id)
-        return learner is None or len(learner.devices) != 1 or not _is_only(learner.devices[0], origins)
+        return learner is None or len(learner.devices) != 1 or not _is_only(learner.devices[0], reporters)
 
     async def run(self) -> None:
         """Receive events forever; cancel it to stop."""
@@ -141,7 +141,7 @@ class Hub:
             before, rev = committed.revs[user_id]
             is_large = learner.is_large(len(keys))
             for device in learner.devices:
-                others = [key for key in keys if not _is_only(device, batch.deltas[key].origins)]
+                others = [key for key in keys if not _is_only(device, batch.deltas[key].reporters)]
                 records = None if is_large and others else _records(committed, others)
                 learner.push_to(device, before, rev, records)
             done += len(learner.devices) if is_large else 1 + len(keys) * len(learner.devices)
@@ -205,6 +205,6 @@ def _records(committed: Committed, keys: list[Key]) -> list[tuple[str, Record]] 
     return [(video_id, record) for video_id, record in found if not isinstance(record, Damaged)]
 
 
-def _is_only(device: object, origins: list[Origin]) -> bool:
+def _is_only(device: object, reporters: list[Reporter]) -> bool:
     """Whether the device itself, and nobody else, reported a change: it gets no echo."""
-    return len(origins) == 1 and origins[0] is device
+    return len(reporters) == 1 and reporters[0] is device

@@ -26,7 +26,7 @@ from playhead.storage.store import Committed
 
 
 class SocketChannel:
-    """A device of the hub, an origin of the flusher and a socket of admission.
+    """A device of the hub, a reporter of the flusher and a socket of admission.
 
     The connection's state is the only place that knows whether the channel is closed. Once it is CLOSED nothing is
     written except the close and the error or goodbye before it.
@@ -93,9 +93,9 @@ class SocketChannel:
         assert self._account is not None  # noqa: S101
         return LargeRead(self._memory.account(self._account.payer))
 
-    def taken(self) -> None:
+    def committing(self) -> None:
         self.videos = 0
-        self._connection.taken()
+        self._connection.committing()
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
         if isinstance(op, Report):

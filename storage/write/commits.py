@@ -25,7 +25,7 @@ from playhead.storage.values.audience import state_of
 from playhead.storage.values.damage import Damaged, DamageLog, named, or_damaged
 from playhead.storage.values.instants import Instants
 from playhead.storage.values.packing import unpack_record
-from playhead.storage.write.pending import Batch, Committed, Result, Wanted
+from playhead.storage.write.pending import Batch, Committed, NeedsValue, Result
 from playhead.storage.write.script_calls import (
     States,
     UserCall,
@@ -79,7 +79,9 @@ class Commits:
         self._fences = Fences(keys, worker, link, script("fence"), damage)
         self._users, self._videos = script("users"), script("videos")
 
-    async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool], wanted: Wanted) -> Committed:
+    async def commit(
+        self, batch: Batch, now: int, subscribed: Callable[[str], bool], needs_value: NeedsValue
+    ) -> Committed:
         """As `Store.commit`."""
         if not batch.deltas:
             return Committed(self._epoch.known or await self._epoch.current())
@@ -92,7 +94,7 @@ class Commits:
                 await asyncio.sleep(0)
             durations = await self._catalogue.durations({video_id for group in part for (_, video_id), _ in group})
             for group in part:
-                for call in user_calls(group, durations, subscribed, wanted, batch.syncs):
+                for call in user_calls(group, durations, subscribed, needs_value, batch.syncs):
                     calls.append(call)
                     keys = list(map(self._keys.progress, call.users))
                     limits = *instants, self._max_videos, call.synced
@@ -104,7 +106,7 @@ class Commits:
         committed = Committed(epoch, damage=self._damage)
         self._fences.rolled_back = False
         if self._epoch.floor > lowest_rev:  # revisions from before the loss: videos would skip them as too old
-            return await self.commit(batch, now, subscribed, wanted)
+            return await self.commit(batch, now, subscribed, needs_value)
         by_shard: States = {}
         for done, (user_call, answer) in enumerate(zip(calls, checked(answers), strict=True), 1):
             self._take_results(user_call, answer, committed, by_shard)

@@ -1,6 +1,6 @@
-"""Commits the pending batch on a schedule, and notifies the origins of its reports.
+"""Commits the pending batch on a schedule, and notifies the reporters of its reports.
 
-Invariant: one batch is committed at a time, and its origins are notified only after the store has it. While the store
+Invariant: one batch is committed at a time, and its reporters are notified only after the store has it. While the store
 is unavailable the commit is retried with the same batch, and the next batch fills.
 """
 
@@ -14,7 +14,7 @@ from playhead.protocol.session import Now
 from playhead.storage.backoff import Backoff
 from playhead.storage.errors import StoreUnavailable
 from playhead.storage.outage import Outage
-from playhead.storage.write.pending import Batch, Committed, Origin, Pending, Wanted
+from playhead.storage.write.pending import Batch, Committed, NeedsValue, Pending, Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +23,15 @@ GATHER_S = 0.001
 RETRY_S = 0.05, 2.0
 """The first delay and the longest. Retries never end: pending reports are bounded, and callers have deadlines."""
 NOTIFIED_AT_ONCE = 200
-"""Origins that are notified before other tasks may run."""
+"""Reporters that are notified before other tasks may run."""
 
 
 class Committing(Protocol):
     """The part of a store that a flusher uses."""
 
-    async def commit(self, batch: Batch, now: int, subscribed: Callable[[str], bool], wanted: Wanted) -> Committed:
+    async def commit(
+        self, batch: Batch, now: int, subscribed: Callable[[str], bool], needs_value: NeedsValue
+    ) -> Committed:
         """As `Store.commit`."""
         ...
 
@@ -44,8 +46,8 @@ class Flusher:
         max_reports: reports that may be pending; half as many start a flush.
         max_of_user: reports of one user that may be pending; max_reports by default.
         subscribed: whether this process is subscribed to a user's channel.
-        after: called with each stored batch before its origins are notified.
-        wanted: which records' values the store should return.
+        after: called with each stored batch before its reporters are notified.
+        needs_value: which records' values the store should return.
         timed: called with the duration of each flush, s, notifications included.
     """
 
@@ -59,7 +61,7 @@ class Flusher:
         now: Callable[[], Now],
         subscribed: Callable[[str], bool],
         after: Callable[[Batch, Committed], Awaitable[None]],
-        wanted: Wanted = lambda user_id, origins: True,
+        needs_value: NeedsValue = lambda user_id, reporters: True,
         timed: Callable[[float], None] = lambda _: None,
         max_of_user: int | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class Flusher:
         self._large = max(1, max_reports // 2)
         self._now = now
         self._subscribed = subscribed
-        self._wanted = wanted
+        self._needs_value = needs_value
         self._after = after
         self._timed = timed
         self.backoff = Backoff(*RETRY_S)
@@ -79,11 +81,11 @@ class Flusher:
         self._wake = asyncio.Event()
         self._batch: Batch | None = None
         self._shared = False
-        """Whether the last batch had several origins."""
+        """Whether the last batch had several reporters."""
         self.trouble: StoreUnavailable | None = None
         """Why the last attempt to commit failed; None if it succeeded."""
 
-    def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> bool:
+    def add(self, user_id: str, video_id: str, op: Report | int, reporter: Reporter) -> bool:
         """Add an op to the pending batch. Returns whether it is the first of its record there.
 
         Raises:
@@ -91,7 +93,7 @@ class Flusher:
         """
         if not len(self._pending):
             self._pending.begin(self._now().wall)
-        first = self._pending.add(user_id, video_id, op, origin)
+        first = self._pending.add(user_id, video_id, op, reporter)
         if not self.interval_s or len(self._pending) >= self._large:
             self._wake.set()
         return first
@@ -109,19 +111,19 @@ class Flusher:
         """The number of reports that wait for the next flush."""
         return len(self._pending)
 
-    def touch(self, origin: Origin) -> None:
-        """Notify `origin` after the next flush."""
-        self._pending.touch(origin)
+    def touch(self, reporter: Reporter) -> None:
+        """Notify `reporter` after the next flush."""
+        self._pending.touch(reporter)
 
     def hurry(self) -> None:
         """Flush now instead of at the end of the interval."""
         self._wake.set()
 
-    def forget(self, origin: Origin) -> None:
-        """Don't notify `origin` any more; its reports are kept."""
-        self._pending.forget(origin)
+    def forget(self, reporter: Reporter) -> None:
+        """Don't notify `reporter` any more; its reports are kept."""
+        self._pending.forget(reporter)
         if self._batch is not None:
-            self._batch.origins.pop(origin, None)
+            self._batch.reporters.pop(reporter, None)
 
     async def run(self) -> None:
         """Flush until cancelled. `drain` repeats a commit that was interrupted.
@@ -162,7 +164,7 @@ class Flusher:
             if not batch:
                 return
             self._batch = batch
-        self._shared = len(self._batch.origins) > 1
+        self._shared = len(self._batch.reporters) > 1
         loop = asyncio.get_running_loop()
         began = loop.time()
         committed = await self._commit(self._batch)
@@ -173,7 +175,7 @@ class Flusher:
     async def _commit(self, batch: Batch) -> Committed:
         while True:
             try:
-                committed = await self._store.commit(batch, self._now().wall, self._subscribed, self._wanted)
+                committed = await self._store.commit(batch, self._now().wall, self._subscribed, self._needs_value)
             except StoreUnavailable as error:
                 self._outage.failed(error)
                 self.trouble = error
@@ -185,19 +187,19 @@ class Flusher:
                 return committed
 
     async def _notify(self, batch: Batch, committed: Committed) -> None:
-        """Notify all origins, some at a time: thousands of acks without a break would delay other tasks."""
+        """Notify all reporters, some at a time: thousands of acks without a break would delay other tasks."""
         for key, result in committed.results.items():
             codes = result.outcomes
             for i in range(0, len(codes), 2):
                 delta = batch.deltas[key]
-                for origin in delta.origins:
-                    origin.outcome(delta.ops[codes[i]], Outcome(codes[i + 1]))
+                for reporter in delta.reporters:
+                    reporter.outcome(delta.ops[codes[i]], Outcome(codes[i + 1]))
         await self._after(batch, committed)
-        waiting, origins = batch.origins, list(batch.origins)
-        for first in range(0, len(origins), NOTIFIED_AT_ONCE):
-            for origin in origins[first : first + NOTIFIED_AT_ONCE]:
-                if waiting.pop(origin, origin) is None:  # otherwise it was forgotten meanwhile
-                    origin.stored(committed)
+        waiting, reporters = batch.reporters, list(batch.reporters)
+        for first in range(0, len(reporters), NOTIFIED_AT_ONCE):
+            for reporter in reporters[first : first + NOTIFIED_AT_ONCE]:
+                if waiting.pop(reporter, reporter) is None:  # otherwise it was forgotten meanwhile
+                    reporter.stored(committed)
             await asyncio.sleep(0)
         freed = list(batch.deltas.values())
         batch.deltas.clear()

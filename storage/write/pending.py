@@ -27,7 +27,7 @@ Key = tuple[str, str]
 """(userId, videoId)"""
 
 
-class Origin(Protocol):
+class Reporter(Protocol):
     """The sender of reports, to be notified when they are stored: a connection or a request."""
 
     @property
@@ -35,18 +35,18 @@ class Origin(Protocol):
         """When it was opened, ms since 1970. Reports of earlier plays may have been sent to another process as well."""
         ...
 
-    def taken(self) -> None:
+    def committing(self) -> None:
         """Called when the pending batch, with all reports so far, is about to be committed."""
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
-        """Called with each outcome other than JOINED of a record in the batch, also of ops of other origins."""
+        """Called with each outcome other than JOINED of a record in the batch, also of ops of other reporters."""
 
     def stored(self, committed: Committed) -> None:
         """Called when the batch is stored."""
 
 
-Wanted = Callable[[str, list[Origin]], bool]
-"""Whether this process needs the value of a learner's record to which these origins have reported."""
+NeedsValue = Callable[[str, list[Reporter]], bool]
+"""Whether this process needs the value of a learner's record to which these reporters have reported."""
 
 
 class Full(Exception):
@@ -90,10 +90,10 @@ class Delta:
     """Pending ops of one record: reports, and deletions as instants (ms), in the order of their arrival."""
 
     ops: list[Report | int] = field(default_factory=list)
-    origins: list[Origin] = field(default_factory=list)
+    reporters: list[Reporter] = field(default_factory=list)
     """Without duplicates; at most one for each op."""
 
-    def add(self, op: Report | int, origin: Origin, since: int) -> None:
+    def add(self, op: Report | int, reporter: Reporter, since: int) -> None:
         """Add an op.
 
         Args:
@@ -102,12 +102,12 @@ class Delta:
         Raises:
             Full: MAX_WAITING ops are pending, and this one can't be joined to any of them.
         """
-        if self._follows(op) or not self._fold(op, max(since, origin.since)):
+        if self._follows(op) or not self._fold(op, max(since, reporter.since)):
             if len(self.ops) >= MAX_WAITING:
                 raise Full
             self.ops.append(op)
-        if not self.origins or origin not in self.origins:
-            self.origins.append(origin)
+        if not self.reporters or reporter not in self.reporters:
+            self.reporters.append(reporter)
 
     def _follows(self, op: Report | int) -> bool:
         """Whether `op` is kept apart, as is common: it is the first one, or follows the last one of its session."""
@@ -125,7 +125,7 @@ class Delta:
     def _fold(self, op: Report | int, since: int) -> bool:
         """Join `op` to a report of its session if it is certainly a repeat or certainly new; returns whether it was.
 
-        A report of a play before this batch started, or before its origin was opened, may have been sent to another
+        A report of a play before this batch started, or before its reporter was opened, may have been sent to another
         process, or precede a deletion: then only the store can tell, as it must if a deletion is pending. Reports of
         REST have no session, and each needs an outcome of its own.
         """
@@ -160,8 +160,8 @@ class Batch:
     """Everything that one flush stores."""
 
     deltas: dict[Key, Delta] = field(default_factory=dict)
-    origins: dict[Origin, None] = field(default_factory=dict)
-    """The origins to notify after the flush, in the order of their first report."""
+    reporters: dict[Reporter, None] = field(default_factory=dict)
+    """The reporters to notify after the flush, in the order of their first report."""
     since: int = 0
     """When the first op arrived, ms since 1970; 0 if unknown."""
     latest: int = 0
@@ -170,7 +170,7 @@ class Batch:
     """By userId, the videos of a sync; of its items (`seq` IN_SYNC) all or none are joined, for the limit of videos."""
 
     def __bool__(self) -> bool:
-        return bool(self.origins or self.deltas)
+        return bool(self.reporters or self.deltas)
 
 
 class Pending:
@@ -195,7 +195,7 @@ class Pending:
         """The number of pending reports."""
         return self._waiting
 
-    def add(self, user_id: str, video_id: str, op: Report | int, origin: Origin) -> bool:
+    def add(self, user_id: str, video_id: str, op: Report | int, reporter: Reporter) -> bool:
         """Add a report or a deletion. Returns whether it is the first of its record.
 
         Raises:
@@ -209,14 +209,14 @@ class Pending:
         if delta is None:
             delta = batch.deltas[key] = Delta()
         before = len(delta.ops)
-        delta.add(op, origin, self._since)
+        delta.add(op, reporter, self._since)
         at = op if isinstance(op, int) else op.at
         if at > batch.latest:
             batch.latest = at
         self._waiting += len(delta.ops) - before
         if self._of_users is not None:
             self._of_users[user_id] += len(delta.ops) - before
-        batch.origins[origin] = None
+        batch.reporters[reporter] = None
         return not before
 
     def check_room(self, user_id: str, reports: int = 1) -> None:
@@ -239,18 +239,18 @@ class Pending:
         syncs = self._batch.syncs
         syncs[user_id] = syncs.get(user_id, frozenset()) | frozenset(videos)
 
-    def touch(self, origin: Origin) -> None:
-        """Notify `origin` after the next flush, although it has nothing to store."""
-        self._batch.origins[origin] = None
+    def touch(self, reporter: Reporter) -> None:
+        """Notify `reporter` after the next flush, although it has nothing to store."""
+        self._batch.reporters[reporter] = None
 
-    def forget(self, origin: Origin) -> None:
-        """Don't notify `origin` any more; its reports are kept."""
-        self._batch.origins.pop(origin, None)
+    def forget(self, reporter: Reporter) -> None:
+        """Don't notify `reporter` any more; its reports are kept."""
+        self._batch.reporters.pop(reporter, None)
 
     def take(self, now: int) -> Batch:
         """Return the pending batch, and start a new one."""
         batch, self._batch = self._batch, Batch()
         self._since, self._waiting, self._of_users = now, 0, None
-        for origin in batch.origins:
-            origin.taken()
+        for reporter in batch.reporters:
+            reporter.committing()
         return batch

@@ -14,7 +14,7 @@ import msgpack
 from playhead.storage.connection.pipeline import Command
 from playhead.storage.keys import Keys, id_of
 from playhead.storage.values.packing import append
-from playhead.storage.write.pending import Batch, Delta, Key, Wanted
+from playhead.storage.write.pending import Batch, Delta, Key, NeedsValue
 
 WEIGHT_PER_CALL = 200
 """Reports, or records, in one script call: a few ms, during which the store serves no other client."""
@@ -98,7 +98,7 @@ def user_calls(
     part: list[tuple[Key, Delta]],
     durations: dict[str, int],
     subscribed: Callable[[str], bool],
-    wanted: Wanted,
+    needs_value: NeedsValue,
     syncs: Mapping[str, Iterable[str]] = MappingProxyType({}),
 ) -> Iterator[UserCall]:
     """Calls of the deltas, by learner. One with many deltas is divided among several calls, in order, unless they
@@ -126,7 +126,7 @@ def user_calls(
                 users, records, packed, weight = [user_id], [], bytearray(), 0
             records.append(key)
             ops = delta.ops
-            want = 1 if wanted(user_id, delta.origins) else 0
+            want = 1 if needs_value(user_id, delta.reporters) else 0
             append((len(users), ours, key[1], durations[key[1]], want, len(ops)), packed, -1)
             for op in ops:
                 append((op,) if isinstance(op, int) else op, packed, -1)

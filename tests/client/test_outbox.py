@@ -177,7 +177,7 @@ class Service:
         self.records[heartbeat.video_id], _ = join(record, report, 0, 900)
 
     def acks(self) -> list[Ack]:
-        self.sessions.taken()
+        self.sessions.committing()
         return list(self.sessions.stored())
 
 

@@ -190,7 +190,7 @@ def joined(record: Record, entry: Entry) -> Record:
     now = Now(max(1, entry.at_ms), 0)
     sessions = Sessions(entry.session, Plausibility())
     report = sessions.heartbeat(heartbeat(entry, entry.session, entry.at_ms), now)
-    sessions.taken()
+    sessions.committing()
     assert report is not None
     assert all(ack.rejected is None and ack.capped is None for ack in sessions.stored())
     return join(record, report, 0, THRESHOLD_PERMILLE)[0]

@@ -67,7 +67,7 @@ class Account:
             assert size(report.seen) * 1_000 <= report.played_ms + edges_ms, "no second beyond what was credited"
         self._believed(name, message, report.played_ms if report else 0, now)
 
-    def taken(self) -> None:
+    def committing(self) -> None:
         """The running batch is on its way; a session with one on its way already waits."""
         for name in self._running.keys() - self._flushing.keys():
             self._flushing[name] = self._running.pop(name)

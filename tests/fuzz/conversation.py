@@ -124,8 +124,8 @@ class _Talk:
         assert self.connection.state is before
 
     def _do_taken(self, words: list[str]) -> None:
-        self.connection.taken()
-        self.account.taken()
+        self.connection.committing()
+        self.account.committing()
 
     def _do_outcome(self, words: list[str]) -> None:
         name = words[0]

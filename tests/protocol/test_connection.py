@@ -177,7 +177,7 @@ def test_a_frame_after_the_close_is_a_local_error(message: Any) -> None:
     with pytest.raises(LocalError):
         connection.receive(json.dumps(message), NOW)
     assert connection.state is State.CLOSED
-    connection.taken()
+    connection.committing()
     assert acks(connection) == [{"type": "ack", "session": "page", "seq": 1}]
 
 
@@ -196,7 +196,7 @@ def test_a_second_hello_does_not_replace_the_session() -> None:
     connection.receive(json.dumps(BEAT), NOW)
     connection.receive(json.dumps({**HELLO, "userId": VIDEO, "session": "other"}), NOW)
     assert connection.state is State.CLOSED
-    connection.taken()
+    connection.committing()
     assert [ack["session"] for ack in acks(connection)] == ["page"]
 
 
@@ -207,7 +207,7 @@ def test_an_invalid_heartbeat_is_rejected_in_the_next_ack() -> None:
     connection.receive(json.dumps({**BAD, "seq": 2}), NOW)
     connection.receive(json.dumps({**BEAT, "seq": 3}), NOW)
     assert acks(connection) == []
-    connection.taken()
+    connection.committing()
     (ack,) = acks(connection)
     (rejected,) = ack["rejected"]
     assert (ack["seq"], rejected["seq"], rejected["code"]) == (3, 2, "invalid")
@@ -220,7 +220,7 @@ def test_a_heartbeat_without_a_valid_seq_is_reported_as_an_error() -> None:
     (effect,) = connection.receive(json.dumps(UNIDENTIFIED), NOW)
     assert isinstance(effect, Send)
     assert read(effect.frame)["detail"].startswith("/seq: ")
-    connection.taken()
+    connection.committing()
     assert acks(connection) == []
     assert connection.state is State.OPEN
 
@@ -229,11 +229,11 @@ def test_an_outcome_of_the_store_is_part_of_the_ack() -> None:
     """And a connection without a hello has no acks."""
     connection = in_state(State.OPEN)
     connection.receive(json.dumps(BEAT), NOW)
-    connection.taken()
+    connection.committing()
     connection.outcome("page", [1], Outcome.DELETED)
     assert [r["code"] for r in acks(connection)[0]["rejected"]] == ["deleted"]
     silent = in_state(State.OPENING)
-    silent.taken()
+    silent.committing()
     silent.outcome("page", [1], Outcome.DELETED)
     assert acks(silent) == []
 
@@ -274,7 +274,7 @@ def test_after_a_hold_accepted_reports_are_acked_and_no_more_are_accepted() -> N
     connection.receive(written(connection, BEAT), NOW)
     connection.hold()
     assert connection.receive(written(connection, {**BEAT, "seq": 2}), NOW) == ()
-    connection.taken()
+    connection.committing()
     assert [(ack["type"], ack["seq"]) for ack in acks(connection)] == [("ack", 1)]
     assert summary(connection.goodbye("restarting", CloseCode.RESTART, 2.5))[0] == ("goodbye", "restarting")
     assert connection.state is State.CLOSED
@@ -307,7 +307,7 @@ def test_random_frames_raise_no_exception(codec: Codec, frames: list[str | bytes
                 connection.receive(frame, NOW)
         else:
             connection.receive(frame, NOW)
-    connection.taken()
+    connection.committing()
     assert acks(connection) == []
 
 
@@ -351,7 +351,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.committing is None)
     @rule()
     def batch_is_taken(self) -> None:
-        self.connection.taken()
+        self.connection.committing()
         self.committing, self.running = self.running, set()
 
     @precondition(lambda self: self.committing is not None)
@@ -455,5 +455,5 @@ def test_both_paths_have_the_same_effects(codec: Codec, beats: list[tuple[int, s
         assert two[0].receive(frame, NOW) == (beat_of(two[1], tree) or two[1].receive(frame, NOW))
         if then:
             for connection in two:
-                connection.taken()
+                connection.committing()
             assert list(two[0].stored()) == list(two[1].stored())

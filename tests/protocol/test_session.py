@@ -38,7 +38,7 @@ def reported(sessions: Sessions, message: Heartbeat, now: Now = START) -> Report
 
 def flushed(sessions: Sessions) -> dict[str, Ack]:
     """Flush everything so far and return the acks by session."""
-    sessions.taken()
+    sessions.committing()
     return {ack.session: ack for ack in sessions.stored()}
 
 
@@ -330,7 +330,7 @@ def test_nothing_is_acked_before_it_is_stored() -> None:
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 1)]))
     assert list(sessions.stored()) == []
-    sessions.taken()
+    sessions.committing()
     assert list(sessions.stored()) == [Ack(session="page", seq=1)]
     assert list(sessions.stored()) == []
 
@@ -340,7 +340,7 @@ def test_two_batches_are_acked_one_after_the_other() -> None:
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 500)]))
     sessions.refuse(invalid(2))
-    sessions.taken()
+    sessions.committing()
     sessions.refuse(invalid(3))
     assert sessions.heartbeat(beat(4, played=[(0, 9)]), START) is None
     first, second = list(sessions.stored()), flushed(sessions)["page"]
@@ -349,12 +349,12 @@ def test_two_batches_are_acked_one_after_the_other() -> None:
 
 
 def test_the_batch_being_committed_is_not_replaced_by_the_next() -> None:
-    """A second `taken`, for a batch without its reports, changes nothing."""
+    """A second `committing`, for a batch without its reports, changes nothing."""
     sessions = new_sessions()
     reported(sessions, beat(1, played=[(0, 1)]))
-    sessions.taken()
+    sessions.committing()
     reported(sessions, beat(2, played=[(1, 2)]))
-    sessions.taken()
+    sessions.committing()
     assert [ack.seq for ack in sessions.stored()] == [1]
     assert flushed(sessions)["page"].seq == 2
 
@@ -377,7 +377,7 @@ def test_an_outcome_of_the_store_is_reported_for_every_seq_of_a_run(
     sessions = new_sessions()
     for seq in (2, 3, 4):
         reported(sessions, beat(seq, played=[(0, 1)]))
-    sessions.taken()
+    sessions.committing()
     sessions.outcome("page", [3, 4], outcome)
     (ack,) = sessions.stored()
     assert (ack.seq, ack.capped) == (4, capped)
@@ -401,7 +401,7 @@ def test_the_sessions_of_a_connection_are_bounded() -> None:
     with pytest.raises(PeerError) as refusal:
         sessions.heartbeat(beat(1, played=[(0, 1)], session="one-more"), START)
     assert refusal.value.problem is Problem.TOO_MANY_SESSIONS
-    sessions.taken()
+    sessions.committing()
     with pytest.raises(PeerError):
         sessions.heartbeat(beat(1, played=[(0, 1)], session="one-more"), START)
     assert len(list(sessions.stored())) == MAX_SESSIONS

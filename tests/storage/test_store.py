@@ -305,7 +305,7 @@ async def test_values_are_returned_if_wanted_or_if_a_report_fails(store: Store) 
     await commit(store, (("late", "v"), play(at=100)))
     await commit(store, (("late", "v"), 200))
     ops = [((user_id, "v"), play(at=150)) for user_id in ("asks", "doesn't", "late")]
-    committed = await store.commit(batch_of(ops), NOW, nobody, lambda user_id, origins: user_id == "asks")
+    committed = await store.commit(batch_of(ops), NOW, nobody, lambda user_id, reporters: user_id == "asks")
     assert committed.revs == {"asks": (0, 1), "doesn't": (0, 1), "late": (2, 2)}
     assert {key[0]: result.outcomes for key, result in committed.results.items()} == {
         "asks": (),

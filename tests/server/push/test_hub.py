@@ -39,11 +39,11 @@ pytestmark = [pytest.mark.stores("valkey", "redis7"), pytest.mark.frame_paths]
 
 
 class IgnoringOrigin:
-    """An origin that ignores every notification."""
+    """A reporter that ignores every notification."""
 
     since = 0
 
-    def taken(self) -> None: ...
+    def committing(self) -> None: ...
     def outcome(self, op: object, outcome: object) -> None: ...
     def stored(self, committed: object) -> None: ...
 
@@ -424,7 +424,7 @@ async def test_a_device_that_connects_during_a_commit_misses_nothing(
     store_server: StoreServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the batch was committed no other device was connected, so the store did not return its records."""
-    monkeypatch.setattr(Hub, "wanted", lambda hub, user_id, origins: False)
+    monkeypatch.setattr(Hub, "needs_value", lambda hub, user_id, reporters: False)
     async with paired(store_server.url, prefix, two=False) as processes:
         user, video = new_id(), new_id()
         async with device(processes.here, user) as player, device(processes.here, user) as listener:

@@ -54,7 +54,7 @@ class Sender:
 
     since = 0
 
-    def taken(self) -> None: ...
+    def committing(self) -> None: ...
     def outcome(self, op: object, outcome: object) -> None: ...
     def stored(self, committed: object) -> None: ...
 
@@ -139,7 +139,7 @@ def test_calls_of_an_ack() -> None:
     pending = Pending(1_000, NOW.wall)
     for connection in connections:
         beat(connection, "user", 1, pending, Sender())
-        connection.taken()
+        connection.committing()
     counts = [calls_of(functools.partial(deque, connection.stored(), 0)) for connection in connections]
     assert max(counts) <= 10, counts
 

@@ -34,7 +34,7 @@ async def commit(parts: Parts, ops: Iterable[tuple[Key, Op]], wanted: bool = Tru
     batch = Batch()
     for key, op in ops:
         batch.deltas.setdefault(key, Delta()).ops.append(op)
-    return await parts.commits.commit(batch, NOW, lambda user: False, lambda user, origins: wanted)
+    return await parts.commits.commit(batch, NOW, lambda user: False, lambda user, reporters: wanted)
 
 
 async def test_a_commit_changes_records_and_totals(parts: Parts) -> None:
@@ -58,7 +58,7 @@ async def test_a_repeated_commit_changes_nothing(parts: Parts) -> None:
 
 
 async def test_an_empty_batch_knows_the_epoch(parts: Parts) -> None:
-    committed = await parts.commits.commit(Batch(), NOW, lambda user: False, lambda user, origins: True)
+    committed = await parts.commits.commit(Batch(), NOW, lambda user: False, lambda user, reporters: True)
     assert committed.epoch == parts.epoch.known != ""
     assert (committed.results, committed.revs) == ({}, {})
 

@@ -1,4 +1,4 @@
-"""When batches are committed, and that no origin is notified before the store has its reports."""
+"""When batches are committed, and that no reporter is notified before the store has its reports."""
 
 import asyncio
 import contextlib
@@ -29,12 +29,12 @@ class Counting(Store):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(Parts(*args, **more))
         self.batches: list[Batch] = []
-        """Copies: a batch is emptied while its origins are notified."""
+        """Copies: a batch is emptied while its reporters are notified."""
         self.same: list[int] = []
         self.failures = 0
 
     async def commit(self, batch: Batch, now: int, *more: Any) -> Committed:
-        self.batches.append(Batch(dict(batch.deltas), dict(batch.origins)))
+        self.batches.append(Batch(dict(batch.deltas), dict(batch.reporters)))
         self.same.append(id(batch))
         try:
             return await super().commit(batch, now, *more)
@@ -44,7 +44,7 @@ class Counting(Store):
 
 
 class Sender:
-    """An origin that records its notifications in order."""
+    """A reporter that records its notifications in order."""
 
     since = 0
 
@@ -54,7 +54,7 @@ class Sender:
         self.committed: list[Committed] = []
         self.done = asyncio.Event()
 
-    def taken(self) -> None:
+    def committing(self) -> None:
         self.notified.append("taken")
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
@@ -188,7 +188,7 @@ async def test_immediate_lane_groups_reports_that_arrive_together(store: Countin
 async def test_immediate_lane_waits_for_others_if_the_last_batch_was_shared(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first report after a batch of several origins waits a moment, so that others share its commit."""
+    """The first report after a batch of several reporters waits a moment, so that others share its commit."""
     monkeypatch.setattr("playhead.storage.write.flusher.GATHER_S", 0.2)
     flusher = flusher_on(store, interval_s=0)
     senders = [Sender() for _ in range(4)]
@@ -201,7 +201,7 @@ async def test_immediate_lane_waits_for_others_if_the_last_batch_was_shared(
         await asyncio.sleep(0)
         flusher.add("u3", "v", play(), senders[3])
         await senders[3].hears()
-    assert [len(batch.origins) for batch in store.batches] == [2, 2]
+    assert [len(batch.reporters) for batch in store.batches] == [2, 2]
 
 
 async def test_immediate_lane_does_not_delay_a_single_origin(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,11 +212,11 @@ async def test_immediate_lane_does_not_delay_a_single_origin(store: Counting, mo
             sender = Sender()
             flusher.add("u", "v", play(n + 1), sender)
             await sender.hears()
-    assert [len(batch.origins) for batch in store.batches] == [1, 1, 1]
+    assert [len(batch.reporters) for batch in store.batches] == [1, 1, 1]
 
 
 async def test_a_full_batch_adds_nothing(store: Counting) -> None:
-    """A refused report is not stored, and its origin not notified."""
+    """A refused report is not stored, and its reporter not notified."""
     flusher = flusher_on(store, max_reports=2)
     sender, late = Sender(), Sender()
     flusher.add("u", "v", play(), sender)
@@ -232,7 +232,7 @@ async def test_a_full_batch_adds_nothing(store: Counting) -> None:
 
 
 async def test_every_origin_is_notified_once_and_outcomes_come_first(store: Counting) -> None:
-    """`after` is called before the origins are notified; an origin that only called touch is notified too."""
+    """`after` is called before the reporters are notified; a reporter that only called touch is notified too."""
     order: list[str] = []
 
     async def after(batch: Batch, committed: Committed) -> None:
@@ -256,7 +256,7 @@ async def test_every_origin_is_notified_once_and_outcomes_come_first(store: Coun
 
 
 async def test_all_origins_of_a_record_get_its_outcomes(store: Counting) -> None:
-    """Each recognises its own ops; the origins of a record are not distinguished by op."""
+    """Each recognises its own ops; the reporters of a record are not distinguished by op."""
     flusher = flusher_on(store)
     deleting, other = Sender(), Sender()
     flusher.add("u", "v", 300, deleting)
@@ -290,7 +290,7 @@ async def test_a_forgotten_origin_is_not_notified(frail: Counting, private_serve
 async def test_the_same_batch_is_retried_until_it_is_stored(
     frail: Counting, private_server: PrivateServer, failure: str
 ) -> None:
-    """It is unchanged while the next one fills; every origin is notified once, after it is stored."""
+    """It is unchanged while the next one fills; every reporter is notified once, after it is stored."""
     flusher = flusher_on(frail, interval_s=0.01)
     first, second = Sender(), Sender()
     if failure == "killed":
@@ -355,7 +355,7 @@ async def test_drain_stores_all_pending_reports(store: Counting) -> None:
 
 
 async def test_drain_gives_up_in_time(frail: Counting, private_server: PrivateServer) -> None:
-    """It returns False, and no origin was notified; a later drain stores everything."""
+    """It returns False, and no reporter was notified; a later drain stores everything."""
     flusher = flusher_on(frail)
     sender = Sender()
     private_server.kill()

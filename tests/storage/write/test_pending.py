@@ -13,7 +13,17 @@ from playhead.server.lifecycle.waiters import Waiter
 from playhead.storage.values.damage import Damaged
 from playhead.storage.values.instants import Instants
 from playhead.storage.values.packing import pack_record
-from playhead.storage.write.pending import APART, MAX_RUN, MAX_WAITING, Committed, Delta, Full, Origin, Pending, Result
+from playhead.storage.write.pending import (
+    APART,
+    MAX_RUN,
+    MAX_WAITING,
+    Committed,
+    Delta,
+    Full,
+    Pending,
+    Reporter,
+    Result,
+)
 from tests.histories import Op, interleaved, report_of, sessions_of, with_repeats
 
 SINCE = 1_000
@@ -21,15 +31,15 @@ SINCE = 1_000
 
 
 class Sender:
-    """An origin that records when its reports are committed."""
+    """A reporter that records when its reports are committed."""
 
     since = 0
 
     def __init__(self) -> None:
-        self.times_taken = 0
+        self.commits = 0
 
-    def taken(self) -> None:
-        self.times_taken += 1
+    def committing(self) -> None:
+        self.commits += 1
 
     def outcome(self, op: Report | int, outcome: Outcome) -> None:
         raise AssertionError("no store has answered")
@@ -42,11 +52,11 @@ def beat(session: str, seq: int, at: int = SINCE) -> Report:
     return report_of(session, seq, at, [(seq * 1_000, seq * 1_000 + 1_000)])
 
 
-def waiting(ops: Sequence[Op], origin: Origin | None = None) -> list[Op]:
+def waiting(ops: Sequence[Op], reporter: Reporter | None = None) -> list[Op]:
     """The ops of a delta to which `ops` were added."""
     delta = Delta()
     for op in ops:
-        delta.add(op, origin or Sender(), SINCE)
+        delta.add(op, reporter or Sender(), SINCE)
     return delta.ops
 
 
@@ -118,11 +128,11 @@ def test_reports_from_before_the_batch_are_kept_apart() -> None:
 @pytest.mark.parametrize("of", ["a connection", "a request"])
 async def test_reports_from_before_their_origin_was_opened_are_kept_apart(of: str) -> None:
     """The player may have sent them to another process, which may store some of them first."""
-    origin = Waiter() if of == "a request" else Sender()
-    if isinstance(origin, Sender):
-        origin.since = SINCE + 1
+    reporter = Waiter() if of == "a request" else Sender()
+    if isinstance(reporter, Sender):
+        reporter.since = SINCE + 1
     sent = [beat("a", seq) for seq in range(1, 2 * APART + 1)]
-    assert short(waiting(sent, origin)) == [("a", [seq]) for seq in range(1, 2 * APART + 1)]
+    assert short(waiting(sent, reporter)) == [("a", [seq]) for seq in range(1, 2 * APART + 1)]
 
 
 def test_rest_bodies_are_kept_apart() -> None:
@@ -176,7 +186,7 @@ def test_one_record_has_room_for_an_outbox_and_no_more() -> None:
     with pytest.raises(Full):
         delta.add(beat("a", MAX_WAITING + 1, at=1), late, SINCE)
     assert len(delta.ops) == MAX_WAITING
-    assert delta.origins == [sender]
+    assert delta.reporters == [sender]
     delta.add(beat("a", MAX_WAITING, at=1), sender, SINCE)
     assert len(delta.ops) == MAX_WAITING
 
@@ -195,8 +205,8 @@ def test_a_full_batch_refuses_reports() -> None:
     assert {key: short(delta.ops) for key, delta in batch.deltas.items()} == {
         ("u", f"v{number}"): [("a", [1])] for number in range(3)
     }
-    assert list(batch.origins) == [sender]
-    assert late.times_taken == 0
+    assert list(batch.reporters) == [sender]
+    assert late.commits == 0
 
 
 def test_one_user_can_use_only_their_share() -> None:
@@ -258,15 +268,15 @@ def test_joined_reports_take_no_room() -> None:
 
 
 def test_take_starts_a_new_batch() -> None:
-    """Every origin is notified once, in the order of their first reports; there is room again."""
+    """Every reporter is notified once, in the order of their first reports; there is room again."""
     pending = Pending(2, SINCE)
     first, second, touching = Sender(), Sender(), Sender()
     pending.add("u", "v", beat("a", 1), first)
     pending.add("u", "w", beat("b", 1), second)
     pending.touch(touching)
     batch = pending.take(SINCE + 5)
-    assert list(batch.origins) == [first, second, touching]
-    assert [sender.times_taken for sender in (first, second, touching)] == [1, 1, 1]
+    assert list(batch.reporters) == [first, second, touching]
+    assert [sender.commits for sender in (first, second, touching)] == [1, 1, 1]
     assert len(pending) == 0
     assert not pending.take(SINCE + 6)
     pending.add("u", "v", beat("a", 2), first)
@@ -290,19 +300,19 @@ def test_a_forgotten_origin_is_not_notified_and_its_reports_stay() -> None:
     pending.forget(gone)
     pending.forget(gone)
     batch = pending.take(SINCE)
-    assert (gone.times_taken, list(batch.origins), list(batch.deltas)) == (0, [], [("u", "v")])
+    assert (gone.commits, list(batch.reporters), list(batch.deltas)) == (0, [], [("u", "v")])
     assert batch
 
 
 def test_touch_alone_makes_a_batch() -> None:
-    """An origin all of whose reports were rejected still gets an ack."""
+    """A reporter all of whose reports were rejected still gets an ack."""
     pending = Pending(1, SINCE)
     assert not pending.take(SINCE)
     sender = Sender()
     pending.touch(sender)
     batch = pending.take(SINCE)
     assert batch
-    assert (list(batch.origins), batch.deltas) == ([sender], {})
+    assert (list(batch.reporters), batch.deltas) == ([sender], {})
 
 
 def test_a_batch_has_its_latest_instant_and_the_arrival_of_its_first_report() -> None:

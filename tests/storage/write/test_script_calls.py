@@ -37,7 +37,7 @@ def calls_of(batch: Batch, clustered: bool) -> list[UserCall]:
     for part in slices(batch, partition if clustered else None):
         for group in part:
             durations = {video_id: 0 for (_, video_id), _ in group}
-            calls += user_calls(group, durations, lambda user: user == "u1", lambda user, origins: True, batch.syncs)
+            calls += user_calls(group, durations, lambda user: user == "u1", lambda user, reporters: True, batch.syncs)
     return calls
 
 
