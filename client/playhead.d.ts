@@ -1,4 +1,4 @@
-/** @import { Ack, Entry, Events, Options, ProgressRecord, State, Store, Tracker } from "./types.d.ts" */
+/** @import { Ack, Entry, Options, ProgressRecord, State, Tracker } from "./types.d.ts" */
 import type { Options, Tracker } from "./types.d.ts";
 /**
  * @param {HTMLMediaElement | string} target
@@ -6,3 +6,5 @@ import type { Options, Tracker } from "./types.d.ts";
  * @returns {Tracker}
  */
 export declare function attach(target: HTMLMediaElement | string, options: Options): Tracker;
+/** Delete what this browser keeps of a learner. @param {string} userId @returns {Promise<void>} */
+export declare const forget: (userId: string) => Promise<void>;

@@ -2,13 +2,22 @@
 
 const WAIT_MS = 2_000; // a video that does not start is worse than one that starts at 0:00
 
-/** For players that must be told where to start: the wait until we know, or give up.
+/**
+ * For players that are told where to start: wait until the server has answered, or does not; then say where that is.
+ *
  * @param {Tracker} tracker
- * @returns {() => Promise<unknown>} */
+ * @returns {() => Promise<number>} s; what this browser kept, if the server is away
+ */
 export function known(tracker) {
-  const told = new Promise((/** @type {(_: unknown) => void} */ ok) => {
+  const answered = new Promise((/** @type {(_: unknown) => void} */ ok) => {
     tracker.on("synced", ok);
-    tracker.on("state", (state) => state === "stopped" && ok(state));
+    tracker.on("state", (state) => ["offline", "stopped"].includes(state) && ok(state));
   });
-  return () => Promise.race([told, new Promise((ok) => setTimeout(ok, WAIT_MS))]);
+  return async () => {
+    await Promise.race([answered, after(WAIT_MS)]);
+    return Promise.race([tracker.place(), after(0)]);
+  };
 }
+
+/** @type {(ms: number) => Promise<number>} */
+const after = (ms) => new Promise((ok) => setTimeout(ok, ms, 0));

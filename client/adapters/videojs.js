@@ -5,10 +5,15 @@
 
 import { attach } from "../playhead.js";
 
-/** What the player says, not its element: that is another after `reset()`, and an advertisement's while one is on.
- * @this {any}
+const ROOT = Symbol.for("playhead");
+
+/**
+ * What the player says, not its element: that is another after `reset()`, and an advertisement's while one is on.
+ *
+ * @this {any} The player
  * @param {Options} options
- * @returns {Tracker} */
+ * @returns {Tracker}
+ */
 export function plugin(options) {
   const player = this;
   /** @type {(type: string, fn: Function, options: { signal: AbortSignal }) => void} */
@@ -17,8 +22,10 @@ export function plugin(options) {
     player.on(types, fn);
     signal.addEventListener("abort", () => player.off(types, fn));
   };
+  /** @type {any} */
+  const own = { addEventListener, [ROOT]: player.el() };
   const surface = new Proxy(player, {
-    get: (_, name) => (name === "addEventListener" ? addEventListener : player[name]()),
+    get: (_, name) => own[name] ?? player[name](),
     set: (_, name, value) => (player[name](value), true),
   });
   const tracker = attach(surface, options);

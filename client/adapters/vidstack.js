@@ -5,10 +5,11 @@
 import { attach } from "../playhead.js";
 import { known } from "./known.js";
 
+const ROOT = Symbol.for("playhead");
 const PREFERENCES = ["Volume", "Muted", "Lang", "Captions", "PlaybackRate", "VideoQuality", "AudioGain"];
 
 /**
- * @param {any} player
+ * @param {any} player The <media-player> element
  * @param {Options} options
  * @param {any} [preferences] a storage of Vidstack's, such as its LocalMediaStorage, for volume, speed and so on
  * @returns {Tracker}
@@ -30,6 +31,7 @@ export function playhead(player, options, preferences) {
     if (!next || next === media) return;
     media = next;
     for (const each of listeners) listen(...each);
+    for (const [type, fn] of listeners) if (type === "emptied") fn(new Event(type)); // its predecessor's end
   }
 
   /** @type {typeof listen} */
@@ -38,7 +40,7 @@ export function playhead(player, options, preferences) {
     listen(...each);
   }
 
-  const surface = new Proxy(/** @type {any} */ ({ addEventListener }), {
+  const surface = new Proxy(/** @type {any} */ ({ addEventListener, [ROOT]: player }), {
     get: (own, name) => own[name] ?? media[name],
     set: (_, name, value) => ((media[name] = value), true),
   });
@@ -51,7 +53,7 @@ export function playhead(player, options, preferences) {
   const storage = preferences ?? Object.fromEntries(PREFERENCES.map((name) => ["get" + name, nothing]));
   const quality = storage.getVideoQuality;
   player.storage = Object.assign(storage, {
-    getTime: nothing, // the tracker jumps by itself; a second jump would pass for the learner's
+    getTime: nothing, // the tracker jumps by itself
     setTime: nothing,
     /** Asked last before it plays by itself. If Vidstack waited sooner, it would store its defaults meanwhile. */
     getVideoQuality: () => place().then(() => quality.call(storage)),

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import httpx
 import pytest
 from playwright.sync_api import Page, WebSocket
 
-from tests.browser.conftest import Server
+from tests.browser.conftest import Server, until
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "client"
@@ -24,6 +25,8 @@ EDGE_S = 1
 JOIN_S = 0.3
 """Ranges of one playback that was cut: it played on for a moment after the browser was asked how far it was."""
 DURATION_S = 90
+POLICED = "/policed"
+"""A page whose Content-Security-Policy admits requests, but no WebSockets."""
 SILENCE = "/silence.wav"
 
 Ranges = list[tuple[float, float]]
@@ -32,13 +35,14 @@ HTML = b"""<!doctype html><meta charset="utf-8"><title>A course</title>
 <video muted preload="auto"></video>
 <script type="module">
   const { server, media, ...options } = JSON.parse(decodeURIComponent(location.search.slice(1)));
-  const { attach } = await import(server + "/client/playhead.js");
+  const { attach, forget } = await import(server + "/client/playhead.js");
+  Object.assign(window, { attach, forget, server, options });
   window.heard = [];
   window.video = document.querySelector("video");
   video.src = media ?? server + "/numbered.webm";
   if (window.issue) options.getToken = window.issue;
   window.tracker = attach("video", options);
-  for (const event of ["state", "synced", "resume", "elsewhere", "completed", "ack", "error"])
+  for (const event of ["state", "synced", "resume", "settled", "elsewhere", "completed", "ack", "error"])
     tracker.on(event, (detail) => heard.push([event, detail]));
 </script>"""
 
@@ -60,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = silent() if silence else HTML
         self.send_response(200)
         self.send_header("Content-Type", "audio/wav" if silence else "text/html")
+        if self.path.startswith(POLICED):
+            self.send_header("Content-Security-Policy", "connect-src http:")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -132,6 +138,10 @@ class SdkPage:
     def pause(self) -> None:
         self.do("video.pause()")
         self.wait("video.paused")
+
+    def busy(self, ms: int, then: str = "") -> None:
+        """Block the main thread for so long, then run a script in the same task."""
+        self.do(f"(() => {{ const end = performance.now() + {ms}; while (performance.now() < end); {then} }})()")
 
     def stored(self) -> None:
         """All that was played is on the server."""
@@ -245,3 +255,16 @@ def opener(place: Place, new_page: Callable[[], Page]) -> Open:
         return SdkPage(page or new_page(), place.site, place.server, user, video, **options)
 
     return open_sdk
+
+
+def watched_elsewhere(place: Place, user: str, video: str, position: float, since: float = 0) -> dict[str, Any]:
+    """Store what another device has played, from `since` to `position`; the record."""
+    beat = {"seq": 1, "videoId": video, "played": [[since, position]], "position": position, "duration": DURATION_S}
+    body = {"userId": user, "session": str(uuid.uuid4()), "heartbeats": [beat | {"span": 3_600_000, "age": 0}]}
+    httpx.post(f"{place.server.url}/progress/realtime", json=body).raise_for_status()
+    return until(lambda: stored_at(place, user, video, position), "the record of the other device")
+
+
+def stored_at(place: Place, user: str, video: str, position: float) -> dict[str, Any]:
+    record = place.server.progress(user, video)
+    return record if record.get("position") == position else {}

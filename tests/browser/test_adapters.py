@@ -9,6 +9,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.conftest import ROOT, Server, until
-from tests.browser.sdk_page import EDGE_S, Ranges, SdkPage, assert_nothing_lost_or_doubled, union
+from tests.browser.sdk_page import (
+    EDGE_S,
+    Ranges,
+    SdkPage,
+    assert_nothing_lost_or_doubled,
+    assert_same_seconds,
+    size,
+    union,
+)
 from tests.missing import missing, program
 from tests.ports import free_port
 
@@ -105,8 +114,8 @@ class PlayerPage(SdkPage):
         self.fetched: list[str] = []
         page.on("request", lambda request: self.fetched.extend(re.findall(r"/(\w+\.(?:m4s|mp4))$", request.url)))
         film = "/film/film.m3u8" if player == "hls" else f"{server.url}/{FILM.name}"
-        learner = str(uuid.uuid4())
-        super().__init__(page, f"{site}/{player}", server, learner, str(uuid.uuid4()), film=film, **options)
+        user, video = options.pop("learner", None) or (str(uuid.uuid4()), str(uuid.uuid4()))
+        super().__init__(page, f"{site}/{player}", server, user, video, **{"film": film} | options)
 
     def load_again(self) -> None:
         self.fetched.clear()
@@ -140,7 +149,7 @@ Open = Callable[..., PlayerPage]
 @pytest.fixture
 def open_player(academy: str, playhead: Server, new_page: Callable[[], Page]) -> Open:
     """The page of a player, with a learner and a video of its own."""
-    return lambda player, **options: PlayerPage(new_page(), academy, player, playhead, **options)
+    return lambda player, page=None, **options: PlayerPage(page or new_page(), academy, player, playhead, **options)
 
 
 def watched_before(page: PlayerPage) -> Ranges:
@@ -249,3 +258,124 @@ def test_videojs_goes_on_after_a_reset(open_player: Open) -> None:
     page.pause()
     page.stored()
     assert_nothing_lost_or_doubled(page, played)
+
+
+# ---- Timelines of hls.js ----
+
+LIVE = "/film/live.m3u8"
+BROADCAST = datetime(2026, 3, 1, 18, tzinfo=UTC)
+
+
+class Playlist:
+    """A playlist of the film's fragments that changes while it is played: from `first` on, before `last`."""
+
+    def __init__(self, page: Page, fragments: Path, kind: str = "", dated: bool = False) -> None:
+        self._lengths = [
+            float(length) for length in re.findall(r"#EXTINF:([\d.]+)", (fragments / "film.m3u8").read_text())
+        ]
+        self._kind, self._dated = kind, dated
+        self.first, self.last, self.ended = 0, len(self._lengths), False
+        page.route(
+            f"**{LIVE}", lambda route: route.fulfill(body=self.text(), content_type="application/vnd.apple.mpegurl")
+        )
+
+    @property
+    def whole(self) -> int:
+        return len(self._lengths)
+
+    def text(self) -> str:
+        lines = ["#EXTM3U", "#EXT-X-VERSION:7", "#EXT-X-TARGETDURATION:4", f"#EXT-X-MEDIA-SEQUENCE:{self.first}"]
+        lines += [f"#EXT-X-PLAYLIST-TYPE:{self._kind}"] if self._kind else []
+        lines += ['#EXT-X-MAP:URI="init.mp4"']
+        for i in range(self.first, self.last):
+            begins = BROADCAST + timedelta(seconds=sum(self._lengths[:i]))
+            lines += [f"#EXT-X-PROGRAM-DATE-TIME:{begins.isoformat()}"] if self._dated else []
+            lines += [f"#EXTINF:{self._lengths[i]},", f"film{i}.m4s"]
+        return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if self.ended else []), ""])
+
+
+def test_hls_a_playlist_that_grows(open_player: Open, new_page: Callable[[], Page], fragments: Path) -> None:
+    """An EVENT of 8 s completes nothing at 8 s; it does at its end, once the playlist has ended at 90 s."""
+    tab = new_page()
+    playlist = Playlist(tab, fragments, "EVENT")
+    playlist.last = 2
+    page = open_player("hls", page=tab, film=LIVE)
+    page.settled()
+    page.play_until(7)
+    page.do("void tracker.flush()")
+    until(lambda: page.do("tracker.pending") == 0 and page.record.get("watchedDuration", 0) >= 6, "the first seconds")
+    assert not page.record["completed"]
+    assert all('"durationFinal":false' in frame for frame in page.heartbeats() if '"duration"' in frame)
+    playlist.last, playlist.ended = playlist.whole, True
+    page.wait("video.duration > 80")
+    page.speed(8)
+    page.wait("video.ended && heard.some(([event]) => event === 'completed')")
+    page.stored()
+    record = assert_nothing_lost_or_doubled(page)
+    assert record["completed"]
+    assert record["duration"] == pytest.approx(page.do("video.duration"), abs=EDGE_S)
+
+
+def test_hls_a_window_that_slides_is_not_tracked(
+    open_player: Open, new_page: Callable[[], Page], fragments: Path
+) -> None:
+    """Two visits would mix two timelines: nothing is stored, and the page hears why."""
+    tab = new_page()
+    playlist = Playlist(tab, fragments)
+    playlist.first, playlist.last = 3, 9
+    page = open_player("hls", page=tab, film=LIVE)
+    page.wait("window.tracker && video.readyState >= 2")
+    page.do("void video.play()")
+    page.wait("video.played.length && video.played.end(0) - video.played.start(0) > 2")
+    page.pause()
+    page.do("void tracker.flush()")
+    assert {error["code"] for error in page.heard("error")} == {"live"}
+    assert page.do("tracker.pending") == 0
+    assert page.record == {}
+
+
+def test_hls_live_by_the_programme_date(open_player: Open, new_page: Callable[[], Page], fragments: Path) -> None:
+    """A broadcast has the timeline of its later recording, where the learner goes on; it completes nothing."""
+    tab = new_page()
+    playlist = Playlist(tab, fragments, dated=True)
+    playlist.first, playlist.last = 3, 12
+    page = open_player("hls", page=tab, film=LIVE, live={"start": BROADCAST.isoformat()})
+    page.wait("window.tracker && video.readyState >= 2 && !video.seeking")
+    page.do("void video.play()")
+    page.wait("video.played.length && video.played.end(0) - video.played.start(0) > 3")
+    page.pause()
+    page.stored()
+    at = page.do(f"(hls.playingDate - {1000 * BROADCAST.timestamp()}) / 1000")
+    assert at > 12
+    record = page.record
+    assert record["position"] == pytest.approx(at, abs=EDGE_S)
+    assert record["seen"] == [[pytest.approx(at - size(page.played), abs=EDGE_S), pytest.approx(at, abs=EDGE_S)]]
+    assert not record["completed"]
+    assert page.heard("error") == []
+
+    later = open_player("hls", page=tab, learner=(page.user, page.video))
+    later.settled(at)
+    later.play_until(at + 2)
+    later.pause()
+    later.stored()
+    assert later.record["seen"] == [[record["seen"][0][0], pytest.approx(at + 2, abs=EDGE_S)]]
+
+
+def test_hls_recovers_from_a_media_error(open_player: Open) -> None:
+    """recoverMediaError() in mid-play empties the element: no second prompt, no place lost, no seek by them."""
+    page = open_player("hls", resume="prompt")
+    page.settled()
+    page.play_until(3)
+    page.seek(40)
+    page.play_until(44)
+    before = page.played
+    asked = len(page.heard("resume"))
+    page.sent.clear()
+    page.do("(hls.recoverMediaError(), void video.play())")
+    page.wait("!video.seeking && video.currentTime > 46")
+    page.pause()
+    page.stored()
+    assert len(page.heard("resume")) == asked
+    assert page.record["position"] == pytest.approx(page.position, abs=EDGE_S)
+    assert_same_seconds(page.record["seen"], [*before, *page.played])
+    assert not any('"seek":true' in frame for frame in page.sent)
