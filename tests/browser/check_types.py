@@ -1,4 +1,4 @@
-"""Check the types of client/playhead.js, and that playhead.d.ts is what TypeScript generates; `--write` regenerates it.
+"""Check the types of the SDK and its adapters, and that TypeScript generates their .d.ts files; `--write` writes them.
 
 Needs node and npm. The compiler is downloaded once, into .cache/client; a failed download is retried a few times.
 Run it as `python -m tests.browser.check_types`. It is here, not in client/, because client/ is installed.
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "client"
 CACHE = ROOT / ".cache" / "client"
 TYPESCRIPT = "typescript@7.0.2"
+PUBLISHED = ["playhead.js", "forget.js", "adapters/hls.js", "adapters/videojs.js", "adapters/vidstack.js"]
 OPTIONS = ["--declaration", "--emitDeclarationOnly", "--allowJs", "--checkJs", "--strict", "--noUnusedLocals"]
 OPTIONS += ["--target", "esnext", "--module", "esnext", "--lib", "esnext,dom,dom.iterable", "--types", ""]
 TSC = Path("node_modules", ".bin", "tsc")
@@ -72,11 +73,13 @@ def _install() -> None:
             Path(folder).rename(CACHE / TYPESCRIPT)
 
 
-def declared() -> str:
-    """Generate the declarations of playhead.js. Raises Failed: with the compiler's errors."""
+def declared() -> dict[Path, str]:
+    """Generate the declarations of the published modules. Raises Failed: with the compiler's errors."""
     with tempfile.TemporaryDirectory() as folder:
-        run([str(compiler()), str(CLIENT / "playhead.js"), *OPTIONS, "--outDir", folder], TSC_WITHIN_S)
-        return Path(folder, "playhead.d.ts").read_text()
+        modules = [str(CLIENT / name) for name in PUBLISHED]
+        run([str(compiler()), *modules, *OPTIONS, "--rootDir", str(CLIENT), "--outDir", folder], TSC_WITHIN_S)
+        names = [Path(name).with_suffix(".d.ts") for name in PUBLISHED]
+        return {CLIENT / name: Path(folder, name).read_text() for name in names}
 
 
 def main() -> int:
@@ -88,11 +91,14 @@ def main() -> int:
     except Failed as error:
         print(f"check_types: {error}", file=sys.stderr)
         return 1
-    committed = CLIENT / "playhead.d.ts"
     if "--write" in sys.argv[1:]:
-        committed.write_text(made)
-    elif committed.read_text() != made:
-        print("check_types: playhead.d.ts is out of date; run: python -m tests.browser.check_types --write")
+        for file, text in made.items():
+            file.write_text(text)
+    stale = [
+        str(file.relative_to(CLIENT)) for file, text in made.items() if not file.exists() or file.read_text() != text
+    ]
+    if stale:
+        print(f"check_types: out of date: {', '.join(stale)}; run: python -m tests.browser.check_types --write")
         return 1
     return 0
 

@@ -47,21 +47,22 @@ HTML = b"""<!doctype html><meta charset="utf-8"><title>A course</title>
 </script>"""
 
 
-def silent() -> bytes:
+def silent(seconds: int = DURATION_S) -> bytes:
     """Sound without a picture: a hidden film is paused, a hidden lecture plays on."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(1)
         sound.setframerate(8_000)
-        sound.writeframes(b"\x80" * 8_000 * DURATION_S)
+        sound.writeframes(b"\x80" * 8_000 * seconds)
     return file.getvalue()
 
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        silence = self.path == SILENCE
-        body = silent() if silence else HTML
+        path, _, seconds = self.path.partition("?seconds=")
+        silence = path == SILENCE
+        body = silent(int(seconds or DURATION_S)) if silence else HTML
         self.send_response(200)
         self.send_header("Content-Type", "audio/wav" if silence else "text/html")
         if self.path.startswith(POLICED):

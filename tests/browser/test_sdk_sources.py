@@ -8,6 +8,7 @@ from playwright.sync_api import Page
 
 from tests.browser.sdk_page import (
     EDGE_S,
+    SILENCE,
     Open,
     Place,
     SdkPage,
@@ -124,6 +125,70 @@ def test_the_first_source_after_the_next_video_was_named(place: Place, open_sdk:
     page.wait(f"video.currentTime > {OTHERS_PLACE_S}")
     [(start, _)] = page.played[-1:]
     assert start == pytest.approx(OTHERS_PLACE_S, abs=EDGE_S)
+
+
+# ---- Another duration, another timeline ----
+
+
+def test_an_advertisement_in_the_same_element(place: Place, open_sdk: Open) -> None:
+    """Of 8 s, and nobody says so: it counts as nothing of the lesson, which then goes on where it was."""
+    page = open_sdk().settled()
+    page.seek(40)
+    page.play_until(45)
+    before = page.played
+    page.do(f"(video.src = '{place.site}{SILENCE}?seconds=8', video.playbackRate = 4, void video.play())")
+    page.wait("video.ended")
+    page.do("(video.src = server + '/numbered.webm', void video.play())")
+    page.wait("!video.seeking && video.currentTime > 47")
+    page.pause()
+    page.stored()
+    assert_same_seconds(page.record["seen"], [*before, *page.played])
+    assert page.record["position"] == pytest.approx(page.position, abs=EDGE_S)
+    assert [error["code"] for error in page.heard("error")] == ["duration"]
+
+
+def test_a_shorter_rendition(place: Place, open_sdk: Open) -> None:
+    """Of 80 s, where the server knows 90: what is played of it is stored."""
+    page = open_sdk(media=f"{place.site}{SILENCE}?seconds=80", resume="off")
+    watched_elsewhere(place, page.user, page.video, 40, since=30)
+    page.page.reload()
+    page.settled()
+    page.play_until(4)
+    page.pause()
+    page.stored()
+    assert_same_seconds(page.record["seen"], [*page.played, (30, 40)])
+    assert page.heard("error") == []
+
+
+def test_a_timeline_of_unix_time(open_sdk: Open) -> None:
+    """It starts at 1.7e9: nothing that the server would refuse is sent, and the page hears that it is not tracked."""
+    page = open_sdk().settled()
+    page.do("""(async () => {
+        const media = new MediaSource();
+        tracker.setVideo(crypto.randomUUID());
+        video.src = URL.createObjectURL(media);
+        await new Promise((ok) => media.addEventListener('sourceopen', ok, { once: true }));
+        const film = await (await fetch(server + '/numbered.webm')).arrayBuffer();
+        const type = ['vp9', 'vp8', 'av01.0.00M.08'].map((codec) => `video/webm; codecs="${codec}"`);
+        for (const each of type) {
+            const buffer = media.addSourceBuffer(each);
+            buffer.timestampOffset = 1.7e9;
+            buffer.appendBuffer(film);
+            const good = await new Promise((ok) => {
+                buffer.onupdateend = () => ok(buffer.buffered.length > 0);
+                buffer.onerror = () => ok(false);
+            });
+            if (good) break;
+            media.removeSourceBuffer(buffer);
+        }
+        video.currentTime = 1.7e9 + 1;
+        void video.play();
+    })()""")
+    page.wait("video.currentTime > 1.7e9 + 2")
+    page.pause()
+    page.do("void tracker.flush()")
+    assert [error["code"] for error in page.heard("error")] == ["live"]
+    assert page.do("tracker.pending") == 0
 
 
 # ---- The same video, from another source ----
