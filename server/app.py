@@ -97,7 +97,7 @@ def create_app(
             store_clock = await _wait_for_store(store, start)
         except StoreUnavailable as error:
             await store.close()
-            if own_process:
+            if own_process:  # pragma: no cover - os._exit leaves no time to write what was covered
                 logger.critical("The store does not answer, exiting: %s", error)
                 os._exit(EXIT_CODE)
             raise
@@ -240,7 +240,7 @@ async def _wait_for_store(store: Store, backoff: Backoff) -> StoreClock:
             return clock
 
 
-def _exit_on_failure(task: asyncio.Task[None]) -> None:
+def _exit_on_failure(task: asyncio.Task[None]) -> None:  # pragma: no cover - as above: it ends in os._exit
     """End the process when a background task fails, which is a bug: players reconnect and resend."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("A background task failed, exiting", exc_info=error)

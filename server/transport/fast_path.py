@@ -21,7 +21,7 @@ from playhead.storage.store import Latch
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # a platform without the compiled one
+except ImportError:  # pragma: no cover - a platform without the compiled one
     from websockets.utils import apply_mask
 
 SCOPE_KEY = "playhead.direct"
