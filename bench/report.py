@@ -20,7 +20,7 @@ class Row:
         return statistics.median(self.values)
 
     @property
-    def met(self) -> str:
+    def verdict(self) -> str:
         if self.at_most is None or not self.values:
             return ""
         return "met" if self.median <= self.at_most else "**not met**"
@@ -30,7 +30,7 @@ class Row:
             return [self.what, "not measured", "", "", "", self.note]
         spread = f"{_number(min(self.values))} – {_number(max(self.values))}" if len(self.values) > 1 else ""
         target = "" if self.at_most is None else f"≤ {_number(self.at_most)}"
-        return [self.what, f"{_number(self.median)} {self.unit}".strip(), spread, target, self.met, self.note]
+        return [self.what, f"{_number(self.median)} {self.unit}".strip(), spread, target, self.verdict, self.note]
 
 
 @dataclass(slots=True)

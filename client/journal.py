@@ -1,7 +1,7 @@
 """The outbox on disk, as a file of JSON lines: the next process sends what a killed one has not.
 
 A line is written before its effect is visible outside, so kill -9 at any moment leaves at most a torn last line, about
-a change that nobody has seen yet. Lines are written but not synced: a power failure may take those of the last seconds.
+a change that no one has seen yet. Lines are written but not synced: a power failure may take those of the last seconds.
 """
 
 import contextlib
@@ -55,14 +55,14 @@ class Journal:
             self.close()
             raise
 
-    def kept(self, entry: Entry) -> None:
+    def added(self, entry: Entry) -> None:
         tree = _tree(entry)
         self._entries[entry.key] = tree
         if entry.seq:
             self._last_seq[entry.session] = max(entry.seq, self._last_seq.get(entry.session, 0))
         self._append(tree)
 
-    def gone(self, keys: Sequence[int]) -> None:
+    def removed(self, keys: Sequence[int]) -> None:
         for key in keys:
             self._entries.pop(key, None)
         self._append({"gone": list(keys)})

@@ -73,11 +73,11 @@ class Settled:
 class Keeper(Protocol):
     """Records the changes of an outbox, to restore it later."""
 
-    def kept(self, entry: Entry) -> None:
+    def added(self, entry: Entry) -> None:
         """Record an entry that is new or has changed, including its seq."""
         ...
 
-    def gone(self, keys: Sequence[int]) -> None:
+    def removed(self, keys: Sequence[int]) -> None:
         """Record that these entries are settled."""
         ...
 
@@ -199,13 +199,13 @@ class Outbox:
             del self._entries[each.entry.key]
             self._in_flight.discard(each.entry.key)
         if settled and self._keeper is not None:
-            self._keeper.gone([each.entry.key for each in settled])
+            self._keeper.removed([each.entry.key for each in settled])
         return settled
 
     def _keep(self, entry: Entry) -> None:
         self._entries[entry.key] = entry
         if self._keeper is not None:
-            self._keeper.kept(entry)
+            self._keeper.added(entry)
 
 
 def heartbeat(entry: Entry, own_session: str, now_ms: int) -> Heartbeat:

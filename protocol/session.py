@@ -23,7 +23,7 @@ MAX_REJECTED = 512
 """Most rejections in one ack of a session. A peer that causes more with invalid heartbeats is disconnected; of more
 that the store causes, the first are reported."""
 SHORTEST_MS = 1_000
-"""A shorter duration counts as unknown: nobody could see a whole second of such a video, so its totals would contain
+"""A shorter duration counts as unknown: no viewer could see a whole second of such a video, so its totals would contain
 seconds that no viewer has."""
 MAX_CAPPED = 512
 """Most capped seqs in one ack of a session; of more, the first are reported."""

@@ -69,11 +69,11 @@ class Parts:
         self.durability = Durability(durability, timeout_s)
         self.damage = DamageLog()
         self.catalogue = Catalogue(self.run, self.run_each, self.keys, self.damage)
-        self.endings = EndedSessions(self.run_each, self.keys, self.damage)
+        self.ended_sessions = EndedSessions(self.run_each, self.keys, self.damage)
         self.time_slices = TimeSlices()
         """For long work on what was read from the store."""
         self.totals = VideoTotals(self.run_each, self.keys, live_ms, self.damage, self.time_slices)
-        self.released = ReleasedTotals(self.run, self.keys, self.script, self.totals)
+        self.released_totals = ReleasedTotals(self.run, self.keys, self.script, self.totals)
         self.scanner = Scanner(self.run_each, self.runs, self.damage)
         self.replay = ReplayCheck(self.link, self.keys)
         self.epoch = Epoch(self.run, self.run_each, self.keys, self.damage)

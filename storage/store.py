@@ -305,7 +305,7 @@ class Store:
 
     async def released_totals(self, video_id: str, batch: int) -> Totals | Damaged:
         """Read the totals for callers who may not see single viewers: they change by whole batches of viewers."""
-        return await self._parts.released.read(video_id, batch)
+        return await self._parts.released_totals.read(video_id, batch)
 
     async def analytics(self, video_id: str, now: int) -> VideoAnalytics | Damaged:
         """Read totals, curve, and the number of viewers who are watching at `now` (ms since 1970)."""
@@ -334,11 +334,11 @@ class Store:
         Raises:
             StoreUnavailable: possibly not every process received the event; call it again.
         """
-        return await self._parts.endings.add(user_id, at)
+        return await self._parts.ended_sessions.add(user_id, at)
 
     async def ended_sessions(self, now: int) -> list[tuple[str, int]]:
         """Read (userId, at) of the sessions ended lately; no instant is later than `now` (ms since 1970)."""
-        return await self._parts.endings.until(now)
+        return await self._parts.ended_sessions.until(now)
 
     # Maintenance
 

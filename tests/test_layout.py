@@ -8,14 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("client", "protocol", "server", "storage")
 FOLDERS = {
-    "bench": "what is measured, and how",
+    "bench": "the measurements of bench/",
     "browser": "the browser's client and the pages in a real Chromium",
     "examples": "the examples and the commands in the documents",
     "faults": "real processes that are killed, stopped and cut off",
-    "fuzz": "inputs that are searched for",
-    "property": "what holds for any history of reports",
-    "security": "attackers, and who may do what",
-    "soak": "clients that come and go for a long time",
+    "fuzz": "searches for inputs that break a promise",
+    "property": "properties of any history of reports",
+    "security": "attacks and permissions",
+    "soak": "clients that connect and disconnect for a long time",
     "stories": "learners with several devices",
 }
 """Folders of tests that belong to no module, and what they hold. In a package's folder such tests are in `features`."""

@@ -24,10 +24,10 @@ class EachAcked(Client):
         super().__init__(*arguments)
         self.path = f"/ws?user={self.user}&session={self.session}"
 
-    def heard(self, payload: bytes) -> None:
+    def received(self, payload: bytes) -> None:
         at = payload.find(b'"seq":')
         if at < 0:
-            super().heard(payload)
+            super().received(payload)
         else:
             self.ack(int(payload[at + 6 :].split(b",", 1)[0].rstrip(b"}")))
 
@@ -47,7 +47,7 @@ class SocketIo(Client):
     def heartbeat(self, seq: int, start: float, end: float) -> bytes:
         return (self.frame % (seq, seq, end, start, end)).encode()
 
-    def heard(self, payload: bytes) -> None:
+    def received(self, payload: bytes) -> None:
         if payload.startswith(b"43"):
             self.ack(int(payload[2 : payload.index(b"[")]))
         elif payload.startswith(b"0"):
@@ -57,7 +57,7 @@ class SocketIo(Client):
         elif payload == b"2":
             self.say(b"3")
         else:
-            super().heard(payload)
+            super().received(payload)
 
 
 class Playhead(Client):
@@ -78,7 +78,7 @@ class PlayheadJson(Playhead):
     def opened(self) -> None:
         self.say(json.dumps(self.hello()).encode())
 
-    def heard(self, payload: bytes) -> None:
+    def received(self, payload: bytes) -> None:
         if payload.startswith(b'{"type":"ack"'):
             at = payload.index(b'"seq":') + 6
             self.ack(int(payload[at:].split(b",", 1)[0].rstrip(b"}")))
@@ -89,7 +89,7 @@ class PlayheadJson(Playhead):
         elif payload.startswith(b'{"type":"progress"'):
             self.tally.records += payload.count(b'"videoId"')
         elif not payload.startswith(b'{"type":"welcome"'):
-            super().heard(payload)
+            super().received(payload)
 
 
 class PlayheadMsgpack(Playhead):
@@ -105,7 +105,7 @@ class PlayheadMsgpack(Playhead):
         beat = {"type": "heartbeat", "seq": seq, "videoId": self.video, "position": end, "played": [[start, end]]}
         return bytes(msgpack.packb({**beat, "duration": DURATION_S, "state": "playing"}))
 
-    def heard(self, payload: bytes) -> None:
+    def received(self, payload: bytes) -> None:
         message = msgpack.unpackb(payload)
         if message["type"] == "ack":
             self.ack(message["seq"])
@@ -114,7 +114,7 @@ class PlayheadMsgpack(Playhead):
         elif message["type"] == "synced":
             self.tally.ready += 1
         elif message["type"] not in ("welcome", "progress"):
-            super().heard(payload)
+            super().received(payload)
 
 
 KINDS: dict[str, type[Client]] = {

@@ -66,12 +66,12 @@ class Client(WSListener):
         if frame.msg_type == WSMsgType.CLOSE:
             self.tally.complain(f"close {frame.get_close_code()} {frame.get_close_reason()}")
         elif frame.msg_type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            self.heard(frame.get_payload_as_bytes())
+            self.received(frame.get_payload_as_bytes())
 
     def opened(self) -> None:
         self.tally.ready += 1
 
-    def heard(self, payload: bytes) -> None:
+    def received(self, payload: bytes) -> None:
         self.tally.complain(f"unexpected {payload[:100]!r}")
 
     def beat(self, due: float) -> None:

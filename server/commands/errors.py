@@ -1,5 +1,5 @@
-"""How a command reports that it cannot do what it was asked to."""
+"""The error by which a command reports that it cannot run."""
 
 
 class CommandError(Exception):
-    """A command cannot start or go on; the message is one sentence for the person who ran it."""
+    """A command cannot start or continue; the message is one sentence for the person who ran it."""

@@ -80,7 +80,7 @@ def run(chosen: str, given: dict[str, Any]) -> int:
         The exit code.
 
     Raises:
-        CommandError: the store cannot be used, or the command cannot go on.
+        CommandError: the store cannot be used, or the command cannot continue.
         ValidationError: a setting is not valid.
     """
     stores = {name: value for name in STORE if (value := given.pop(name)) is not None}

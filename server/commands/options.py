@@ -14,10 +14,10 @@ from playhead.server.settings import ENV_PREFIX, Settings
 NO_OPTION = "jwt_secret"
 """The one setting without an option: other users of the machine can read command lines."""
 SECTIONS = {
-    "host": "what is served",
+    "host": "the server",
     "data_dir": "the store",
-    "jwt_secret": "who may do what",
-    "heartbeat_interval_s": "watching",
+    "jwt_secret": "access",
+    "heartbeat_interval_s": "progress",
     "max_connections": "limits",
     "hello_timeout_s": "timeouts",
 }
@@ -27,7 +27,7 @@ UNITS = {
     re.compile(r"_s$"): ("SECONDS", " s"),
     re.compile(r"_bytes($|_per_)"): ("BYTES", " bytes"),
 }
-"""By what a setting's name ends with, how its value and its default are shown."""
+"""For the endings of settings' names: the placeholder for the value, and the unit of the default."""
 WIDTH = 54
 """Columns of a help text: 80 without argparse's indentation and margin, which would also break lines inside options."""
 METAVARS = {"host": "ADDRESS", "durability": "LEVEL", "data_dir": "DIR", "redis_url": "URL", "jwt_jwks_url": "URL"}

@@ -142,7 +142,7 @@ async def _import(
         size = os.fstat(lines.fileno()).st_size
         state = _read(cursor) if resume else {}
         if {name: state.get(name) for name in of} == of:
-            number, refused, work.taken = state["line"], state["refused"], Counter(state["taken"])
+            number, refused, work.imported = state["line"], state["refused"], Counter(state["taken"])
             work.changed, work.end = state["changed"], state["end"] and EndLine.model_construct(**state["end"])
             work.corrected = state.get("corrected", 0)
             lines.seek(state["bytes"])
@@ -161,9 +161,9 @@ async def _import(
             if cursor is not None:
                 state = of | _place(number, lines, refused, work)
                 _write(cursor, state)
-                bar.show(lines.tell() / max(size, 1), f"{work.taken['record']:,} records")
+                bar.show(lines.tell() / max(size, 1), f"{work.imported['record']:,} records")
             else:
-                bar.show(0, f"{work.taken['record']:,} records")
+                bar.show(0, f"{work.imported['record']:,} records")
     except (StoreUnavailable, asyncio.CancelledError):
         if cursor is not None:  # records of this batch that are stored already are not counted as new again
             _write(cursor, state | {"changed": work.changed})
@@ -172,10 +172,10 @@ async def _import(
         bar.close()
     if cursor is not None:
         cursor.unlink(missing_ok=True)
-    taken, again = work.taken, work.retrying.retries
+    counts, again = work.imported, work.retrying.retries
     print(
-        f"{taken['record']:,} records, {work.changed:,} of them changed; {taken['video']:,} videos, "
-        f"{taken['ended']:,} ended sessions; {refused:,} lines refused"
+        f"{counts['record']:,} records, {work.changed:,} of them changed; {counts['video']:,} videos, "
+        f"{counts['ended']:,} ended sessions; {refused:,} lines refused"
         + (f"; {work.corrected:,} lines with times in the future, which were corrected" if work.corrected else "")
         + (f"; {again:,} merges repeated because records changed meanwhile" if again else "")
     )
@@ -186,10 +186,14 @@ async def _import(
             "complete copy as well",
             file=sys.stderr,
         )
-    elif not refused and (end.records, end.videos, end.ended) != (taken["record"], taken["video"], taken["ended"]):
+    elif not refused and (end.records, end.videos, end.ended) != (
+        counts["record"],
+        counts["video"],
+        counts["ended"],
+    ):
         print(
             f"playhead: the end line counts {end.records:,} records, {end.videos:,} videos and {end.ended:,} ended "
-            f"sessions, but the file has {taken['record']:,}, {taken['video']:,} and {taken['ended']:,}: lines were "
+            f"sessions, but the file has {counts['record']:,}, {counts['video']:,} and {counts['ended']:,}: lines were "
             "removed or added since the export. The lines that it has are imported. If nobody edited the file, it is "
             "damaged: import another copy as well",
             file=sys.stderr,
@@ -204,7 +208,7 @@ def _place(number: int, lines: BinaryIO, refused: int, work: Import) -> dict[str
         "line": number,
         "bytes": lines.tell(),
         "refused": refused,
-        "taken": dict(work.taken),
+        "taken": dict(work.imported),
         "changed": work.changed,
         "corrected": work.corrected,
         "end": work.end and work.end.model_dump(),

@@ -1,1 +1,1 @@
-"""Limits on what one peer, user or address may use; who may do what is decided in security/."""
+"""Limits on what one peer, user or address may use; permissions are in security/."""

@@ -10,7 +10,7 @@ from playhead.server.push.device import Device
 from playhead.storage.store import Changes, Damaged, Store, StoreUnavailable
 
 READS_AT_ONCE = 16
-"""Devices that changes are read for at a time, when many lack some at once."""
+"""The number of devices for which changes are read at the same time."""
 
 
 class ChangeReader:
@@ -20,7 +20,7 @@ class ChangeReader:
         self._store = store
         self._clock = clock
         self.slots = asyncio.Semaphore(READS_AT_ONCE)
-        """Of background reads."""
+        """Limits concurrent background reads."""
         self._tasks: asyncio.TaskGroup | None = None
         self._stopped = False
 
@@ -45,7 +45,7 @@ class ChangeReader:
             self._tasks.create_task(work)
 
     async def missing(self, device: Device, read: LargeRead) -> Changes | Damaged:
-        """Read what the device lacks.
+        """Read the changes that the device lacks.
 
         Raises:
             StoreUnavailable: the store does not answer, or has lost what the device was sent.
@@ -60,5 +60,5 @@ class ChangeReader:
                 self._store.learn_epoch(changes.epoch)  # disconnects every device
                 raise StoreUnavailable("the store has another epoch")
             if changes.rev < had:
-                raise StoreUnavailable("the store has gone back in time")
+                raise StoreUnavailable("the store was rolled back to an earlier state")
         return changes

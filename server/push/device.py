@@ -8,7 +8,7 @@ from playhead.server.limits.large_reads import LargeRead
 
 
 class Device(Protocol):
-    """What a connection offers the hub, and what the hub notes on it; `server/socket/channel.py` has the real one."""
+    """The interface of a connection to the hub, and the hub's notes on it; `server/socket/channel.py` implements it."""
 
     user_id: str
     since: int

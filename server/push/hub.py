@@ -65,7 +65,7 @@ class Hub:
         return self._events.is_following(user_id)
 
     def needs_value(self, user_id: str, reporters: list[Reporter]) -> bool:
-        """Whether a device or a request reads the records that these have changed: a device gets no echo."""
+        """Whether the records that these reporters changed are needed: a device gets no echo of its changes."""
         learner = self._learners.get(user_id)
         return learner is None or len(learner.devices) != 1 or not _is_only(learner.devices[0], reporters)
 
@@ -78,7 +78,7 @@ class Hub:
     async def enter(
         self, device: Device, since: int | None, epoch: str | None, admit: Callable[[int], None]
     ) -> Changes | Damaged:
-        """Add a device and read what it lacks. The caller sends it that, and calls `follow`.
+        """Add a device and read the changes that it lacks. The caller sends these, and calls `follow`.
 
         Args:
             admit: as of `Store.changes`.
@@ -96,7 +96,7 @@ class Hub:
         return await self._store.changes(user_id, since, epoch, admit)
 
     async def changes(self, device: Device, since: int, admit: Callable[[int], None]) -> Changes | Damaged:
-        """Read what has changed after `since`, for a device that asks; the rest as for `enter`."""
+        """Read the changes after `since`, for a device that asks; the other arguments are those of `enter`."""
         if device.missed is None:
             device.missed = 0
         return await self._store.changes(device.user_id, since, admit=admit)
@@ -206,5 +206,5 @@ def _records(committed: Committed, keys: list[Key]) -> list[tuple[str, Record]] 
 
 
 def _is_only(device: object, reporters: list[Reporter]) -> bool:
-    """Whether the device itself, and nobody else, reported a change: it gets no echo."""
+    """Whether the device is the only reporter of a change; then the change is not sent back to it."""
     return len(reporters) == 1 and reporters[0] is device

@@ -50,10 +50,10 @@ def check_query(request: Request, *names: str) -> None:
     """
     if not request.scope["query_string"]:
         return
-    said = Counter(name for name, _ in request.query_params.multi_items() if not name.startswith("_"))
+    given = Counter(name for name, _ in request.query_params.multi_items() if not name.startswith("_"))
     known = f"expected: {', '.join(names)}" if names else "this endpoint has none"
-    bad = {name: f"unknown parameter; {known}" for name in said if name not in names}
-    bad |= {name: "should be given once" for name in names if said[name] > 1}
+    bad = {name: f"unknown parameter; {known}" for name in given if name not in names}
+    bad |= {name: "should be given once" for name in names if given[name] > 1}
     if bad:
         raise bad_parameters({name: bad[name] for name in list(bad)[:MAX_NAMED]}, "query")
 

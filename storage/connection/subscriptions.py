@@ -283,8 +283,8 @@ class ServerSubscriptions:
         """Handle the reply to a PING; all commands sent before it have been answered as well."""
         self.backoff.reset()
         self.outage.worked()
-        for wanted, answered in self._probes:
-            if wanted <= number:
+        for least, answered in self._probes:
+            if least <= number:
                 answered.set()
 
     def _ping(self) -> int:

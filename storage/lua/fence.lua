@@ -1,8 +1,8 @@
--- Counts a commit of one process, unless the stored count is behind what that process was told before: see
+-- Counts a commit of one process, unless the stored count is lower than one that the process has received: see
 -- storage/guarantees/fences.py. Safe to repeat: a loss is reported until a call comes with another ARGV[1].
 --
--- KEYS[1]  the count    ARGV[1]  the highest count that the process was told    ARGV[2]  ms that the count is kept
--- returns  the new count; BEHIND if the stored one is lower, or gone: the store has gone back in time; NO_COUNT if it was
+-- KEYS[1]  the count    ARGV[1]  the highest count that the process has received    ARGV[2]  ms that the count is kept
+-- returns  the new count; BEHIND if the stored one is lower, or missing: the store was rolled back; NO_COUNT if it was
 --          not a count, and is continued from ARGV[1]
 
 local known = tonumber(ARGV[1])

@@ -6,8 +6,8 @@ call. For a larger one (SLICE_BYTES), and for a repair, the first slice notes th
 on stage 2 keeps the old entry of whatever it changes (`before`), so that each later slice sums the entries of the first
 moment. The store is never blocked for longer than one slice. The number of summed entries must equal the size of the
 audience at the first moment; otherwise the hash was resized meanwhile and returned some twice, and the recount starts
-again. The mark of a recount that died expires within PAUSE_MS; a recount whose mark was taken over by another one is
-told that it is over.
+again. The mark of a recount that died expires within PAUSE_MS; a recount whose mark was taken over by another one
+learns that it is over.
 """
 
 import re

@@ -124,7 +124,7 @@ class Export:
             yield ExportPage(lines, f"{VIDEOS}:{page.place}" if page.place else "", 0)
 
     async def _ended(self, now: int) -> list[bytes]:
-        ended = [(user, at) for user, at in await self._parts.endings.recent() if at > now - KEEP_MS]
+        ended = [(user, at) for user, at in await self._parts.ended_sessions.recent() if at > now - KEEP_MS]
         self.counts["ended"] += len(ended)
         return [_line(write_line(EndedLine.model_construct(user_id=user, at=at))) for user, at in ended]
 
@@ -175,7 +175,7 @@ class Import:
         self._swap = parts.script("swap")
         self._exported_at = exported_at
         self._strict = strict
-        self.taken: Counter[str] = Counter()
+        self.imported: Counter[str] = Counter()
         """The number of lines by type."""
         self.corrected = 0
         """The number of lines with instants later than now."""
@@ -225,7 +225,7 @@ class Import:
                 refused += [f"line {number}: the ended sessions that are stored can't be read"] if damaged else []
             elif isinstance(line, EndLine):
                 self.end = line
-            self.taken[line.type] += 1
+            self.imported[line.type] += 1
         refused += await self._take_records(records)
         return refused
 
@@ -234,8 +234,8 @@ class Import:
 
     async def _take_ended(self, user_id: str, at: int) -> Damaged | None:
         now = self._now()
-        if at > now - KEEP_MS and at > dict(await self._parts.endings.until(now)).get(user_id, 0):
-            return await self._parts.endings.add(user_id, at)
+        if at > now - KEEP_MS and at > dict(await self._parts.ended_sessions.until(now)).get(user_id, 0):
+            return await self._parts.ended_sessions.add(user_id, at)
         return None
 
     async def _take_records(self, records: dict[Key, tuple[int, Record]]) -> list[str]:

@@ -27,10 +27,12 @@ class EndedSessions:
     async def add(self, user_id: str, at: int) -> Damaged | None:
         """End every session of the user that started at `at`, ms since 1970, or before.
 
-        Damaged: the key holds another type. All subscribed processes were told, but no other process will be.
+        Returns:
+            Damaged if the key holds another type. All subscribed processes received the event, but no other process
+            can read it later.
 
         Raises:
-            StoreUnavailable: not every process was told; repeat the call.
+            StoreUnavailable: possibly not every process received the event; repeat the call.
         """
         replies = await self._run_each(
             [
@@ -80,4 +82,4 @@ class EndedSessions:
 def parse_ending(data: bytes) -> tuple[str, int] | Damaged:
     """(userId, at) of a message that `add` published."""
     match = _PUBLISHED.fullmatch(data.decode(errors="replace"))
-    return (match[2], int(match[1])) if match else Damaged("not a message of ours")
+    return (match[2], int(match[1])) if match else Damaged("not a message that Playhead published")

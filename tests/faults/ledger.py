@@ -176,11 +176,11 @@ class Keeper:
     user: str
     _by_key: dict[int, Sent] = field(default_factory=dict)
 
-    def kept(self, entry: Entry) -> None:
+    def added(self, entry: Entry) -> None:
         if entry.seq:
             self._by_key[entry.key] = self.ledger.send(self.user, entry)
 
-    def gone(self, keys: Sequence[int]) -> None:
+    def removed(self, keys: Sequence[int]) -> None:
         for key in keys:
             self.ledger.ack(self._by_key.pop(key))
 

@@ -122,7 +122,7 @@ async def test_an_announcement_has_the_stored_revision_and_no_records(
 async def test_ended_sessions_are_an_event(process: Process, new_store: NewStore) -> None:
     other: Parts = new_store(Parts)
     await process.publish(process.parts.keys.ended, b"\xff")
-    await other.endings.add("u", 1_764_000_000_000)
+    await other.ended_sessions.add("u", 1_764_000_000_000)
     await process.next(SessionsEnded("u"))
     assert process.parts.damage.counts["ended"] == 1
 

@@ -63,7 +63,7 @@ async def test_a_device_gets_what_it_lacks(store: Store) -> None:
 async def test_a_store_that_went_back_in_time_is_unavailable(store: Store) -> None:
     """Otherwise the device would keep what the store has lost."""
     await stored(store, "u")
-    with pytest.raises(StoreUnavailable, match="gone back in time"):
+    with pytest.raises(StoreUnavailable, match="rolled back"):
         await missing(ChangeReader(store, lambda: NOW), Waiting("u", 7))
 
 

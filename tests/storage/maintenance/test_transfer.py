@@ -117,13 +117,13 @@ async def test_an_import_into_an_empty_store_is_complete(store: Store, other: St
     assert refused == []
     assert await records(other) == await records(store)
     assert work.end is not None
-    assert (work.end.records, work.end.videos, work.end.ended) == (work.taken["record"], 2, 1)
-    assert work.changed == work.taken["record"] == len(await records(store)) == 303
+    assert (work.end.records, work.end.videos, work.end.ended) == (work.imported["record"], 2, 1)
+    assert work.changed == work.imported["record"] == len(await records(store)) == 303
     for video in V:
         assert await other.video(video) == await store.video(video)
         kept = intact(await other.analytics(video, NOW))[:2]
         assert kept == intact(await store.analytics(video, NOW))[:2] == await recounted(other, video)
-    assert await parts_of(other).endings.recent() == [(U[5], NOW - 1_000)]
+    assert await parts_of(other).ended_sessions.recent() == [(U[5], NOW - 1_000)]
     assert await sound(other)
     await commit(other, (U[0], V[0], play("a", 1, 0, 50)))
     assert intact(await other.record(U[0], V[0])).played_ms == intact(await store.record(U[0], V[0])).played_ms, (
@@ -459,7 +459,7 @@ async def test_a_hostile_file_blocks_nobody(store: Store, exported_at: int) -> N
         )
         assert f"replaced by {format_instant(past)}" in work.corrections[1]
     assert work.changed == 0
-    assert await parts_of(store).endings.recent() == [(U[2], past)]
+    assert await parts_of(store).ended_sessions.recent() == [(U[2], past)]
     for user in U[:2]:
         record = intact(await store.record(user, V[0]))
         assert max(record.last_watched, record.deleted_at) <= NOW
@@ -478,7 +478,7 @@ async def test_strict_refuses_future_instants(store: Store) -> None:
     ]
     work = Import(parts_of(store), threshold_permille=THRESHOLD, now=lambda: NOW, strict=True)
     assert await work.take(list(enumerate(lines, 2))) == ["line 2: lastWatched: should not be later than now"]
-    assert (work.taken, work.corrected) == ({"record": 1}, 0)
+    assert (work.imported, work.corrected) == ({"record": 1}, 0)
     assert not intact(await store.record(U[0], V[0])).exists
 
 

@@ -454,13 +454,13 @@ async def test_an_invalid_count_of_commits_is_not_a_loss(store: Store, make: tup
 @pytest.mark.parametrize("make", OTHER.values(), ids=OTHER)
 async def test_ended_sessions_of_another_type_end_no_session(store: Store, make: tuple[Any, ...]) -> None:
     await parts_of(store).run([(make[0], keys_of(store).ended, *make[1:])])
-    assert await parts_of(store).endings.recent() == []
+    assert await parts_of(store).ended_sessions.recent() == []
     assert isinstance(await store.end_sessions("u", NOW), Damaged)
 
 
 async def test_an_ended_session_of_any_bytes_affects_only_itself(store: Store) -> None:
     await parts_of(store).run([("ZADD", keys_of(store).ended, "inf", "a", 5, b"\xff", 7, "b", "-inf", "c")])
-    assert await parts_of(store).endings.recent() == [("b", 7)]
+    assert await parts_of(store).ended_sessions.recent() == [("b", 7)]
 
 
 @given(data=st.binary(max_size=200))

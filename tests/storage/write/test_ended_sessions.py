@@ -23,43 +23,43 @@ def parts(new_store: NewStore) -> Parts:
 
 
 async def test_an_ending_is_kept_for_an_hour(parts: Parts) -> None:
-    assert await parts.endings.add("a", NOW) is None
-    assert await parts.endings.add("b", NOW + KEEP_MS - 1) is None
-    assert sorted(await parts.endings.recent()) == [("a", NOW), ("b", NOW + KEEP_MS - 1)]
-    assert await parts.endings.add("c", NOW + KEEP_MS) is None
-    assert {user for user, _ in await parts.endings.recent()} == {"b", "c"}
-    (ttl_ms,) = await parts.run([("PTTL", parts.endings.channel)])
+    assert await parts.ended_sessions.add("a", NOW) is None
+    assert await parts.ended_sessions.add("b", NOW + KEEP_MS - 1) is None
+    assert sorted(await parts.ended_sessions.recent()) == [("a", NOW), ("b", NOW + KEEP_MS - 1)]
+    assert await parts.ended_sessions.add("c", NOW + KEEP_MS) is None
+    assert {user for user, _ in await parts.ended_sessions.recent()} == {"b", "c"}
+    (ttl_ms,) = await parts.run([("PTTL", parts.ended_sessions.channel)])
     assert 0 < ttl_ms <= KEEP_MS
 
 
 async def test_an_older_ending_does_not_replace_a_newer_one(parts: Parts) -> None:
-    await parts.endings.add("a", NOW)
-    await parts.endings.add("a", NOW - 5)
-    assert await parts.endings.recent() == [("a", NOW)]
+    await parts.ended_sessions.add("a", NOW)
+    await parts.ended_sessions.add("a", NOW - 5)
+    assert await parts.ended_sessions.recent() == [("a", NOW)]
 
 
 async def test_an_ending_in_the_future_is_moved_to_now(parts: Parts) -> None:
     """Otherwise it would end every session of the learner until then."""
-    await parts.endings.add("ahead", NOW + 60_000)
-    await parts.endings.add("near", NOW + CLOCKS_APART_MS)
-    await parts.endings.add("past", NOW - 5)
+    await parts.ended_sessions.add("ahead", NOW + 60_000)
+    await parts.ended_sessions.add("near", NOW + CLOCKS_APART_MS)
+    await parts.ended_sessions.add("past", NOW - 5)
     expected = [("ahead", NOW), ("near", NOW + CLOCKS_APART_MS), ("past", NOW - 5)]
-    assert sorted(await parts.endings.until(NOW)) == expected
-    assert sorted(await parts.endings.recent()) == expected, "also for the other processes"
+    assert sorted(await parts.ended_sessions.until(NOW)) == expected
+    assert sorted(await parts.ended_sessions.recent()) == expected, "also for the other processes"
 
 
 async def test_a_key_of_another_type_ends_nobody(parts: Parts) -> None:
-    await parts.run([("SET", parts.endings.channel, "text")])
-    assert await parts.endings.add("a", NOW) == FOREIGN
-    assert await parts.endings.until(NOW) == []
+    await parts.run([("SET", parts.ended_sessions.channel, "text")])
+    assert await parts.ended_sessions.add("a", NOW) == FOREIGN
+    assert await parts.ended_sessions.until(NOW) == []
     assert parts.damage.counts["ended"] == 2
 
 
 @pytest.mark.parametrize("score", ["inf", "-inf"])
 async def test_an_entry_that_cannot_be_read_is_left_out(parts: Parts, score: str) -> None:
-    key = parts.endings.channel
+    key = parts.ended_sessions.channel
     await parts.run([("ZADD", key, score, "u"), ("ZADD", key, NOW, b"\xff"), ("ZADD", key, NOW, "good")])
-    assert await parts.endings.recent() == [("good", NOW)]
+    assert await parts.ended_sessions.recent() == [("good", NOW)]
     assert parts.damage.counts["ended"] == 2
 
 
