@@ -1,7 +1,7 @@
-"""`make fuzz`: search for FUZZ_SECONDS (600), half of it the fuzz targets, half the properties that need a real store.
+"""`make fuzz`: search for FUZZ_SECONDS (600). Half of the time goes to the fuzz targets, half to the property tests.
 
-A finding is written into the corpus as found-<hash>, where the ordinary tests run it from then on: keep the file, mend
-the cause. The properties print how to repeat what they found. The exit status is 1 if anything was found.
+A finding is written to the corpus as found-<hash>, where the ordinary tests run it from then on: keep the file, and fix
+the cause. The property tests print how to reproduce a failure. The exit status is 1 if anything was found.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tests.fuzz.search import search
 from tests.fuzz.targets import CORPUS, SHARES, TARGETS, corpus
 
 GRACE_S = 45
-"""How long after its time the properties' last round may still end by itself."""
+"""How long the last round of property tests may exceed the time before it is interrupted."""
 Row = tuple[str, str, int]
 
 
@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=float(os.environ.get("FUZZ_SECONDS") or 600))
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--target", choices=TARGETS, help="this one alone, all of the time")
+    parser.add_argument("--target", choices=TARGETS, help="fuzz this target only")
     options = parser.parse_args()
     print(f"Fuzzing for {options.seconds:g} s, seed {options.seed}", flush=True)
     names = [options.target] if options.target else list(TARGETS)
@@ -55,13 +55,13 @@ def _fuzz(name: str, seconds: float, seed: int) -> Row:
 
 
 def _properties(ends: float, seed: int) -> Row:
-    """tests/property by rounds, each with another seed; none is begun that would not end in time."""
+    """Run tests/property in rounds, each with another seed. None is begun that would not end in time."""
     rounds, longest_s = 0, 0.0
     while not rounds or time.monotonic() + longest_s < ends:
         begun = time.monotonic()
         status = _round(seed + rounds, ends + GRACE_S)
         if status is None:
-            return "properties", f"{rounds} rounds of tests/property; one more was cut off", 0
+            return "properties", f"{rounds} rounds of tests/property; one more was interrupted", 0
         rounds += 1
         if status:
             return "properties", f"{rounds} rounds of tests/property", 1
@@ -70,7 +70,7 @@ def _properties(ends: float, seed: int) -> Row:
 
 
 def _round(seed: int, ends: float) -> int | None:
-    """pytest's exit status; None where it was cut off."""
+    """Run one round. Returns pytest's exit status, or None if it was interrupted."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/property", f"--hypothesis-seed={seed}"]
     print(f"\n{' '.join(command[1:])}", flush=True)
     environment = {**os.environ, "HYPOTHESIS_PROFILE": "fuzz"}

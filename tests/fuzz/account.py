@@ -1,5 +1,4 @@
-"""What a conversation owes its client, kept beside it in the plainest way: who waits for which ack, and who is believed
-how much."""
+"""A simple model of a conversation: which sessions wait for which acks, and how much play time each may be credited."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,20 +17,20 @@ RULES = Plausibility()
 
 @dataclass
 class _Batch:
-    """What one session has in a batch."""
+    """The heartbeats of one session in a batch."""
 
     seqs: list[int] = field(default_factory=list)
     bad: Counter[int] = field(default_factory=Counter)
-    """Rejected for sure, by seq."""
+    """Heartbeats that must be rejected, by seq."""
     odd: Counter[int] = field(default_factory=Counter)
-    """Came to nothing: rejected, or of no effect."""
+    """Heartbeats without a report, by seq: each is rejected, or accepted without effect."""
     cut: set[int] = field(default_factory=set)
-    """Told `capped` by the store."""
+    """Seqs for which the store's outcome was CAPPED."""
 
 
 @dataclass
 class _Credit:
-    """What a session may be believed, by the rule of section 1, counted from outside."""
+    """The play time that a session may be credited by the documented rule, computed independently."""
 
     since: int
     until: int
@@ -40,7 +39,7 @@ class _Credit:
 
 
 class Account:
-    """By the name of the session: the running batch, the one on its way, and the credit."""
+    """The running batch, the batch being committed, and the credit, each by session name."""
 
     def __init__(self) -> None:
         self._running: dict[str, _Batch] = {}
@@ -48,13 +47,13 @@ class Account:
         self._credits: dict[str, _Credit] = {}
 
     def refused(self, name: str, seq: int) -> None:
-        """A heartbeat did not validate, and a rejection is due."""
+        """Note a heartbeat that did not validate, and must be rejected."""
         batch = self._running.setdefault(name, _Batch())
         batch.seqs.append(seq)
         batch.bad[seq] += 1
 
-    def heard(self, name: str, message: Heartbeat, report: Report | None, now: Now) -> None:
-        """A heartbeat was taken, and this is what it reports: sound, of this session, and no more than was played."""
+    def accepted(self, name: str, message: Heartbeat, report: Report | None, now: Now) -> None:
+        """Note an accepted heartbeat. Checks that its report is sound, of this session, and within what was played."""
         batch = self._running.setdefault(name, _Batch())
         batch.seqs.append(message.seq)
         if report is None:
@@ -65,15 +64,15 @@ class Account:
             assert not report.duration_ms or report.position_ms <= report.duration_ms
             edges_ms = 1_000 * len(message.played or ())
             assert size(report.seen) * 1_000 <= report.played_ms + edges_ms, "no second beyond what was credited"
-        self._believed(name, message, report.played_ms if report else 0, now)
+        self._credit(name, message, report.played_ms if report else 0, now)
 
     def committing(self) -> None:
-        """The running batch is on its way; a session with one on its way already waits."""
+        """Note that the running batch is being committed, except for sessions with an earlier batch in progress."""
         for name in self._running.keys() - self._flushing.keys():
             self._flushing[name] = self._running.pop(name)
 
     def outcome(self, name: str, seqs: Sequence[int], outcome: Outcome) -> None:
-        """The store's word on the batch on its way."""
+        """Note the store's outcome for reports of the batch being committed."""
         if (batch := self._flushing.get(name)) is not None:
             if outcome is Outcome.CAPPED:
                 batch.cut.update(seqs)
@@ -81,23 +80,23 @@ class Account:
                 batch.bad.update(seqs)
 
     def stored(self, acks: Sequence[dict[str, Any]]) -> None:
-        """Of the batch on its way all is acked or rejected, once, and of the running one nothing."""
+        """Check that every heartbeat of the committed batch is acked or rejected once, and no other."""
         names = [ack["session"] for ack in acks]
         assert sorted(names) == sorted(self._flushing), "one ack for each session in the batch, and no other"
         for ack in acks:
             assert ack["type"] == "ack"
             batch = self._flushing.pop(ack["session"])
-            assert ack["seq"] == max(batch.seqs), "acked is what came, and no more"
-            rejected = [told["seq"] for told in ack.get("rejected", [])]
+            assert ack["seq"] == max(batch.seqs), "the ack covers every heartbeat of the batch, and no other"
+            rejected = [rejection["seq"] for rejection in ack.get("rejected", [])]
             assert rejected == sorted(rejected)
-            assert batch.bad <= Counter(rejected) <= batch.bad + batch.odd, "what was bad, each as often as it came"
-            assert all(told["code"] and len(told["detail"]) <= 200 for told in ack.get("rejected", []))
+            assert batch.bad <= Counter(rejected) <= batch.bad + batch.odd, "each bad heartbeat is rejected once"
+            assert all(each["code"] and len(each["detail"]) <= 200 for each in ack.get("rejected", []))
             capped = ack.get("capped", [])
             assert capped == sorted(set(capped))
             assert batch.cut <= set(capped) <= batch.cut | set(batch.seqs)
 
     def is_full_for(self, name: str) -> bool:
-        """Whether as many sessions wait for their ack as may, and not this one."""
+        """Whether the limit of sessions that wait for an ack is reached, and this session is not one of them."""
         waiting = self._running.keys() | self._flushing.keys()
         return len(waiting) >= MAX_SESSIONS and name not in waiting
 
@@ -106,7 +105,7 @@ class Account:
         return (batch.bad + batch.odd).total() >= MAX_REJECTED
 
     def bounded(self, connection: Connection) -> None:
-        """Memory: sessions and rejections, whatever was sent."""
+        """Check the bounds on memory: sessions and rejections."""
         waiting = self._running.keys() | self._flushing.keys()
         assert len(waiting) <= MAX_SESSIONS
         assert all(batch.bad.total() <= MAX_REJECTED for batch in self._running.values())
@@ -115,8 +114,8 @@ class Account:
             assert waiting <= held._sessions.keys()
             self._credits = {name: credit for name, credit in self._credits.items() if name in held._sessions}
 
-    def _believed(self, name: str, message: Heartbeat, played_ms: int, now: Now) -> None:
-        """At most elapsed × rate and the slack, over all that a session reports."""
+    def _credit(self, name: str, message: Heartbeat, played_ms: int, now: Now) -> None:
+        """Check that a session is credited at most elapsed × rate plus the slack, over all its reports."""
         event = now.mono - round(message.age or 0)
         known = self._credits.setdefault(name, _Credit(event, event, RULES.first_elapsed_ms))
         known.first_ms = max(known.first_ms, message.span or 0)
@@ -124,4 +123,4 @@ class Account:
         known.until = max(known.until, event)
         known.played_ms += played_ms
         allowed = RULES.slack_ms + RULES.max_rate * (known.first_ms + known.until - known.since)
-        assert known.played_ms <= allowed, "no more is believed than time allows"
+        assert known.played_ms <= allowed, "no more is credited than time allows"

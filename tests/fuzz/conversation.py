@@ -1,17 +1,17 @@
-"""A whole conversation by a script, once in each subprotocol, held against an account of our own.
+"""Runs a whole conversation from a script, once in each subprotocol, and compares it with the model in account.py.
 
-A script is text, a line a step:
+A script is text, with a step in each line:
 
-    {"type": ...}          a frame; for msgpack the same tree repacked, or the line itself where it is not JSON
+    {"type": ...}          a frame; for msgpack the same tree repacked, or the line itself if it is not JSON
     0x81a4...              a frame of these bytes
-    !text                  a frame of the kind that the subprotocol does not take
-    many 70 session {...}  the frame 70 times, `session` (or another field) numbered
-    clock 5000 / wall -60000      both clocks go on / the wall clock alone is set
-    accept / refuse forbidden / expired      what the endpoint does about a hello and a token
-    taken / outcome page 2 1,2,3 / stored    what the flusher does
+    !text                  a frame of the kind (text or binary) that the subprotocol does not use
+    many 70 session {...}  the frame 70 times, with `session` (or another field) numbered
+    clock 5000 / wall -60000      advance both clocks / set the wall clock only
+    accept / refuse forbidden / expired      the endpoint's decisions on a hello and a token
+    taken / outcome page 2 1,2,3 / stored    the flusher's calls; `taken` is `committing`
     goodbye / no_hello / closed
 
-Any other line is a frame too. Where all frames are JSON, both subprotocols must come to the same effects.
+Any other line is a frame too. If all frames are JSON, both subprotocols must have the same effects.
 """
 
 import json
@@ -45,7 +45,7 @@ FORBIDDEN = PeerError(Problem.FORBIDDEN, "the token does not permit this")
 
 
 def conversation(data: bytes) -> None:
-    """The script in both subprotocols."""
+    """Run the script in both subprotocols."""
     steps = data.splitlines()[:MAX_STEPS]
     one, other = _Talk(JSON), _Talk(MSGPACK)
     for talk in (one, other):
@@ -55,14 +55,14 @@ def conversation(data: bytes) -> None:
 
 
 class _Talk:
-    """One connection, and what we know of it."""
+    """One connection, its model, and the trace of its effects."""
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self.connection = Connection(codec, RULES)
         self.trace: list[Any] = []
         self.alike = MAX_FRAMES + MAX_STEPS
-        """So many first entries of the trace are the same in both subprotocols."""
+        """The number of entries at the start of the trace that must be the same in both subprotocols."""
         self.frames = 0
         self.now = Now(1_764_000_000_000, 5_000_000)
         self.session = ""
@@ -182,7 +182,9 @@ class _Talk:
             answer = refusal
         if isinstance(answer, Hello | Auth) and answer.token is not None and len(answer.token) >= 12:
             self.secrets.add(answer.token)
-            assert all(name != "token" for name, _ in answer.__repr_args__()), "a token is nothing for a log"
+            assert all(name != "token" for name, _ in answer.__repr_args__()), (
+                "a token must not be in the repr, which may be logged"
+            )
         effects = self.connection.receive(frame, self.now)
         self._note(effects)
         if isinstance(answer, FrameError):
@@ -220,13 +222,13 @@ class _Talk:
         elif refusal.seq is None:
             assert self._codes(effects) == ["invalid"]
             assert self.connection.state is State.OPEN
-        elif not self._sent_away(refusal.session or self.session, effects):
+        elif not self._limit_closed(refusal.session or self.session, effects):
             assert [type(e) for e in effects] == [Touch]
             self.account.refused(refusal.session or self.session, refusal.seq)
 
     def _heartbeat(self, message: Heartbeat, effects: Any) -> None:
         name = message.session or self.session
-        if self._sent_away(name, effects):
+        if self._limit_closed(name, effects):
             return
         assert self.connection.state is State.OPEN
         (effect,) = effects
@@ -235,7 +237,7 @@ class _Talk:
             assert isinstance(effect, Take)
             assert effect.video_id == message.video_id
             report = effect.report
-        self.account.heard(name, message, report, self.now)
+        self.account.accepted(name, message, report, self.now)
 
     def _other(self, before: State, message: Any, effects: Any) -> None:
         assert self.connection.state is TRANSITIONS[before][type(message)]
@@ -247,8 +249,8 @@ class _Talk:
         if isinstance(message, Hello):
             self.session = message.session
 
-    def _sent_away(self, name: str, effects: Any) -> bool:
-        """Whether a bound was passed; only when it was."""
+    def _limit_closed(self, name: str, effects: Any) -> bool:
+        """Whether the connection was closed because of a limit. Checks that the limit was reached."""
         if not any(isinstance(effect, Close) for effect in effects):
             return False
         (code,) = self._codes(effects[:1])
@@ -260,36 +262,36 @@ class _Talk:
             self._ended(effects, Problem.TOO_MANY_BAD, CloseCode.RATE)
         return True
 
-    # What holds at all times
+    # Checks
 
     def _ended(self, effects: Any, problem: Problem, code: CloseCode) -> None:
-        """The reason, then the close, then nothing."""
+        """Check that the effects are the error and then the close, and nothing else."""
         assert self.connection.state is State.CLOSED
         assert self._codes(effects[:1]) == [problem.code]
         assert list(effects[1:]) == [Close(code, problem.code)]
 
     def _codes(self, effects: Any) -> list[str]:
-        told = [self._read(effect) for effect in effects]
-        assert all(message["type"] == "error" and message["title"] for message in told)
-        assert all(len(message["detail"]) <= 500 for message in told)
-        return [message["code"] for message in told]
+        messages = [self._read(effect) for effect in effects]
+        assert all(message["type"] == "error" and message["title"] for message in messages)
+        assert all(len(message["detail"]) <= 500 for message in messages)
+        return [message["code"] for message in messages]
 
     def _read(self, effect: Effect) -> dict[str, Any]:
-        """A frame that we sent, as the client reads it."""
+        """Decode a sent frame, as the client would."""
         assert isinstance(effect, Send)
         assert isinstance(effect.frame, str) == (self.codec is JSON)
-        told = self.codec.decode(effect.frame)
-        assert isinstance(told, dict)
-        return told
+        message = self.codec.decode(effect.frame)
+        assert isinstance(message, dict)
+        return message
 
     def _note(self, effects: Any) -> None:
         closes = [isinstance(effect, Close) for effect in effects]
-        assert not any(closes[:-1]), "after a close nothing more"
+        assert not any(closes[:-1]), "nothing follows a close"
         assert not any(closes) or self.connection.state is State.CLOSED
-        told = [self._read(effect) if isinstance(effect, Send) else effect for effect in effects]
+        seen = [self._read(effect) if isinstance(effect, Send) else effect for effect in effects]
         for secret in self.secrets:
-            assert not any(secret in message.get("detail", "") for message in told if isinstance(message, dict))
-        self.trace.append(told)
+            assert not any(secret in message.get("detail", "") for message in seen if isinstance(message, dict))
+        self.trace.append(seen)
 
 
 _NO_TREE = object()
@@ -310,7 +312,7 @@ def _integer(word: str, low: int, high: int) -> int:
 
 
 class _local_error:
-    """Our own mistake: told as such, and nothing changes."""
+    """Expects a LocalError, which leaves the connection's state unchanged."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -320,6 +322,6 @@ class _local_error:
         pass
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        assert kind is LocalError, f"LocalError was due, not {error!r}"
+        assert kind is LocalError, f"expected a LocalError, not {error!r}"
         assert self._connection.state is self._before
         return True

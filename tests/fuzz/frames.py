@@ -1,4 +1,4 @@
-"""Any bytes as a frame: the codecs and `parse` take them or refuse them as documented, and both codecs agree."""
+"""Any bytes as a frame: the codecs and `parse` accept or refuse them as documented, and both codecs agree."""
 
 import json
 import math
@@ -18,7 +18,7 @@ Answer = ClientMessage | FrameError | InvalidMessage
 
 
 def json_frame(data: bytes) -> None:
-    """JSON text, as a frame and as a body; what is read is judged alike when it comes as msgpack."""
+    """JSON text as a frame and as a body. The same tree as msgpack gets the same answer."""
     text = data.decode("utf-8", "surrogateescape")
     body, frame = _read(read_json, data), _read(JSON.decode, text)
     assert repr(body) == repr(frame) or isinstance(body, FrameError) == isinstance(frame, FrameError)
@@ -35,7 +35,7 @@ def json_frame(data: bytes) -> None:
 
 
 def msgpack_frame(data: bytes) -> None:
-    """msgpack bytes."""
+    """msgpack bytes as a frame."""
     assert isinstance(_read(MSGPACK.decode, data.decode("latin-1")), FrameError), "a text frame"
     tree = _read(MSGPACK.decode, data)
     if isinstance(tree, FrameError):
@@ -46,7 +46,7 @@ def msgpack_frame(data: bytes) -> None:
 
 
 def judged(tree: Any) -> Answer:
-    """The message, or the refusal; anything else that `parse` raises is a finding."""
+    """Return the message or the refusal; any other exception of `parse` is a finding."""
     try:
         return parse(tree)
     except FrameError as unreadable:
@@ -74,7 +74,7 @@ def same_answer(one: Answer, other: Answer) -> None:
 
 
 def repacked(tree: Any) -> bytes | None:
-    """What came as JSON as msgpack; None where that can't be: an integer beyond 64 bits, nested too deep."""
+    """Encode a JSON tree as msgpack; None if that is impossible: an integer beyond 64 bits, or too deep nesting."""
     try:
         packed: bytes = msgpack.packb(tree)
     except (OverflowError, ValueError):
@@ -83,7 +83,7 @@ def repacked(tree: Any) -> bytes | None:
 
 
 def _read(decode: Any, frame: str | bytes) -> Any:
-    """The tree or the FrameError."""
+    """Return the tree or the FrameError."""
     try:
         return decode(frame)
     except FrameError as refusal:
@@ -92,7 +92,7 @@ def _read(decode: Any, frame: str | bytes) -> Any:
 
 
 def _plain(tree: Any, scalars: tuple[type, ...]) -> None:
-    """Only the promised types; without recursion, which a deep tree would end."""
+    """Check that the tree has documented types only; without recursion, because it may be deep."""
     todo = [tree]
     while todo:
         node = todo.pop()
@@ -106,7 +106,7 @@ def _plain(tree: Any, scalars: tuple[type, ...]) -> None:
 
 
 def _read_by_another(text: str, tree: Any) -> None:
-    """Python's own parser reads the same, and no key twice."""
+    """Check that Python's own parser reads the same tree, and no key twice."""
     digits = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -117,12 +117,12 @@ def _read_by_another(text: str, tree: Any) -> None:
 
 def _each_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     tree = dict(pairs)
-    assert len(tree) == len(pairs), "a key twice"
+    assert len(tree) == len(pairs), "a key occurs twice"
     return tree
 
 
 def _comes_again(answer: Answer, codec: Codec) -> None:
-    """A message that was taken reads the same after it was written, and holds what its bounds promise."""
+    """Check that an accepted message is the same after encoding and decoding, and within its bounds."""
     if not isinstance(answer, Message):
         return
     if isinstance(answer, Heartbeat):

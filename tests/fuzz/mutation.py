@@ -37,7 +37,7 @@ SNIPPETS = [
 
 
 def mutated(dice: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """`data` with one to four changes; `others` is what parts may be taken from."""
+    """Make one to four changes; some take parts of `others`."""
     for _ in range(dice.choice((1, 1, 2, 4))):
         data = dice.choice(_WAYS)(dice, data, others)
     return data[:MAX_INPUT]
@@ -47,7 +47,7 @@ MAX_INPUT = 8_000
 
 
 def _bytes(dice: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A byte or a stretch changed, cut, put in or repeated."""
+    """Change, remove, insert or repeat a byte or a range."""
     content = bytearray(data)
     at = dice.randrange(len(content) + 1)
     kind = dice.randrange(6)
@@ -68,7 +68,7 @@ def _bytes(dice: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _lines(dice: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A line dropped, repeated, moved, or taken from elsewhere."""
+    """Remove, repeat or move a line, or insert one of another input."""
     lines = data.split(b"\n")
     at, kind = dice.randrange(len(lines)), dice.randrange(5)
     line = lines[at]
@@ -88,7 +88,7 @@ def _lines(dice: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _tree(dice: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A value inside a line's JSON, or inside the msgpack that it all is."""
+    """Change a value inside a line's JSON, or inside the whole input as msgpack."""
     lines = data.split(b"\n")
     at = dice.randrange(len(lines))
     before, brace, rest = lines[at].partition(b"{")
@@ -116,7 +116,7 @@ def _packed(dice: random.Random, data: bytes) -> bytes | None:
 
 
 def _grown(dice: random.Random, tree: Any) -> Any:
-    """The tree with one value replaced, moved a little, dropped, copied, renamed or wrapped."""
+    """The tree with one value replaced, slightly changed, removed, copied, renamed or wrapped."""
     tree = copy.deepcopy(tree)
     places = _places(tree)
     if not places:
@@ -143,7 +143,7 @@ def _grown(dice: random.Random, tree: Any) -> Any:
 
 def _near(dice: random.Random, number: float) -> float:
     by = dice.choice((1, 1, 1, 0.5, 10, 499, 500, 1_000, 10_000, 60_000, dice.randrange(1, 1 << dice.randint(1, 40))))
-    if abs(number) > 1e300:  # an integer that no float can hold
+    if abs(number) > 1e300:  # an integer beyond the range of floats
         return by
     return dice.choice((number + by, number - by, number * 2, -number, by))
 

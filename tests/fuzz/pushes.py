@@ -1,4 +1,4 @@
-"""Foreign bytes on a learner's channel in the store."""
+"""Any bytes on a learner's channel in the store."""
 
 from functools import cache
 from typing import Any
@@ -18,8 +18,8 @@ USER = "00000000-0000-4000-8000-000000000001"
 
 
 def push(data: bytes) -> None:
-    """Nothing is raised. Either it is told as damaged, upon which what is missing is read, and the device was told
-    nothing; or progress that it can read, and a rev that only rises.
+    """Nothing is raised. The message is either damaged and counted as such, and nothing is sent to the device; or the
+    device is sent valid progress messages, and its revision does not decrease.
     """
     hub, name = _hub()
     device = _Device()
@@ -63,7 +63,7 @@ class _Device:
 
 @cache
 def _hub() -> tuple[Hub, str]:
-    """A hub that listens to one learner, and whose reads of the store come to nothing: it is about to end."""
+    """A hub that follows one learner and reads nothing from the store, as if it was about to stop."""
     keys = Keys("fuzz")
     hub = Hub(open_store("unix:///nowhere", worker="w", key_prefix=keys.prefix), FakeClock())
     name = keys.push(USER)

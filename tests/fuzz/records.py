@@ -1,9 +1,9 @@
-"""Reports joined into a record, and stored values that nobody of ours may have written.
+"""Reports joined into a record, and stored values that Playhead may not have written.
 
-A script for `joins` is text: each line a JSON object, a report or {"delete": instant}; {"catalogue": ms, "threshold":
-permille} holds from there on. `comb: [from, by, count]` plays single seconds, to reach the bound of intervals. What is
-missing or of the wrong type has a default, what is out of bounds is brought back: every line is a report that
-`protocol.session` can make, so that the search spends its time on the join.
+A script for `joins` is text: each line is a JSON object, either a report or {"delete": instant}; {"catalogue": ms,
+"threshold": permille} applies from there on. `comb: [from, by, count]` plays single seconds, to reach the limit of
+intervals. A field that is missing or of the wrong type has a default, and values out of bounds are clamped: every line
+is a report that `protocol.session` can make, so the search spends its time on the join.
 """
 
 import json
@@ -25,26 +25,26 @@ from tests.intact import intact
 
 MAX_MEDIA_MS = MAX_MEDIA_S * 1_000
 MAX_LINES, MAX_WORK = 80, 25_000
-"""Lines of a script, and ends of intervals that are joined in it all together: a search that waits tries little."""
+"""Lines of a script, and interval ends that one script joins in total: slow inputs would slow down the search."""
 _LISTS = ("seen", "again", "guards")
 
 
 def joins(data: bytes) -> None:
-    """Every line joined after the other, with all that is promised of a join checked at each."""
+    """Join the lines one after the other, and check every promise about joins at each."""
     record, catalogue, threshold = Record(), 0, 900
     last: tuple[Record, Report] | None = None
     work = 0
     for line in data.splitlines()[:MAX_LINES]:
-        told = _object(line)
-        if told is None:
+        step = _object(line)
+        if step is None:
             continue
-        catalogue = whole(told.get("catalogue"), 0, MAX_MEDIA_MS, catalogue)
-        threshold = whole(told.get("threshold"), 1, 1_000, threshold)
-        if "delete" in told:
-            record = _deleted(record, whole(told["delete"], 1, LAST_INSTANT, 1))
+        catalogue = whole(step.get("catalogue"), 0, MAX_MEDIA_MS, catalogue)
+        threshold = whole(step.get("threshold"), 1, 1_000, threshold)
+        if "delete" in step:
+            record = _deleted(record, whole(step["delete"], 1, LAST_INSTANT, 1))
             last = None
-        elif "catalogue" not in told:
-            report = report_of(told)
+        elif "catalogue" not in step:
+            report = report_of(step)
             work += len(record.seen) + len(report.seen)
             if work > MAX_WORK:
                 return
@@ -56,7 +56,7 @@ def joins(data: bytes) -> None:
 
 
 def stored(data: bytes) -> None:
-    """A value as from the store: a sound record, or Damaged, and nothing is raised; what reads as one can be shown."""
+    """Decode a stored value: it is a sound record or Damaged, nothing is raised, and a record can be shown."""
     record = unpack_record(data)
     if isinstance(record, Damaged):
         return
@@ -75,7 +75,7 @@ def stored(data: bytes) -> None:
 
 
 def sorted_seconds(flat: list[int], last: int | None = None) -> None:
-    """A set of whole seconds: sorted, disjoint, half-open, and none of them neighbours."""
+    """Check a set of whole seconds: its half-open intervals are sorted and neither overlap nor touch."""
     assert len(flat) % 2 == 0
     assert all(type(n) is int for n in flat)
     assert all(a < b for a, b in pairwise(flat)), flat[:20]
@@ -84,7 +84,7 @@ def sorted_seconds(flat: list[int], last: int | None = None) -> None:
 
 
 def sound_report(report: Report, now: int) -> None:
-    """The bounds of protocol/record.py."""
+    """Check the bounds of a report that protocol/record.py documents."""
     sorted_seconds(report.seen, MAX_MEDIA_S)
     sorted_seconds(report.again, MAX_MEDIA_S)
     assert intersection(report.seen, report.again) == report.again
@@ -99,38 +99,38 @@ def sound_report(report: Report, now: int) -> None:
     assert {type(part) for part in astuple(report)} <= {int, str, list, bool}
 
 
-def report_of(told: dict[str, Any]) -> Report:
+def report_of(step: dict[str, Any]) -> Report:
     """The report of a line."""
     plays = [
         (min(ends), max(ends))
-        for play in _list(told.get("plays"))
+        for play in _list(step.get("plays"))
         if len(ends := [whole(n, 0, MAX_MEDIA_MS, 0) for n in _list(play)]) == 2
     ]
-    if len(comb := [whole(n, 0, MAX_MEDIA_S, 1) for n in _list(told.get("comb"))]) == 3:
+    if len(comb := [whole(n, 0, MAX_MEDIA_S, 1) for n in _list(step.get("comb"))]) == 3:
         first, by, count = comb
         seconds = range(first, MAX_MEDIA_S, max(1, by))[: min(count, MAX_INTERVALS + 10)]
         plays += [(second * 1_000, second * 1_000 + 1_000) for second in seconds]
-    session = told.get("session", "a")
+    session = step.get("session", "a")
     if session == "":
         plays = []  # a REST body has no session, and no plays
     seen, again = coverage(plays)
-    seq = whole(told.get("seq"), 1, MAX_SEQ, 1)
-    at = whole(told.get("at"), 1, LAST_INSTANT, 1)
-    position = whole(told.get("position"), 0, MAX_MEDIA_MS, ABSENT)
+    seq = whole(step.get("seq"), 1, MAX_SEQ, 1)
+    at = whole(step.get("at"), 1, LAST_INSTANT, 1)
+    position = whole(step.get("position"), 0, MAX_MEDIA_MS, ABSENT)
     return Report(
-        first_at=whole(told.get("first_at"), 1, at, at),
+        first_at=whole(step.get("first_at"), 1, at, at),
         at=at,
         session=session[:64] if isinstance(session, str) and session.isascii() else "b",
-        first_seq=whole(told.get("first"), 1, seq, seq),
+        first_seq=whole(step.get("first"), 1, seq, seq),
         seq=seq,
         seen=seen,
         again=again,
         played_ms=sum(end - start for start, end in plays),
         position_ms=position,
         position_at=0 if position == ABSENT else at,
-        seek=bool(told.get("seek")),
-        claimed=whole(told.get("claimed"), 0, MAX_MEDIA_S, 0),
-        duration_ms=whole(told.get("duration"), 0, MAX_MEDIA_MS, 0),
+        seek=bool(step.get("seek")),
+        claimed=whole(step.get("claimed"), 0, MAX_MEDIA_S, 0),
+        duration_ms=whole(step.get("duration"), 0, MAX_MEDIA_MS, 0),
     )
 
 
@@ -142,7 +142,7 @@ def whole(value: Any, low: int, high: int, default: int) -> int:
 def _joined(record: Record, report: Report, catalogue: int, threshold: int) -> Record:
     untouched = _packed(record, report)
     joined, outcome = join(record, report, catalogue, threshold)
-    assert _packed(record, report) == untouched, "a join leaves alone what it was given"
+    assert _packed(record, report) == untouched, "a join does not change its arguments"
     again, repeated = join(joined, report, catalogue, threshold)
     if outcome is Outcome.DELETED:
         assert joined is record
@@ -209,7 +209,7 @@ def _deleted(record: Record, at: int) -> Record:
 
 
 def _commute(record: Record, one: Report, other: Report, catalogue: int, threshold: int) -> None:
-    """Reports of two sessions come to the same in both orders, but for the corners that the record's page names."""
+    """Check that reports of two sessions give the same record in both orders, except in the documented cases."""
     known = {guard.session: guard.seq for guard in record.guards}
     repeats = any(report.first_seq <= known.get(report.session, 0) for report in (one, other))
     if one.session == other.session or repeats or len(known) >= MAX_SESSIONS - 1:
@@ -220,7 +220,7 @@ def _commute(record: Record, one: Report, other: Report, catalogue: int, thresho
         whole_, outcome2 = join(half, second, catalogue, threshold)
         room_made = any(union(after, before) != after for before, after in _sets(record, whole_))
         if Outcome.CAPPED in (outcome, outcome2) or room_made:
-            return  # no room, or room made by what lies beyond the end of the video
+            return  # an interval was dropped for lack of room, or one beyond the end of the video made room
         ways.append(replace(whole_, completed_at=0))
     assert ways[0] == ways[1]
 
@@ -230,7 +230,7 @@ def _sets(before: Record, after: Record) -> tuple[tuple[list[int], list[int]], .
 
 
 def _fold(one: Report, other: Report) -> None:
-    """What the running batch makes of two of a session's reports is a sound report too."""
+    """Check that two reports of a session that the pending batch joins are a sound report."""
     if one.session != other.session or not one.session:
         return
     if one.first_seq <= other.seq <= one.seq:
@@ -250,10 +250,10 @@ def _fold(one: Report, other: Report) -> None:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        told = json.loads(line)
+        tree = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) else None
+    return tree if isinstance(tree, dict) else None
 
 
 def _list(value: Any) -> list[Any]:

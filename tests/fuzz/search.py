@@ -1,9 +1,9 @@
-"""A search for inputs that a target raises on, led by which lines of ours they reach.
+"""A search for inputs on which a target raises, guided by the lines of Playhead's code that they reach.
 
-Why not atheris: it is built for few Pythons, and it would see no more than this does, since what is compiled here
-(jiter, msgpack, pydantic) is compiled without its instrumentation. Why not hypothesis alone: it draws every input anew,
-and so seldom gets a second step deeper than it got before. So: take an input that reached something new, change it a
-little, as bytes or by the structure that it has, and keep what reaches a step from line to line not seen before.
+Atheris is not used: it is built for few Python versions, and would see no more, since the compiled libraries (jiter,
+msgpack, pydantic) have no instrumentation for it. Hypothesis alone is not enough: it draws every input independently,
+and so seldom gets a step further than before. This search takes an input that reached something new, changes it a
+little, by bytes or by structure, and keeps the result if it reaches a step from line to line that is new.
 """
 
 import random
@@ -22,22 +22,23 @@ from typing import Any
 from tests.fuzz.mutation import mutated
 
 LONGEST_S = 10
-"""An input that takes longer hangs."""
-DEAR = 5
+"""An input that takes longer counts as hanging."""
+COSTLY = 5
+"""An input that costs this many times as much as another is not picked in its place."""
 ENOUGH = 5
-"""Findings of one target, and its search ends: each takes time to be made small."""
+"""Findings of one target that end its search, because each takes time to shrink."""
 SHRINK_TRIES, SHRINK_S = 2_000, 10
 _ROOT = Path(__file__).parents[2] / "playhead"  # the name by which modules are loaded
 _OURS = tuple(str(_ROOT / folder) for folder in ("protocol", "storage", "server"))
 _LOOPS = str(_ROOT / "protocol" / "intervals.py")
-"""Not traced: it is all loops over long lists, and any play reaches all of it."""
+"""Not traced: it consists of loops over long lists, and any play reaches all of it."""
 Target = Callable[[bytes], None]
 Step = tuple[CodeType, int, int]
 
 
 @dataclass
 class Found:
-    """An input that the target raised on, made small, and what it raised."""
+    """A shrunk input on which the target raised, and the traceback."""
 
     data: bytes
     trace: str
@@ -47,20 +48,20 @@ class Found:
 class _Kept:
     data: bytes
     cost: int
-    """Lines of ours that it runs."""
+    """Lines of Playhead's code that it executes."""
 
 
 @dataclass
 class Search:
-    """What came of the search of one target."""
+    """The result of the search of one target."""
 
     tried: int = 0
     kept: int = 0
-    """Inputs that reached something new, the corpus included."""
+    """Inputs that reached something new, including the corpus."""
     steps: int = 0
-    """From line to line, inside our code."""
+    """Steps from line to line in Playhead's code."""
     findings: dict[str, Found] = field(default_factory=dict)
-    """By where it was raised: one each."""
+    """One finding for each place where an exception was raised."""
 
 
 def search(
@@ -70,10 +71,10 @@ def search(
     go_on: Callable[[int], bool],
     ours: tuple[str, ...] = _OURS,
 ) -> Search:
-    """Try the seeds and then what becomes of them, while `go_on(inputs tried)`.
+    """Try the seeds and then mutations of them, while `go_on(inputs tried)` is true.
 
     Args:
-        ours: how the names of those files begin whose lines are to be reached.
+        ours: prefixes of the names of the files whose lines guide the search.
     """
     result = Search()
     seen: set[tuple[Step, int]] = set()
@@ -91,7 +92,7 @@ def search(
                 small = _shrunk(target, data, place, dice)
                 result.findings[place] = Found(small, "".join(traceback.format_exception(error)))
             continue
-        # Once, twice, four times and so on: a second repeat of a heartbeat is news, a fortieth is not.
+        # Counts are compared by powers of two: a second repeat of a heartbeat is new, a fortieth is not.
         reached = {(step, count.bit_length()) for step, count in counts.items()}
         if is_seed or not reached <= seen:
             seen |= reached
@@ -104,7 +105,7 @@ def search(
 def tried(
     target: Target, data: bytes, reached: Counter[Step] | None = None, ours: tuple[str, ...] = _OURS
 ) -> Exception | None:
-    """What the target raised; `reached` counts the steps it made in our code."""
+    """Run the target, and return its exception or None; `reached` counts its steps in Playhead's code."""
     with _limited():
         try:
             if reached is None:
@@ -118,11 +119,11 @@ def tried(
 
 
 def _pick(dice: random.Random, pool: Sequence[_Kept]) -> bytes | None:
-    """The newest most often, which were the hardest to come by; a far cheaper one instead: time is short."""
+    """Pick an input: most often a new one, which was the hardest to find, or a far cheaper one instead."""
     if not pool:
         return None
     one, other = (pool[max(dice.randrange(len(pool)), dice.randrange(len(pool)))] for _ in range(2))
-    return other.data if other.cost * DEAR < one.cost else one.data
+    return other.data if other.cost * COSTLY < one.cost else one.data
 
 
 def _place(error: BaseException) -> str:
@@ -131,7 +132,7 @@ def _place(error: BaseException) -> str:
 
 
 def _shrunk(target: Target, data: bytes, place: str, dice: random.Random) -> bytes:
-    """Parts left out, lines first, as long as it is raised at the same place."""
+    """Leave out parts, lines first, as long as the exception is raised at the same place."""
     ends = time.monotonic() + SHRINK_S
     for cut in (b"\n", b""):
         for _ in range(SHRINK_TRIES):

@@ -1,4 +1,4 @@
-"""What is fuzzed: functions of bytes that raise on a finding only. Each has its corpus, a folder of its name."""
+"""The fuzz targets: functions of bytes that raise only on a finding. The corpus of each is the folder of its name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ TARGETS: dict[str, Target] = {
     "value": value,
 }
 SHARES = {"conversation": 4, "joins": 3}
-"""Parts of the time; the others get one."""
+"""Shares of the time; each other target has one."""
 
 
 def corpus(name: str) -> list[Path]:

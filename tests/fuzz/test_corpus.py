@@ -1,4 +1,4 @@
-"""Every input that is kept goes through its target, and a short search begins there; `make fuzz` is the long one."""
+"""Runs every input of the corpus through its target, and a short search from there; `make fuzz` searches longer."""
 
 import random
 from pathlib import Path
@@ -17,14 +17,14 @@ INPUTS = {name: [path.read_bytes() for path in corpus(name)] for name in TARGETS
 
 @pytest.mark.parametrize(("name", "path"), KEPT, ids=lambda part: part.name if isinstance(part, Path) else part)
 def test_kept_input(name: str, path: Path) -> None:
-    """Raises nothing: what was found once stays mended."""
+    """The target raises nothing: earlier findings stay fixed."""
     TARGETS[name](path.read_bytes())
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @given(data=st.data())
 def test_any_input(name: str, data: st.DataObject) -> None:
-    """What becomes of kept inputs, and bytes out of nowhere."""
+    """Mutations of the corpus, and random bytes."""
     inputs = INPUTS[name]
     dice = random.Random(data.draw(st.integers(0, 2**32)))
     TARGETS[name](mutated(dice, data.draw(st.sampled_from(inputs)), inputs))
@@ -32,14 +32,14 @@ def test_any_input(name: str, data: st.DataObject) -> None:
 
 
 def test_every_target_has_a_corpus_and_every_corpus_a_target() -> None:
-    """A folder that is renamed would else be run by nobody."""
+    """Otherwise a renamed folder would no longer be run."""
     assert {folder.name for folder in CORPUS.iterdir()} == set(TARGETS)
     assert all(INPUTS.values())
 
 
 def test_the_search_gets_deeper_than_chance() -> None:
-    """Six steps, of which each is possible after the one before alone, are found when the lines that they reach lead
-    the search, and else not; the finding is told once and made small; a seed repeats it all."""
+    """A bug behind six steps, each possible only after the one before, is found if the reached lines guide the search,
+    and otherwise not. The finding is reported once and shrunk, and the same seed repeats the search."""
 
     def planted(data: bytes) -> None:
         lines = iter(data.split(b"\n"))
@@ -70,7 +70,7 @@ def test_the_search_gets_deeper_than_chance() -> None:
 
 
 def test_the_search_keeps_what_reaches_new_lines_of_ours() -> None:
-    """Of the kept inputs of a target more than one, and more in the end than they were."""
+    """It keeps more than one input, and reaches more steps than the seeds do."""
     few = INPUTS["json"][:3]
     result = search(TARGETS["json"], few, random.Random(1), lambda tried: tried < 500)
     assert result.kept > 1
@@ -80,7 +80,7 @@ def test_the_search_keeps_what_reaches_new_lines_of_ours() -> None:
 
 
 def test_an_input_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the end of the search."""
+    """It does not end the search."""
     monkeypatch.setattr("tests.fuzz.search.LONGEST_S", 0.05)
 
     def hang(data: bytes) -> None:
@@ -92,7 +92,7 @@ def test_an_input_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_input_can_be_mutated(name: str) -> None:
-    """Whatever it has become by then: the search itself must not fail."""
+    """Also after many mutations: the search itself must not fail."""
     dice, inputs = random.Random(name), list(INPUTS[name])
     for _ in range(1_500):
         at = dice.randrange(len(inputs))
@@ -100,7 +100,7 @@ def test_any_input_can_be_mutated(name: str) -> None:
 
 
 def test_a_mutation_is_bounded() -> None:
-    """However often it is repeated: an input that grows without end would search nothing."""
+    """Also after many mutations: inputs that grow without limit would stall the search."""
     dice, data = random.Random(3), b'{"a": [1, 2]}\n'
     for _ in range(200):
         data = mutated(dice, data, [b"x" * MAX_INPUT])

@@ -1,4 +1,4 @@
-"""Ids, instants and numbers, from a body, the path or the query: taken within their bounds, or refused by name."""
+"""Ids, instants and numbers in a body, a path or a query: accepted within their bounds, or refused by name."""
 
 import math
 import re
@@ -37,7 +37,7 @@ NOTHING = object()
 
 
 def value(data: bytes) -> None:
-    """The input as text, as a JSON value, as a path segment and as a query."""
+    """Use the input as text, as a JSON value, as a path segment and as a query."""
     text = data.decode("utf-8", "surrogateescape")
     _text(text)
     try:
@@ -51,8 +51,8 @@ def value(data: bytes) -> None:
     _parameters(data, text)
 
 
-def _taken(adapter: TypeAdapter[Any], sent: Any) -> Any:
-    """Strict, as all messages are."""
+def _accepted(adapter: TypeAdapter[Any], sent: Any) -> Any:
+    """Validate a value in strict mode, as in all messages; NOTHING if it is refused."""
     try:
         return adapter.validate_python(sent, strict=True)
     except ValidationError:
@@ -61,12 +61,12 @@ def _taken(adapter: TypeAdapter[Any], sent: Any) -> Any:
 
 def _text(text: str) -> None:
     for name, shape in _SHAPES.items():
-        taken = _taken(_types[name], text)
-        if taken is not NOTHING:
-            assert re.fullmatch(shape, taken), name
-            assert taken == (text.lower() if name == "Id" else text)
-            assert _taken(_types[name], taken) == taken
-    ms = _taken(_instant, text)
+        accepted = _accepted(_types[name], text)
+        if accepted is not NOTHING:
+            assert re.fullmatch(shape, accepted), name
+            assert accepted == (text.lower() if name == "Id" else text)
+            assert _accepted(_types[name], accepted) == accepted
+    ms = _accepted(_instant, text)
     if ms is not NOTHING:
         assert type(ms) is int
         assert 1 <= ms <= LAST_INSTANT
@@ -75,14 +75,14 @@ def _text(text: str) -> None:
 
 def _number(sent: Any) -> None:
     for name, (low, high) in _BOUNDS.items():
-        taken = _taken(_types[name], sent)
-        if taken is not NOTHING:
-            assert type(taken) is (int if name in _WHOLE else float)
+        accepted = _accepted(_types[name], sent)
+        if accepted is not NOTHING:
+            assert type(accepted) is (int if name in _WHOLE else float)
             assert type(sent) in ((int,) if name in _WHOLE else (int, float))
-            assert math.isfinite(taken)
-            assert low <= taken <= high
-            assert taken == sent
-    assert _taken(_instant, sent) is NOTHING or isinstance(sent, str)
+            assert math.isfinite(accepted)
+            assert low <= accepted <= high
+            assert accepted == sent
+    assert _accepted(_instant, sent) is NOTHING or isinstance(sent, str)
     if type(sent) is int and 0 < sent <= LAST_INSTANT:
         assert scalars.parse_instant(scalars.format_instant(sent)) == sent
 
@@ -106,7 +106,7 @@ def _parameters(data: bytes, text: str) -> None:
 
 
 def _refused_as(pointer: str, read: Callable[[], Any]) -> Any:
-    """What is read; NOTHING where it is refused, by that name."""
+    """Return the value, or NOTHING if it is refused with this pointer."""
     try:
         return read()
     except RestError as error:

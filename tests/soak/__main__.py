@@ -1,4 +1,4 @@
-"""`make soak`: SOAK_SECONDS (1800) of churn, in rounds of a minute or so; exit status 1 if anything is left of one."""
+"""`make soak`: SOAK_SECONDS (1800) of churn, in rounds of about a minute; exit status 1 if a round leaves anything."""
 
 import argparse
 import asyncio
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lives = sum(sum(done.values()) for _, done in found)
     first, last = found[0][0], found[-1][0]
     grown = (last.rss_bytes - first.rss_bytes) / 1_048_576
-    print(f"{lives:,} lives; nothing is left of them. Memory {first.rss_bytes / 1_048_576:.1f} MiB, {grown:+.1f} since")
+    print(
+        f"{lives:,} clients; nothing is left of them. Memory {first.rss_bytes / 1_048_576:.1f} MiB, {grown:+.1f} since"
+    )
     return 0
 
 

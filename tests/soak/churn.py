@@ -1,8 +1,8 @@
-"""Learners who come, watch, go in every way there is and come back, against the real program; and what is left of it.
+"""Learners who connect to the real program, watch, disconnect in every way and reconnect; then nothing may be left.
 
-Between two rounds all have left. Then the gauges of the process must read as after the first: connections, reports
-that wait, tasks, descriptors, and its memory but for what an allocator keeps. A witness watches throughout; no second
-of what was acked to it may be missing, nor one be there twice.
+Between two rounds all clients are disconnected. The gauges of the process must then be as after the first round:
+connections, waiting reports, tasks, descriptors, and memory, except what an allocator keeps. A witness watches
+throughout: of the seconds acked to it, none may be missing or counted twice.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from tests.server.program import Program, serve
 from tests.serving import Running
 
 SETTLE_S = 60.0
-"""Bound on the wait until all that left is forgotten; idle subscriptions are, after two timeouts of the store."""
+"""Bound on the wait until nothing is left of disconnected clients; idle subscriptions end after two store timeouts."""
 REGULARS = 200
 VIDEOS = 40
 SPARE_BYTES = 32 * 1_048_576
-"""Of memory that an allocator may keep, or that is not worth looking through yet (lifecycle/gc_schedule.py, 20 MB)."""
+"""Memory that an allocator may keep, or that is not worth a collection yet (lifecycle/gc_schedule.py, 20 MB)."""
 PATIENT = {
     "PLAYHEAD_FRAMES_BURST": "1000000",
     "PLAYHEAD_HELLOS_PER_S": "100000",
@@ -45,12 +45,12 @@ GONE = (ConnectionClosed, InvalidHandshake, OSError, EOFError, TimeoutError)
 
 
 class Unsettled(AssertionError):
-    """Something is left that should not be; the message has what."""
+    """Something is left of disconnected clients; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Gauges of the process when nobody is connected but who asks."""
+    """Gauges of the process when no client but the scraper is connected."""
 
     connections: int
     waiting: int
@@ -59,7 +59,7 @@ class State:
     rss_bytes: int
 
     def beyond(self, base: "State") -> list[str]:
-        """What is more than it was. The pool of connections to the store grows with demand, to its bound, and stays."""
+        """The gauges that exceed `base`. The pool of store connections may have grown with demand, up to its bound."""
         bounds = {
             "connections": 0,
             "waiting": 0,
@@ -85,10 +85,11 @@ async def state_of(api: httpx.AsyncClient) -> State:
 
 
 async def settled(api: httpx.AsyncClient, base: State | None = None) -> State:
-    """The state when all that has left is forgotten; against `base`, else by itself.
+    """Wait until nothing is left of disconnected clients, and return the state: until it does not exceed `base`, or
+    without one, until it no longer changes.
 
     Raises:
-        Unsettled: it does not come to that.
+        Unsettled: something was still left after SETTLE_S.
     """
     until, calm = time.monotonic() + SETTLE_S, 0
     before = await state_of(api)
@@ -109,7 +110,7 @@ async def settled(api: httpx.AsyncClient, base: State | None = None) -> State:
 
 @dataclass
 class Crowd:
-    """Actors that each live one life after another, until told to stop."""
+    """Actors that each play one client after another, until the end of a round."""
 
     server: Running
     api: httpx.AsyncClient
@@ -139,12 +140,12 @@ class Crowd:
     def _id(self) -> str:
         return str(UUID(int=self.dice.getrandbits(128), version=4))
 
-    def _who(self) -> str:
-        """Mostly somebody who was here before."""
+    def _user_id(self) -> str:
+        """A userId, usually of a learner who has connected before."""
         return self.dice.choice(self._regulars) if self.dice.random() < 0.8 else self._id()
 
     def _device(self, session: str | None = None) -> contextlib.AbstractAsyncContextManager[Device]:
-        return device(self.server, self._who(), session, self.dice.choice((JSON, MSGPACK)))
+        return device(self.server, self._user_id(), session, self.dice.choice((JSON, MSGPACK)))
 
     async def _beat(self, player: Device) -> None:
         at = self.dice.randrange(3_000)
@@ -157,7 +158,7 @@ class Crowd:
             await player.acked()
 
     async def _vanish(self) -> None:
-        """With reports on their way, and acks."""
+        """Abort the connection while reports and acks are in transit."""
         async with self._device() as player:
             for _ in range(self.dice.randrange(4)):
                 await self._beat(player)
@@ -170,8 +171,8 @@ class Crowd:
             player.socket.transport.abort()
 
     async def _come_back(self) -> None:
-        """The same session, three times, with and without a close."""
-        user, session = self._who(), f"{self.dice.getrandbits(64):x}"
+        """Connect three times in the same session, with and without a close in between."""
+        user, session = self._user_id(), f"{self.dice.getrandbits(64):x}"
         for seq in range(1, 4):
             async with device(self.server, user, session) as player:
                 player.seq = seq - 1
@@ -191,7 +192,7 @@ class Crowd:
             await socket.wait_closed()
 
     async def _ask(self) -> None:
-        user, video = self._who(), self.dice.choice(self._videos)
+        user, video = self._user_id(), self.dice.choice(self._videos)
         body = {"userId": user, "videoId": video, "watchedDuration": self.dice.randrange(600)}
         ok(await self.api.post("/progress/update", json=body | {"lastWatched": "2024-05-01T10:00:00Z"}))
         ok(await self.api.get(f"/progress/{user}"))
@@ -200,7 +201,7 @@ class Crowd:
 
 
 class Witness:
-    """Watches one video second by second, a connection a round, and knows what was acked."""
+    """Watches one video second by second, with one connection a round, and notes what was acked."""
 
     def __init__(self, crowd: Crowd) -> None:
         self._crowd, self.user, self.video, self.seconds = crowd, crowd._id(), crowd._id(), 0
@@ -230,7 +231,8 @@ async def program(directory: Path) -> AsyncIterator[Program]:
 async def soak(
     directory: Path, seconds: float, actors: int, rounds: int, seed: int
 ) -> list[tuple[State, Counter[str]]]:
-    """Rounds of the same length, the first only to warm up; the state after each, and what was done in it.
+    """Run rounds of the same length, the first only to warm up. Returns the state after each round, with the number of
+    clients of each kind.
 
     Raises:
         Unsettled: something is left of a round.
