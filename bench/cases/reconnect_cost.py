@@ -19,7 +19,7 @@ from playhead.storage.store import open_store
 from tests.inside import keys_of, parts_of
 
 DEVICES, BACK, RECORDS = 1_000, 2_000, 200
-LACKING = (0, 2, 20, 200)
+CHANGED = (0, 2, 20, 200)
 SEED = 5
 
 
@@ -44,23 +44,23 @@ def run(options: Options, say: Callable[[str], None]) -> Section:
         load = Load(server.port, "json", learners, 0, 0.2, seed=SEED, connecting=learners, epoch=epoch)
         synced: dict[int, float] = {}
         looked: dict[int, float] = {}
-        for lacking in LACKING:
+        for changed in CHANGED:
             before = server.cpu_s()[1]
-            cost = drive(server, replace(load, since=rev - lacking))
-            if cost.outcome.records != lacking * learners:
-                raise Failed(f"{cost.outcome.records} records came, not {lacking} for each of {learners} devices")
+            cost = drive(server, replace(load, since=rev - changed))
+            if cost.outcome.records != changed * learners:
+                raise Failed(f"{cost.outcome.records} records came, not {changed} for each of {learners} devices")
             store = (server.cpu_s()[1] - before) / learners * 1e6
-            say(f"{lacking} of {RECORDS} records lacking: {_us(cost, learners):.0f} µs, store {store:.0f} µs")
-            what = f"{learners:,} devices come back at once, {RECORDS} records each, {lacking} of them changed"
+            say(f"{changed} of {RECORDS} records changed: {_us(cost, learners):.0f} µs, store {store:.0f} µs")
+            what = f"{learners:,} devices reconnect at once, {RECORDS} records each, {changed} of them changed"
             section.rows.append(Row(f"{what}: server", [_us(cost, learners)], "µs"))
             section.rows.append(Row(f"{what}: store", [store], "µs"))
-            synced[lacking], looked[lacking] = _us(cost, learners), store
-        none, _, some, everything = (synced[lacking] for lacking in LACKING)
-        each = [(some - none) / LACKING[2], (everything - none) / LACKING[3]]
+            synced[changed], looked[changed] = _us(cost, learners), store
+        none, _, some, everything = (synced[changed] for changed in CHANGED)
+        each = [(some - none) / CHANGED[2], (everything - none) / CHANGED[3]]
         section.rows.append(
             Row("server, a changed record (of few, of all)", each, "µs", note="the two are equal if cost ∝ changes")
         )
-        few = (looked[LACKING[1]] - looked[0]) / (looked[RECORDS] - looked[0])
+        few = (looked[CHANGED[1]] - looked[0]) / (looked[RECORDS] - looked[0])
         section.rows.append(
             Row("store, two changed records, as part of all 200", [few], "", note="near 0 if cost ∝ changes")
         )

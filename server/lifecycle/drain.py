@@ -2,7 +2,7 @@
 
 On its own uvicorn closes all sockets at once when it receives a signal, before the app is notified. Therefore this
 module handles the signal first, and passes it on to uvicorn once the sockets are gone; uvicorn then finishes the
-requests in progress. Until then the port stays open and new connections are told to reconnect later, because closing
+requests in progress. Until then the port stays open and new connections are asked to reconnect later, because closing
 the listener would reset connections that are not accepted yet.
 """
 

@@ -66,7 +66,7 @@ def open_file(name: str | Path, flags: int, directory: int | None = None) -> int
         NotPrivate: the file is a link, is not regular, or belongs to another user.
         OSError: the file can't be created or opened.
     """
-    safe = flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # opening a FIFO could block for ever
+    safe = flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # opening a FIFO could block forever
     try:
         descriptor = os.open(name, safe, 0o600, dir_fd=directory)
     except OSError:

@@ -4,7 +4,7 @@
 -- A record is an array in the order of its fields, as it is stored; the functions change it in place. A report is not a
 -- table but the arguments of `join`: a table for each would cost more than everything else here.
 
-local CHECK_INTERVAL = 8 -- seqs of a session that goes on, after which its record is checked again
+local CHECK_INTERVAL = 8 -- seqs of a session that continues, after which its record is checked again
 
 local floor, max, min = math.floor, math.max, math.min
 local is_complete, clip, join_seconds, joined, join_position -- defined below `join`, as in Python
@@ -53,7 +53,7 @@ local function join(r, catalogue_ms, threshold_permille, room, next_at, REPORT)
   if not room and not counts(r) then return next_at, TOO_MANY_VIDEOS end
   local guards = r[GUARDS]
   local g = find_guard(guards, session)
-  -- In the common case the newest session goes on. Its record was sound when that began, and is checked now and then.
+  -- In the common case the newest session continues. Its record was sound when it began, and is checked at intervals.
   if unchecked and (not g or g + GUARD_FIELDS <= #guards or seq % CHECK_INTERVAL == 0) then
     check(r)
     unchecked = false

@@ -15,7 +15,7 @@ FAST = {"backoff_s": (0.02, 0.2), "websocket_retry_s": 0.2, "poll_s": 0.05}
 
 @dataclass
 class Line:
-    """What passes it is decided for each new connection; `cut` ends those that there are."""
+    """What it lets through is decided for each new connection; `cut` closes the existing ones."""
 
     target: int
     port: int = 0

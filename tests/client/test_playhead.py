@@ -159,9 +159,9 @@ async def test_a_bad_report_is_refused_at_once() -> None:
         {"span_s": 200_000},
     ]
     async with client(NOWHERE, str(uuid4())) as p:
-        for told in bad:
+        for fields in bad:
             with pytest.raises(ValueError):  # noqa: PT011 whatever it says
-                p.report(**{"video_id": uuid4(), **told})  # type: ignore[arg-type]
+                p.report(**{"video_id": uuid4(), **fields})  # type: ignore[arg-type]
         assert p.pending == ()
 
 

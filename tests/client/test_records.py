@@ -20,7 +20,7 @@ def synced(rev: int) -> Records:
     return records
 
 
-async def told(changes: Changes) -> list[int]:
+async def revisions(changes: Changes) -> list[int]:
     """The revisions received so far."""
     changes.close()
     return [record.rev async for record in changes]
@@ -33,7 +33,7 @@ async def test_older_and_equal_revisions_are_not_changes(revs: list[int], newer:
     for rev in revs:
         records.update([view(rev)], rev)
     assert records.get("v") == view(max(5, *revs))
-    assert await told(changes) == newer
+    assert await revisions(changes) == newer
 
 
 @pytest.mark.parametrize(("epoch", "rev"), [("epoch", 4), ("another", 5), ("another", 3), ("another", 9)])
@@ -46,7 +46,7 @@ async def test_another_store_or_an_older_one_replaces_all_records(epoch: str, re
     records.update([view(rev)], rev)
     records.synced(rev)
     assert (records.get("v"), records.rev, records.epoch) == (view(rev), rev, epoch)
-    assert await told(changes) == [rev]
+    assert await revisions(changes) == [rev]
 
 
 async def test_a_store_with_newer_revisions_keeps_the_records() -> None:

@@ -58,7 +58,7 @@ async def test_a_rejection_is_raised_in_its_waiters() -> None:
 
 
 async def test_a_rejection_without_a_waiter_is_logged_and_kept(caplog: pytest.LogCaptureFixture) -> None:
-    """Of many, the newest are kept. A waiter that was cancelled is none."""
+    """Only the newest of many are kept. A cancelled waiter does not count as one."""
     outbox = Outbox("s")
     waiting = Waiting(outbox)
     for number in range(MAX_REJECTED + 2):

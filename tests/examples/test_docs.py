@@ -1,4 +1,4 @@
-"""What documents refer to exists: files, headings, tests, commands, settings and metrics."""
+"""Everything that documents refer to exists: files, headings, tests, commands, settings and metrics."""
 
 import re
 from pathlib import Path

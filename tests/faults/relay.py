@@ -124,7 +124,7 @@ class Relay:
         self._coming = None
 
     def silence(self, needle: bytes, *, asked: bool = True, answered: bool = True, coming: bool = False) -> int:
-        """Silence connections in these directions for ever. Returns how many.
+        """Silence connections in these directions forever. Returns how many.
 
         Args:
             needle: bytes that their requests have contained.

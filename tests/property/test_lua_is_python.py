@@ -307,7 +307,7 @@ def test_long_histories_of_more_sessions_than_a_record_keeps(
 
 
 def settled_state(record: Record) -> tuple[bytes, bool]:
-    """What must not depend on order: everything but the rev and the instant of the completion."""
+    """The parts of a record that must not depend on order: all but the rev and the instant of the completion."""
     return pack_record(replace(record, rev=0, completed_at=0)), record.completed_at > 0
 
 

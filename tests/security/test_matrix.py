@@ -1,4 +1,4 @@
-"""Who may do what: one table of every operation and every kind of caller, and nothing outside the table."""
+"""Permissions: one table of every operation and every kind of caller, and no operation outside the table."""
 
 import json
 import re

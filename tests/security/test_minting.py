@@ -78,7 +78,7 @@ async def test_each_mistake_is_reported_in_one_sentence(
 
 
 async def test_the_process_exits_with_2_without_a_secret(store_server: StoreServer) -> None:
-    """As a shell sees it."""
+    """Run the command as a shell does."""
     code, out, err = await minted("--sub", USER)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "PLAYHEAD_JWT_SECRET" in err

@@ -1,4 +1,4 @@
-"""What logs and replies never contain: a token, a payload, a stack trace, a forged line."""
+"""Logs and replies never contain a token, a payload, a stack trace or a forged line."""
 
 import asyncio
 import json

@@ -36,7 +36,7 @@ class Program:
     process: Process
     port: int
     line: str = ""
-    """What it printed when it was ready."""
+    """The line that it printed when it was ready."""
     log: "Log | None" = None
 
     async def logged(self, words: str) -> None:

@@ -244,7 +244,7 @@ async def everything(store: Store) -> list[Any]:
 
 
 def lines(file: Path) -> list[str]:
-    """Of the records."""
+    """The lines of an export that are records."""
     return [line for line in file.read_text().splitlines() if json.loads(line)["type"] == "record"]
 
 

@@ -106,14 +106,14 @@ async def test_every_worker_reports_all_restarts(program: Program, victim: bytes
     killed = next(pid for pid in descendants(program.process.pid) if victim in command_line(pid))
     os.kill(killed, signal.SIGKILL)
     await gone([killed])
-    told: dict[int, float] = {}
+    reported: dict[int, float] = {}
     async with asyncio.timeout(30):
-        while list(told.values()).count(1) < 2:
+        while list(reported.values()).count(1) < 2:
             async with rest(program.running) as api:
                 value = (await scraped(api))[f"playhead_retries_total{{{loop}}}"]
-                told |= dict.fromkeys(workers(program), value)
-    assert set(told.values()) == {1}
-    assert killed not in told
+                reported |= dict.fromkeys(workers(program), value)
+    assert set(reported.values()) == {1}
+    assert killed not in reported
 
 
 def command_line(pid: int) -> bytes:

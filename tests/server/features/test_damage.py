@@ -228,7 +228,7 @@ async def test_hello_names_damaged_records_and_returns_the_rest(server: Running,
 async def test_a_learner_whose_records_are_all_damaged_is_accepted_and_notified(
     server: Running, store: Store, make: tuple[str, ...]
 ) -> None:
-    """A refused player would retry for ever.
+    """A refused player would retry forever.
 
     Instead it stays, its reports are rejected, and after a repair it plays on.
     """

@@ -186,8 +186,8 @@ async def test_a_mutated_frame_is_answered_or_ends_the_connection_as_documented(
                     await socket.send(json.dumps(ping) if codec == JSON else msgpack.packb(ping))
                     kinds: list[str] = []
                     while kinds[-1:] != ["pong"]:
-                        told = await socket.recv()
-                        tree = json.loads(told) if isinstance(told, str) else msgpack.unpackb(told)
+                        answer = await socket.recv()
+                        tree = json.loads(answer) if isinstance(answer, str) else msgpack.unpackb(answer)
                         kinds.append(tree["type"])
                     codes.add(None)
                     assert set(kinds) <= {"welcome", "progress", "synced", "ack", "error", "pong"}

@@ -21,7 +21,7 @@ UNTIL_THE_END = {"PLAYHEAD_FLUSH_INTERVAL_S": "60"}
 ALONE = ("setsid",)
 """In a session and a group of its own, as from a terminal of its own."""
 IGNORING = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
-"""As under nohup."""
+"""Ignore SIGHUP, as under nohup."""
 
 
 def to_the_program(running: Program) -> None:

@@ -31,10 +31,10 @@ from tests.server.program import serve
 from tests.serving import Running, serving
 
 TIMEOUT_S = 0.5
-"""Of the store."""
+"""The service's timeout for the store's answers."""
 PATIENCE_S = 30.0
 SUBSCRIBER, READER = b"SSUBSCRIBE", b"EVALSHA"
-"""What the connections of the two lanes have asked for."""
+"""Commands by which the relay finds the connections of the two lanes."""
 DIRECTIONS = {
     "both": {"asked": True, "answered": True},
     "towards the store": {"asked": True, "answered": False},
@@ -60,7 +60,7 @@ class Place:
         for start, end, (_, port, *_), *_ in primary.ask("CLUSTER", "SLOTS"):
             if port == primary.announced:
                 return f"{name} slots {start}-{end}"
-        raise AssertionError("nobody has the slot")
+        raise AssertionError("no primary has the slot")
 
     def neighbour(self, user: str, prefix: str) -> str:
         """Another learner whose records are at the same primary."""

@@ -63,10 +63,10 @@ class History:
 
 @pytest.fixture
 async def history(server: Running) -> History:
-    told = History()
+    history = History()
     async with rest(server) as http:
-        await told.happen(server, http)
-    return told
+        await history.happen(server, http)
+    return history
 
 
 KNOWN = [

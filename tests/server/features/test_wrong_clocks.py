@@ -58,8 +58,8 @@ async def test_the_position_follows_the_current_player(nodes: Nodes) -> None:
             assert parse_instant(record["lastWatched"]) <= nodes.right.clock.wall
             assert record["seen"] == [[position - 30, 570]]
             other = phone if player is tv else tv
-            told = await other.pushed(video)
-            assert parse_instant(told["lastWatched"]) <= (nodes.right if other is phone else nodes.fast).clock.wall
+            pushed = await other.pushed(video)
+            assert parse_instant(pushed["lastWatched"]) <= (nodes.right if other is phone else nodes.fast).clock.wall
 
 
 async def test_a_play_after_a_deletion_by_the_fast_node_is_stored(nodes: Nodes) -> None:

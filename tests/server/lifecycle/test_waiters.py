@@ -26,7 +26,7 @@ async def store(store_server: StoreServer, prefix: str) -> AsyncIterator[Store]:
 
 
 async def nothing(*_: object) -> None:
-    """What a flusher calls after a commit, where nobody listens."""
+    """The callback that a flusher calls after a commit; it does nothing."""
 
 
 def flusher(store: Store, interval_s: float = 0) -> Flusher:

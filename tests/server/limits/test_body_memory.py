@@ -1,5 +1,7 @@
-"""Who has to give way when incomplete request bodies use too much memory. tests/server/features/test_shares.py has the
-same on real sockets."""
+"""Which request bodies are refused when incomplete bodies use too much memory.
+
+tests/server/features/test_shares.py has the same on real sockets.
+"""
 
 import asyncio
 

@@ -143,7 +143,7 @@ def test_the_url_of_a_running_store_is_read_without_following_links(tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
 def test_a_lock_is_a_regular_file(tmp_path: Path, kind: str) -> None:
-    """Opening a FIFO would block for ever."""
+    """Opening a FIFO would block forever."""
     tmp_path.chmod(0o700)
     path = tmp_path / "playhead.lock"
     os.mkfifo(path) if kind == "fifo" else path.mkdir()
