@@ -48,7 +48,7 @@ class Learner:
             self.expiry = None
 
     def is_large(self, records: int) -> bool:
-        """Whether a change of so many records is read for each device instead of pushed to it."""
+        """Whether a change of this many records is read for each device instead of pushed to it."""
         return records * len(self.devices) > MAX_PUSHED
 
     def push(self, before: int, rev: int, records: Records) -> None:

@@ -39,7 +39,7 @@ class Primary:
     async def ask(self, commands: list[Command]) -> list[Any]:
         """Send commands in one round trip and return the replies, error replies included.
 
-        If the server has no longer got a script, the scripts are loaded and all commands are sent again.
+        If the server no longer has a script, the scripts are loaded and all commands are sent again.
 
         Raises:
             RedisError, OSError: there was no answer in time. Any of the commands may have been executed.

@@ -17,7 +17,7 @@ START = Now(WALL, MONO)
 
 
 def later(seconds: float) -> Now:
-    """Return the moment so many seconds after START, on both clocks."""
+    """Return the time `seconds` after START, on both clocks."""
     return Now(WALL + round(seconds * 1_000), MONO + round(seconds * 1_000))
 
 

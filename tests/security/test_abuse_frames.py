@@ -265,7 +265,7 @@ async def test_frames_sent_byte_by_byte(target: Target) -> None:
 
 
 async def test_an_endless_message_takes_no_memory(tmp_path: Path) -> None:
-    """Even where the rates allow so many empty fragments, they are not kept individually."""
+    """Even if the rate limits allow that many empty fragments, they are not kept individually."""
     fragments = 250_000
     rates = {"PLAYHEAD_FRAMES_BURST": str(fragments), "PLAYHEAD_FRAMES_PER_S": "1000", "PLAYHEAD_PING_TIMEOUT_S": "60"}
     async with under_attack(tmp_path, warm=False, **rates) as target, conversation(target) as attacker:

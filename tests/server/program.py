@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 START_S = 60.0
 """Bound on a start; a test that reaches it has failed."""
 END_S = 30.0
-UNTAKEN = re.compile(r".*(?:was never (?:retrieved|awaited)|was destroyed but it is pending|Warning: (?!.*name=0)).*")
+UNHANDLED = re.compile(r".*(?:was never (?:retrieved|awaited)|was destroyed but it is pending|Warning: (?!.*name=0)).*")
 """Python's warnings about bugs that would go unnoticed; uvicorn leaves its workers' stdin open, which is exempt."""
 READY = re.compile(r"Playhead is ready on http://(127\.0\.0\.1|\[::1\]):(\d+)(;.*)?\n")
 
@@ -117,7 +117,7 @@ async def serve(port: int, *options: str, through: Sequence[str] = (), **env: st
         finally:
             following.cancel()
             await asyncio.wait({following})
-            assert not (untaken := UNTAKEN.findall(log.text)), untaken
+            assert not (unhandled := UNHANDLED.findall(log.text)), unhandled
 
 
 async def refused(*options: str, **env: str) -> tuple[int, str, str]:

@@ -10,7 +10,7 @@ from playhead.storage.keys import Keys
 from tests.device import Device, device
 from tests.faults.effort import Effort
 from tests.faults.scene import Row, scene
-from tests.harm import KINDS, Harm
+from tests.random_damage import KINDS, RandomDamage
 
 PLAYS = 40
 WHOLE = "learner", "revision"
@@ -29,7 +29,7 @@ async def damaged(place: str, effort: Effort) -> list[Row]:
         async def fault() -> None:
             learner, videos = str(uuid4()), [str(uuid4()), str(uuid4())]
             kinds = [kind for kind in KINDS if kind not in WHOLE]
-            harm = Harm(Keys(), str(s.dice.random()), [learner], videos, kinds)
+            harm = RandomDamage(Keys(), str(s.dice.random()), [learner], videos, kinds)
             refused = 0
 
             async def plays(on: Device) -> None:

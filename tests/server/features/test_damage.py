@@ -22,8 +22,8 @@ from playhead.storage.values.damage import Damaged
 from playhead.storage.values.packing import pack_record, unpack_record
 from tests.conftest import StoreServer
 from tests.device import Device, device
-from tests.harm import Harm
 from tests.inside import keys_of, parts_of, records_in
+from tests.random_damage import RandomDamage
 from tests.rest import ok, rest, scraped
 from tests.serving import FakeClock, Running, serving
 
@@ -131,7 +131,7 @@ async def test_damage_to_one_learner_and_one_video_affects_no_other(
         # Where the harm meets the load by chance, this much has met it for certain.
         live = keys.live(keys.shards(VICTIM)[0])
         await parts_of(damaged.store).run([("SET", keys.catalogue(VICTIM), "text"), ("RPUSH", live, "a")])
-        got = await played(damaged, Harm(keys, seed, USERS, [VICTIM, OWN]))
+        got = await played(damaged, RandomDamage(keys, seed, USERS, [VICTIM, OWN]))
         for part in ("acks", "pushes", "records", "totals"):
             assert getattr(got, part) == getattr(want, part)
         for server in (damaged.here, damaged.there):

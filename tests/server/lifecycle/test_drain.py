@@ -52,7 +52,7 @@ async def program(tmp_path: Path, *options: str, **env: str) -> AsyncIterator[Pr
 
 
 async def devices_of(stack: contextlib.AsyncExitStack, running: Program, size: int) -> list[Device]:
-    """Connect so many learners, some at a time."""
+    """Connect `size` learners, some at a time."""
     devices: list[Device] = []
     while len(devices) < size:
         some = [device(running.running, str(uuid4())) for _ in range(min(50, size - len(devices)))]

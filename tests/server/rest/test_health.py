@@ -108,7 +108,7 @@ async def test_an_outage_of_the_store_is_reported_and_loses_no_heartbeat(store: 
 
     When the store is back, all heartbeats are stored and acked in order, without a reconnect.
     """
-    fail, mend = BREAKS[how]
+    fail, recover = BREAKS[how]
     user, video, other = str(uuid4()), str(uuid4()), str(uuid4())
     async with served(store) as (server, api), device(server, user) as player:
         await player.play(video, 0, 5)
@@ -131,7 +131,7 @@ async def test_an_outage_of_the_store_is_reported_and_loses_no_heartbeat(store: 
         assert player.inbox == [], "nothing is acked while nothing is stored"
         assert not waiting.done()
 
-        mend(store)
+        recover(store)
         ack = await player.acked()
         assert (ack["seq"], ack["rejected"]) == (22, [])
         assert ok(await waiting)["watchedDuration"] == 300
@@ -166,7 +166,7 @@ async def test_a_store_that_refuses_writes_is_reported(store: PrivateRedis) -> N
 @pytest.mark.parametrize("how", BREAKS)
 async def test_a_device_that_connects_during_an_outage_is_asked_to_retry(store: PrivateRedis, how: str) -> None:
     """The goodbye has a retry delay and a code that means "retry". After the outage the device is welcome."""
-    fail, mend = BREAKS[how]
+    fail, recover = BREAKS[how]
     user, video = str(uuid4()), str(uuid4())
     hello = {"type": "hello", "device": "test", "session": "s", "userId": user}
     async with served(store) as (server, api):
@@ -179,7 +179,7 @@ async def test_a_device_that_connects_during_an_outage_is_asked_to_retry(store: 
             assert goodbye["retryAfter"] > 0
             await socket.wait_closed()
             assert socket.close_code == 4001
-        mend(store)
+        recover(store)
         async with asyncio.timeout(PATIENCE_S):
             while True:  # retry, as a player does, until the hub has its subscriptions again
                 async with connect(server.ws) as socket:

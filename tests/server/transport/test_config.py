@@ -31,7 +31,7 @@ def configured(**settings: object) -> ServiceConfig:
 
 @contextlib.asynccontextmanager
 async def transports(count: int) -> AsyncIterator[list[asyncio.Transport]]:
-    """The server's sides of so many real connections."""
+    """The server's transports of `count` real connections."""
     accepted: list[asyncio.Transport] = []
 
     class Accepting(asyncio.Protocol):

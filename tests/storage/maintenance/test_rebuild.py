@@ -160,8 +160,8 @@ async def test_drift_is_found_and_repaired(
     if not more:
         assert (looked.drift, len(looked.examples)) == (drift, sum(drift.values()))
     assert await whole(store) == planted, "--check changes nothing"
-    mended = await rebuilt(store)
-    assert set(mended.drift) <= set(drift) | {TOTALS}
+    repaired = await rebuilt(store)
+    assert set(repaired.drift) <= set(drift) | {TOTALS}
     again = await rebuilt(store, repair=False)
     assert again == Found(looked.records, again.audiences)
     for video_id in ("v", "w", "x"):
@@ -286,10 +286,10 @@ async def test_repairing_a_commit_between_its_stages_is_harmless(new_store: NewS
     commits = asyncio.create_task(commit(slow, ("u1", "v", play(3, 3, 3))))
     await slow.reached.wait()
     assert (await rebuilt(store)).drift == {BEHIND: 1}
-    mended = await whole(store)
+    repaired = await whole(store)
     slow.go_on.set()
     await commits
-    assert await whole(store) == mended
+    assert await whole(store) == repaired
     assert await kept(store, "v") == await recounted(store, "v")
 
 

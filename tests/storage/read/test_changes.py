@@ -59,7 +59,7 @@ async def commit(store: Store, *plays: tuple[int, Report], user: str = "u") -> i
 
 
 async def filled(store: Store, count: int = MANY, user: str = "u") -> int:
-    """Store so many records of a learner, last watched in another order; the revision."""
+    """Store `count` records of a learner, last watched in another order. Returns the revision."""
     rev = 0
     for start in range(0, count, 500):
         numbers = range(start, min(count, start + 500))

@@ -17,7 +17,7 @@ def parts(new_store: NewStore) -> Parts:
 
 
 async def learners(parts: Parts, count: int = MANY) -> set[str]:
-    """The names of new keys of so many learners."""
+    """Write keys of `count` learners, and return their names."""
     names = [parts.keys.progress(f"user{number}") for number in range(count)]
     await parts.run([("HSET", name, "rev", 1) for name in names])
     return set(names)

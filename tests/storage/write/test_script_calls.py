@@ -25,7 +25,7 @@ from playhead.storage.write.script_calls import (
 
 
 def batch_of(weights: Iterable[tuple[Key, int]], syncs: dict[str, frozenset[str]] | None = None) -> Batch:
-    """A batch with so many reports of each record."""
+    """A batch with the given number of reports for each record."""
     batch = Batch(syncs=syncs or {})
     for key, weight in weights:
         batch.deltas[key] = Delta([Report(1, 1, "s", seq, seq) for seq in range(1, weight + 1)])

@@ -13,7 +13,7 @@ from playhead.storage.values.packing import pack_record
 SOUND = pack_record(Record(3, 0, 400, 2, 9_000, 0, 0, -1, 0, -1, 0, [0, 5, 8, 12], [1, 2], []))
 
 
-class Harm:
+class RandomDamage:
     """Random damage to everything that is stored about one learner and about one video.
 
     Args:
@@ -112,4 +112,4 @@ class Harm:
         return [("DEL", key), self._random.choice([("SET", key, "text"), ("RPUSH", key, "a"), ("SADD", key, "a")])]
 
 
-KINDS = [name for name in vars(Harm) if not name.startswith("_")]
+KINDS = [name for name in vars(RandomDamage) if not name.startswith("_")]
