@@ -1,9 +1,10 @@
 """The store's scripts, put together from the Lua files beside this one, and called by their SHA-1.
 
-A script is its parts, one after the other, and the file of its name. Whatever number or order Lua shares with Python
-(limits, outcomes, the fields of a record and of a report) has a name in the Lua files, and is filled in here from the
-code that defines it, so that nothing is written twice. Filled in, not declared in front: Lua allows 200 local variables
-to a script, and reading one takes time; with 40 declarations the store spent 2 % more on each record.
+A script consists of its parts, one after the other, and the file of its name. Values and orders that Lua shares with
+Python (limits, outcomes, the fields of a record and of a report) are names in the Lua files. They are replaced here by
+the values from the code that defines them, so that nothing is written twice. They are not declared as local variables
+at the beginning: Lua allows 200 of these in a script, and reading one takes time. With 40 declarations the store spent
+2 % more on each record.
 """
 
 import importlib.resources
@@ -32,7 +33,7 @@ PARTS = {
 }
 """Every script, with the files that come before its own."""
 BEHIND, NO_COUNT = -1, -2
-"""What `lua/fence.lua` returns in place of a count."""
+"""Replies of `lua/fence.lua` that stand for errors instead of a count."""
 _RECORD = {field.name: getattr(Record(), field.name) for field in fields(Record) if field.name != "rev"}
 _GUARD = [field.name for field in fields(Guard)]
 SHARED = {
@@ -61,8 +62,8 @@ SHARED = {
     "REPORT_FIELDS": len(Report.__struct_fields__),
     "REPORT": ", ".join(Report.__struct_fields__),
 }
-"""What is filled in for a name in the code of a Lua file. GUARD and REPORT are the names of all fields, in order, for
-parameters and local variables."""
+"""The text that replaces each name in the code of a Lua file. GUARD and REPORT stand for the names of all fields, in
+order, as parameters and local variables."""
 _WORD = re.compile(r"'[^'\n]*'|--.*|\b[A-Z][A-Z_]+\b")
 """A string, a comment, or a name in capitals."""
 
@@ -71,7 +72,7 @@ class Script:
     """One script.
 
     Raises:
-        KeyError: there is none of this name.
+        KeyError: there is no script of this name.
     """
 
     def __init__(self, name: str) -> None:
@@ -84,13 +85,13 @@ class Script:
         return ("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def line(self, number: int) -> tuple[str, str]:
-        """A line of the text by its number in the store's errors: its place in the Lua files, and what it says."""
+        """The place in the Lua files, and the text, of the line with this number in the store's errors."""
         file, number_in_file = self._lines[number - 1]
         return f"{file}.lua, line {number_in_file}", self.text.splitlines()[number - 1]
 
 
 @cache
 def _source(file: str) -> str:
-    """A Lua file, with what it shares filled in."""
+    """A Lua file, with the names in SHARED replaced."""
     text = importlib.resources.files("playhead.storage").joinpath("lua", f"{file}.lua").read_text("utf-8")
     return _WORD.sub(lambda found: str(SHARED.get(found[0], found[0])), text)

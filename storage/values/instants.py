@@ -1,4 +1,4 @@
-"""How far stored instants are believed: each comes from the clock of some process, which may be wrong."""
+"""The bounds of stored instants: each comes from the clock of some process, which may be wrong."""
 
 from typing import NamedTuple
 

@@ -68,7 +68,7 @@ class Committed:
 
     epoch: str
     results: dict[Key, Result] = field(default_factory=dict)
-    """For the wanted records, and for those whose ops were not all joined."""
+    """For the records whose value is needed, and for those whose ops were not all joined."""
     revs: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By userId: the user's revision before and after the commit; no changes of others lie between the two."""
     damage: DamageLog = field(default_factory=DamageLog, compare=False)
