@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def primary_gib(self) -> float:
-        """Of the one that has most."""
+        """Memory of the primary with the most partitions."""
         return self.store_gib * math.ceil(PARTITIONS / self.primaries) / PARTITIONS
 
     @property

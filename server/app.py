@@ -45,7 +45,7 @@ from playhead.storage.store import Backoff, Flusher, Outage, Store, StoreUnavail
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 1
-"""Of a process that ends itself. uvicorn's code for a failed start, 3, would make the parent end the other workers."""
+"""The exit code when a process ends itself. uvicorn's code for a failed start, 3, would end the other workers too."""
 START_S = 30.0
 """How long a starting process waits for the store. Its parent has reached the store, so an outage is likely short."""
 START_RETRY_S = 0.05, 2.0

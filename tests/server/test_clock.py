@@ -36,7 +36,7 @@ class Line:
     def __init__(self, machine: FakeClock, ahead_ms: int = 0) -> None:
         self._machine = machine
         self.ahead_ms = ahead_ms
-        """Of the machine's monotonic clock."""
+        """How far the store's time is ahead of the machine's monotonic clock."""
         self.there_ms = self.back_ms = 0
         self.away = False
         self.asked = 0

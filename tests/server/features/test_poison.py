@@ -163,7 +163,7 @@ async def test_totals_stay_in_bounds(
 async def test_an_honest_device_repairs_the_record(
     server: Running, store: Store, http: httpx.AsyncClient, poison: Poison
 ) -> None:
-    """Of the same learner: the next ten seconds of honest play move the position, and no instant is in the future.
+    """The same learner's next ten seconds of honest play move the position, and no instant is in the future.
 
     With a catalogue entry the next report sets the duration, every watched second is there, and the video completes.
     """

@@ -78,7 +78,7 @@ async def status_lines(crowd: list[Attacker]) -> list[int]:
 
 
 async def test_a_user_who_exceeds_their_share_affects_nobody_else(store_server: StoreServer, prefix: str) -> None:
-    """Of thirty unread answers a few are built.
+    """Only a few of thirty unread answers are built.
 
     The user is refused before anything is read; others are served, and so is the user once nothing waits.
     """

@@ -73,7 +73,7 @@ async def test_requests_are_counted_by_the_template_of_their_route(store_server:
 
 
 async def test_refusals_are_counted_by_reason(store_server: StoreServer, prefix: str) -> None:
-    """Of REST routes, before routing, before a request is complete, before a WebSocket is accepted, and on one."""
+    """On REST routes, before routing, before a request is complete, before a WebSocket is accepted, and on one."""
     expired = token(USER, exp=claims(USER)["iat"] - 60)
     async with guarded(store_server, prefix, address_requests_burst=1_000) as server, rest(server) as api:
         await api.get(f"/progress/{USER}")

@@ -168,7 +168,7 @@ async def test_an_import_is_not_held_to_the_limit(new_store: NewStore) -> None:
 
 @pytest.mark.parametrize("max_videos", [1, 10_000])
 async def test_a_heartbeat_for_an_existing_record_counts_no_videos(new_store: NewStore, max_videos: int) -> None:
-    """That would be another command for each heartbeat; only a new record is counted."""
+    """Counting would be another command for each heartbeat; only a new record is counted."""
     store = new_store(max_videos=max_videos)
     await commit(store, (("u", "v"), play()))
 

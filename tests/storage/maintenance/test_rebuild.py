@@ -335,7 +335,7 @@ class Dying(Parts):
 
 
 async def test_concurrent_rebuilds_repair_once(new_store: NewStore) -> None:
-    """Of several rebuilds of a large video some may start again or give the video up; no repair is made twice."""
+    """Some of several rebuilds of a large video may start again or give the video up; no repair is made twice."""
     store = new_store()
     await fill(store, 700)
     await parts_of(store).run(

@@ -125,8 +125,8 @@ async def test_pages_are_sorted_and_bounded(store: Store) -> None:
 
 
 async def test_changes_between_two_slices_are_never_missed(new_store: NewStore) -> None:
-    """Of records already read, records not yet read, and new ones: whatever is not current in the answer has a higher
-    revision than the answer's, so the next read since that revision returns it."""
+    """Records that were read already, were not read yet, or are new change. Any that are not current in the answer have
+    a higher revision than the answer's, so the next read since that revision returns them."""
     dice = random.Random(7)
 
     class Busy(Recording):

@@ -192,7 +192,7 @@ def test_one_record_has_room_for_an_outbox_and_no_more() -> None:
 
 
 def test_a_full_batch_refuses_reports() -> None:
-    """Of new records and of known ones; its content does not change."""
+    """Reports of new records as well as of known ones. The batch does not change."""
     pending = Pending(3, SINCE)
     sender, late = Sender(), Sender()
     for number in range(3):
