@@ -500,6 +500,9 @@ async def test_a_peer_that_vanishes_leaves_nothing_behind(server: Running, codec
 
 # Slow readers
 
+PUSHES = 250
+"""Enough to fill the sockets' buffers and the queue, at about 170; more would take longer than `write_timeout_s`."""
+
 
 async def test_a_slow_reader_is_closed_and_delays_nobody(store_server: StoreServer, prefix: str) -> None:
     """The bytes that wait for a device are bounded: 4002, which means "retry", while its learner is served.
@@ -520,7 +523,7 @@ async def test_a_slow_reader_is_closed_and_delays_nobody(store_server: StoreServ
             slow = Device(socket, user, "slow", JSON)
             await slow.hello()
             pushed = 0
-            for watched in range(1, 401):
+            for watched in range(1, PUSHES + 1):
                 items = [
                     {"videoId": video, "watchedDuration": watched, "lastWatched": "2024-05-01"} for video in videos
                 ]
@@ -531,5 +534,5 @@ async def test_a_slow_reader_is_closed_and_delays_nobody(store_server: StoreServ
             messages, code, reason = await rest_of(socket)
             assert (code, reason) == (4002, "too slow")
             assert len(messages) < 2 * pushed, "unread messages are not kept"
-        assert {record["watchedDuration"] for record in fast.records.values()} == {400}
+        assert {record["watchedDuration"] for record in fast.records.values()} == {PUSHES}
         assert len(fast.records) == len(videos)
