@@ -5,8 +5,8 @@ STAMP := .venv/.installed
 TESTS_AT_ONCE ?= 4
 COVERAGE := .cache/coverage
 # Per cent of lines and branches; the goal is 98 for both. What `make test` reports may be written here.
-STORAGE_COVERED := 79
-SERVER_COVERED := 82
+STORAGE_COVERED := 98
+SERVER_COVERED := 96
 PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help

@@ -157,7 +157,8 @@ class Store:
         self.timeout_s = parts.timeout_s
 
     async def close(self) -> None:
-        """Close all connections."""
+        """End the reads that are under way, and close all connections."""
+        await self._parts.reader.aclose()
         await self._parts.link.aclose()
 
     # The store itself

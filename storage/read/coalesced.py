@@ -46,6 +46,17 @@ class Coalesced(Generic[Q, A]):
             self._trips.add_done_callback(_retrieved)
         return await answer
 
+    async def aclose(self) -> None:
+        """End a round trip that is under way; its callers, if there are any left, get StoreUnavailable."""
+        if (trips := self._trips) is None:
+            return
+        trips.cancel()
+        await asyncio.wait([trips])
+        for _, caller in self._asked:  # the task was cancelled before its first step
+            if not caller.done():
+                caller.set_exception(StoreUnavailable("the connection to the store is being closed"))
+        self._asked, self._trips = [], None
+
     async def _run(self) -> None:
         in_flight: list[tuple[Q, asyncio.Future[A]]] = []
         try:

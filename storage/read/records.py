@@ -53,6 +53,11 @@ class RecordReader:
         self._records: Coalesced[tuple[str, str], bytes | Damaged | None] = Coalesced(self._read_records)
         self._readers: Coalesced[tuple[str, int], tuple[str, list[Any]]] = Coalesced(self._read_changes)
 
+    async def aclose(self) -> None:
+        """End reads that are under way: one goes on after its caller was cancelled, for it may have others."""
+        await self._records.aclose()
+        await self._readers.aclose()
+
     async def record(self, user_id: str, video_id: str) -> Record | Damaged:
         """As `Store.record`."""
         return self._record(user_id, video_id, await self._records.ask((user_id, video_id)))

@@ -119,7 +119,7 @@ async def test_an_internal_error_is_logged_without_request_content(
     def broken(*_: Any) -> None:
         raise RuntimeError(f"{PAYLOAD}\n{FORGED}")
 
-    monkeypatch.setattr("playhead.server.rest.progress._one", broken)
+    monkeypatch.setattr("playhead.server.rest.progress._record_response", broken)
     where = serving(redis_url=store_server.url, key_prefix=prefix)
     async with where as server, rest(server) as api, device(server, str(uuid4())) as player:
         await player.play(V, 0, 1)

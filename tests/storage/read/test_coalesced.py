@@ -57,6 +57,29 @@ async def test_a_round_trip_is_bounded() -> None:
     assert [len(trip) for trip in slow.trips] == [MOST, 1]
 
 
+@pytest.mark.parametrize("steps", [0, 3], ids=["before it begins", "under way"])
+async def test_closing_ends_a_round_trip_and_fails_its_callers(steps: int) -> None:
+    """Nothing is left running, not even where the caller has been cancelled already."""
+    slow = Slow()
+    shared = Coalesced(slow.fetch)
+    waiting, cancelled = (asyncio.create_task(shared.ask(query)) for query in (1, 2))
+    await asyncio.sleep(0)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    await shared.aclose()
+    with pytest.raises(StoreUnavailable):
+        await waiting
+    await asyncio.wait([cancelled])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    slow.go.set()
+    assert await shared.ask(3) == 3
+
+
+async def test_closing_without_a_round_trip_does_nothing() -> None:
+    await Coalesced(Slow().fetch).aclose()
+
+
 async def test_an_error_among_the_answers_is_raised_for_its_caller_only() -> None:
     slow = Slow()
     slow.go.set()
