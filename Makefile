@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-TESTS_AT_ONCE ?= 4
+TESTS_AT_ONCE ?= 3
 COVERAGE := .cache/coverage
 # Per cent of lines and branches; the goal is 98 for both. What `make test` reports may be written here.
 STORAGE_COVERED := 98
@@ -21,7 +21,7 @@ setup: $(STAMP) ## Install the packages that requirements.lock pins, and this pr
 run: setup ## Serve http://127.0.0.1:8000 with the embedded store in data/
 	@$(BIN)/playhead serve --data-dir data
 
-test: setup ## Run the tests, TESTS_AT_ONCE files at a time (4), and require the branches that they must cover
+test: setup ## Run the tests, TESTS_AT_ONCE files at a time (3), and require the branches that they must cover
 	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
 	@$(BIN)/coverage run -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 	@$(BIN)/coverage combine --quiet
