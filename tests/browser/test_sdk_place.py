@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import BrowserContext, Page
 
 from tests.browser.conftest import until
 from tests.browser.sdk_page import (
@@ -75,6 +75,19 @@ def watched_and_cut_off(open_sdk: Open) -> tuple[SdkPage, float]:
     return page, left
 
 
+def kept_here_and_watched_elsewhere(place: Place, open_sdk: Open) -> BrowserContext:
+    """A browser without pages that keeps a record at 0:16, while another device went on to 0:50."""
+    page = open_sdk().settled()
+    page.speed(4)
+    page.play_until(16)
+    page.pause()
+    page.stored()
+    context = page.page.context
+    page.page.close()
+    watched_elsewhere(place, page.user, page.video, 50)
+    return context
+
+
 SKEWS = {"right": 0, "6 min ahead": 6 * MINUTE_MS, "an hour ahead": 60 * MINUTE_MS, "an hour behind": -60 * MINUTE_MS}
 
 
@@ -128,14 +141,7 @@ def test_without_a_line_it_goes_on_at_once(open_sdk: Open, clock: str) -> None:
 
 def test_the_server_corrects_what_was_kept(place: Place, open_sdk: Open) -> None:
     """Another device went on to 0:50: this browser's 0:16 is corrected, as nothing was played yet."""
-    page = open_sdk().settled()
-    page.speed(4)
-    page.play_until(16)
-    page.pause()
-    page.stored()
-    context = page.page.context
-    page.page.close()
-    watched_elsewhere(place, page.user, page.video, 50)
+    context = kept_here_and_watched_elsewhere(place, open_sdk)
     slow = open_sdk(page=context.new_page(), before="window.issue = () => new Promise((ok) => setTimeout(ok, 8000))")
     at(slow, 16)
     at(slow, 50)
@@ -151,14 +157,7 @@ def test_the_server_is_not_followed_once_something_was_played(place: Place, open
 
     Ten seconds of playing settle the place for the server.
     """
-    page = open_sdk().settled()
-    page.speed(4)
-    page.play_until(16)
-    page.pause()
-    page.stored()
-    context = page.page.context
-    page.page.close()
-    watched_elsewhere(place, page.user, page.video, 50)
+    context = kept_here_and_watched_elsewhere(place, open_sdk)
     slow = open_sdk(page=context.new_page(), before="window.issue = () => new Promise((ok) => setTimeout(ok, 8000))")
     at(slow, 16)
     slow.play_until(18)
@@ -173,14 +172,7 @@ def test_the_server_is_not_followed_once_something_was_played(place: Place, open
 
 def test_metadata_that_is_later_than_the_answer(place: Place, open_sdk: Open) -> None:
     """The server says 0:50, this browser has 0:16, and the film is slow: it begins at 0:50."""
-    page = open_sdk().settled()
-    page.speed(4)
-    page.play_until(16)
-    page.pause()
-    page.stored()
-    context = page.page.context
-    page.page.close()
-    watched_elsewhere(place, page.user, page.video, 50)
+    context = kept_here_and_watched_elsewhere(place, open_sdk)
     tab = context.new_page()
     tab.add_init_script(
         "const source = Object.getOwnPropertyDescriptor(HTMLMediaElement.prototype, 'src');"

@@ -184,3 +184,17 @@ NOT_JSON = {
     "gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
 }
 NO_OBJECT = [b"[]", b"[{}]", b'"text"', b"null", b"true", b"5", b"1.5", b"NaN", b"Infinity"]
+HEARTBEAT_FIELDS: list[tuple[str, list[str]]] = [
+    ("videoId", IDS),
+    ("position", SECONDS),
+    ("played", PLAYED),
+    ("duration", SECONDS),
+    ("durationFinal", BOOLS),
+    ("age", AGES_MS),
+    ("span", SPANS_MS),
+    ("seek", BOOLS),
+    ("state", STATES),
+    ("watchedDuration", [value for value in WHOLE_SECONDS if value != "null"]),
+    ("lastWatched", [value for value in INSTANTS if value != "null"]),
+]
+"""The fields of a heartbeat, and values that each must refuse."""

@@ -129,22 +129,9 @@ async def ended(socket: ClientConnection, problem: str, code: int) -> dict[str, 
 
 # An invalid field rejects its heartbeat
 
-HEARTBEAT_FIELDS: list[tuple[str, list[str]]] = [
-    ("videoId", bad.IDS),
-    ("position", bad.SECONDS),
-    ("played", bad.PLAYED),
-    ("duration", bad.SECONDS),
-    ("age", bad.AGES_MS),
-    ("span", bad.SPANS_MS),
-    ("seek", bad.BOOLS),
-    ("state", bad.STATES),
-    ("watchedDuration", [value for value in bad.WHOLE_SECONDS if value != "null"]),
-    ("lastWatched", [value for value in bad.INSTANTS if value != "null"]),
-]
-
 
 @both
-@pytest.mark.parametrize(("name", "values"), HEARTBEAT_FIELDS, ids=[name for name, _ in HEARTBEAT_FIELDS])
+@pytest.mark.parametrize(("name", "values"), bad.HEARTBEAT_FIELDS, ids=[name for name, _ in bad.HEARTBEAT_FIELDS])
 async def test_an_invalid_field_is_rejected_by_its_seq(
     server: Running, codec: str, name: str, values: list[str]
 ) -> None:
